@@ -1,0 +1,233 @@
+"""The second room: every setting of a run, as three dataclasses. Their fields are the keys of a recipe and the flags.
+
+`FinetuneArguments` extends `transformers.TrainingArguments`, so every key that a user of the Trainer knows keeps its
+name; only the defaults that the reference recipe contradicts are changed.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SchedulerType
+from transformers.utils import ExplicitEnum
+
+from hf_finetune.errors import UserError, did_you_mean
+
+MULTISTEP = "multistep"
+
+# `SchedulerType` is a closed enum, and parts of the Trainer call `.value` on the field, so a plain string will not do.
+ScheduleType = ExplicitEnum(
+    "ScheduleType", {**{member.name: member.value for member in SchedulerType}, "MULTISTEP": MULTISTEP}
+)
+
+
+@dataclass
+class ModelArguments:
+    """Which network, and from which weights."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Pretrained image classifier: a Hub id or a local folder."}
+    )
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the Hub checkpoint."})
+    pretrained: bool = field(
+        default=True,
+        metadata={"help": "Start from the checkpoint's weights; false keeps its architecture with random weights."},
+    )
+    model_type: str | None = field(
+        default=None,
+        metadata={"help": "Architecture to build from scratch instead of a checkpoint, such as lenet5 or resnet."},
+    )
+    model_config: dict[str, Any] | None = field(
+        default=None, metadata={"help": "Settings of that architecture's configuration class, as a mapping."}
+    )
+    num_labels: int | None = field(
+        default=None, metadata={"help": "Number of classes the dataset must have; found in the dataset when absent."}
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run model code that comes with a checkpoint. Only for authors you trust."}
+    )
+
+
+@dataclass
+class DataArguments:
+    """Which pictures, which of them for what, and how they become tensors."""
+
+    dataset: str | None = field(
+        default=None,
+        metadata={"help": "A named dataset, a Hub id, a folder of pictures, or a CSV, JSONL or Parquet table."},
+    )
+    dataset_path: str | None = field(
+        default=None, metadata={"help": "Folder with a local copy of the named dataset, for machines without network."}
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration name of a Hub dataset."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."})
+    image_column: str | None = field(default=None, metadata={"help": "Column of pictures; found by its type."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of labels; found by its type."})
+    train_split: str | None = field(default=None, metadata={"help": "Split to train on."})
+    validation_split: str | None = field(default=None, metadata={"help": "Split that chooses the best checkpoint."})
+    test_split: str | None = field(default=None, metadata={"help": "Split that reports the final figures."})
+    validation_fraction: float = field(
+        default=0.1,
+        metadata={"help": "Part of train held out, stratified, where there is no validation split; 0 holds out none."},
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on this many pictures at most."})
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate on this many pictures of each split at most."}
+    )
+    on_bad_image: str = field(
+        default="stop",
+        metadata={"help": "Unreadable pictures: stop names them, skip leaves them out and counts them."},
+    )
+    train_transforms: list[Any] | None = field(
+        default=None,
+        metadata={"help": "torchvision.transforms.v2 names with their arguments, in order, for training pictures."},
+    )
+    image_size: int | None = field(default=None, metadata={"help": "Side in pixels of the picture the network sees."})
+    crop_pct: float | None = field(
+        default=None,
+        metadata={"help": "Evaluation resizes the short side to image_size / crop_pct and cuts out the centre."},
+    )
+    image_mean: list[float] | None = field(
+        default=None, metadata={"help": "Mean of each channel in pixel units, 0 to 255."}
+    )
+    image_std: list[float] | None = field(
+        default=None, metadata={"help": "Standard deviation of each channel in pixel units, 0 to 255."}
+    )
+    resample: str | None = field(
+        default=None, metadata={"help": "Interpolation of resizing: nearest, bilinear, bicubic or lanczos."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.on_bad_image not in ("stop", "skip"):
+            raise UserError(f'on_bad_image is "{self.on_bad_image}"; write stop or skip.')
+        if not 0 <= self.validation_fraction < 1:
+            raise UserError(f"validation_fraction is {self.validation_fraction}; write a part of 1, such as 0.1.")
+
+
+@dataclass
+class FinetuneArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with SGD, a step schedule, a global batch size and no gradient clipping.
+
+    The defaults are the fine-tuning schedule of MMClassification's tutorial: SGD with learning rate 0.01 for a batch
+    of 128, momentum 0.9, weight decay 1e-4, one step down at epoch 15.
+    """
+
+    output_dir: str | None = field(default=None, metadata={"help": "Folder of the result; runs/RECIPE when absent."})
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Delete an earlier run's results in output_dir and start anew."}
+    )
+    global_batch_size: int = field(
+        default=128,
+        metadata={"help": "Pictures per optimizer step over all processes; learning_rate is meant for this number."},
+    )
+    per_device_train_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Pictures per process and forward pass; fewer than its share means accumulation."},
+    )
+    gradient_accumulation_steps: int | None = field(
+        default=None, metadata={"help": "Forward passes per optimizer step; follows from the batch sizes when absent."}
+    )
+    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Pictures per process when evaluating."})
+    num_train_epochs: float = field(default=200.0, metadata={"help": "Passes over the training split."})
+    optim: str = field(default="sgd", metadata={"help": "Optimizer: sgd, or any name Transformers knows."})
+    learning_rate: float = field(default=0.01, metadata={"help": "Peak learning rate, for the global batch size."})
+    momentum: float = field(default=0.9, metadata={"help": "Momentum of SGD."})
+    nesterov: bool = field(default=False, metadata={"help": "Nesterov momentum of SGD."})
+    weight_decay: float = field(default=1e-4, metadata={"help": "Weight decay."})
+    decay_norm_and_bias: bool = field(
+        default=True, metadata={"help": "Decay normalization layers and biases as well, as plain SGD does."}
+    )
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Clip the gradient to this norm; 0 clips nothing."})
+    lr_scheduler_type: str = field(
+        default=MULTISTEP, metadata={"help": "Schedule: multistep, or any name Transformers knows, such as cosine."}
+    )
+    lr_milestones: list[float] = field(
+        default_factory=lambda: [15.0], metadata={"help": "Epochs at which multistep multiplies the rate by lr_gamma."}
+    )
+    lr_gamma: float = field(default=0.1, metadata={"help": "Factor of multistep at each milestone."})
+    logging_steps: float = field(default=100, metadata={"help": "Optimizer steps between two log lines."})
+    # The stock filter hides a NaN loss behind the running average; this package stops at the first one instead.
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN losses in the log."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept: the best and the last."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "The result is the best checkpoint."})
+    metric_for_best_model: str | None = field(default="accuracy", metadata={"help": "Metric that chooses the best."})
+    # The Trainer would drop the image column before the transform sees it.
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns the model does not name."})
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Passed to DDP."})
+
+    def __post_init__(self) -> None:
+        schedules = [member.value for member in ScheduleType]
+        schedule = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)
+        if schedule not in schedules:
+            raise UserError(
+                f'lr_scheduler_type is "{schedule}", which is not a schedule.{did_you_mean(schedule, schedules)}'
+                f" The schedules are {', '.join(schedules)}."
+            )
+        # The base class validates against its closed enum, and needs a number for the batch, which depends on the
+        # number of devices that it is about to find.
+        self.lr_scheduler_type = SchedulerType.CONSTANT if schedule == MULTISTEP else schedule
+        stated = (self.per_device_train_batch_size, self.gradient_accumulation_steps)
+        self.per_device_train_batch_size, self.gradient_accumulation_steps = 1, 1
+        super().__post_init__()
+        self.lr_scheduler_type = ScheduleType(schedule)
+        self.per_device_train_batch_size, self.gradient_accumulation_steps = split_global_batch(
+            self.global_batch_size, self.world_size * max(1, self.n_gpu), *stated
+        )
+        if any(milestone <= 0 for milestone in self.lr_milestones):
+            raise UserError(f"lr_milestones is {self.lr_milestones}; write epochs above 0, such as [15].")
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        if launched != self.world_size:
+            raise UserError(
+                f"{launched} processes were launched but this one stands alone: they would write into one folder."
+                f" On a machine without GPU write: torchrun --standalone --nproc_per_node {launched}"
+                " scripts/run_finetune.py --use_cpu ..."
+            )
+
+    def say(self, *lines: str) -> None:
+        """Prints lines for the user, from one process only."""
+        if self.process_index == 0:
+            print(*lines, sep="\n", flush=True)
+
+    def prepare_for_run(self, has_validation: bool) -> None:
+        """Adapts what evaluates and chooses to a run without validation split, and says what will never happen."""
+        if not has_validation:
+            self.eval_strategy = IntervalStrategy.NO
+            self.load_best_model_at_end = False
+        beyond = [milestone for milestone in self.lr_milestones if milestone >= self.num_train_epochs]
+        if beyond and self.lr_scheduler_type.value == MULTISTEP and self.max_steps < 0:
+            self.say(
+                f"Warning: lr_milestones {beyond} lie beyond the end at epoch {self.num_train_epochs:g};"
+                " the learning rate is not lowered there."
+            )
+
+
+def split_global_batch(
+    global_batch_size: int, devices: int, per_device: int | None, accumulation: int | None
+) -> tuple[int, int]:
+    """Splits a global batch into (pictures per device and forward pass, forward passes per optimizer step).
+
+    `per_device` or `accumulation`, where stated, are kept; the other follows. Raises `UserError` where it does not
+    divide, so that a learning rate is never applied to another batch than the one it was set for.
+    """
+    stated = {"global_batch_size": global_batch_size, "per_device_train_batch_size": per_device}
+    stated["gradient_accumulation_steps"] = accumulation
+    for name, value in stated.items():
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}; write a number of at least 1.")
+    if per_device is not None and accumulation is None:
+        accumulation = max(1, global_batch_size // (per_device * devices))
+    accumulation = accumulation or 1
+    per_device = per_device or max(1, global_batch_size // (devices * accumulation))
+    if per_device * accumulation * devices != global_batch_size:
+        nearest = max(1, round(global_batch_size / (per_device * accumulation * devices)))
+        nearest *= per_device * accumulation * devices
+        raise UserError(
+            f"global_batch_size {global_batch_size} does not divide into {devices} device(s) x {per_device} pictures"
+            f" x {accumulation} accumulation step(s); write --global_batch_size {nearest} or another per-device size."
+        )
+    return per_device, accumulation

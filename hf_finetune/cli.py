@@ -1,0 +1,137 @@
+"""The door: `hf-finetune VERB ...`. It parses the verb, then imports the one room that the verb needs.
+
+Nothing heavy is imported at the top, so `hf-finetune --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+
+from hf_finetune.errors import UserError, did_you_mean
+
+VERBS = {
+    "train": "fine-tune an image classifier by a recipe or on a dataset",
+    "evaluate": "report a model's figures on a dataset",
+    "predict": "classify picture files or folders",
+    "recipes": "list the packaged recipes, or show one resolved",
+}
+
+_HELP = """usage: hf-finetune VERB ...
+
+Fine-tunes image classifiers with Hugging Face Transformers, Datasets, Evaluate and Accelerate.
+
+verbs:
+{verbs}
+
+first steps:
+  hf-finetune train --dataset digits           fine-tune the embedded checkpoint, no network needed
+  hf-finetune train --dataset cifar10          the tutorial: ResNet-50 on CIFAR-10
+  hf-finetune train --dataset ./my_pictures    your own pictures, in one folder per class
+  hf-finetune VERB --help                      the flags of a verb
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb and returns the exit code: 0 if it did its work, 2 for a user's mistake, 130 if interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(_HELP.format(verbs="\n".join(f"  {verb:<10}{text}" for verb, text in VERBS.items())), end="")
+        return 0 if words else 2
+    verb, rest = words[0], words[1:]
+    try:
+        if verb not in VERBS:
+            raise UserError(f'there is no verb "{verb}".{did_you_mean(verb, VERBS)} The verbs are {", ".join(VERBS)}.')
+        return {"train": _train, "evaluate": _evaluate, "predict": _predict, "recipes": _recipes}[verb](rest)
+    except UserError as error:
+        print(f"hf-finetune: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nhf-finetune: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+
+
+def _train(words: list[str]) -> int:
+    from hf_finetune.parsing import OneLineParser, add_argument_flags, check_flags, flag_values
+
+    parser = OneLineParser(
+        prog="hf-finetune train",
+        description=f"{VERBS['train'].capitalize()}. Every key of a recipe is a flag, and a flag wins over the recipe.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--recipe", metavar="NAME_OR_PATH", help="A packaged recipe's name or the path of a YAML file."
+    )
+    add_argument_flags(parser)
+    namespace, unknown = parser.parse_known_args(words)
+    check_flags(unknown)
+    settings = flag_values(namespace)
+
+    from hf_finetune.finetune import choose_recipe, run
+
+    run(choose_recipe(namespace.recipe, settings, "--{}".format), f"hf-finetune train {shlex.join(words)}")
+    return 0
+
+
+def _evaluate(words: list[str]) -> int:
+    from hf_finetune.evaluate_model import evaluate_model
+    from hf_finetune.parsing import DATA_FLAGS, OneLineParser, add_argument_flags, check_flags, flag_values
+
+    parser = OneLineParser(prog="hf-finetune evaluate", description=VERBS["evaluate"].capitalize(), allow_abbrev=False)
+    parser.add_argument("model", metavar="MODEL", help="A run's folder, a Hub id or an embedded checkpoint's name.")
+    add_argument_flags(parser, DATA_FLAGS)
+    namespace, unknown = parser.parse_known_args(words)
+    check_flags(unknown, DATA_FLAGS)
+    evaluate_model(namespace.model, **flag_values(namespace))
+    return 0
+
+
+def _predict(words: list[str]) -> int:
+    from hf_finetune.parsing import OneLineParser
+
+    parser = OneLineParser(prog="hf-finetune predict", description=VERBS["predict"].capitalize(), allow_abbrev=False)
+    parser.add_argument("model", metavar="MODEL", help="A run's folder, a Hub id or an embedded checkpoint's name.")
+    parser.add_argument("paths", metavar="FILE_OR_FOLDER", nargs="+", help="Pictures, or folders that hold some.")
+    parser.add_argument("--top_k", type=int, default=1, metavar="N", help="Classes to name for each picture.")
+    parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="Pictures per forward pass.")
+    format_group = parser.add_mutually_exclusive_group()
+    format_group.add_argument("--json", action="store_const", dest="format", const="json", help="Print JSON.")
+    format_group.add_argument("--csv", action="store_const", dest="format", const="csv", help="Print CSV.")
+    namespace = parser.parse_args(words)
+
+    from hf_finetune.predict import predict_files
+
+    unreadable = predict_files(
+        namespace.model, namespace.paths, namespace.top_k, namespace.batch_size, namespace.format or "text"
+    )
+    return 2 if unreadable else 0
+
+
+def _recipes(words: list[str]) -> int:
+    if not words:
+        from hf_finetune.recipe import packaged_recipes
+
+        recipes = packaged_recipes()
+        width = max(map(len, recipes))
+        for name, description in recipes.items():
+            print(f"{name:<{width}}  {description}")
+        return 0
+
+    from hf_finetune.parsing import OneLineParser, add_argument_flags, argument_fields, check_flags, flag_values
+    from hf_finetune.recipe import load_recipe, override, to_yaml
+
+    parser = OneLineParser(
+        prog="hf-finetune recipes",
+        description="Without a word: lists the packaged recipes. With show: prints one with its bases resolved.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("show", choices=["show"], metavar="show")
+    parser.add_argument("recipe", metavar="NAME_OR_PATH", help="A packaged recipe's name or the path of a YAML file.")
+    parser.add_argument("--explain", action="store_true", help="Say beside each value which file or flag set it.")
+    add_argument_flags(parser)
+    namespace, unknown = parser.parse_known_args(words)
+    check_flags(unknown)
+    recipe = override(load_recipe(namespace.recipe, argument_fields()), flag_values(namespace))
+    print(to_yaml(recipe, explain=namespace.explain), end="")
+    return 0

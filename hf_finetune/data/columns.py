@@ -1,0 +1,173 @@
+"""Data room: which column holds the pictures and which the labels, and pictures of any kind as one kind of column."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import ClassLabel, Dataset, Features, Image, Value
+
+from hf_finetune.data.decoding import IMAGE_EXTENSIONS
+from hf_finetune.data.raw import RawDataset
+from hf_finetune.errors import UserError, did_you_mean
+
+SPLIT_COLUMN = "split"  # a table's column of this name says which split a row belongs to
+
+_IMAGE_NAME = rf"(?i)({'|'.join(extension.replace('.', '[.]') for extension in IMAGE_EXTENSIONS)})$"
+_ABSOLUTE_PATH = r"^(/|\\\\|[A-Za-z]:[\\/])"
+_IMAGE_STORAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+
+
+def find_image_column(raw: RawDataset, split: str, wanted: str | None, expected: str | None = None) -> str:
+    """Returns the name of the column of pictures of a split.
+
+    `wanted` is the user's own choice and must be there; `expected` is the catalog's and may be missing. Else it is the
+    one column of type Image, or of bytes, or of strings that all end as picture files do. Raises `UserError`.
+    """
+    dataset = raw.splits[split]
+    features = dataset.features
+    if wanted is None and expected in features:
+        wanted = expected
+    if wanted is not None:
+        _check_column(raw, split, "image_column", wanted)
+        if not (_is_image(features[wanted]) or _is_bytes(features[wanted]) or _is_string(features[wanted])):
+            raise UserError(
+                f'image_column: "{wanted}" of {raw.source} is {_type_name(features[wanted])}; pictures are files: a'
+                " column of type Image, of their bytes, or of their paths."
+            )
+        return wanted
+    kinds: tuple[Callable[[str], bool], ...] = (
+        lambda name: _is_image(features[name]),
+        lambda name: _is_bytes(features[name]),
+        lambda name: _is_string(features[name]) and _all_image_names(dataset, name),
+    )
+    for kind in kinds:
+        candidates = [name for name in features if kind(name)]
+        if candidates:
+            return _the_one(raw, split, "image", candidates)
+    raise UserError(
+        f"{raw.source}: no column of split {split} holds pictures; the columns are {_describe(features)}."
+        " Write --image_column NAME if one of them does."
+    )
+
+
+def find_label_column(
+    raw: RawDataset, split: str, image_column: str, wanted: str | None, expected: str | None = None
+) -> str:
+    """Returns the name of a split's label column: the one ClassLabel, or the one other column of names or integers.
+
+    `wanted` and `expected` are as in `find_image_column`. Raises `UserError`.
+    """
+    features = raw.splits[split].features
+    if wanted is None and expected in features:
+        wanted = expected
+    if wanted is not None:
+        _check_column(raw, split, "label_column", wanted)
+        return wanted
+    others = [name for name in features if name not in (image_column, SPLIT_COLUMN)]
+    candidates = [name for name in others if isinstance(features[name], ClassLabel)]
+    candidates = candidates or [name for name in others if _is_string(features[name]) or _is_integer(features[name])]
+    if not candidates:
+        raise UserError(
+            f"{raw.source}: no column of split {split} holds labels; the columns are {_describe(features)}."
+            " Write --label_column NAME if one of them does."
+        )
+    return _the_one(raw, split, "label", candidates)
+
+
+def image_dataset(raw: RawDataset, split: str, column: str) -> Dataset:
+    """Returns a split as one column, `image`, of type Image(decode=False), no picture decoded.
+
+    Paths that are relative become relative to the source's folder.
+    """
+    images = raw.splits[split].with_format(None).select_columns([column])
+    if column != "image":
+        images = images.rename_column(column, "image")
+    images = images.cast_column("image", Image(decode=False))
+    storage = arrow_column(images, "image")
+    paths = pc.struct_field(storage, "path")
+    relative = pc.and_(
+        pc.is_null(pc.struct_field(storage, "bytes")), pc.invert(pc.match_substring_regex(paths, _ABSOLUTE_PATH))
+    )
+    if raw.folder is None or not pc.any(relative).as_py():
+        return images
+    folder = str(raw.folder.absolute())
+    paths = pc.if_else(relative, pc.binary_join_element_wise(folder, paths, "/"), paths)
+    storage = pa.StructArray.from_arrays(
+        [_one_chunk(pc.struct_field(storage, "bytes")), _one_chunk(paths)], fields=list(_IMAGE_STORAGE)
+    )
+    return Dataset.from_dict({"image": storage}, features=Features({"image": Image(decode=False)}))
+
+
+def arrow_column(dataset: Dataset, column: str) -> pa.ChunkedArray:
+    """Returns a column as Arrow holds it: nothing is decoded, and where the rows are unselected nothing is copied."""
+    return dataset.select_columns([column]).with_format("arrow")[:].column(0)
+
+
+def are_files(images: Dataset) -> bool:
+    """Whether the pictures are files of their own, not bytes in the dataset."""
+    return pc.all(pc.is_null(pc.struct_field(arrow_column(images, "image"), "bytes"))).as_py()
+
+
+def absolute_paths(folder: Path, paths: Sequence[str]) -> list[str]:
+    """Returns the paths below a folder as strings that hold wherever the process stands."""
+    root = str(folder.absolute())
+    return [f"{root}/{path}" for path in paths]
+
+
+def _one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _check_column(raw: RawDataset, split: str, argument: str, name: str) -> None:
+    features = raw.splits[split].features
+    if name not in features:
+        raise UserError(
+            f'{argument}: {raw.source} has no column "{name}" in split {split}.{did_you_mean(name, features)}'
+            f" The columns are {_describe(features)}."
+        )
+
+
+def _the_one(raw: RawDataset, split: str, name: str, candidates: list[str]) -> str:
+    """Returns the only candidate, or among several the one that bears the conventional `name`."""
+    if len(candidates) > 1 and name not in candidates:
+        features = raw.splits[split].features
+        raise UserError(
+            f"{raw.source}: {len(candidates)} columns could hold the {name}s:"
+            f" {_describe({candidate: features[candidate] for candidate in candidates})}."
+            f" Write --{name}_column {candidates[0]} or another."
+        )
+    return name if name in candidates else candidates[0]
+
+
+def _describe(features: Features | dict) -> str:
+    return ", ".join(f"{name} ({_type_name(feature)})" for name, feature in features.items())
+
+
+def _type_name(feature: object) -> str:
+    return feature.dtype if isinstance(feature, Value) else type(feature).__name__
+
+
+def _is_image(feature: object) -> bool:
+    return isinstance(feature, Image)
+
+
+def _is_bytes(feature: object) -> bool:
+    if isinstance(feature, dict):
+        return "bytes" in feature and set(feature) <= {"bytes", "path"}
+    return isinstance(feature, Value) and feature.dtype in ("binary", "large_binary")
+
+
+def _is_string(feature: object) -> bool:
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string", "string_view")
+
+
+def _is_integer(feature: object) -> bool:
+    return isinstance(feature, Value) and (feature.dtype.lstrip("u").startswith("int") or feature.dtype == "bool")
+
+
+def _all_image_names(dataset: Dataset, column: str) -> bool:
+    names = arrow_column(dataset, column)
+    return len(names) > 0 and bool(pc.all(pc.match_substring_regex(names, _IMAGE_NAME)).as_py())

@@ -1,0 +1,129 @@
+"""Data room: from a picture's bytes or file to pixels, and a quick look at its header.
+
+What `decode_image` returns for an ordinary 8-bit picture is, pixel for pixel, what transformers'
+`image_utils.load_image` returns, which is what `pipeline("image-classification")` sees. Pictures of more than 8 bits,
+which Pillow's own conversion clips to white, are scaled.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import PIL.ExifTags
+import PIL.Image
+import PIL.ImageOps
+
+from hf_finetune.errors import UserError
+
+# fmt: off
+IMAGE_EXTENSIONS = (
+    ".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm",
+    ".tif", ".tiff", ".webp",
+)
+# fmt: on
+
+# The last bytes of a whole file. A file that ends otherwise may be cut short, or merely have something appended.
+_ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+NO_SUCH_FILE = "no such file"  # the reason of an UnreadableImage whose path leads nowhere
+_TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+
+
+class UnreadableImage(UserError):
+    """A picture that cannot be read: `name` says which, `reason` why."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name} cannot be read as a picture: {reason}.")
+        self.name = name
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name, self.reason)  # it crosses from a loader's worker to the main process
+
+
+def decode_image(value: Mapping[str, Any] | str | bytes | Path | PIL.Image.Image) -> PIL.Image.Image:
+    """Returns a picture as upright RGB, uint8.
+
+    `value` is a path, the bytes of a file, `{"bytes": ..., "path": ...}` as in a `datasets` column (bytes win), or an
+    open picture. EXIF orientation is applied. Alpha, a palette's too, is dropped and not laid over a background,
+    because the pipeline does so. 16-bit pictures keep their high byte; 32-bit integers are taken as 16-bit values;
+    floating-point pictures are taken as 0 to 1 where no value is above 1, and as 0 to 255 otherwise.
+
+    Raises `UnreadableImage`, a `UserError` that names the picture.
+    """
+    if isinstance(value, PIL.Image.Image):
+        return _to_rgb(value)
+    try:
+        with _open_file(value) as file, PIL.Image.open(file) as image:
+            return _to_rgb(image)
+    except Exception as error:  # decoders of broken files raise whatever they stumble over
+        raise UnreadableImage(image_name(value), _reason(error, value)) from error
+
+
+def read_image_size(value: Mapping[str, Any] | str | bytes | Path) -> tuple[int, int]:
+    """Returns (height, width) in pixels of the upright picture from its header, without decoding it.
+
+    Only a file that does not end as its format does is decoded, to see whether it is cut short. Raises
+    `UnreadableImage`.
+    """
+    try:
+        with _open_file(value) as file, PIL.Image.open(file) as image:
+            width, height = image.size
+            # PNG's own getexif would decode the picture, in search of a tag behind it.
+            orientation = PIL.Image.Image.getexif(image).get(PIL.ExifTags.Base.Orientation)
+            ending = _ENDINGS.get(image.format or "", b"")
+            position = file.tell()
+            file.seek(-min(len(ending), file.seek(0, os.SEEK_END)), os.SEEK_END)
+            whole = file.read() == ending
+            file.seek(position)
+            if ending and not whole:
+                image.load()
+    except Exception as error:
+        raise UnreadableImage(image_name(value), _reason(error, value)) from error
+    return (width, height) if orientation in _TRANSPOSING_ORIENTATIONS else (height, width)
+
+
+def image_name(value: Any) -> str:
+    """Returns the path of a picture, or words where it has none."""
+    if isinstance(value, Mapping):
+        value = value.get("path")
+    return str(value) if isinstance(value, str | Path) and str(value) else "a picture without a name"
+
+
+def _open_file(value: Any) -> BinaryIO:
+    if isinstance(value, Mapping):
+        value = value["bytes"] if value.get("bytes") is not None else value.get("path")
+    if value is None:
+        raise ValueError("there is no picture")
+    return io.BytesIO(value) if isinstance(value, bytes) else open(value, "rb")
+
+
+def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    if image.getexif().get(PIL.ExifTags.Base.Orientation) is not None:
+        image = PIL.ImageOps.exif_transpose(image)
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        image = PIL.Image.fromarray((np.asarray(image).clip(0, 0xFFFF) >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        pixels = np.nan_to_num(np.asarray(image), posinf=255.0)
+        scale = 255.0 if pixels.max(initial=0.0) <= 1.0 else 1.0
+        image = PIL.Image.fromarray((pixels * scale).clip(0, 255).round().astype(np.uint8))
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # the same colours as without this step, which would warn of lost transparency
+    return image.convert("RGB")
+
+
+def _reason(error: Exception, value: Any) -> str:
+    if isinstance(error, FileNotFoundError):
+        return NO_SUCH_FILE
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
+    if isinstance(error, PIL.UnidentifiedImageError):
+        with _open_file(value) as file:
+            return "not a picture" if file.read(1) else "empty file"
+    if isinstance(error, PIL.Image.DecompressionBombError):
+        return f"more than {2 * (PIL.Image.MAX_IMAGE_PIXELS or 0):,} pixels"
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,169 @@
+"""Data room: labels of any kind become class ids 0 to n-1, one list of class names for all splits.
+
+Everything goes through Arrow's columns; no row passes through Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import ClassLabel
+
+from hf_finetune.data.columns import arrow_column
+from hf_finetune.data.raw import RawDataset, listing
+from hf_finetune.errors import UserError
+
+UNLABELLED = -1  # the Hub's convention for hidden labels
+
+
+@dataclass
+class Labels:
+    """Class ids of each split, int64 of shape (rows,), 0 to n-1, and the n class names.
+
+    `unlabelled` maps splits whose labels are hidden to how; they have no ids.
+    """
+
+    names: list[str]
+    ids: dict[str, np.ndarray] = field(default_factory=dict)
+    unlabelled: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def map_labels(raw: RawDataset, columns: Mapping[str, str | None], reference: str) -> Labels:
+    """Maps the labels of splits to class ids.
+
+    `columns` is the label column of each split, None where it has none; `reference` is the split that says which
+    classes there are (train). Its ClassLabel names stay in their order, strings are sorted, integers are sorted as
+    numbers. Other splits are mapped by name, so their own order of classes does not matter.
+
+    Raises `UserError` for a missing or impossible label, one that the reference has not, or fewer than two classes.
+    """
+    values = {split: _read_labels(raw, split, column) for split, column in columns.items() if column is not None}
+    unlabelled = {split: "has no label column" for split, column in columns.items() if column is None}
+    for split, labels in values.items():
+        missing = _missing(labels.values)
+        if len(missing) and pc.all(missing).as_py():
+            unlabelled[split] = f"has no labels (all are {labels.values[0].as_py()})"
+    if reference in unlabelled:
+        raise UserError(f"{raw.source}: split {reference} {unlabelled[reference]}; nothing can be learned from it.")
+
+    known, names, notes = _classes(raw, reference, values[reference])
+    result = Labels(names, unlabelled=unlabelled, notes=notes)
+    for split, labels in values.items():
+        if split not in unlabelled:
+            result.ids[split] = _to_ids(raw, split, labels, known, reference)
+    return result
+
+
+def missing_classes(ids: np.ndarray, names: list[str]) -> list[str]:
+    """Returns the names of the classes that no row has. `ids` is int64 of shape (rows,)."""
+    return [name for name, count in zip(names, np.bincount(ids, minlength=len(names)), strict=True) if not count]
+
+
+@dataclass
+class _LabelValues:
+    """One split's labels as int64 or string, and the ClassLabel's names where it is one."""
+
+    values: pa.ChunkedArray
+    names: list[str] | None
+
+
+def _read_labels(raw: RawDataset, split: str, column: str) -> _LabelValues:
+    feature = raw.splits[split].features[column]
+    values = arrow_column(raw.splits[split], column)
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    type_ = values.type
+    if pa.types.is_boolean(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_):
+        values = values.cast(pa.string())
+    elif pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_null(type_):
+        try:
+            values = values.cast(pa.int64())  # whole numbers with a missing one among them are often stored as floats
+        except pa.ArrowInvalid as error:
+            raise UserError(
+                f"{raw.source}: the labels of split {split} (column {column}) are not whole numbers;"
+                " a label is a class, written as a name or an integer."
+            ) from error
+    elif not pa.types.is_string(type_):
+        raise UserError(
+            f"{raw.source}: column {column} of split {split} holds {type_}; a label is one class a picture, written as"
+            " a ClassLabel, a name or an integer. Write --label_column NAME for another column."
+        )
+    return _LabelValues(values, list(feature.names) if isinstance(feature, ClassLabel) else None)
+
+
+def _missing(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    blank = pc.equal(values, "" if pa.types.is_string(values.type) else UNLABELLED)
+    return pc.fill_null(pc.or_kleene(pc.is_null(values), blank), False)
+
+
+def _keys(raw: RawDataset, split: str, labels: _LabelValues) -> pa.ChunkedArray:
+    """Returns the labels as what they are mapped by: names where they have any, else integers. All are present."""
+    values = labels.values
+    _refuse(
+        raw,
+        split,
+        _missing(values),
+        "are missing (empty" + (f" or {UNLABELLED})" if pa.types.is_integer(values.type) else ")"),
+        "label these pictures or take them out",
+    )
+    if labels.names is None:
+        return values
+    last = len(labels.names) - 1
+    outside = pc.or_(pc.less(values, 0), pc.greater(values, last))
+    _refuse(raw, split, outside, f"are outside the range 0 to {last} of its {last + 1} classes", "mend them")
+    return pa.chunked_array([pa.array(labels.names, pa.string()).take(chunk) for chunk in values.chunks], pa.string())
+
+
+def _refuse(raw: RawDataset, split: str, faulty: pa.ChunkedArray, what: str, remedy: str) -> None:
+    count = pc.sum(faulty).as_py() or 0
+    if count:
+        row = pc.index(faulty, True).as_py()
+        raise UserError(
+            f"{raw.source}: {count:,} of {len(faulty):,} labels of split {split} {what}, the first in row {row}"
+            f" (counted from 0); {remedy}."
+        )
+
+
+def _classes(raw: RawDataset, reference: str, labels: _LabelValues) -> tuple[pa.Array, list[str], list[str]]:
+    keys = _keys(raw, reference, labels)
+    present = pc.unique(keys)
+    present = present.take(pc.sort_indices(present))
+    if len(present) < 2:
+        raise UserError(
+            f"{raw.source}: split {reference} has {len(present)} class"
+            f"{'' if not len(present) else f' ({present[0].as_py()})'}; a classifier needs two at least."
+        )
+    if labels.names is None:
+        return present, [str(key) for key in present.to_pylist()], []
+    found = set(present.to_pylist())
+    absent = [name for name in labels.names if name not in found]
+    notes = []
+    if absent:
+        notes.append(
+            f"{len(absent):,} of {len(labels.names):,} classes have no picture in {reference}: {listing(absent)}."
+        )
+    return pa.array(labels.names, pa.string()), labels.names, notes
+
+
+def _to_ids(raw: RawDataset, split: str, labels: _LabelValues, known: pa.Array, reference: str) -> np.ndarray:
+    keys = _keys(raw, split, labels)
+    if keys.type != known.type:
+        kinds = {pa.string(): "names", pa.int64(): "integers"}
+        raise UserError(
+            f"{raw.source}: the labels are {kinds[known.type]} in split {reference}, but {kinds[keys.type]} in split"
+            f" {split}; write them alike."
+        )
+    ids = pc.index_in(keys, value_set=known)
+    unknown = pc.unique(keys.filter(pc.is_null(ids))).to_pylist()
+    if unknown:
+        raise UserError(
+            f"{raw.source}: split {split} has {'a label' if len(unknown) == 1 else f'{len(unknown)} labels'} that"
+            f" split {reference} has not: {listing(sorted(unknown))}; take these pictures out or add the class to"
+            f" {reference}."
+        )
+    return ids.to_numpy().astype(np.int64)

@@ -1,0 +1,223 @@
+"""Data room: the entry. From `DataArguments` to splits of one shape, whatever the source was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import numpy as np
+from datasets import Dataset, Value
+
+from hf_finetune.arguments import DataArguments
+from hf_finetune.data.catalog import DatasetEntry
+from hf_finetune.data.columns import are_files, arrow_column, find_image_column, find_label_column, image_dataset
+from hf_finetune.data.decoding import NO_SUCH_FILE
+from hf_finetune.data.header_check import check_headers, describe_bad_image
+from hf_finetune.data.labels import Labels, map_labels, missing_classes
+from hf_finetune.data.raw import RawDataset, listing
+from hf_finetune.data.sources import open_source
+from hf_finetune.data.splits import ROLES, choose_splits, random_subset, stratified_split
+from hf_finetune.errors import UserError
+
+
+@dataclass
+class ImageDataset:
+    """Pictures for training and evaluation, none decoded yet.
+
+    splits: "train", "validation" and "test", those that there are. Columns: `image`, datasets.Image(decode=False), so
+        {"bytes", "path"}; `label`, int64 class id 0 to n-1; `sample_index`, int64 row number in the source's split.
+    split_names: what each is, in words: "10 % of train, stratified, seed 42".
+    label_names: by class id.
+    source: the Hub id or the path.
+    entry: the catalog's entry of a named dataset.
+    notes: sentences that the user should read.
+    bad_images: the unreadable pictures that were left out (`on_bad_image=skip`), each with the reason.
+    image_sizes: the (height, width) in pixels that all pictures have, or None where they differ. For pictures inside a
+        dataset it is judged from 64 a split, for files of their own from all.
+    """
+
+    splits: dict[str, Dataset]
+    split_names: dict[str, str]
+    label_names: list[str]
+    source: str
+    entry: DatasetEntry | None
+    notes: list[str] = field(default_factory=list)
+    bad_images: list[str] = field(default_factory=list)
+    image_sizes: tuple[int, int] | None = None
+
+
+def load_image_dataset(arguments: DataArguments, seed: int, require_train: bool = True) -> ImageDataset:
+    """Opens, checks and divides a dataset.
+
+    `seed` decides which part of train is held out and which pictures a limit leaves. Evaluation alone may do without
+    train (`require_train=False`). Raises `UserError` for everything that the user can mend.
+    """
+    raw, entry = open_source(arguments)
+    roles = choose_splits(raw, {role: getattr(arguments, f"{role}_split") for role in ROLES}, entry)
+    reference = _reference_split(raw, roles, require_train)
+    image_column, labels = _read_columns(raw, roles, reference, arguments, entry)
+
+    result = ImageDataset({}, {}, labels.names, raw.source, entry, [*raw.notes, *labels.notes])
+    unused = [split for split in raw.splits if split not in roles.values()]
+    if unused:
+        result.notes.append(f"Splits not used: {', '.join(unused)}.")
+    if entry is not None and len(labels.names) != entry.num_classes:
+        result.notes.append(f"{entry.name} has {entry.num_classes:,} classes, but this copy {len(labels.names):,}.")
+    for role, split in roles.items():
+        if split in labels.unlabelled:
+            result.notes.append(f"Split {split} is not used as {role}: it {labels.unlabelled[split]}.")
+            continue
+        images = image_dataset(raw, split, image_column)
+        labelled = images.add_column("label", labels.ids[split], feature=Value("int64"))
+        result.splits[role] = labelled.add_column("sample_index", np.arange(len(images)), feature=Value("int64"))
+        result.split_names[role] = split
+
+    totals = {role: len(dataset) for role, dataset in result.splits.items()}
+    if "train" in result.splits:
+        if "validation" not in result.splits and arguments.validation_fraction > 0:
+            _hold_out_validation(result, arguments.validation_fraction, seed)
+            totals["validation"] = len(result.splits["validation"])
+        _note_what_reports(result)
+    result.splits = {role: result.splits[role] for role in ROLES if role in result.splits}
+    _note_missing_classes(result)
+    _limit(result, arguments, seed)
+    _check_pictures(result, raw, arguments.on_bad_image)
+    for role, dataset in result.splits.items():
+        if len(dataset) != totals[role]:
+            result.split_names[role] += f" ({len(dataset):,} of {totals[role]:,})"
+    return result
+
+
+def _reference_split(raw: RawDataset, roles: dict[str, str], require_train: bool) -> str:
+    """Returns the split that says which classes there are: train, or the first there is where train may be absent."""
+    if "train" not in roles and (require_train or not roles):
+        raise UserError(
+            f"{raw.source} has no split to train on: it has {', '.join(raw.splits)}; write --train_split NAME."
+        )
+    for split in roles.values():
+        if not len(raw.splits[split]):
+            raise UserError(f"{raw.source}: split {split} has no pictures.")
+    return next(roles[role] for role in ROLES if role in roles)
+
+
+def _read_columns(
+    raw: RawDataset, roles: dict[str, str], reference: str, arguments: DataArguments, entry: DatasetEntry | None
+) -> tuple[str, Labels]:
+    """Returns the name of the image column and the labels of all splits that have a role."""
+    image_column = find_image_column(raw, reference, arguments.image_column, entry.image_column if entry else None)
+    label_column = find_label_column(
+        raw, reference, image_column, arguments.label_column, entry.label_column if entry else None
+    )
+    label_columns: dict[str, str | None] = {}
+    for split in roles.values():
+        columns = raw.splits[split].column_names
+        if image_column not in columns:
+            raise UserError(
+                f"{raw.source}: split {split} has no column {image_column}, which holds the pictures of {reference};"
+                f" it has {', '.join(columns)}."
+            )
+        label_columns[split] = label_column if label_column in columns else None
+    return image_column, map_labels(raw, label_columns, reference)
+
+
+def _hold_out_validation(result: ImageDataset, fraction: float, seed: int) -> None:
+    train = result.splits["train"]
+    kept, held_out = stratified_split(_class_ids(train), fraction, seed)
+    if not len(held_out):
+        raise UserError(
+            f"{result.source}: no class has two pictures, so none can be held out for validation; write"
+            " --validation_fraction 0."
+        )
+    name = f"{100 * fraction:g} % of {result.split_names['train']}, stratified, seed {seed}"
+    result.notes.append(
+        f"There is no validation split: {len(held_out):,} of {len(train):,} pictures are held out for it ({name})."
+    )
+    result.splits["validation"] = _select(train, held_out)
+    result.split_names["validation"] = name
+    result.splits["train"] = _select(train, kept)
+
+
+def _note_what_reports(result: ImageDataset) -> None:
+    """Says aloud where the split that reports is not one that nothing was chosen by."""
+    names = result.split_names
+    for first, second in combinations(names, 2):
+        if names[first] == names[second]:
+            result.notes.append(f"{first} and {second} are the same pictures: both are split {names[first]}.")
+    if "test" not in names and "validation" in names:
+        result.notes.append(
+            "There is no test split: the final figure is reported on validation, which also chose the checkpoint."
+        )
+    elif "validation" not in names:
+        what = "the last checkpoint is the result" if "test" in names else "no figure can be reported"
+        result.notes.append(f"There is no validation split and validation_fraction is 0: {what}.")
+
+
+def _note_missing_classes(result: ImageDataset) -> None:
+    """Names the classes of train (or of all, without train) that another split lacks."""
+    names = result.label_names
+    expected = set(names)
+    if "train" in result.splits:
+        expected -= set(missing_classes(_class_ids(result.splits["train"]), names))
+    for role, dataset in result.splits.items():
+        missing = [name for name in missing_classes(_class_ids(dataset), names) if name in expected]
+        if missing:
+            result.notes.append(
+                f"{role} has no picture of {len(missing):,} of {len(names):,} classes: {listing(missing)}."
+            )
+
+
+def _limit(result: ImageDataset, arguments: DataArguments, seed: int) -> None:
+    for role, dataset in result.splits.items():
+        argument = "max_train_samples" if role == "train" else "max_eval_samples"
+        limit = getattr(arguments, argument)
+        if limit is not None and limit < 1:
+            raise UserError(f"{argument} is {limit}; write a number of pictures of at least 1.")
+        if limit is not None and limit < len(dataset):
+            result.splits[role] = _select(dataset, random_subset(len(dataset), limit, seed))
+
+
+def _check_pictures(result: ImageDataset, raw: RawDataset, on_bad_image: str) -> None:
+    """Looks at the headers; stops at unreadable pictures or leaves them out, and finds out whether all have one size.
+
+    Files of their own are all looked at. Pictures inside a dataset came through a program, so a sample will do, unless
+    unreadable ones are to be left out.
+    """
+    sizes: set[tuple[int, int]] = set()
+    missing_files = False
+    for role, dataset in result.splits.items():
+        check = check_headers(dataset, every=on_bad_image == "skip" or are_files(dataset))
+        sizes |= check.sizes
+        bad_rows = sorted(check.bad_rows)
+        if not bad_rows:
+            continue
+        sample_indices = dataset.select(bad_rows, keep_in_memory=True)["sample_index"]
+        for row, sample_index in zip(bad_rows, sample_indices, strict=True):
+            error = check.bad_rows[row]
+            missing_files |= error.reason == NO_SUCH_FILE
+            result.bad_images.append(describe_bad_image(error, raw.folder, role, sample_index))
+        result.splits[role] = _select(dataset, np.setdiff1d(np.arange(len(dataset)), bad_rows))
+    count = len(result.bad_images)
+    pictures = f"{count:,} picture{'' if count == 1 else 's'}"
+    if count and on_bad_image == "stop":
+        hint = f" Relative paths start at {raw.folder}." if missing_files else ""
+        raise UserError(
+            f"{raw.source}: {pictures} cannot be read: {listing(result.bad_images)}; mend or remove them, or write"
+            f" --on_bad_image skip.{hint}"
+        )
+    for role, dataset in result.splits.items():
+        if not len(dataset):
+            raise UserError(f"{raw.source}: no picture of {role} can be read: {listing(result.bad_images)}.")
+    if count:
+        result.notes.append(
+            f"{pictures} cannot be read and {'is' if count == 1 else 'are'} left out: {listing(result.bad_images)}."
+        )
+    result.image_sizes = sizes.pop() if len(sizes) == 1 else None
+
+
+def _class_ids(dataset: Dataset) -> np.ndarray:
+    return arrow_column(dataset, "label").to_numpy()
+
+
+def _select(dataset: Dataset, rows: np.ndarray) -> Dataset:
+    # In memory, because the file of row numbers would be written beside the data, which may be read-only.
+    return dataset.select(rows, keep_in_memory=True)

@@ -1,0 +1,78 @@
+"""Data room: which split plays which part, the part of train that is held out, and limits on the number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from hf_finetune.data.catalog import DatasetEntry
+from hf_finetune.data.raw import RawDataset
+from hf_finetune.errors import UserError, did_you_mean
+
+ROLES: dict[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing"),
+}
+
+
+def split_role(name: str) -> str | None:
+    """Returns the part that a split of this name plays, whatever its case, or None where the name does not say it."""
+    return next((role for role, names in ROLES.items() if name.lower() in names), None)
+
+
+def choose_splits(raw: RawDataset, wanted: Mapping[str, str | None], entry: DatasetEntry | None) -> dict[str, str]:
+    """Returns the split's name for each of "train", "validation" and "test" that there is.
+
+    `wanted` is the user's own choice by role and must be there; then the catalog's, then the one whose name says it.
+    Raises `UserError` for a name that is not there, or where two splits' names say the same.
+    """
+    chosen: dict[str, str] = {}
+    for role in ROLES:
+        name = wanted.get(role)
+        if name is not None and name not in raw.splits:
+            raise UserError(
+                f'{role}_split: {raw.source} has no split "{name}".{did_you_mean(name, raw.splits)}'
+                f" It has {', '.join(raw.splits)}."
+            )
+        expected = getattr(entry, f"{role}_split", None)
+        candidates = [candidate for candidate in raw.splits if split_role(candidate) == role]
+        if name is not None:
+            chosen[role] = name
+        elif expected in raw.splits:
+            chosen[role] = expected
+        elif len(candidates) > 1:
+            raise UserError(
+                f"{raw.source}: the splits {' and '.join(candidates)} could both be {role};"
+                f" write --{role}_split {candidates[0]} or another."
+            )
+        elif candidates:
+            chosen[role] = candidates[0]
+    return chosen
+
+
+def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the row numbers (kept, held out), each sorted, int64, the same for the same seed.
+
+    `labels` is int64 of shape (rows,). Held out are `fraction` of all rows, rounded, and of each class too, up to
+    rounding; but of every class of two rows or more, one at least is held out and one at least kept.
+    """
+    generator = np.random.default_rng(seed)
+    counts = np.unique(labels, return_counts=True)[1]
+    quotas = counts * fraction
+    takes = np.floor(quotas).astype(np.int64)
+    # The largest remainders get the rows that rounding down has left.
+    leftover = round(len(labels) * fraction) - takes.sum()
+    takes[np.argsort(takes - quotas, kind="stable")[:leftover]] += 1
+    takes = np.minimum(np.maximum(takes, 1), counts - 1)
+    held_out = np.zeros(len(labels), dtype=bool)
+    # One sort, instead of one search a class, finds the rows of all classes.
+    for rows, take in zip(np.split(np.argsort(labels, kind="stable"), counts.cumsum()[:-1]), takes, strict=True):
+        held_out[generator.permutation(rows)[:take]] = True
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def random_subset(count: int, limit: int, seed: int) -> np.ndarray:
+    """Returns `limit` of `count` row numbers, drawn without repeats and sorted, int64, the same for the same seed."""
+    return np.sort(np.random.default_rng(seed).permutation(count)[:limit])

@@ -1,0 +1,156 @@
+"""Data room: tables of picture paths and labels, as CSV, TSV, JSONL, JSON or Parquet."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+from datasets import Dataset, Value
+from datasets.exceptions import DatasetsError
+
+from hf_finetune.data.columns import SPLIT_COLUMN, arrow_column
+from hf_finetune.data.raw import RawDataset, first_line
+from hf_finetune.data.splits import split_role
+from hf_finetune.errors import UserError
+
+TABLE_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+_SHARD = re.compile(r"-\d+-of-\d+$")
+
+
+def read_table(path: Path) -> RawDataset:
+    """Reads one table. Its relative picture paths start at its own folder.
+
+    A column `split` of names says which split a row belongs to; without it all rows are train. A Parquet table may
+    hold the pictures themselves. Raises `UserError` for a table that cannot be read, naming the line.
+    """
+    raw = RawDataset({}, source=str(path), folder=path.parent)
+    table = _read_file(path)
+    if isinstance(table.features.get(SPLIT_COLUMN), Value) and table.features[SPLIT_COLUMN].dtype == "string":
+        split_column = arrow_column(table, SPLIT_COLUMN)
+        if split_column.null_count:
+            row = pc.index(pc.is_null(split_column), True).as_py()
+            raise UserError(f"{path}: row {row} (counted from 0) names no split in column {SPLIT_COLUMN}.")
+        for name in pc.unique(split_column).to_pylist():
+            rows = pc.indices_nonzero(pc.equal(split_column, name))
+            raw.splits[name] = table.select(rows.to_numpy(), keep_in_memory=True)
+    else:
+        raw.splits["train"] = table
+    return raw
+
+
+def find_split_tables(folder: Path) -> dict[str, list[Path]]:
+    """Returns {split: files} of a folder's tables that are named like splits: train.csv, test-00000-of-00002.parquet."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        name = _SHARD.sub("", path.stem)
+        if path.suffix.lower() in TABLE_EXTENSIONS and split_role(name):
+            found.setdefault(name, []).append(path)
+    return found
+
+
+def read_split_tables(folder: Path) -> RawDataset:
+    """Reads the tables of `find_split_tables`, one split each. Raises `UserError` as `read_table` does."""
+    raw = RawDataset({}, source=str(folder), folder=folder)
+    for split, paths in find_split_tables(folder).items():
+        shards = {_SHARD.search(path.stem) is not None for path in paths}
+        if len(paths) > 1 and (shards != {True} or len({path.suffix for path in paths}) > 1):
+            raise UserError(
+                f"{folder} has {' and '.join(path.name for path in paths)}, which would both be split {split};"
+                " leave one of them there."
+            )
+        raw.splits[split] = _read_file(*paths)
+    return raw
+
+
+def _read_file(path: Path, *more: Path) -> Dataset:
+    """Reads one table, or the shards of one."""
+    extension = path.suffix.lower()
+    if extension not in TABLE_EXTENSIONS:
+        raise UserError(f"{path} is neither a folder nor a table; tables end in {', '.join(TABLE_EXTENSIONS)}.")
+    if extension == ".parquet":
+        try:
+            # Through the datasets cache, because a table that holds the pictures may be larger than memory.
+            return Dataset.from_parquet([str(shard) for shard in (path, *more)])
+        except (OSError, ValueError, DatasetsError) as error:
+            raise UserError(f"{path} cannot be read as Parquet: {first_line(error.__cause__ or error)}.") from error
+    readers = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_json_lines, ".json": _read_json}
+    table = pa.concat_tables([readers[extension](shard) for shard in (path, *more)], promote_options="default")
+    if not table.num_rows:
+        raise UserError(f"{path} has no rows.")
+    return Dataset.from_dict({name: table[name].combine_chunks() for name in table.column_names})
+
+
+def _read_csv(path: Path) -> pa.Table:
+    malformed: list[pa.csv.InvalidRow] = []
+
+    def remember(row: pa.csv.InvalidRow) -> str:
+        malformed.append(row)
+        return "error"
+
+    try:
+        table = pa.csv.read_csv(
+            path,
+            # Only a single thread counts the rows, which an error message needs.
+            read_options=pa.csv.ReadOptions(use_threads=False),
+            parse_options=pa.csv.ParseOptions(
+                delimiter="\t" if path.suffix.lower() == ".tsv" else ",", invalid_row_handler=remember
+            ),
+        )
+    except (pa.ArrowInvalid, OSError) as error:
+        if not malformed:
+            raise UserError(f"{path} cannot be read: {first_line(error)}.") from error
+        row = malformed[0]
+        with open(path, encoding="utf-8", errors="replace") as lines:
+            # Arrow does not count empty lines; an editor does.
+            number = next(
+                islice((n for n, line in enumerate(lines, start=1) if line.strip()), row.number - 1, None), "?"
+            )
+        raise UserError(
+            f"{path}, line {number}: {row.actual_columns} values where the first line names {row.expected_columns}"
+            " columns; put values that contain the separator in double quotes."
+        ) from error
+    for name, type_ in zip(table.column_names, table.schema.types, strict=True):
+        if pa.types.is_binary(type_):
+            raise UserError(f"{path}: column {name} is not UTF-8 text; save the table as UTF-8.")
+    return table
+
+
+def _read_json_lines(path: Path) -> pa.Table:
+    try:
+        return pa.json.read_json(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        with open(path, encoding="utf-8", errors="replace") as lines:
+            _find_malformed_line(path, lines)
+        raise UserError(f"{path} cannot be read: {first_line(error)}.") from error
+
+
+def _find_malformed_line(path: Path, lines: Iterable[str]) -> None:
+    """Raises for the first line that is not a JSON object. Arrow counts rows from the start of its own blocks."""
+    for number, line in enumerate(lines, start=1):
+        try:
+            if line.strip() and not isinstance(json.loads(line), dict):
+                raise ValueError('it is not an object, such as {"image": "cats/1.jpg", "label": "cat"}')
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: not a JSON object: {first_line(error)}.") from error
+
+
+def _read_json(path: Path) -> pa.Table:
+    try:
+        contents = path.read_text(encoding="utf-8")
+        if not contents.lstrip().startswith("["):
+            return _read_json_lines(path)
+        return pa.Table.from_pylist(json.loads(contents))
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        OSError,
+    ) as error:  # ArrowInvalid and JSONDecodeError are ValueErrors
+        raise UserError(f"{path} cannot be read as a list of JSON objects: {first_line(error)}.") from error

@@ -1,0 +1,154 @@
+"""Data room: a recipe's `train_transforms`, cut once into a part for single pictures and a part for whole batches.
+
+What must see one picture at a time runs in the loader's workers and yields uint8; what can run on a batch runs once per
+batch on the training device. So the pictures cross to the device as uint8 and at the smallest size there is.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torchvision.transforms import InterpolationMode, v2
+
+from hf_finetune.data.batch_transforms import BATCH_TRANSFORMS, BatchTransform
+from hf_finetune.errors import UserError, did_you_mean
+
+# Transforms after which all pictures have one size, whatever they had before.
+_SIZE_FIXING = ("CenterCrop", "RandomCrop", "RandomResizedCrop", "Resize")
+_INTERPOLATIONS = {mode.value: mode for mode in InterpolationMode}
+# They mix pictures or change what is not a picture, so no place in a list of picture transforms can hold them.
+_NOT_FOR_PICTURES = ("CutMix", "MixUp", "ToTensor", "ToImage", "ToDtype", "PILToTensor", "ToPILImage", "Normalize")
+
+
+@dataclass(frozen=True)
+class TrainTransforms:
+    """The two parts of a list of training transforms.
+
+    `picture` are transforms of one uint8 tensor of shape (channels, height, width); `batch` are transforms of a batch
+    of them, all of one size, with the samples' draw keys.
+    """
+
+    picture: tuple[v2.Transform, ...]
+    batch: tuple[BatchTransform, ...]
+
+    def apply_to_picture(self, image: torch.Tensor, key: int) -> torch.Tensor:
+        """Returns the uint8 picture after the first part. Its random draws depend on `key` alone."""
+        if not self.picture:
+            return image
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key)
+            for transform in self.picture:
+                image = transform(image)
+        return image
+
+    def apply_to_batch(self, images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """Returns the batch, (batch, channels, height, width), after the second part."""
+        for transform in self.batch:
+            images = transform(images, keys)
+        return images
+
+
+NO_TRANSFORMS = TrainTransforms(picture=(), batch=())
+
+
+def _build_transform(item: Any) -> v2.Transform:
+    if isinstance(item, str):
+        name, arguments = item, {}
+    elif isinstance(item, Mapping) and len(item) == 1:
+        name, arguments = next(iter(item.items()))
+        arguments = arguments or {}
+    else:
+        raise UserError(
+            f"train_transforms: {item!r} is not a transform; write a name with its arguments,"
+            " such as - RandomCrop: {size: 32, padding: 4}"
+        )
+    known = [
+        name
+        for name, member in vars(v2).items()
+        if inspect.isclass(member) and issubclass(member, v2.Transform) and name not in _NOT_FOR_PICTURES
+    ]
+    if name == "Normalize":
+        raise UserError(
+            "train_transforms: Normalize is always applied last; write its figures as image_mean, image_std."
+        )
+    if name not in known:
+        raise UserError(
+            f'train_transforms: "{name}" is not a picture transform of torchvision.transforms.v2.'
+            f"{did_you_mean(str(name), known)}"
+        )
+    if not isinstance(arguments, Mapping):
+        raise UserError(f"train_transforms: the arguments of {name} are a mapping, such as {{size: 224}}.")
+    arguments = dict(arguments)
+    if isinstance(arguments.get("interpolation"), str):
+        mode = arguments["interpolation"]
+        if mode not in _INTERPOLATIONS:
+            raise UserError(
+                f'train_transforms: {name} has no interpolation "{mode}"; the modes are {", ".join(_INTERPOLATIONS)}.'
+            )
+        arguments["interpolation"] = _INTERPOLATIONS[mode]
+    parameters = list(inspect.signature(getattr(v2, name).__init__).parameters)[1:]
+    for argument in arguments:
+        if argument not in parameters:
+            raise UserError(
+                f'train_transforms: {name} has no argument "{argument}".{did_you_mean(argument, parameters)}'
+                f" Its arguments are {', '.join(parameters)}."
+            )
+    try:
+        return getattr(v2, name)(**arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"train_transforms: {name}: {error}") from error
+
+
+def _runs_on_batches(transform: v2.Transform) -> bool:
+    name = type(transform).__name__
+    if name == "RandomResizedCrop":
+        return transform.antialias is not False and transform.interpolation in (
+            InterpolationMode.BILINEAR,
+            InterpolationMode.BICUBIC,
+        )
+    if name == "RandomErasing":
+        return transform.value is not None
+    if name == "RandomCrop":
+        return not isinstance(transform.fill, dict)
+    return name in BATCH_TRANSFORMS
+
+
+def build_train_transforms(items: Sequence[Any], uniform: bool) -> TrainTransforms:
+    """Builds and cuts a list of torchvision.transforms.v2 names with their arguments.
+
+    `uniform` says that all pictures have one size. Where they have not, the first part reaches to the transform that
+    gives them one. Raises `UserError` for a name, an argument or a value that torchvision does not take, and for a list
+    that leaves pictures of different sizes.
+    """
+    transforms = [_build_transform(item) for item in items]
+    first_part = 0
+    for position, transform in enumerate(transforms):
+        if not _runs_on_batches(transform):
+            first_part = position + 1
+    if not uniform:
+        fixing = [position for position, transform in enumerate(transforms) if _fixes_size(transform)]
+        if not fixing:
+            raise UserError(
+                "train_transforms: the pictures differ in size and no transform gives them one;"
+                " add RandomResizedCrop: {size: 224} or Resize: {size: [224, 224]}."
+            )
+        first_part = max(first_part, fixing[0] + 1)
+    return TrainTransforms(
+        picture=tuple(transforms[:first_part]),
+        batch=tuple(
+            BATCH_TRANSFORMS[type(transform).__name__](transform, stream=position)
+            for position, transform in enumerate(transforms)
+            if position >= first_part
+        ),
+    )
+
+
+def _fixes_size(transform: v2.Transform) -> bool:
+    name = type(transform).__name__
+    if name == "Resize":  # one number resizes the short side and leaves the long one as it falls
+        return transform.size is not None and len(transform.size) == 2
+    return name in _SIZE_FIXING

@@ -1,0 +1,20 @@
+"""The porch of the house: how a user's mistake is told. Every room may import it; it imports none.
+
+A mistake is one line that says what was wrong, where it stood, and what to write instead. The command line prints
+that line and exits with code 2; a Python caller catches `UserError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something that the user can mend. Its message is one line, complete as it stands."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Returns ` Did you mean "x"?` for the nearest known spelling of `word`, or an empty string if none is near."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f' Did you mean "{matches[0]}"?' if matches else ""

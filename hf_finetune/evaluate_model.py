@@ -1,0 +1,57 @@
+"""The corridor of `hf-finetune evaluate`: a trained model's figures on a dataset."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+from hf_finetune.data.batching import DeviceStage, EvaluationStage
+from hf_finetune.data.labels import align_labels
+from hf_finetune.data.loading import load_image_dataset
+from hf_finetune.evaluation.metrics import ClassificationMetrics, per_class_figures, reduce_logits
+from hf_finetune.evaluation.report import describe_split, format_report
+from hf_finetune.models.image_processor import load_image_processor
+from hf_finetune.models.loading import load_trained
+from hf_finetune.parsing import build_arguments
+from hf_finetune.recipe import Recipe
+from hf_finetune.training.trainer import ImageClassificationTrainer
+
+
+def evaluate_model(model: str, **settings: Any) -> dict[str, float]:
+    """Prints and returns the figures of `model` (a folder, a Hub id or an embedded name) on a dataset.
+
+    `settings` are keys of a recipe that say which pictures. The test split is evaluated; where there is none, the
+    validation split; where there is only one split, all of it. Classes are matched by name. Raises `UserError` for a
+    model or a dataset that cannot be had, and for classes that the model does not know.
+    """
+    settings = {"validation_fraction": 0, "model_name_or_path": model, **settings}
+    model_arguments, data_arguments, args = build_arguments(
+        Recipe("evaluate", settings, {key: f"--{key}" for key in settings})
+    )
+    with args.main_process_first(desc="dataset"):
+        data = load_image_dataset(data_arguments, args.seed)
+    role = next(role for role in ("test", "validation", "train") if role in data.splits)
+    args.say(f"Data: {data.source}, {role}: {data.split_names[role]}.")
+    network = load_trained(model_arguments)
+    names = [network.config.id2label[position] for position in range(network.config.num_labels)]
+    split = align_labels(data.splits[role], data.label_names, names)
+    image_processor = load_image_processor(model_arguments, network.config)
+    uniform = data.image_sizes is not None
+    split.set_transform(EvaluationStage(image_processor, uniform))
+    with tempfile.TemporaryDirectory() as folder:
+        args.output_dir = folder  # the Trainer creates its folder even if nothing is ever written there
+        trainer = ImageClassificationTrainer(
+            network,
+            args,
+            device_stage=DeviceStage(image_processor, uniform),
+            image_processor=image_processor,
+            compute_metrics=ClassificationMetrics(names),
+            reduce_logits=reduce_logits,
+        )
+        output = trainer.predict(split, metric_key_prefix="test")
+        trainer.end()
+    metrics = {name.removeprefix("test_"): value for name, value in output.metrics.items()}
+    description = describe_split(role, int(metrics["samples"]))
+    per_class = per_class_figures(output.predictions[0], output.label_ids, names)
+    args.say("", format_report({description: metrics}, per_class, description))
+    return metrics

@@ -1,0 +1,1 @@
+"""Evaluation room: what a model got right, as figures, as a table for people, and as pictures."""

@@ -1,0 +1,1 @@
+"""The `evaluate` module of image classification; load it with `evaluate.load(folder)`."""

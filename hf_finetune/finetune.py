@@ -1,0 +1,133 @@
+"""The corridor: the main job from recipe to result, top to bottom. Each step is a room's; none is worked out here."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from hf_finetune.data.batching import DeviceStage, EvaluationStage, TrainingStage
+from hf_finetune.data.catalog import CATALOG
+from hf_finetune.data.loading import load_image_dataset
+from hf_finetune.data.transforms import build_train_transforms
+from hf_finetune.errors import UserError
+from hf_finetune.evaluation.metrics import ClassificationMetrics, reduce_logits
+from hf_finetune.models.image_processor import default_train_transforms, describe, load_image_processor
+from hf_finetune.models.loading import check_num_labels, load_config, load_model
+from hf_finetune.parsing import argument_fields, build_arguments
+from hf_finetune.publishing.result import METRIC_PREFIXES, RunRecord, save_result
+from hf_finetune.recipe import Recipe, load_recipe, override, to_yaml
+from hf_finetune.training.run_folder import find_resumable, prepare_folder
+from hf_finetune.training.trainer import ImageClassificationTrainer
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What a run leaves: `metrics` (train_*, eval_* of validation, test_* of test), the model and its folder."""
+
+    metrics: dict[str, float]
+    model: PreTrainedModel
+    image_processor: BaseImageProcessor
+    output_dir: Path
+
+
+def choose_recipe(recipe: str | None, settings: Mapping[str, Any], origin: Callable[[str], str]) -> Recipe:
+    """Returns the named recipe, or the one that the dataset picks, with `settings` over it.
+
+    `origin` says where a setting stands, from its key. Raises `UserError` without recipe and dataset.
+    """
+    if recipe is None:
+        dataset = settings.get("dataset")
+        if dataset is None:
+            raise UserError("There is nothing to train on; write --dataset cifar10 or --recipe resnet50_cifar10.")
+        recipe = CATALOG[dataset].recipe if dataset in CATALOG else "finetune"
+    return override(load_recipe(recipe, argument_fields()), settings, origin)
+
+
+def finetune(recipe: str | None = None, **settings: Any) -> FinetuneResult:
+    """Fine-tunes an image classifier by a recipe (a packaged name or a path), with any of its keys set otherwise.
+
+    Raises `UserError` for whatever the caller can mend.
+    """
+    resolved = choose_recipe(recipe, settings, "finetune({}=...)".format)
+    words = ["--recipe", recipe] if recipe else []
+    for key, value in settings.items():
+        words += [f"--{key}", str(value)]
+    return run(resolved, f"hf-finetune train {shlex.join(words)}")
+
+
+def run(recipe: Recipe, command: str) -> FinetuneResult:
+    """Runs a resolved recipe. `command` is the command line that asks for it, for the model card."""
+    model_arguments, data_arguments, args = build_arguments(recipe)
+    folder = Path(args.output_dir or f"runs/{recipe.name}")
+    args.output_dir = str(folder)
+    checkpoint = find_resumable(folder, recipe.values, args.overwrite_output_dir)
+    args.say(f"Recipe {recipe.name}, into {folder}.")
+
+    with args.main_process_first(desc="dataset"):
+        data = load_image_dataset(data_arguments, args.seed)
+    args.say(f"Data: {data.source}, {len(data.label_names)} classes.")
+    args.say(*(f"  {role}: {name}" for role, name in data.split_names.items()), *data.notes)
+    check_num_labels(model_arguments, data.label_names)
+    uniform = data.image_sizes is not None
+
+    config = load_config(model_arguments, data.label_names)
+    image_processor = load_image_processor(model_arguments, config, data_arguments)
+    loaded = load_model(model_arguments, config, data.label_names, args.seed)
+    args.say(f"Model: {loaded.report}")
+
+    preprocessing = describe(image_processor)
+    transforms = build_train_transforms(
+        data_arguments.train_transforms or default_train_transforms(preprocessing), uniform
+    )
+    training_stage = TrainingStage(transforms, args.seed)
+    evaluation_stage = EvaluationStage(image_processor, uniform)
+    for role, split in data.splits.items():
+        split.set_transform(training_stage if role == "train" else evaluation_stage)
+
+    args.prepare_for_run(has_validation="validation" in data.splits)
+    with args.main_process_first(local=False, desc="output folder"):
+        if args.process_index == 0 and checkpoint is None:
+            prepare_folder(folder, to_yaml(recipe), args.overwrite_output_dir)
+    trainer = ImageClassificationTrainer(
+        loaded.model,
+        args,
+        device_stage=DeviceStage(image_processor, uniform, transforms, preprocessing.mean, preprocessing.std),
+        training_stage=training_stage,
+        image_processor=image_processor,
+        train_dataset=data.splits["train"],
+        eval_dataset=data.splits.get("validation"),
+        compute_metrics=ClassificationMetrics(data.label_names),
+        reduce_logits=reduce_logits,
+    )
+    if checkpoint is not None:
+        args.say(f"An interrupted run is here; it goes on from {checkpoint.name}.")
+    training = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+    record = RunRecord(
+        recipe=recipe,
+        command=command,
+        seed=args.seed,
+        base_model=model_arguments.model_name_or_path if model_arguments.pretrained else None,
+        chose_checkpoint=args.load_best_model_at_end,
+        data=data,
+        predictions={
+            role: trainer.predict(data.splits[role], metric_key_prefix=prefix)
+            for role, prefix in METRIC_PREFIXES.items()
+            if role in data.splits
+        },
+        training_metrics=training.metrics,
+        log_history=trainer.state.log_history,
+    )
+    trainer.save_model()
+    if args.process_index == 0:
+        save_result(folder, record)
+    args.say(
+        "", record.table(), "", f"The model is in {folder}; pipeline('image-classification', '{folder}') loads it."
+    )
+    trainer.end()
+    return FinetuneResult(record.metrics, loaded.model, image_processor, folder)

@@ -1,0 +1,75 @@
+"""Models room: LeNet-5 as a Transformers model. This file stands alone, since it is saved beside its weights.
+
+The network of LeCun et al., "Gradient-based learning applied to document recognition" (Proc. IEEE, 1998), in the form
+that MMClassification's `LeNet5` gave it: tanh, average pooling, and full connections where the paper has sparse ones.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
+
+# ITU-R BT.601, as Pillow's conversion to "L". They sum to one, so a grey picture in three channels gives its own grey.
+LUMINANCE_WEIGHTS = (0.299, 0.587, 0.114)
+
+
+class LeNet5Config(PreTrainedConfig):
+    """Configuration of LeNet-5.
+
+    `num_channels` is 1 (the paper's; colour pictures are reduced to their luminance inside the model) or 3.
+    """
+
+    model_type = "lenet5"
+
+    def __init__(self, num_channels: int = 1, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.num_channels = num_channels
+
+
+class LeNet5ForImageClassification(PreTrainedModel):
+    """LeNet-5 for pictures of 32 x 32 pixels. About 62,000 parameters at ten classes."""
+
+    config_class = LeNet5Config
+    base_model_prefix = "features"
+    main_input_name = "pixel_values"
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: LeNet5Config) -> None:
+        super().__init__(config)
+        self.features = nn.Sequential(
+            nn.Conv2d(config.num_channels, 6, kernel_size=5),
+            nn.Tanh(),
+            nn.AvgPool2d(kernel_size=2),
+            nn.Conv2d(6, 16, kernel_size=5),
+            nn.Tanh(),
+            nn.AvgPool2d(kernel_size=2),
+            nn.Conv2d(16, 120, kernel_size=5),
+            nn.Tanh(),
+        )
+        self.classifier = nn.Sequential(nn.Linear(120, 84), nn.Tanh(), nn.Linear(84, config.num_labels))
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.reset_parameters()
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> ImageClassifierOutputWithNoAttention | tuple[torch.Tensor, ...]:
+        """Returns logits, float of shape (batch, num_labels), and the cross entropy where labels are given.
+
+        `pixel_values` are float of shape (batch, 1 or 3, 32, 32); `labels` int64 of shape (batch,).
+        """
+        if pixel_values.shape[1] == 3 and self.config.num_channels == 1:
+            weights = pixel_values.new_tensor(LUMINANCE_WEIGHTS)
+            pixel_values = (pixel_values * weights[:, None, None]).sum(dim=1, keepdim=True)
+        logits = self.classifier(self.features(pixel_values).flatten(1))
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        if return_dict is False:
+            return (logits,) if loss is None else (loss, logits)
+        return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)

@@ -1,0 +1,222 @@
+"""Models room: loads a classifier and gives it a head for the dataset, saying what was reused and what was not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel, set_seed
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+from transformers.utils import logging
+
+from hf_finetune.arguments import ModelArguments
+from hf_finetune.errors import UserError, did_you_mean
+
+# Checkpoints that come with the package, by the name that a recipe writes.
+EMBEDDED_CHECKPOINTS = {
+    folder.name: folder for folder in (Path(__file__).parent / "pretrained").glob("*") if folder.is_dir()
+}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready for the dataset, which of its tensors are new, and one sentence on its weights."""
+
+    model: PreTrainedModel
+    initialized: frozenset[str]
+    report: str
+
+
+@contextmanager
+def _quiet_transformers():
+    """Keeps Transformers' own loading report and warnings from the screen; `LoadedModel.report` says it in a line."""
+    verbosity, progress_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if progress_bar:
+            logging.enable_progress_bar()
+
+
+def resolve_checkpoint(name: str) -> str:
+    """Returns the folder of an embedded checkpoint's name, or the Hub id or folder as it is."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(path)
+    if name in EMBEDDED_CHECKPOINTS:
+        return str(EMBEDDED_CHECKPOINTS[name])
+    looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+    if looks_local or "/" not in name:
+        raise UserError(
+            f'model_name_or_path: there is no checkpoint "{name}".{did_you_mean(name, EMBEDDED_CHECKPOINTS)}'
+            " Write a Hub id such as microsoft/resnet-50, or a folder that holds config.json and model.safetensors."
+        )
+    return name
+
+
+def _not_loadable(name: str, error: Exception) -> UserError:
+    text = str(error)
+    if "gated" in text or "401" in text:
+        return UserError(f'"{name}" is private or gated on the Hub; log in with `hf auth login`, or check the name.')
+    if Path(name).is_dir():
+        first_line = text.strip().split("\n")[0]
+        return UserError(f'model_name_or_path: the folder "{name}" does not hold a checkpoint: {first_line}')
+    return UserError(
+        f'model_name_or_path: "{name}" could not be loaded from the Hub (no such model, or no network); check the name,'
+        " or download it elsewhere with `hf download` and write its folder as --model_name_or_path DIR."
+    )
+
+
+def check_num_labels(arguments: ModelArguments, label_names: Sequence[str]) -> None:
+    """Raises `UserError` if the recipe states another number of classes than the dataset has."""
+    if arguments.num_labels is not None and arguments.num_labels != len(label_names):
+        raise UserError(
+            f"num_labels is {arguments.num_labels} but the dataset has {len(label_names)} classes"
+            f" ({', '.join(label_names[:5])}{', ...' if len(label_names) > 5 else ''}); write --num_labels"
+            f" {len(label_names)}, or null to follow the dataset."
+        )
+
+
+def load_config(arguments: ModelArguments, label_names: Sequence[str] | None) -> PreTrainedConfig:
+    """Loads or builds the network's configuration, with a head for `label_names` (class ids are their positions).
+
+    Raises `UserError` for a checkpoint that cannot be had or is not an image classifier.
+    """
+    labels = {}
+    if label_names is not None:
+        labels = {
+            "id2label": dict(enumerate(label_names)),
+            "label2id": {name: position for position, name in enumerate(label_names)},
+        }
+    if arguments.model_type is not None:
+        if arguments.model_name_or_path is not None:
+            raise UserError(
+                f"model_type {arguments.model_type} and model_name_or_path {arguments.model_name_or_path} exclude each"
+                " other; keep one and write null for the other."
+            )
+        try:
+            config = AutoConfig.for_model(arguments.model_type, **(arguments.model_config or {}), **labels)
+        except ValueError as error:
+            known = [config.model_type for config in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING]
+            raise UserError(
+                f'model_type: there is no architecture "{arguments.model_type}".'
+                f"{did_you_mean(arguments.model_type, known)}"
+            ) from error
+    elif arguments.model_name_or_path is None:
+        raise UserError("There is no model; write --model_name_or_path microsoft/resnet-50, or --recipe NAME.")
+    else:
+        checkpoint = resolve_checkpoint(arguments.model_name_or_path)
+        try:
+            with _quiet_transformers():
+                config = AutoConfig.from_pretrained(
+                    checkpoint,
+                    revision=arguments.model_revision,
+                    trust_remote_code=arguments.trust_remote_code,
+                    **(arguments.model_config or {}),
+                    **labels,
+                )
+        except ImportError as error:
+            raise UserError(_missing_package(arguments.model_name_or_path)) from error
+        except (OSError, ValueError) as error:
+            raise _not_loadable(arguments.model_name_or_path, error) from error
+    has_remote_code = "AutoModelForImageClassification" in (getattr(config, "auto_map", None) or {})
+    if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING and not has_remote_code:
+        raise UserError(
+            f'"{arguments.model_name_or_path or arguments.model_type}" is a {config.model_type} model, which is not an'
+            " image classifier; write one that is, such as microsoft/resnet-50."
+        )
+    return config
+
+
+def _missing_package(name: str) -> str:
+    return f'"{name}" needs the package timm; install it with `pip install "hf-finetune[timm]"`.'
+
+
+def head_parameter_names(model: PreTrainedModel) -> set[str]:
+    """Returns the names of the parameters that belong to the classification head: all outside the backbone."""
+    names = [name for name, _ in model.named_parameters()]
+    if model.config.model_type == "timm_wrapper":  # everything is inside timm's module there, head included
+        head = {id(parameter) for parameter in model.timm_model.get_classifier().parameters()}
+        return {name for name, parameter in model.named_parameters() if id(parameter) in head}
+    return {name for name in names if not name.startswith(f"{model.base_model_prefix}.")}
+
+
+def _initialize_head(model: PreTrainedModel) -> None:
+    head = head_parameter_names(model)
+    for name, module in model.named_modules():
+        owns_head = any(f"{name}.{own}" in head for own, _ in module.named_parameters(recurse=False))
+        if owns_head and hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+
+
+def load_model(
+    arguments: ModelArguments, config: PreTrainedConfig, label_names: Sequence[str], seed: int
+) -> LoadedModel:
+    """Builds the network of `config`; its backbone is the checkpoint's, its head is new unless it knows these classes.
+
+    Whatever is new is initialized from `seed`. Raises `UserError` if weights other than the head's are missing from the
+    checkpoint or have another shape there.
+    """
+    set_seed(seed)
+    if arguments.model_type is not None or not arguments.pretrained:
+        model = AutoModelForImageClassification.from_config(config, trust_remote_code=arguments.trust_remote_code)
+        names = frozenset(model.state_dict())
+        return LoadedModel(model, names, f"{type(model).__name__}: all {len(names)} tensors initialized, seed {seed}.")
+    name = arguments.model_name_or_path
+    checkpoint = resolve_checkpoint(name)
+    try:
+        with _quiet_transformers():
+            model, info = AutoModelForImageClassification.from_pretrained(
+                checkpoint,
+                config=config,
+                revision=arguments.model_revision,
+                trust_remote_code=arguments.trust_remote_code,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                use_safetensors=True,
+                dtype="float32",
+            )
+            original = AutoConfig.from_pretrained(
+                checkpoint, revision=arguments.model_revision, trust_remote_code=arguments.trust_remote_code
+            )
+    except ImportError as error:
+        raise UserError(_missing_package(name)) from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _not_loadable(name, error) from error
+    new = set(info["missing_keys"]) | {entry[0] for entry in info["mismatched_keys"]}
+    new = {key for key in new if not key.endswith("num_batches_tracked")}
+    head = head_parameter_names(model)
+    if new - head:
+        raise UserError(
+            f'"{name}" does not fit: {len(new - head)} tensors besides the head are missing or have another shape,'
+            f" the first is {min(new - head)}; check model_config, or write --pretrained false to start without weights."
+        )
+    known_names = [original.id2label.get(position) for position in range(len(label_names))]
+    if not new and known_names != list(label_names):
+        _initialize_head(model)  # as many classes, but others: their weights mean nothing here
+        new = head
+    reused = len(model.state_dict()) - len(new)
+    unused = f", {len(info['unexpected_keys'])} of the checkpoint not used" if info["unexpected_keys"] else ""
+    heads = f"{len(new)} of the head initialized for {len(label_names)} classes" if new else "the head kept"
+    return LoadedModel(model, frozenset(new), f"{name}: {reused} tensors reused, {heads}{unused}.")
+
+
+def load_trained(arguments: ModelArguments) -> PreTrainedModel:
+    """Loads a classifier as it was saved, head included, in evaluation mode.
+
+    Raises `UserError` for a checkpoint that cannot be had, is not a classifier or lacks weights.
+    """
+    config = load_config(arguments, label_names=None)
+    loaded = load_model(
+        arguments, config, [config.id2label[position] for position in range(config.num_labels)], seed=0
+    )
+    if loaded.initialized:
+        raise UserError(
+            f'"{arguments.model_name_or_path}" has no trained head; fine-tune it first: hf-finetune train.'
+        )
+    return loaded.model.eval()

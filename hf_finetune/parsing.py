@@ -1,0 +1,156 @@
+"""Second room, with arguments.py: turns a recipe's values and the command line's words into the three dataclasses.
+
+A flag's value is read as the same YAML that a recipe's value is, so both are written alike: `--learning_rate 1e-2`,
+`--lr_milestones 100 150`, `--train_transforms '[{Resize: {size: 224}}]'`, `--max_train_samples null`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import types
+import typing
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import Field, fields
+from enum import Enum
+from typing import Any, NoReturn, Union
+
+from hf_finetune.arguments import DataArguments, FinetuneArguments, ModelArguments
+from hf_finetune.errors import UserError, did_you_mean
+from hf_finetune.recipe import Recipe, read_value
+
+GROUPS = {"Model": ModelArguments, "Data": DataArguments, "Training": FinetuneArguments}
+# Stock fields that this package's own steps take the place of, or that would undo a decision of its.
+_WITHHELD = {"do_train", "do_eval", "do_predict", "remove_unused_columns", "resume_from_checkpoint", "local_rank"}
+# The flags of `hf-finetune evaluate`: what says which pictures, and how they are run through the model.
+DATA_FLAGS = (
+    *(item.name for item in fields(DataArguments) if not item.name.startswith(("train_", "max_train", "image_size"))),
+    "model_revision",
+    "trust_remote_code",
+    "per_device_eval_batch_size",
+    "dataloader_num_workers",
+    "use_cpu",
+    "seed",
+)
+
+
+def argument_fields() -> dict[str, Field]:
+    """Returns every key of a recipe, which is every flag, with its dataclass field."""
+    return {item.name: item for group in GROUPS.values() for item in fields(group) if item.name not in _WITHHELD}
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return typing.get_args(hint)
+    return (hint,)
+
+
+_HINTS = {
+    name: _alternatives(hint)
+    for group in GROUPS.values()
+    for name, hint in typing.get_type_hints(group).items()
+    if not name.startswith("_")
+}
+
+
+def _takes_list(name: str) -> bool:
+    return any(typing.get_origin(hint) is list for hint in _HINTS[name])
+
+
+def coerce(name: str, value: Any, origin: str) -> Any:
+    """Returns a recipe's value as the type of field `name`; raises `UserError` naming `origin` if it is none."""
+    hints = _HINTS[name]
+    if value is None:
+        return None
+    for hint in hints:
+        if typing.get_origin(hint) is list and (isinstance(value, list) or str not in hints):
+            (item,) = typing.get_args(hint) or (Any,)
+            items = value if isinstance(value, list) else [value]
+            return [_number(name, entry, origin) for entry in items] if item is float else items
+    if isinstance(value, Mapping) and (dict in hints or any(typing.get_origin(hint) is dict for hint in hints)):
+        return dict(value)
+    if bool in hints and isinstance(value, bool):
+        return value
+    if isinstance(value, (list, Mapping)) or (isinstance(value, bool) and str not in hints):
+        raise UserError(f"{name}: {value!r} does not fit, in {origin}; write {_expected(hints)}.")
+    if float in hints or int in hints:
+        number = _number(name, value, origin)
+        if float not in hints and number != int(number):
+            raise UserError(f"{name}: {value} is not a whole number, in {origin}.")
+        return number if float in hints else int(number)
+    if bool in hints and str not in hints:
+        raise UserError(f"{name}: {value!r} is neither true nor false, in {origin}.")
+    return value if isinstance(value, Enum) else str(value)
+
+
+def _number(name: str, value: Any, origin: str) -> float | int:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    raise UserError(f"{name}: {value!r} is not a number, in {origin}.")
+
+
+def _expected(hints: Sequence[Any]) -> str:
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+    return " or ".join(words[hint] for hint in hints if hint in words) or "a mapping, such as {key: value}"
+
+
+def build_arguments(recipe: Recipe) -> tuple[ModelArguments, DataArguments, FinetuneArguments]:
+    """Builds the three dataclasses from a resolved recipe. Raises `UserError` for a value that does not fit."""
+    groups = []
+    for group in GROUPS.values():
+        names = {item.name for item in fields(group)} & recipe.values.keys()
+        values = {name: coerce(name, recipe.values[name], recipe.origins[name]) for name in names}
+        try:
+            groups.append(group(**values))
+        except ValueError as error:  # the stock arguments' own checks
+            raise UserError(" ".join(str(error).split())) from error
+    model, data, training = groups
+    return model, data, training
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one line and exit code 2, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}")
+
+
+def add_argument_flags(parser: argparse.ArgumentParser, names: Collection[str] | None = None) -> None:
+    """Adds one flag for every field, or for those in `names`, in the groups of the dataclasses.
+
+    Absent flags leave no trace in the result.
+    """
+    known = argument_fields().keys() if names is None else names
+    for title, group in GROUPS.items():
+        section = parser.add_argument_group(title)
+        for item in fields(group):
+            if item.name in known:
+                text = item.metadata.get("help", "Of transformers.TrainingArguments.").replace("%", "%%")
+                shape = {"nargs": "*"} if _takes_list(item.name) else {"nargs": "?", "const": "true"}
+                section.add_argument(f"--{item.name}", default=argparse.SUPPRESS, metavar="VALUE", help=text, **shape)
+
+
+def flag_values(namespace: argparse.Namespace) -> dict[str, Any]:
+    """Returns the flags that the user typed, each value read as YAML."""
+    values = {}
+    for name in argument_fields():
+        if name not in namespace:
+            continue
+        typed = getattr(namespace, name)
+        if isinstance(typed, list):
+            items = [read_value(word, f"--{name}") for word in typed]
+            values[name] = items[0] if len(items) == 1 and isinstance(items[0], (list, type(None))) else items
+        elif str in _HINTS[name] and not {bool, int, float, dict} & set(_HINTS[name]):
+            values[name] = None if typed == "null" else typed  # words as typed: a folder may be called 2024
+        else:
+            values[name] = read_value(typed, f"--{name}")
+    return values
+
+
+def check_flags(unknown: Sequence[str], names: Collection[str] | None = None) -> None:
+    """Raises `UserError` for the first word that no flag claims, with the nearest spelling among `names` or all."""
+    known = [f"--{name}" for name in (argument_fields().keys() if names is None else names)]
+    for word in unknown:
+        if word.startswith("-"):
+            flag = word.split("=")[0]
+            raise UserError(f'There is no flag "{flag}".{did_you_mean(flag, known)}')
+        raise UserError(f'"{word}" belongs to no flag; write --dataset {word} if it is your dataset.')

@@ -1,0 +1,92 @@
+"""The corridor of `hf-finetune predict`: picture files in, class names and probabilities out."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from hf_finetune.arguments import ModelArguments
+from hf_finetune.data.batching import DeviceStage, EvaluationStage, collate
+from hf_finetune.data.folder import is_picture_file
+from hf_finetune.errors import UserError
+from hf_finetune.models.image_processor import load_image_processor
+from hf_finetune.models.loading import load_trained
+
+
+def _find_pictures(paths: Sequence[str]) -> list[Path]:
+    pictures = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*") if is_picture_file(file))
+            if not found:
+                raise UserError(f"{path} holds no pictures; write a folder that does, or picture files.")
+            pictures += found
+        elif path.is_file():
+            pictures.append(path)
+        else:
+            raise UserError(f"There is no file or folder {path}; check the path.")
+    return pictures
+
+
+def classify(
+    model_name: str, pictures: Sequence[Path], batch_size: int, unreadable: list[str]
+) -> Iterator[tuple[Path, torch.Tensor, dict[int, str]]]:
+    """Yields each readable picture with its probabilities, float32 (classes,), and the class names by id.
+
+    What cannot be read is added to `unreadable`, a line each.
+    """
+    arguments = ModelArguments(model_name_or_path=model_name)
+    model = load_trained(arguments)
+    image_processor = load_image_processor(arguments, model.config)
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    model = model.to(device)
+    stage, device_stage = EvaluationStage(image_processor, uniform=False), DeviceStage(image_processor, uniform=False)
+    for start in tqdm(range(0, len(pictures), batch_size), desc="pictures", unit="batch", delay=2, file=sys.stderr):
+        readable, samples = [], []
+        for path in pictures[start : start + batch_size]:
+            try:
+                rows = stage({"image": [{"path": str(path), "bytes": None}], "label": [-1]})
+            except UserError as error:
+                unreadable.append(str(error))
+                continue
+            readable.append(path)
+            samples.append({"pixel_values": rows["pixel_values"][0], "labels": -1})
+        if samples:
+            batch = device_stage({"pixel_values": collate(samples)["pixel_values"].to(device)})
+            with torch.inference_mode():
+                probabilities = model(**batch).logits.float().softmax(dim=-1).cpu()
+            for path, row in zip(readable, probabilities, strict=True):
+                yield path, row, model.config.id2label
+
+
+def predict_files(model_name: str, paths: Sequence[str], top_k: int, batch_size: int, output_format: str) -> list[str]:
+    """Prints the `top_k` likeliest classes of each picture as "text", "json" or "csv"; returns what was unreadable."""
+    if top_k < 1 or batch_size < 1:
+        raise UserError("--top_k and --batch_size are at least 1.")
+    unreadable: list[str] = []
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    if output_format == "csv":
+        writer.writerow(["file", "rank", "label", "score"])
+    answers = []
+    for path, probabilities, names in classify(model_name, _find_pictures(paths), batch_size, unreadable):
+        scores, classes = probabilities.topk(min(top_k, len(probabilities)))
+        ranked = [(names[class_id], score) for score, class_id in zip(scores.tolist(), classes.tolist(), strict=True)]
+        if output_format == "csv":
+            writer.writerows([str(path), rank, label, f"{score:.6f}"] for rank, (label, score) in enumerate(ranked, 1))
+        elif output_format == "json":
+            answers.append(
+                {"file": str(path), "predictions": [{"label": lab, "score": score} for lab, score in ranked]}
+            )
+        else:
+            print(f"{path}: " + ", ".join(f"{label} {score:.1%}" for label, score in ranked))
+    if output_format == "json":
+        print(json.dumps(answers, indent=2, ensure_ascii=False))
+    for line in unreadable:
+        print(f"hf-finetune: {line}", file=sys.stderr)
+    return unreadable

@@ -1,0 +1,1 @@
+"""Publishing room: the result as others will find it."""

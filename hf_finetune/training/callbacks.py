@@ -1,0 +1,50 @@
+"""Training room: what happens beside the optimizer steps — the epoch of the draws, and what is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the training pictures' draws which epoch it is.
+
+    Accelerate forwards `set_epoch` to the dataset in some configurations only (not under DDP, not after a resume).
+    """
+
+    def __init__(self, set_epoch: Callable[[int], None]) -> None:
+        self.set_epoch = set_epoch
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.set_epoch(int(state.epoch or 0))
+
+
+class LogLineCallback(ProgressCallback):
+    """The progress bar, and above it one readable line for every entry of the log."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if state.is_world_process_zero and self.training_bar is not None and logs:
+            line = format_log_line(logs, state)
+            if line:
+                self.training_bar.write(line)
+
+
+def format_log_line(logs: Mapping[str, Any], state: TrainerState) -> str:
+    """Returns the line for one entry of the log, or an empty string for the summary at the end of training."""
+    where = f"epoch {logs.get('epoch', 0):6.2f}  step {state.global_step}/{state.max_steps}"
+    if "loss" in logs:
+        return f"{where}  loss {logs['loss']:.4f}  learning rate {logs['learning_rate']:.4g}"
+    if "eval_loss" in logs:
+        return f"{where}  validation: loss {logs['eval_loss']:.4f}  accuracy {logs['eval_accuracy']:.2%}"
+    return ""

@@ -1,0 +1,92 @@
+"""Training room: the output folder of a run — new, to be continued, or somebody's results that stay as they are."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hf_finetune.errors import UserError
+
+RECIPE_FILE = "recipe.yaml"
+METRICS_FILE = "metrics.json"  # written last: a folder that has it holds a finished run
+# What may differ when an interrupted run goes on: where and how it runs, not what it computes.
+_MAY_CHANGE = {
+    "dataloader_num_workers",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+    "dataset_path",
+    "disable_tqdm",
+    "gradient_accumulation_steps",
+    "logging_steps",
+    "output_dir",
+    "overwrite_output_dir",
+    "per_device_eval_batch_size",
+    "per_device_train_batch_size",
+    "push_to_hub",
+    "report_to",
+    "save_total_limit",
+    "use_cpu",
+}
+_WHOLE_CHECKPOINT = ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """Returns the newest `checkpoint-STEP` of a run that has all its files, or None."""
+    checkpoints = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    for checkpoint in sorted(checkpoints, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
+        if all((checkpoint / name).is_file() for name in _WHOLE_CHECKPOINT):
+            try:
+                json.loads((checkpoint / "trainer_state.json").read_text())  # the stock Trainer writes it last
+            except ValueError:
+                continue
+            return checkpoint
+    return None
+
+
+def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool) -> Path | None:
+    """Returns the checkpoint from which a run with these recipe values goes on in `folder`, or None for a new run.
+
+    Reads only. Raises `UserError` where the folder holds a finished run, another run, or anything else that a new run
+    would write over.
+    """
+    if folder.is_file():
+        raise UserError(f"output_dir: {folder} is a file; write a folder.")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return None
+    if not (folder / RECIPE_FILE).is_file():
+        raise UserError(
+            f"output_dir: {folder} is not empty and holds no run of this package, so nothing is written or deleted"
+            " there; write another --output_dir."
+        )
+    if overwrite:
+        return None
+    choice = "write another --output_dir, or --overwrite_output_dir to start anew"
+    if (folder / METRICS_FILE).is_file():
+        raise UserError(f"output_dir: {folder} holds the results of a finished run; {choice}.")
+    earlier = yaml.safe_load((folder / RECIPE_FILE).read_text()) or {}
+    for key in sorted((earlier.keys() | values.keys()) - _MAY_CHANGE):
+        if earlier.get(key) != values.get(key):
+            raise UserError(
+                f"output_dir: {folder} holds an unfinished run with {key} {earlier.get(key)!r}, not"
+                f" {values.get(key)!r}; {choice}."
+            )
+    return last_whole_checkpoint(folder)
+
+
+def prepare_folder(folder: Path, recipe_yaml: str, overwrite: bool) -> None:
+    """Creates the folder of a run and writes its recipe there.
+
+    With `overwrite`, first removes the earlier run's checkpoints and its mark of being finished; the new run writes over
+    the rest, and files that are not a run's stay.
+    """
+    if overwrite and folder.is_dir():
+        for checkpoint in folder.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+        (folder / METRICS_FILE).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECIPE_FILE).write_text(recipe_yaml)

@@ -1,0 +1,212 @@
+"""Training room: the Trainer of Transformers with the faults mended that would falsify a fine-tuning.
+
+What is overridden, and why, stands at each method; the loop itself is the stock one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import nn
+from torch.distributed import broadcast
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+from transformers import (
+    BaseImageProcessor,
+    EvalPrediction,
+    PreTrainedModel,
+    ProgressCallback,
+    Trainer,
+)
+from transformers.trainer_utils import EvalLoopOutput
+
+from hf_finetune.arguments import MULTISTEP, FinetuneArguments
+from hf_finetune.data.batching import DeviceStage, TrainingStage, collate
+from hf_finetune.errors import UserError
+from hf_finetune.training.callbacks import EpochCallback, LogLineCallback
+from hf_finetune.training.optimization import classification_loss, multistep_schedule
+
+
+class ImageClassificationTrainer(Trainer):
+    """Fine-tunes an image classifier on uint8 batches that a `DeviceStage` completes on the model's device.
+
+    Datasets are given with their stage-one transform set (`Dataset.set_transform`). `reduce_logits` maps logits
+    (batch, classes) and labels (batch,) to what `compute_metrics` needs of them, on the device.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: FinetuneArguments,
+        *,
+        device_stage: DeviceStage,
+        image_processor: BaseImageProcessor,
+        training_stage: TrainingStage | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+        reduce_logits: Callable[[torch.Tensor, torch.Tensor], Any] | None = None,
+    ) -> None:
+        super().__init__(
+            # Convolutions are fastest in this layout; other layers do not mind.
+            model.to(memory_format=torch.channels_last),
+            args,
+            data_collator=collate,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=image_processor,
+            compute_metrics=compute_metrics,
+            preprocess_logits_for_metrics=reduce_logits,
+            compute_loss_func=classification_loss(args.label_smoothing_factor),
+        )
+        self.device_stage = device_stage
+        # The loss is divided in `classification_loss` alone, and no model is handed arguments it may misread.
+        self.model_accepts_loss_kwargs = False
+        self.remove_callback(ProgressCallback)
+        if not args.disable_tqdm:
+            self.add_callback(LogLineCallback())
+        if training_stage is not None:
+            self.add_callback(EpochCallback(training_stage.set_epoch))
+        self._updates_per_epoch = 1
+        # The first optimizer step whose loss was not finite, kept on the device so that no step waits for it.
+        self._broken_step = torch.tensor(-1, device=args.device)
+
+    # ---- optimizer and schedule ----
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """All parameters, or without norms and biases those of two and more dimensions, as timm counts them.
+
+        The stock rule goes by names and misses ResNet's `normalization`.
+        """
+        everything = self.args.decay_norm_and_bias
+        return [name for name, parameter in model.named_parameters() if everything or parameter.ndim > 1]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        """SGD with momentum; any other optimizer is the stock Trainer's."""
+        if self.args.optim == "sgd":
+            settings = {"lr": self.args.learning_rate, "momentum": self.args.momentum, "nesterov": self.args.nesterov}
+            self.optimizer_cls_and_kwargs = (torch.optim.SGD, settings)
+        return super().create_optimizer(model)
+
+    def set_initial_training_values(self, args: FinetuneArguments, dataloader: DataLoader) -> tuple:
+        values = super().set_initial_training_values(args, dataloader)
+        self._updates_per_epoch = values[1]
+        return values
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
+        """The step schedule, which Transformers lacks; any other is the stock Trainer's."""
+        if self.lr_scheduler is None and self.args.lr_scheduler_type.value == MULTISTEP:
+            self.lr_scheduler = multistep_schedule(
+                optimizer or self.optimizer,
+                warmup_steps=self.args.get_warmup_steps(num_training_steps),
+                updates_per_epoch=self._updates_per_epoch,
+                milestones=self.args.lr_milestones,
+                gamma=self.args.lr_gamma,
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    # ---- one step ----
+
+    def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return self.device_stage(super()._prepare_inputs(inputs))
+
+    def floating_point_ops(self, inputs: dict[str, torch.Tensor]) -> int:
+        return 0  # the stock estimate is meant for language models and walks all parameters at each step
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        broken = ~torch.isfinite(loss) & (self._broken_step < 0)
+        self._broken_step = torch.where(broken, self.state.global_step + 1, self._broken_step)
+        if loss.device.type == "cpu":
+            self._stop_if_broken()
+        return loss
+
+    def _stop_if_broken(self) -> None:
+        step = int(self._broken_step)
+        if step >= 0:
+            kept = self.state.best_model_checkpoint or "none was saved yet"
+            rate = self._get_learning_rate()
+            raise UserError(
+                f"The loss is not a number at step {step} (epoch {self.state.epoch or 0:.2f}, learning rate {rate:.3g});"
+                f" write a lower --learning_rate or add --warmup_steps. Last good checkpoint: {kept}."
+            )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        self._stop_if_broken()
+        super().log(logs, start_time)
+
+    # ---- evaluation ----
+
+    def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Evaluates with one set of BatchNorm statistics: DDP refreshes the buffers of other ranks only in training."""
+        if self.args.world_size > 1 and not self.is_fsdp_enabled and not self.is_deepspeed_enabled:
+            for buffer in self.model.buffers():
+                broadcast(buffer, src=0)
+        return super().evaluation_loop(dataloader, *args, **kwargs)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[None, torch.Tensor, torch.Tensor | None]:
+        """Returns logits, float32 (batch, classes), and labels, int64 (batch,).
+
+        The loss is left to `reduce_logits`, which keeps it per picture: the stock mean is wrong where the last batch is
+        uneven over the processes.
+        """
+        inputs = self._prepare_inputs(inputs)
+        labels = inputs.pop("labels", None)
+        with torch.inference_mode() if self.args.world_size == 1 else torch.no_grad():
+            logits = model(**inputs).logits
+        return None, logits.float(), labels
+
+    # ---- checkpoints ----
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._stop_if_broken()  # a checkpoint is never written over good ones with broken weights
+        super()._save_checkpoint(model, trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """Saves weights, config and processor, without the stock pickle of the arguments: the recipe says it all."""
+        if self.args.should_save:
+            self.accelerator.unwrap_model(self.model, keep_torch_compile=False).save_pretrained(
+                output_dir or self.args.output_dir, state_dict=state_dict
+            )
+            self.processing_class.save_pretrained(output_dir or self.args.output_dir)
+
+    def _reload_whole(self, folder: str) -> None:
+        """Reloads weights through `from_pretrained`, strictly.
+
+        `save_pretrained` writes ViT-like models under legacy key names, and the stock Trainer then skips most of them
+        in silence (transformers#43701).
+        """
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        saved = type(model).from_pretrained(folder, config=model.config, use_safetensors=True, dtype=model.dtype)
+        model.load_state_dict(saved.state_dict(), strict=True)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self._reload_whole(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            self._reload_whole(self.state.best_model_checkpoint)
+
+    def end(self) -> None:
+        """Ends the process group without the abort that gloo jobs meet at random at exit (pytorch#190489)."""
+        self.accelerator.free_memory()
+        self.model_wrapped = self.model
+        super().end()

@@ -1,0 +1,45 @@
+"""What several tests share: no network, quiet libraries, tiny pictures and tiny networks."""
+
+from __future__ import annotations
+
+import os
+
+# Before any library reads them: nothing here may reach for a network, and two cores are shared with other tests.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real pictures beside the repository; tests that need it are skipped where it is absent."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not (folder / "hub").is_dir():
+        pytest.skip("the folder of real pictures is not there")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of 24 coloured pictures of 16 x 16 pixels, easy to tell apart, in train and test folders."""
+    folder = tmp_path_factory.mktemp("pictures")
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 24), ("test", 8)):
+        for label, colour in {"blue": (30, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}.items():
+            (folder / split / label).mkdir(parents=True)
+            for number in range(count):
+                pixels = np.clip(np.array(colour) + generator.normal(0, 30, (16, 16, 3)), 0, 255).astype(np.uint8)
+                PIL.Image.fromarray(pixels).save(folder / split / label / f"{number:02d}.png")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)

@@ -1,0 +1,116 @@
+"""The final table to the letter, and JSON that any reader accepts."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hf_finetune.evaluation.report import describe_split, format_report, worst_classes, write_metrics
+
+FIGURES = {"accuracy": 0.8721, "macro_f1": 0.87154, "balanced_accuracy": 0.87, "loss": 0.40119, "samples": 10_000}
+
+
+def row(name: str, f1: float, support: int = 10) -> dict:
+    return {"name": name, "precision": 1.0, "recall": 0.5, "f1": f1, "support": support}
+
+
+def test_describe_split():
+    assert describe_split("test", 10_000) == "test (10,000 pictures)"
+    assert describe_split("test", 1) == "test (1 picture)"
+    assert describe_split("validation", 500, True) == "validation (500 pictures), which also chose the checkpoint"
+
+
+def test_report_to_the_letter():
+    figures = {
+        "test (10,000 pictures)": {**FIGURES, "top5_accuracy": 0.9941},
+        "validation (5,000 pictures), which also chose the checkpoint": {**FIGURES, "top5_accuracy": float("nan")},
+    }
+    per_class = [row("airplane", 0.9, 1_000), row("鸟", 0.05), row("never there", 0.0, support=0)]
+    assert format_report(figures, per_class, "test (10,000 pictures)").split("\n") == [
+        "split                            accuracy    top-5  macro F1  balanced    loss",
+        "test (10,000 pictures)            87.21 %  99.41 %   87.15 %   87.00 %  0.4012",
+        "validation (5,000 pictures),      87.21 %        -   87.15 %   87.00 %  0.4012",
+        "which also chose the checkpoint",
+        "",
+        "All 3 classes, test (10,000 pictures):",
+        "class        precision   recall       F1  pictures",
+        "airplane      100.00 %  50.00 %  90.00 %     1,000",
+        "鸟            100.00 %  50.00 %   5.00 %        10",
+        "never there          -        -        -         0",
+    ]
+
+
+def test_no_top5_column_without_the_figure():
+    report = format_report({"test": FIGURES})
+    assert report.split("\n")[0].split() == ["split", "accuracy", "macro", "F1", "balanced", "loss"]
+    assert len(report.split("\n")) == 2
+
+
+def test_the_worst_twenty_of_many_and_it_says_so():
+    per_class = [row(f"class {number}", number / 100) for number in reversed(range(100))]
+    per_class.append(row("absent", 0.0, support=0))
+    lines = format_report({"test": FIGURES}, per_class, "test").split("\n")
+    assert "The 20 of 101 classes with the lowest F1 (without a picture in this split: 1), test:" in " ".join(lines)
+    assert [line.split("  ")[0] for line in lines[-20:]] == [f"class {number}" for number in range(20)]
+
+
+def test_worst_classes_keep_the_order_where_all_fit():
+    rows = [row("b", 0.9), row("a", 0.1)]
+    assert worst_classes(rows, 2) == (rows, "All 2 classes")
+    assert worst_classes(rows, 1) == ([rows[1]], "The 1 of 2 classes with the lowest F1")
+
+
+@pytest.mark.parametrize(
+    "name", ["tench, Tinca tinca, " * 5, "丁鱥" * 30, "two\nlines"], ids=["long", "wide", "lines"]
+)
+def test_long_names_stay_within_the_line(name):
+    lines = format_report({"test": FIGURES}, [row(name, 0.5)]).split("\n")
+    assert len(lines) == 6
+    assert len(lines[-1]) <= 80
+    assert lines[-1].endswith("100.00 %  50.00 %  50.00 %        10")
+
+
+def test_write_metrics_is_valid_sorted_json(tmp_path: Path):
+    path = tmp_path / "metrics.json"
+    mapping = {"b": float("nan"), "a": np.float32(0.5), "c": [np.int64(3), float("inf")], "d": np.eye(2), "e": "é"}
+    write_metrics(path, mapping)
+
+    def refuse(constant: str):
+        raise AssertionError(constant)
+
+    text = path.read_text(encoding="utf-8")
+    assert json.loads(text, parse_constant=refuse) == {
+        "a": 0.5,
+        "b": None,
+        "c": [3, None],
+        "d": [[1.0, 0.0], [0.0, 1.0]],
+        "e": "é",
+    }
+    assert text.index('"a"') < text.index('"b"') and text.endswith("}\n")
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "metrics.json"
+    write_metrics(path, {"accuracy": 1.0})
+    with pytest.raises(TypeError):
+        write_metrics(path, {"accuracy": object()})
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        write_metrics(path, {"accuracy": 2.0})
+    assert json.loads(path.read_text()) == {"accuracy": 1.0}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.json"]
