@@ -195,6 +195,8 @@ class FinetuneArguments(TrainingArguments):
 
     def prepare_for_run(self, has_validation: bool) -> None:
         """Adapts what evaluates and chooses to a run without validation split, and says what will never happen."""
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False  # it would warn that there is no device to pin for
         if not has_validation:
             self.eval_strategy = IntervalStrategy.NO
             self.load_best_model_at_end = False

@@ -29,7 +29,8 @@ def evaluate_model(model: str, **settings: Any) -> dict[str, float]:
         Recipe("evaluate", settings, {key: f"--{key}" for key in settings})
     )
     with args.main_process_first(desc="dataset"):
-        data = load_image_dataset(data_arguments, args.seed)
+        data = load_image_dataset(data_arguments, args.seed, require_train=False)
+    args.prepare_for_run(has_validation=False)
     role = next(role for role in ("test", "validation", "train") if role in data.splits)
     args.say(f"Data: {data.source}, {role}: {data.split_names[role]}.")
     network = load_trained(model_arguments)

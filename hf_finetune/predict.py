@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from hf_finetune.arguments import ModelArguments
 from hf_finetune.data.batching import DeviceStage, EvaluationStage, collate
-from hf_finetune.data.folder import is_picture_file
+from hf_finetune.data.decoding import IMAGE_EXTENSIONS
 from hf_finetune.errors import UserError
 from hf_finetune.models.image_processor import load_image_processor
 from hf_finetune.models.loading import load_trained
@@ -23,7 +23,7 @@ def _find_pictures(paths: Sequence[str]) -> list[Path]:
     pictures = []
     for path in map(Path, paths):
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if is_picture_file(file))
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_EXTENSIONS)
             if not found:
                 raise UserError(f"{path} holds no pictures; write a folder that does, or picture files.")
             pictures += found
@@ -69,12 +69,13 @@ def predict_files(model_name: str, paths: Sequence[str], top_k: int, batch_size:
     """Prints the `top_k` likeliest classes of each picture as "text", "json" or "csv"; returns what was unreadable."""
     if top_k < 1 or batch_size < 1:
         raise UserError("--top_k and --batch_size are at least 1.")
+    pictures = _find_pictures(paths)
     unreadable: list[str] = []
     writer = csv.writer(sys.stdout, lineterminator="\n")
     if output_format == "csv":
         writer.writerow(["file", "rank", "label", "score"])
     answers = []
-    for path, probabilities, names in classify(model_name, _find_pictures(paths), batch_size, unreadable):
+    for path, probabilities, names in classify(model_name, pictures, batch_size, unreadable):
         scores, classes = probabilities.topk(min(top_k, len(probabilities)))
         ranked = [(names[class_id], score) for score, class_id in zip(scores.tolist(), classes.tolist(), strict=True)]
         if output_format == "csv":

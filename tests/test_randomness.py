@@ -38,7 +38,7 @@ def test_seed_epoch_sample_and_stream_all_change_the_draws():
 
 def test_draws_are_uniform_and_uncorrelated():
     draws = uniform_draws(draw_keys(0, 0, torch.arange(200_000)), stream=0, count=2)
-    assert 0.0 <= draws.min() and draws.max() < 1.0
+    assert draws.min() >= 0.0 and draws.max() < 1.0
     # Bounds of five standard errors: sqrt(1/12/n) of the mean, 1/sqrt(n) of a correlation.
     assert abs(draws.mean().item() - 0.5) < 5 * (1 / 12 / draws.numel()) ** 0.5
     assert abs(torch.corrcoef(draws.T)[0, 1].item()) < 5 / 200_000**0.5

@@ -131,8 +131,8 @@ _ENTRIES = (
         num_classes=10,
         split_sizes={"train": 1_438, "test": 359},
         label_names=tuple("0123456789"),
-        image_mean=(0.0,),
-        image_std=(0.0,),
+        image_mean=(77.91,),
+        image_std=(95.87,),
         license="cc-by-4.0",
         citation="E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning"
         " Repository, 1998, doi:10.24432/C50P49",

@@ -39,6 +39,13 @@ def read_class_folders(folder: Path) -> RawDataset:
     split_names = [name for name, paths in tree.subfolders.items() if split_role(name) and _is_split(paths)]
     if split_names:
         others = [name for name in tree.subfolders if name not in split_names and tree.subfolders[name]]
+        for name in filter(split_role, others):
+            if split_role(name) == "train":
+                raise UserError(_loose_message(folder / name))
+            raw.notes.append(
+                f"{name} is not used: its pictures lie loose, without class folders and so without labels."
+            )
+        others = [name for name in others if not split_role(name)]
         if others:
             raw.notes.append(f"Folders beside the splits are not used: {listing(others)}.")
         for name in split_names:

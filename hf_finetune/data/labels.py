@@ -5,13 +5,13 @@ Everything goes through Arrow's columns; no row passes through Python.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel
+from datasets import ClassLabel, Dataset, Value
 
 from hf_finetune.data.columns import arrow_column
 from hf_finetune.data.raw import RawDataset, listing
@@ -167,3 +167,24 @@ def _to_ids(raw: RawDataset, split: str, labels: _LabelValues, known: pa.Array, 
             f" {reference}."
         )
     return ids.to_numpy().astype(np.int64)
+
+
+def align_labels(dataset: Dataset, label_names: Sequence[str], model_names: Sequence[str]) -> Dataset:
+    """Returns a split whose class ids are a model's, matched by name; `label_names` are the names of its present ids.
+
+    Raises `UserError` for a class that has pictures in the split and is unknown to the model.
+    """
+    if list(label_names) == list(model_names):
+        return dataset
+    ids = arrow_column(dataset, "label").to_numpy()
+    position = {name: number for number, name in enumerate(model_names)}
+    present = set(np.unique(ids).tolist())
+    unknown = [name for number, name in enumerate(label_names) if number in present and name not in position]
+    if unknown:
+        raise UserError(
+            f"The model does not know {len(unknown)} of the dataset's classes: {listing(unknown)}."
+            f" It knows {listing(model_names)}."
+        )
+    mapping = np.array([position.get(name, UNLABELLED) for name in label_names])
+    aligned = dataset.remove_columns("label")
+    return aligned.add_column("label", mapping[ids], feature=Value("int64"))

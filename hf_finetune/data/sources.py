@@ -46,8 +46,8 @@ def open_source(arguments: DataArguments) -> tuple[RawDataset, DatasetEntry | No
         if _looks_like_path(dataset):
             raise UserError(f"dataset: there is no file or folder {dataset}.")
         raise UserError(
-            f'dataset: "{dataset}" is no named dataset, no path and no Hub id.{did_you_mean(dataset, CATALOG)} The names'
-            f" are {', '.join(CATALOG)}; a Hub id looks like uoft-cs/cifar10."
+            f'dataset: "{dataset}" is no named dataset, no path and no Hub id.{did_you_mean(dataset, CATALOG)} The'
+            f" names are {', '.join(CATALOG)}; a Hub id looks like uoft-cs/cifar10."
         )
     if entry is not None and entry.hub_id is None:
         if local_copy:
@@ -72,6 +72,13 @@ def _looks_like_path(dataset: str) -> bool:
 
 
 def _open_path(path: Path, config: str | None, entry: DatasetEntry | None) -> RawDataset:
+    try:
+        return _open_layout(path, config, entry)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {first_line(error)}.") from error
+
+
+def _open_layout(path: Path, config: str | None, entry: DatasetEntry | None) -> RawDataset:
     if path.is_file():
         return read_table(path)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():

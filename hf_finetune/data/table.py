@@ -38,15 +38,21 @@ def read_table(path: Path) -> RawDataset:
             row = pc.index(pc.is_null(split_column), True).as_py()
             raise UserError(f"{path}: row {row} (counted from 0) names no split in column {SPLIT_COLUMN}.")
         for name in pc.unique(split_column).to_pylist():
-            rows = pc.indices_nonzero(pc.equal(split_column, name))
-            raw.splits[name] = table.select(rows.to_numpy(), keep_in_memory=True)
+            raw.splits[name] = _rows_of_split(path, table, split_column, name)
     else:
         raw.splits["train"] = table
     return raw
 
 
+def _rows_of_split(path: Path, table: Dataset, split_column: pa.ChunkedArray, name: str) -> Dataset:
+    """Returns a table's rows of one split as a table of their own: rows merely selected would be slow to add to."""
+    if path.suffix.lower() == ".parquet":
+        return Dataset.from_parquet(str(path), filters=[(SPLIT_COLUMN, "==", name)])
+    return _to_dataset(table.with_format("arrow")[:].filter(pc.equal(split_column, name)))
+
+
 def find_split_tables(folder: Path) -> dict[str, list[Path]]:
-    """Returns {split: files} of a folder's tables that are named like splits: train.csv, test-00000-of-00002.parquet."""
+    """Returns {split: files} of a folder's tables named like splits: train.csv, test-00000-of-00002.parquet."""
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         name = _SHARD.sub("", path.stem)
@@ -84,6 +90,10 @@ def _read_file(path: Path, *more: Path) -> Dataset:
     table = pa.concat_tables([readers[extension](shard) for shard in (path, *more)], promote_options="default")
     if not table.num_rows:
         raise UserError(f"{path} has no rows.")
+    return _to_dataset(table)
+
+
+def _to_dataset(table: pa.Table) -> Dataset:
     return Dataset.from_dict({name: table[name].combine_chunks() for name in table.column_names})
 
 

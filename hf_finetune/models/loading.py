@@ -30,8 +30,8 @@ class LoadedModel:
 
 
 @contextmanager
-def _quiet_transformers():
-    """Keeps Transformers' own loading report and warnings from the screen; `LoadedModel.report` says it in a line."""
+def quiet_transformers():
+    """Keeps Transformers' own reports, warnings and bars of loading and saving from the screen."""
     verbosity, progress_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -112,7 +112,7 @@ def load_config(arguments: ModelArguments, label_names: Sequence[str] | None) ->
     else:
         checkpoint = resolve_checkpoint(arguments.model_name_or_path)
         try:
-            with _quiet_transformers():
+            with quiet_transformers():
                 config = AutoConfig.from_pretrained(
                     checkpoint,
                     revision=arguments.model_revision,
@@ -170,7 +170,7 @@ def load_model(
     name = arguments.model_name_or_path
     checkpoint = resolve_checkpoint(name)
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             model, info = AutoModelForImageClassification.from_pretrained(
                 checkpoint,
                 config=config,
@@ -194,7 +194,7 @@ def load_model(
     if new - head:
         raise UserError(
             f'"{name}" does not fit: {len(new - head)} tensors besides the head are missing or have another shape,'
-            f" the first is {min(new - head)}; check model_config, or write --pretrained false to start without weights."
+            f" the first is {min(new - head)}; check model_config, or write --pretrained false for random weights."
         )
     known_names = [original.id2label.get(position) for position in range(len(label_names))]
     if not new and known_names != list(label_names):

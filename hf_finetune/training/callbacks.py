@@ -26,6 +26,20 @@ class EpochCallback(TrainerCallback):
 class LogLineCallback(ProgressCallback):
     """The progress bar, and above it one readable line for every entry of the log."""
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.set_description("training")
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        super().on_prediction_step(args, state, control, **kwargs)
+        if self.prediction_bar is not None:
+            self.prediction_bar.set_description("evaluating", refresh=False)
+
     def on_log(
         self,
         args: TrainingArguments,

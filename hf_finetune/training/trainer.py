@@ -27,6 +27,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from hf_finetune.arguments import MULTISTEP, FinetuneArguments
 from hf_finetune.data.batching import DeviceStage, TrainingStage, collate
 from hf_finetune.errors import UserError
+from hf_finetune.models.loading import quiet_transformers
 from hf_finetune.training.callbacks import EpochCallback, LogLineCallback
 from hf_finetune.training.optimization import classification_loss, multistep_schedule
 
@@ -134,7 +135,7 @@ class ImageClassificationTrainer(Trainer):
             kept = self.state.best_model_checkpoint or "none was saved yet"
             rate = self._get_learning_rate()
             raise UserError(
-                f"The loss is not a number at step {step} (epoch {self.state.epoch or 0:.2f}, learning rate {rate:.3g});"
+                f"The loss is not a number at step {step} (epoch {self.state.epoch or 0:.2f}, rate {rate:.3g});"
                 f" write a lower --learning_rate or add --warmup_steps. Last good checkpoint: {kept}."
             )
 
@@ -178,9 +179,9 @@ class ImageClassificationTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """Saves weights, config and processor, without the stock pickle of the arguments: the recipe says it all."""
         if self.args.should_save:
-            self.accelerator.unwrap_model(self.model, keep_torch_compile=False).save_pretrained(
-                output_dir or self.args.output_dir, state_dict=state_dict
-            )
+            model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+            with quiet_transformers():
+                model.save_pretrained(output_dir or self.args.output_dir, state_dict=state_dict)
             self.processing_class.save_pretrained(output_dir or self.args.output_dir)
 
     def _reload_whole(self, folder: str) -> None:
@@ -190,7 +191,8 @@ class ImageClassificationTrainer(Trainer):
         in silence (transformers#43701).
         """
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        saved = type(model).from_pretrained(folder, config=model.config, use_safetensors=True, dtype=model.dtype)
+        with quiet_transformers():
+            saved = type(model).from_pretrained(folder, config=model.config, use_safetensors=True, dtype=model.dtype)
         model.load_state_dict(saved.state_dict(), strict=True)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
