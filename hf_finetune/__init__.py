@@ -9,10 +9,10 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
-    "FinetuneResult": "hf_finetune.finetune",
+    "FinetuneResult": "hf_finetune.jobs.finetune",
     "UserError": "hf_finetune.errors",
-    "evaluate_model": "hf_finetune.evaluate_model",
-    "finetune": "hf_finetune.finetune",
+    "evaluate_model": "hf_finetune.jobs.evaluate",
+    "finetune": "hf_finetune.jobs.finetune",
 }
 
 __all__ = sorted(_PUBLIC)

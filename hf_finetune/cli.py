@@ -68,14 +68,14 @@ def _train(words: list[str]) -> int:
     check_flags(unknown)
     settings = flag_values(namespace)
 
-    from hf_finetune.finetune import choose_recipe, run
+    from hf_finetune.jobs.finetune import choose_recipe, run
 
     run(choose_recipe(namespace.recipe, settings, "--{}".format), f"hf-finetune train {shlex.join(words)}")
     return 0
 
 
 def _evaluate(words: list[str]) -> int:
-    from hf_finetune.evaluate_model import evaluate_model
+    from hf_finetune.jobs.evaluate import evaluate_model
     from hf_finetune.parsing import DATA_FLAGS, OneLineParser, add_argument_flags, check_flags, flag_values
 
     parser = OneLineParser(prog="hf-finetune evaluate", description=VERBS["evaluate"].capitalize(), allow_abbrev=False)
@@ -100,7 +100,7 @@ def _predict(words: list[str]) -> int:
     format_group.add_argument("--csv", action="store_const", dest="format", const="csv", help="Print CSV.")
     namespace = parser.parse_args(words)
 
-    from hf_finetune.predict import predict_files
+    from hf_finetune.jobs.predict import predict_files
 
     unreadable = predict_files(
         namespace.model, namespace.paths, namespace.top_k, namespace.batch_size, namespace.format or "text"

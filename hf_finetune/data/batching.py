@@ -53,11 +53,15 @@ class EvaluationStage:
     """Stage one of evaluation: decodes, and where pictures differ in size lets the processor resize and crop them.
 
     `uniform` says that all pictures have one size; then they travel as they are and the processor gets whole batches.
+    `class_ids` holds for each class id of the dataset the one that the model has for it, where they differ.
     """
 
-    def __init__(self, image_processor: BaseImageProcessor, uniform: bool) -> None:
+    def __init__(
+        self, image_processor: BaseImageProcessor, uniform: bool, class_ids: Sequence[int] | None = None
+    ) -> None:
         self.image_processor = image_processor
         self.uniform = uniform
+        self.class_ids = class_ids
         self.batched = isinstance(image_processor, TorchvisionBackend)
 
     def __call__(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
@@ -68,7 +72,8 @@ class EvaluationStage:
                 images = self.image_processor(images, do_rescale=False, do_normalize=False)["pixel_values"]
         else:
             images = self.image_processor(images, return_tensors="pt")["pixel_values"]
-        return {"pixel_values": images, "labels": rows["label"]}
+        labels = rows["label"] if self.class_ids is None else [self.class_ids[label] for label in rows["label"]]
+        return {"pixel_values": images, "labels": labels}
 
 
 def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -109,12 +108,6 @@ def arrow_column(dataset: Dataset, column: str) -> pa.ChunkedArray:
 def are_files(images: Dataset) -> bool:
     """Whether the pictures are files of their own, not bytes in the dataset."""
     return pc.all(pc.is_null(pc.struct_field(arrow_column(images, "image"), "bytes"))).as_py()
-
-
-def absolute_paths(folder: Path, paths: Sequence[str]) -> list[str]:
-    """Returns the paths below a folder as strings that hold wherever the process stands."""
-    root = str(folder.absolute())
-    return [f"{root}/{path}" for path in paths]
 
 
 def _one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:

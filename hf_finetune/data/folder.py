@@ -9,7 +9,6 @@ from pathlib import Path
 
 from datasets import ClassLabel, Dataset, Features, Image
 
-from hf_finetune.data.columns import absolute_paths
 from hf_finetune.data.decoding import IMAGE_EXTENSIONS
 from hf_finetune.data.raw import RawDataset, listing
 from hf_finetune.data.splits import split_role
@@ -38,16 +37,16 @@ def read_class_folders(folder: Path) -> RawDataset:
     raw = RawDataset({}, source=str(folder), folder=folder)
     split_names = [name for name, paths in tree.subfolders.items() if split_role(name) and _is_split(paths)]
     if split_names:
-        others = [name for name in tree.subfolders if name not in split_names and tree.subfolders[name]]
+        others = [name for name, paths in tree.subfolders.items() if paths and name not in split_names]
         for name in filter(split_role, others):
             if split_role(name) == "train":
                 raise UserError(_loose_message(folder / name))
             raw.notes.append(
                 f"{name} is not used: its pictures lie loose, without class folders and so without labels."
             )
-        others = [name for name in others if not split_role(name)]
-        if others:
-            raw.notes.append(f"Folders beside the splits are not used: {listing(others)}.")
+        unrelated = [name for name in others if not split_role(name)]
+        if unrelated:
+            raw.notes.append(f"Folders beside the splits are not used: {listing(unrelated)}.")
         for name in split_names:
             # Walking the split once more, instead of cutting its paths, also finds its empty class folders.
             raw.splits[name] = _class_dataset(folder, name, _read_tree(folder / name, []), raw.notes)
@@ -108,18 +107,20 @@ def _class_dataset(folder: Path, split: str, tree: _Tree, notes: list[str]) -> D
         notes.append(f"{len(tree.loose):,} pictures beside the class folders of {root} are not used.")
     classes = [name for name, paths in tree.subfolders.items() if paths]
     empty = [name for name, paths in tree.subfolders.items() if not paths]
-    if empty and split_role(split or "train") == "train":
+    for_training = split_role(split or "train") == "train"
+    if empty and for_training:
         raise UserError(
             f"{root} has {'a class folder' if len(empty) == 1 else f'{len(empty)} class folders'} without pictures:"
             f" {listing(empty)}; put pictures there or remove the folder."
         )
-    if len(classes) < 2 and split_role(split or "train") == "train":
+    if len(classes) < 2 and for_training:
         raise UserError(
             f"{root} has only one class folder, {classes[0]}; a classifier needs two at least: {_example(root)}."
         )
     features = Features({"image": Image(decode=False), "label": ClassLabel(names=classes)})
+    absolute = root.absolute()
     columns = {
-        "image": [path for name in classes for path in absolute_paths(root, tree.subfolders[name])],
+        "image": [f"{absolute}/{path}" for name in classes for path in tree.subfolders[name]],
         "label": [label for label, name in enumerate(classes) for _ in tree.subfolders[name]],
     }
     return Dataset.from_dict(columns, features=features)

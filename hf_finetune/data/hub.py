@@ -59,9 +59,8 @@ def load_from_hub(dataset: str, entry: DatasetEntry | None, config: str | None, 
                 f"{folder}{hub_id} cannot be fetched: the Hub at {datasets.config.HF_ENDPOINT} cannot be reached"
                 f" ({first_line(unreachable)}); {local_copy}{_or_meant(dataset)}"
             ) from error
-        configs = re.search(
-            r"\[(.+)\]", str(error)
-        )  # a missing or unknown configuration, and a list of those there are
+        # Where the configuration is missing or unknown, the message lists those that there are.
+        configs = re.search(r"\[(.+)\]", str(error))
         if isinstance(error, ValueError) and configs:
             what = "several configurations" if config is None else f'no configuration "{config}"'
             raise UserError(f"dataset_config: {hub_id} has {what}; write one of {configs[1]}.") from error

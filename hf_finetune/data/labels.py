@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, Value
+from datasets import ClassLabel, Dataset
 
 from hf_finetune.data.columns import arrow_column
 from hf_finetune.data.raw import RawDataset, listing
@@ -169,22 +169,17 @@ def _to_ids(raw: RawDataset, split: str, labels: _LabelValues, known: pa.Array, 
     return ids.to_numpy().astype(np.int64)
 
 
-def align_labels(dataset: Dataset, label_names: Sequence[str], model_names: Sequence[str]) -> Dataset:
-    """Returns a split whose class ids are a model's, matched by name; `label_names` are the names of its present ids.
+def match_classes(dataset: Dataset, label_names: Sequence[str], model_names: Sequence[str]) -> list[int]:
+    """Returns for each class of a dataset the id that a model has for the class of that name.
 
-    Raises `UserError` for a class that has pictures in the split and is unknown to the model.
+    A class without pictures in `dataset` need not be known to the model. Raises `UserError` for any other.
     """
-    if list(label_names) == list(model_names):
-        return dataset
-    ids = arrow_column(dataset, "label").to_numpy()
     position = {name: number for number, name in enumerate(model_names)}
-    present = set(np.unique(ids).tolist())
-    unknown = [name for number, name in enumerate(label_names) if number in present and name not in position]
+    absent = missing_classes(arrow_column(dataset, "label").to_numpy(), list(label_names))
+    unknown = [name for name in label_names if name not in position and name not in absent]
     if unknown:
         raise UserError(
             f"The model does not know {len(unknown)} of the dataset's classes: {listing(unknown)}."
             f" It knows {listing(model_names)}."
         )
-    mapping = np.array([position.get(name, UNLABELLED) for name in label_names])
-    aligned = dataset.remove_columns("label")
-    return aligned.add_column("label", mapping[ids], feature=Value("int64"))
+    return [position.get(name, UNLABELLED) for name in label_names]

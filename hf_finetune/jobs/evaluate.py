@@ -6,7 +6,7 @@ import tempfile
 from typing import Any
 
 from hf_finetune.data.batching import DeviceStage, EvaluationStage
-from hf_finetune.data.labels import align_labels
+from hf_finetune.data.labels import match_classes
 from hf_finetune.data.loading import load_image_dataset
 from hf_finetune.evaluation.metrics import ClassificationMetrics, per_class_figures, reduce_logits
 from hf_finetune.evaluation.report import describe_split, format_report
@@ -35,10 +35,11 @@ def evaluate_model(model: str, **settings: Any) -> dict[str, float]:
     args.say(f"Data: {data.source}, {role}: {data.split_names[role]}.")
     network = load_trained(model_arguments)
     names = [network.config.id2label[position] for position in range(network.config.num_labels)]
-    split = align_labels(data.splits[role], data.label_names, names)
+    split = data.splits[role]
+    class_ids = match_classes(split, data.label_names, names)
     image_processor = load_image_processor(model_arguments, network.config)
     uniform = data.image_sizes is not None
-    split.set_transform(EvaluationStage(image_processor, uniform))
+    split.set_transform(EvaluationStage(image_processor, uniform, class_ids))
     with tempfile.TemporaryDirectory() as folder:
         args.output_dir = folder  # the Trainer creates its folder even if nothing is ever written there
         trainer = ImageClassificationTrainer(

@@ -62,9 +62,9 @@ def finetune(recipe: str | None = None, **settings: Any) -> FinetuneResult:
 
 def run(recipe: Recipe, command: str) -> FinetuneResult:
     """Runs a resolved recipe. `command` is the command line that asks for it, for the model card."""
+    recipe = recipe if "output_dir" in recipe.values else override(recipe, {"output_dir": f"runs/{recipe.name}"})
     model_arguments, data_arguments, args = build_arguments(recipe)
-    folder = Path(args.output_dir or f"runs/{recipe.name}")
-    args.output_dir = str(folder)
+    folder = Path(args.output_dir)
     checkpoint = find_resumable(folder, recipe.values, args.overwrite_output_dir)
     args.say(f"Recipe {recipe.name}, into {folder}.")
 
