@@ -6,12 +6,16 @@ name; only the defaults that the reference recipe contradicts are changed.
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainingArguments
-from transformers.trainer_utils import IntervalStrategy, SchedulerType
+from transformers.integrations import get_available_reporting_integrations
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
+from transformers.training_args import OptimizerNames
 from transformers.utils import ExplicitEnum
 
 from hf_finetune.errors import UserError, did_you_mean
@@ -22,6 +26,28 @@ MULTISTEP = "multistep"
 ScheduleType = ExplicitEnum(
     "ScheduleType", {**{member.name: member.value for member in SchedulerType}, "MULTISTEP": MULTISTEP}
 )
+_CHOICES = {
+    "lr_scheduler_type": ScheduleType,
+    "optim": OptimizerNames,
+    "eval_strategy": IntervalStrategy,
+    "logging_strategy": IntervalStrategy,
+    "save_strategy": SaveStrategy,
+}
+# The least and the greatest value of numbers that would otherwise fail in mid-run, or be taken for another.
+_RANGES = {
+    "learning_rate": (0, math.inf),
+    "momentum": (0, 1),
+    "weight_decay": (0, math.inf),
+    "max_grad_norm": (0, math.inf),
+    "lr_gamma": (0, math.inf),
+    "label_smoothing_factor": (0, 1),
+    "warmup_steps": (0, math.inf),
+    "per_device_eval_batch_size": (1, math.inf),
+    "save_total_limit": (1, math.inf),
+    "dataloader_num_workers": (0, math.inf),
+    "seed": (0, 2**32 - 1),
+}
+_ABOVE_ZERO = ("num_train_epochs", "logging_steps", "eval_steps", "save_steps")
 
 
 @dataclass
@@ -156,18 +182,18 @@ class FinetuneArguments(TrainingArguments):
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept: the best and the last."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "The result is the best checkpoint."})
     metric_for_best_model: str | None = field(default="accuracy", metadata={"help": "Metric that chooses the best."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Push the result to the Hub at the end."})
+    hub_model_id: str | None = field(
+        default=None, metadata={"help": "Its repository there, OWNER/NAME; named after output_dir when absent."}
+    )
+    hub_private_repo: bool | None = field(default=None, metadata={"help": "Only you are to see that repository."})
     # The Trainer would drop the image column before the transform sees it.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns the model does not name."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Passed to DDP."})
 
     def __post_init__(self) -> None:
-        schedules = [member.value for member in ScheduleType]
+        self._check_values()
         schedule = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)
-        if schedule not in schedules:
-            raise UserError(
-                f'lr_scheduler_type is "{schedule}", which is not a schedule.{did_you_mean(schedule, schedules)}'
-                f" The schedules are {', '.join(schedules)}."
-            )
         # The base class validates against its closed enum, and needs a number for the batch, which depends on the
         # number of devices that it is about to find.
         self.lr_scheduler_type = SchedulerType.CONSTANT if schedule == MULTISTEP else schedule
@@ -180,6 +206,13 @@ class FinetuneArguments(TrainingArguments):
         )
         if any(milestone <= 0 for milestone in self.lr_milestones):
             raise UserError(f"lr_milestones is {self.lr_milestones}; write epochs above 0, such as [15].")
+        absent = set(self.report_to) - set(get_available_reporting_integrations() if self.report_to else ())
+        if absent:
+            raise UserError(
+                f"report_to: {', '.join(sorted(absent))} is unknown or not installed; install it, or write none."
+            )
+        if self.fp16 and self.device.type == "cpu":
+            raise UserError("fp16 needs a GPU, and this run is on the CPU; write --bf16, or leave it out.")
         launched = int(os.environ.get("WORLD_SIZE", "1"))
         if launched != self.world_size:
             raise UserError(
@@ -188,18 +221,61 @@ class FinetuneArguments(TrainingArguments):
                 " scripts/run_finetune.py --use_cpu ..."
             )
 
+    def _check_values(self) -> None:
+        """Raises `UserError` for a word or a number that cannot be, and for settings that contradict each other."""
+        for name, enumeration in _CHOICES.items():
+            choices = [member.value for member in enumeration]
+            value = getattr(getattr(self, name), "value", getattr(self, name))
+            if value not in choices:
+                longer = [choice for choice in choices if choice.startswith(value)]  # adam for adamw_torch
+                near = f' Did you mean "{longer[0]}"?' if longer else did_you_mean(value, choices)
+                raise UserError(f'{name} is "{value}", which it cannot be.{near} Write one of {", ".join(choices)}.')
+        for name, (least, greatest) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= greatest:
+                limits = f"of at least {least}" if greatest == math.inf else f"from {least} to {greatest}"
+                raise UserError(f"{name} is {value}; write a number {limits}.")
+        for name in _ABOVE_ZERO:
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"{name} is {value}; write a number above 0.")
+        if self.max_steps < 1 and self.max_steps != -1:
+            raise UserError(f"max_steps is {self.max_steps}; write a number of at least 1, or null for whole epochs.")
+        evaluates, saves = (getattr(value, "value", value) for value in (self.eval_strategy, self.save_strategy))
+        if self.load_best_model_at_end and saves not in (evaluates, "best"):
+            advice = "--load_best_model_at_end false" if evaluates == "no" else f"--save_strategy {evaluates}"
+            raise UserError(
+                f"eval_strategy is {evaluates} and save_strategy is {saves}, but only a checkpoint that was evaluated"
+                f" can be chosen as the best; write {advice}."
+            )
+        if self.optim == "sgd" and self.optim_args:
+            raise UserError("optim_args is not read where optim is sgd; write --momentum, --nesterov, --weight_decay.")
+        if self.nesterov and not self.momentum:
+            raise UserError("nesterov needs a momentum, which is 0; write --momentum 0.9 or --nesterov false.")
+        if self.dataloader_persistent_workers and not self.dataloader_num_workers:
+            raise UserError("dataloader_persistent_workers needs workers; write --dataloader_num_workers 2 or more.")
+
     def say(self, *lines: str) -> None:
         """Prints lines for the user, from one process only."""
         if self.process_index == 0:
             print(*lines, sep="\n", flush=True)
 
-    def prepare_for_run(self, has_validation: bool) -> None:
-        """Adapts what evaluates and chooses to a run without validation split, and says what will never happen."""
+    def prepare_for_run(self, has_validation: bool, metrics: Collection[str] = ()) -> None:
+        """Adapts what evaluates and chooses to a run without validation split, and says what will never happen.
+
+        Raises `UserError` where the metric that chooses the best checkpoint is none of `metrics`.
+        """
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # it would warn that there is no device to pin for
         if not has_validation:
             self.eval_strategy = IntervalStrategy.NO
             self.load_best_model_at_end = False
+        chosen_by = (self.metric_for_best_model or "loss").removeprefix("eval_")
+        if has_validation and chosen_by not in metrics:
+            raise UserError(
+                f'metric_for_best_model is "{chosen_by}", which is not measured.{did_you_mean(chosen_by, metrics)}'
+                f" Write one of {', '.join(metrics)}."
+            )
         beyond = [milestone for milestone in self.lr_milestones if milestone >= self.num_train_epochs]
         if beyond and self.lr_scheduler_type.value == MULTISTEP and self.max_steps < 0:
             self.say(

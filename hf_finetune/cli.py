@@ -5,9 +5,11 @@ Nothing heavy is imported at the top, so `hf-finetune --help` answers at once.
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from hf_finetune.errors import UserError, did_you_mean
 
@@ -15,6 +17,7 @@ VERBS = {
     "train": "fine-tune an image classifier by a recipe or on a dataset",
     "evaluate": "report a model's figures on a dataset",
     "predict": "classify picture files or folders",
+    "push": "push the folder of a finished run to the Hub",
     "recipes": "list the packaged recipes, or show one resolved",
 }
 
@@ -43,12 +46,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if verb not in VERBS:
             raise UserError(f'there is no verb "{verb}".{did_you_mean(verb, VERBS)} The verbs are {", ".join(VERBS)}.')
-        return {"train": _train, "evaluate": _evaluate, "predict": _predict, "recipes": _recipes}[verb](rest)
+        handlers = {"train": _train, "evaluate": _evaluate, "predict": _predict, "push": _push, "recipes": _recipes}
+        return handlers[verb](rest)
     except UserError as error:
         print(f"hf-finetune: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as a shell reports a program that SIGPIPE ended
     except KeyboardInterrupt:
-        print("\nhf-finetune: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        advice = "; the same command goes on from the last checkpoint" if verb == "train" else ""
+        print(f"\nhf-finetune: interrupted{advice}.", file=sys.stderr)
         return 130
 
 
@@ -108,6 +116,21 @@ def _predict(words: list[str]) -> int:
     return 2 if unreadable else 0
 
 
+def _push(words: list[str]) -> int:
+    from hf_finetune.parsing import OneLineParser
+
+    parser = OneLineParser(prog="hf-finetune push", description=VERBS["push"].capitalize(), allow_abbrev=False)
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="The folder of a finished run.")
+    parser.add_argument("repository", metavar="OWNER/NAME", help="The repository; it is created if it is not there.")
+    parser.add_argument("--hub_private_repo", action="store_true", default=None, help="Only you are to see it.")
+    namespace = parser.parse_args(words)
+
+    from hf_finetune.publishing.hub import push_folder
+
+    push_folder(namespace.folder, namespace.repository, namespace.hub_private_repo)
+    return 0
+
+
 def _recipes(words: list[str]) -> int:
     if not words:
         from hf_finetune.recipe import packaged_recipes
@@ -126,12 +149,14 @@ def _recipes(words: list[str]) -> int:
         description="Without a word: lists the packaged recipes. With show: prints one with its bases resolved.",
         allow_abbrev=False,
     )
-    parser.add_argument("show", choices=["show"], metavar="show")
+    parser.add_argument("show", metavar="show")
     parser.add_argument("recipe", metavar="NAME_OR_PATH", help="A packaged recipe's name or the path of a YAML file.")
     parser.add_argument("--explain", action="store_true", help="Say beside each value which file or flag set it.")
     add_argument_flags(parser)
     namespace, unknown = parser.parse_known_args(words)
     check_flags(unknown)
+    if namespace.show != "show":
+        raise UserError(f'"{namespace.show}" is not what recipes does; write hf-finetune recipes show NAME_OR_PATH.')
     recipe = override(load_recipe(namespace.recipe, argument_fields()), flag_values(namespace))
     print(to_yaml(recipe, explain=namespace.explain), end="")
     return 0

@@ -7,6 +7,7 @@ A flag's value is read as the same YAML that a recipe's value is, so both are wr
 from __future__ import annotations
 
 import argparse
+import math
 import types
 import typing
 from collections.abc import Collection, Mapping, Sequence
@@ -19,11 +20,34 @@ from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.recipe import Recipe, read_value
 
 GROUPS = {"Model": ModelArguments, "Data": DataArguments, "Training": FinetuneArguments}
-# Stock fields that this package's own steps take the place of, or that would undo a decision of its.
-_WITHHELD = {"do_train", "do_eval", "do_predict", "remove_unused_columns", "resume_from_checkpoint", "local_rank"}
+# Stock fields that this package's own steps take the place of, or that would undo a decision of its, and what to do.
+_WITHHELD = {
+    "do_train": "training and the final evaluation are always done; hf-finetune evaluate evaluates alone",
+    "do_eval": "eval_strategy says when to evaluate",
+    "do_predict": "hf-finetune predict classifies pictures",
+    "remove_unused_columns": "no column is dropped",
+    "resume_from_checkpoint": "the same command goes on with an interrupted run by itself",
+    "local_rank": "torchrun and accelerate launch set it",
+    "neftune_noise_alpha": "its noise is for language models",
+    "auto_find_batch_size": "it would change global_batch_size; write a lower per_device_train_batch_size",
+    "hub_token": "set HF_TOKEN or log in with hf auth login; here it would be written into the recipe",
+    "hub_strategy": "push_to_hub pushes the whole result once, at the end, and no checkpoints",
+    "hub_always_push": "push_to_hub pushes the whole result once, at the end",
+    "hub_revision": "push_to_hub pushes to the main branch",
+}
 # The flags of `hf-finetune evaluate`: what says which pictures, and how they are run through the model.
 DATA_FLAGS = (
-    *(item.name for item in fields(DataArguments) if not item.name.startswith(("train_", "max_train", "image_size"))),
+    "dataset",
+    "dataset_path",
+    "dataset_config",
+    "dataset_revision",
+    "image_column",
+    "label_column",
+    "train_split",
+    "validation_split",
+    "test_split",
+    "max_eval_samples",
+    "on_bad_image",
     "model_revision",
     "trust_remote_code",
     "per_device_eval_batch_size",
@@ -79,13 +103,19 @@ def coerce(name: str, value: Any, origin: str) -> Any:
         return number if float in hints else int(number)
     if bool in hints and str not in hints:
         raise UserError(f"{name}: {value!r} is neither true nor false, in {origin}.")
-    return value if isinstance(value, Enum) else str(value)
+    if isinstance(value, Enum):
+        return value
+    if str in hints or any(isinstance(hint, type) and issubclass(hint, Enum) for hint in hints):
+        return str(value)
+    raise UserError(f"{name}: {value!r} does not fit, in {origin}; write {_expected(hints)}.")
 
 
 def _number(name: str, value: Any, origin: str) -> float | int:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return value
-    raise UserError(f"{name}: {value!r} is not a number, in {origin}.")
+    default = argument_fields()[name].default
+    example = f", such as {default}" if isinstance(default, (int, float)) and default > 0 else ""
+    raise UserError(f"{name}: {value!r} is not a number, in {origin}; write one{example}.")
 
 
 def _expected(hints: Sequence[Any]) -> str:
@@ -101,7 +131,7 @@ def build_arguments(recipe: Recipe) -> tuple[ModelArguments, DataArguments, Fine
         values = {name: coerce(name, recipe.values[name], recipe.origins[name]) for name in names}
         try:
             groups.append(group(**values))
-        except ValueError as error:  # the stock arguments' own checks
+        except (ImportError, OSError, ValueError) as error:  # the stock arguments' own checks
             raise UserError(" ".join(str(error).split())) from error
     model, data, training = groups
     return model, data, training
@@ -111,7 +141,7 @@ class OneLineParser(argparse.ArgumentParser):
     """An argparse parser whose errors are one line and exit code 2, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}")
+        raise UserError(f"{message.rstrip('.')}; its use is shown by: {self.prog} --help")
 
 
 def add_argument_flags(parser: argparse.ArgumentParser, names: Collection[str] | None = None) -> None:
@@ -125,7 +155,9 @@ def add_argument_flags(parser: argparse.ArgumentParser, names: Collection[str] |
         for item in fields(group):
             if item.name in known:
                 text = item.metadata.get("help", "Of transformers.TrainingArguments.").replace("%", "%%")
-                shape = {"nargs": "*"} if _takes_list(item.name) else {"nargs": "?", "const": "true"}
+                shape = {"nargs": "*"} if _takes_list(item.name) else {}
+                if bool in _HINTS[item.name]:  # the flag alone says yes
+                    shape = {"nargs": "?", "const": "true"}
                 section.add_argument(f"--{item.name}", default=argparse.SUPPRESS, metavar="VALUE", help=text, **shape)
 
 
@@ -148,9 +180,12 @@ def flag_values(namespace: argparse.Namespace) -> dict[str, Any]:
 
 def check_flags(unknown: Sequence[str], names: Collection[str] | None = None) -> None:
     """Raises `UserError` for the first word that no flag claims, with the nearest spelling among `names` or all."""
-    known = [f"--{name}" for name in (argument_fields().keys() if names is None else names)]
+    known = ["--recipe", *map("--{}".format, argument_fields())] if names is None else map("--{}".format, names)
     for word in unknown:
         if word.startswith("-"):
             flag = word.split("=")[0]
-            raise UserError(f'There is no flag "{flag}".{did_you_mean(flag, known)}')
+            if flag.removeprefix("--") in _WITHHELD:
+                raise UserError(f"There is no flag {flag} here: {_WITHHELD[flag.removeprefix('--')]}.")
+            advice = did_you_mean(flag, known) or " To list the flags of a verb: hf-finetune VERB --help"
+            raise UserError(f'There is no flag "{flag}".{advice}')
         raise UserError(f'"{word}" belongs to no flag; write --dataset {word} if it is your dataset.')

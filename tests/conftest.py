@@ -16,6 +16,9 @@ import PIL.Image
 import pytest
 import torch
 
+from tests.mistakes import refused  # noqa: F401 - a fixture
+from tests.tiny import write_recipe
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
@@ -38,6 +41,16 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels = np.clip(np.array(colour) + generator.normal(0, 30, (16, 16, 3)), 0, 255).astype(np.uint8)
                 PIL.Image.fromarray(pixels).save(folder / split / label / f"{number:02d}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished_run(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run on these pictures; nothing may be written there."""
+    from hf_finetune import finetune
+
+    folder = tmp_path_factory.mktemp("run")
+    finetune(str(write_recipe(folder)), dataset=str(picture_folder), output_dir=str(folder / "output"))
+    return folder / "output"
 
 
 @pytest.fixture(autouse=True)

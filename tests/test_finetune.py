@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,40 +16,31 @@ from hf_finetune.cli import main
 from tests.tiny import TINY_RESNET, write_recipe
 
 
-@pytest.fixture(scope="module")
-def run_folder(picture_folder, tmp_path_factory) -> Path:
-    """A finished run on the coloured pictures."""
-    folder = tmp_path_factory.mktemp("run")
-    output = folder / "output"
-    finetune(str(write_recipe(folder)), dataset=str(picture_folder), output_dir=str(output))
-    return output
-
-
-def test_the_result_is_a_whole_model_folder(run_folder):
-    names = {path.name for path in run_folder.iterdir() if path.is_file()}
+def test_the_result_is_a_whole_model_folder(finished_run):
+    names = {path.name for path in finished_run.iterdir() if path.is_file()}
     assert names == {
         "README.md", "config.json", "confusion_matrix.png", "metrics.json", "model.safetensors",
         "preprocessor_config.json", "recipe.yaml", "training_curve.png",
     }  # fmt: skip
-    config = json.loads((run_folder / "config.json").read_text())
+    config = json.loads((finished_run / "config.json").read_text())
     assert config["id2label"] == {"0": "blue", "1": "green", "2": "red"}
     assert config.get("problem_type") in (None, "single_label_classification")
 
 
-def test_the_figures_say_which_split_they_are_from(run_folder):
-    content = json.loads((run_folder / "metrics.json").read_text())
+def test_the_figures_say_which_split_they_are_from(finished_run):
+    content = json.loads((finished_run / "metrics.json").read_text())
     assert content["reported_split"] == "test" and content["validation_chose_checkpoint"] is True
     assert content["metrics"]["test_samples"] == 24 and content["metrics"]["test_accuracy"] > 0.9
     assert [row["support"] for row in content["per_class"]] == [8, 8, 8]
     assert "test_top5_accuracy" not in content["metrics"]  # three classes only
 
 
-def test_the_pipeline_gives_what_evaluation_counted(run_folder, picture_folder):
-    classifier = pipeline("image-classification", model=str(run_folder), device="cpu")
+def test_the_pipeline_gives_what_evaluation_counted(finished_run, picture_folder):
+    classifier = pipeline("image-classification", model=str(finished_run), device="cpu")
     pictures = sorted((picture_folder / "test").rglob("*.png"))
     answers = classifier([str(picture) for picture in pictures], top_k=3)
     right = [answer[0]["label"] == picture.parent.name for answer, picture in zip(answers, pictures, strict=True)]
-    metrics = json.loads((run_folder / "metrics.json").read_text())["metrics"]
+    metrics = json.loads((finished_run / "metrics.json").read_text())["metrics"]
     assert np.mean(right) == pytest.approx(metrics["test_accuracy"])
     truth = [
         next(entry["score"] for entry in answer if entry["label"] == picture.parent.name)
@@ -59,11 +49,11 @@ def test_the_pipeline_gives_what_evaluation_counted(run_folder, picture_folder):
     assert -np.log(truth).mean() == pytest.approx(metrics["test_loss"], abs=1e-4)
 
 
-def test_a_finished_run_is_never_written_over_unasked(run_folder, picture_folder, tmp_path):
-    weights = (run_folder / "model.safetensors").read_bytes()
+def test_a_finished_run_is_never_written_over_unasked(finished_run, picture_folder, tmp_path):
+    weights = (finished_run / "model.safetensors").read_bytes()
     with pytest.raises(UserError, match="holds the results of a finished run"):
-        finetune(str(write_recipe(tmp_path)), dataset=str(picture_folder), output_dir=str(run_folder))
-    assert (run_folder / "model.safetensors").read_bytes() == weights
+        finetune(str(write_recipe(tmp_path)), dataset=str(picture_folder), output_dir=str(finished_run))
+    assert (finished_run / "model.safetensors").read_bytes() == weights
 
 
 def test_one_seed_gives_one_result_and_another_seed_another(picture_folder, tmp_path):
@@ -99,10 +89,17 @@ def test_a_pretrained_checkpoint_keeps_its_backbone_and_gets_a_new_head(picture_
     ResNetForImageClassification(ResNetConfig(**TINY_RESNET, num_labels=1000)).save_pretrained(tmp_path / "checkpoint")
     recipe = write_recipe(tmp_path, model_type=None, model_config=None, model_name_or_path=str(tmp_path / "checkpoint"))
     result = finetune(
-        str(recipe), dataset=str(picture_folder), output_dir=str(tmp_path / "output"), num_train_epochs=1, learning_rate=0
+        str(recipe),
+        dataset=str(picture_folder),
+        output_dir=str(tmp_path / "output"),
+        num_train_epochs=1,
+        learning_rate=0,
     )
     assert "tensors reused, 2 of the head initialized for 3 classes" in capsys.readouterr().out
-    before, after = load_file(tmp_path / "checkpoint/model.safetensors"), load_file(tmp_path / "output/model.safetensors")
+    before, after = (
+        load_file(tmp_path / "checkpoint/model.safetensors"),
+        load_file(tmp_path / "output/model.safetensors"),
+    )
     kernel = "resnet.embedder.embedder.convolution.weight"
     assert torch.equal(before[kernel], after[kernel])
     assert after["classifier.1.weight"].shape == (3, 16)

@@ -129,9 +129,7 @@ def test_some_labels_missing_in_test() -> None:
 
 def test_labels_outside_the_range() -> None:
     feature = ClassLabel(names=["cat", "dog"])
-    raw = RawDataset(
-        {"train": Dataset.from_dict({"label": [0, 1, 2, 3]}).cast_column("label", Value("int64"))}, "pets"
-    )
+    raw = RawDataset({"train": Dataset.from_dict({"label": [0, 1, 2, 3]}).cast_column("label", Value("int64"))}, "pets")
     raw.splits["train"].info.features["label"] = feature
     with pytest.raises(UserError, match=r"2 of 4 labels of split train are outside the range 0 to 1.*first in row 2"):
         map_labels(raw, {"train": "label"}, "train")

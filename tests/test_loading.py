@@ -42,6 +42,17 @@ def class_counts(dataset: Dataset) -> list[int]:
     return np.bincount(dataset["label"]).tolist()
 
 
+@pytest.mark.parametrize(("count", "known"), [(64, (2, 3)), (200, None)])
+def test_a_sample_of_embedded_pictures_does_not_prove_one_size(tmp_path: Path, count: int, known: tuple | None) -> None:
+    pictures(tmp_path / "source", {"cats": 1})
+    picture = next((tmp_path / "source").rglob("*.*")).read_bytes()
+    rows = {"image": [{"bytes": picture, "path": None}] * count, "label": [0, 1] * (count // 2)}
+    Dataset.from_dict(rows, features=Features({"image": Image(), "label": Value("int64")})).to_parquet(
+        tmp_path / "train.parquet"
+    )
+    assert load(tmp_path / "train.parquet", validation_fraction=0).image_sizes == known
+
+
 def test_class_folders_with_splits(tmp_path: Path) -> None:
     for split, count in (("train", 3), ("val", 2), ("test", 1)):
         pictures(tmp_path / split, {"cats": count, "dogs": count})
@@ -160,7 +171,8 @@ def test_table_mistakes(tmp_path: Path) -> None:
         load(path, validation_fraction=0)
     assert str(caught.value) == (
         f"{path}: 2 pictures cannot be read: gone.png (no such file, row 1 of train), dogs/1.png (no such file, row 3"
-        f" of train); mend or remove them, or write --on_bad_image skip. Relative paths start at {tmp_path}."
+        f" of train); mend or remove them, or write --on_bad_image skip. Relative paths start at the folder"
+        f' "{tmp_path}".'
     )
     with pytest.raises(
         UserError, match=r'label_column: .* has no column "kinds" .* Did you mean "kind"\? The columns are file'
@@ -235,9 +247,7 @@ def test_embedded_pictures_and_a_read_only_folder(tmp_path: Path) -> None:
         for row in dataset:
             assert np.asarray(decode_image(row["image"]))[0, 0, 0] == row["sample_index"]
     assert "Splits not used: extra." in result.notes
-    with pytest.raises(
-        UserError, match=r"2 columns could hold the labels: fine \(ClassLabel\), coarse \(ClassLabel\)"
-    ):
+    with pytest.raises(UserError, match=r"2 columns could hold the labels: fine \(ClassLabel\), coarse \(ClassLabel\)"):
         load(path)
 
 

@@ -64,9 +64,7 @@ def test_worst_classes_keep_the_order_where_all_fit():
     assert worst_classes(rows, 1) == ([rows[1]], "The 1 of 2 classes with the lowest F1")
 
 
-@pytest.mark.parametrize(
-    "name", ["tench, Tinca tinca, " * 5, "丁鱥" * 30, "two\nlines"], ids=["long", "wide", "lines"]
-)
+@pytest.mark.parametrize("name", ["tench, Tinca tinca, " * 5, "丁鱥" * 30, "two\nlines"], ids=["long", "wide", "lines"])
 def test_long_names_stay_within_the_line(name):
     lines = format_report({"test": FIGURES}, [row(name, 0.5)]).split("\n")
     assert len(lines) == 6

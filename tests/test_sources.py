@@ -67,9 +67,7 @@ def test_configurations_of_a_local_copy(tmp_path: Path) -> None:
     copy = str(hub_copy(tmp_path / "copy", ("small", "plain_text")))
     assert sizes(dataset="cifar10", dataset_path=copy) == {"train": 2, "test": 1}
     assert sizes(dataset=copy, dataset_config="small") == {"train": 2, "test": 1}
-    with pytest.raises(
-        UserError, match=r"several configurations; write --dataset_config and one of small, plain_text"
-    ):
+    with pytest.raises(UserError, match=r"several configurations; write --dataset_config and one of small, plain_text"):
         sizes(dataset=copy)
     with pytest.raises(UserError, match=r'dataset_config: .* has no configuration "smal"\. Did you mean "small"\?'):
         sizes(dataset=copy, dataset_config="smal")
@@ -134,9 +132,9 @@ def test_path_goes_before_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             {"dataset": "cifer10"},
             r'^dataset: "cifer10" is no named dataset.* Did you mean "cifar10"\? The names are cifar10,',
         ),
-        ({"dataset": "./nowhere"}, r"^dataset: there is no file or folder \./nowhere\.$"),
-        ({"dataset": "labels.csv"}, r"^dataset: there is no file or folder labels\.csv\.$"),
-        ({"dataset": "mnist", "dataset_path": "nowhere"}, r"^dataset_path: there is no folder nowhere\.$"),
+        ({"dataset": "./nowhere"}, r"^dataset: there is no file or folder \./nowhere\. Write a folder"),
+        ({"dataset": "labels.csv"}, r"^dataset: there is no file or folder labels\.csv\."),
+        ({"dataset": "mnist", "dataset_path": "nowhere"}, r"^dataset_path: there is no folder nowhere; write the one that holds mnist"),
         (
             {"dataset": "digits", "dataset_path": "."},
             r"^dataset_path: digits is built in and has no copies; leave it out",

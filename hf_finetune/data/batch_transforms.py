@@ -53,6 +53,8 @@ class RandomCrop(BatchTransform):
         if crop.pad_if_needed:
             missing = [max(0, width - images.shape[-1]), max(0, height - images.shape[-2])]
             images = v2.functional.pad(images, missing, crop.fill, crop.padding_mode)
+        if images.shape[-2] < height or images.shape[-1] < width:
+            raise ValueError(f"RandomCrop of {height} x {width} from {images.shape[-2]} x {images.shape[-1]} pixels")
         draws = uniform_draws(keys, self.stream, 2)
         top = _random_offsets(draws[:, 0], images.shape[-2] - height)
         left = _random_offsets(draws[:, 1], images.shape[-1] - width)

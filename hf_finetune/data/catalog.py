@@ -11,7 +11,8 @@ class DatasetEntry:
     """What a dataset's name stands for.
 
     `image_mean` and `image_std` are one figure a channel, over the pixels of the training split in units of 0 to 255;
-    one figure alone is that of a grayscale dataset. `split_sizes` counts the pictures by the Hub's split names. A
+    one figure alone is that of a grayscale dataset. `image_size` is the (height, width) in pixels that all its pictures
+    have, None where they differ. `split_sizes` counts the pictures by the Hub's split names. A
     split that the Hub has not, or has without labels, is None. `label_names` is given where a copy exists that lacks
     them.
     """
@@ -22,6 +23,7 @@ class DatasetEntry:
     image_column: str
     label_column: str
     num_classes: int
+    image_size: tuple[int, int] | None
     split_sizes: Mapping[str, int]
     train_split: str = "train"
     validation_split: str | None = None
@@ -43,6 +45,7 @@ _ENTRIES = (
         image_column="img",
         label_column="label",
         num_classes=10,
+        image_size=(32, 32),
         split_sizes={"train": 50_000, "test": 10_000},
         # MMClassification's figures for CIFAR-10.
         image_mean=(125.307, 122.961, 113.8575),
@@ -57,6 +60,7 @@ _ENTRIES = (
         image_column="img",
         label_column="fine_label",
         num_classes=100,
+        image_size=(32, 32),
         split_sizes={"train": 50_000, "test": 10_000},
         # MMClassification's figures for CIFAR-100.
         image_mean=(129.304, 124.070, 112.434),
@@ -71,6 +75,7 @@ _ENTRIES = (
         image_column="image",
         label_column="label",
         num_classes=10,
+        image_size=(28, 28),
         split_sizes={"train": 60_000, "test": 10_000},
         label_names=tuple("0123456789"),
         # MMClassification's figures for MNIST.
@@ -88,6 +93,7 @@ _ENTRIES = (
         image_column="image",
         label_column="label",
         num_classes=10,
+        image_size=(28, 28),
         split_sizes={"train": 60_000, "test": 10_000},
         label_names=(
             "T - shirt / top",
@@ -114,6 +120,7 @@ _ENTRIES = (
         image_column="image",
         label_column="label",
         num_classes=1000,
+        image_size=None,
         split_sizes={"train": 1_281_167, "validation": 50_000, "test": 100_000},
         validation_split="validation",
         test_split=None,  # the Hub's test split hides its labels: they are all -1
@@ -129,6 +136,7 @@ _ENTRIES = (
         image_column="image",
         label_column="label",
         num_classes=10,
+        image_size=(8, 8),
         split_sizes={"train": 1_438, "test": 359},
         label_names=tuple("0123456789"),
         image_mean=(77.91,),

@@ -23,7 +23,12 @@ _SECONDS_BEFORE_BAR = 2
 
 @dataclass
 class HeaderCheck:
-    """What the headers say: the sizes met, (height, width) in pixels, and why each unreadable row is so."""
+    """What the headers say: the sizes met, (height, width) in pixels, and why each unreadable row is so.
+
+    `complete` says that every picture was looked at.
+    """
+
+    complete: bool = False
 
     sizes: set[tuple[int, int]] = field(default_factory=set)
     bad_rows: dict[int, UnreadableImage] = field(default_factory=dict)
@@ -35,7 +40,7 @@ def check_headers(dataset: Dataset, every: bool) -> HeaderCheck:
     chunks = np.split(rows.astype(np.int64), range(_CHUNK, len(rows), _CHUNK))
     images = dataset.with_format("arrow").select_columns(["image"])
     PIL.Image.init()  # registers the formats, which threads should not do at once
-    result = HeaderCheck()
+    result = HeaderCheck(complete=len(rows) == len(dataset))
 
     def check_chunk(chunk: np.ndarray) -> HeaderCheck:
         found = HeaderCheck()

@@ -32,8 +32,8 @@ class ImageDataset:
     entry: the catalog's entry of a named dataset.
     notes: sentences that the user should read.
     bad_images: the unreadable pictures that were left out (`on_bad_image=skip`), each with the reason.
-    image_sizes: the (height, width) in pixels that all pictures have, or None where they differ. For pictures inside a
-        dataset it is judged from 64 a split, for files of their own from all.
+    image_sizes: the (height, width) in pixels that all pictures are known to have, from every header or, with a sample
+        that agrees, from the catalog; None where they differ or are not known.
     """
 
     splits: dict[str, Dataset]
@@ -79,6 +79,7 @@ def load_image_dataset(arguments: DataArguments, seed: int, require_train: bool 
             totals["validation"] = len(result.splits["validation"])
         _note_what_reports(result)
     result.splits = {role: result.splits[role] for role in ROLES if role in result.splits}
+    result.split_names = {role: result.split_names[role] for role in result.splits}
     _note_missing_classes(result)
     _limit(result, arguments, seed)
     _check_pictures(result, raw, arguments.on_bad_image)
@@ -183,10 +184,11 @@ def _check_pictures(result: ImageDataset, raw: RawDataset, on_bad_image: str) ->
     unreadable ones are to be left out.
     """
     sizes: set[tuple[int, int]] = set()
-    missing_files = False
+    complete, missing_files = True, False
     for role, dataset in result.splits.items():
         check = check_headers(dataset, every=on_bad_image == "skip" or are_files(dataset))
         sizes |= check.sizes
+        complete &= check.complete
         bad_rows = sorted(check.bad_rows)
         if not bad_rows:
             continue
@@ -199,7 +201,7 @@ def _check_pictures(result: ImageDataset, raw: RawDataset, on_bad_image: str) ->
     count = len(result.bad_images)
     pictures = f"{count:,} picture{'' if count == 1 else 's'}"
     if count and on_bad_image == "stop":
-        hint = f" Relative paths start at {raw.folder}." if missing_files else ""
+        hint = f' Relative paths start at the folder "{raw.folder}".' if missing_files else ""
         raise UserError(
             f"{raw.source}: {pictures} cannot be read: {listing(result.bad_images)}; mend or remove them, or write"
             f" --on_bad_image skip.{hint}"
@@ -211,7 +213,9 @@ def _check_pictures(result: ImageDataset, raw: RawDataset, on_bad_image: str) ->
         result.notes.append(
             f"{pictures} cannot be read and {'is' if count == 1 else 'are'} left out: {listing(result.bad_images)}."
         )
-    result.image_sizes = sizes.pop() if len(sizes) == 1 else None
+    # A sample alone proves nothing: one picture of another size among a million would break its batch.
+    if len(sizes) == 1 and (complete or (result.entry is not None and sizes == {result.entry.image_size})):
+        result.image_sizes = sizes.pop()
 
 
 def _class_ids(dataset: Dataset) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import datasets
@@ -15,6 +16,7 @@ from hf_finetune.data.idx import find_idx_files, read_idx_folder
 from hf_finetune.data.raw import RawDataset, first_line, listing
 from hf_finetune.data.table import TABLE_EXTENSIONS, find_split_tables, read_split_tables, read_table
 from hf_finetune.errors import UserError, did_you_mean
+from hf_finetune.recipe import packaged_recipes
 
 
 def open_source(arguments: DataArguments) -> tuple[RawDataset, DatasetEntry | None]:
@@ -44,7 +46,13 @@ def open_source(arguments: DataArguments) -> tuple[RawDataset, DatasetEntry | No
         return _open_path(path, arguments.dataset_config, None), None
     if entry is None and not is_hub_id(dataset):
         if _looks_like_path(dataset):
-            raise UserError(f"dataset: there is no file or folder {dataset}.")
+            advice = did_you_mean(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
+            raise UserError(
+                f"dataset: there is no file or folder {dataset}.{advice} Write a folder of class folders, a table, a"
+                f" Hub id or one of {', '.join(CATALOG)}."
+            )
+        if dataset in packaged_recipes():
+            raise UserError(f"dataset: {dataset} is a recipe; write --recipe {dataset}.")
         raise UserError(
             f'dataset: "{dataset}" is no named dataset, no path and no Hub id.{did_you_mean(dataset, CATALOG)} The'
             f" names are {', '.join(CATALOG)}; a Hub id looks like uoft-cs/cifar10."
@@ -61,7 +69,7 @@ def open_source(arguments: DataArguments) -> tuple[RawDataset, DatasetEntry | No
         return load_from_hub(dataset, entry, config, arguments.dataset_revision), entry
     path = Path(local_copy).expanduser()
     if not path.exists():
-        raise UserError(f"dataset_path: there is no folder {local_copy}.")
+        raise UserError(f"dataset_path: there is no folder {local_copy}; write the one that holds {dataset}.")
     raw = _open_path(path, arguments.dataset_config, entry)
     raw.source = f"{entry.hub_id if entry else dataset}, local copy"
     return raw, entry

@@ -29,6 +29,8 @@ def choose_splits(raw: RawDataset, wanted: Mapping[str, str | None], entry: Data
     Raises `UserError` for a name that is not there, or where two splits' names say the same.
     """
     chosen: dict[str, str] = {}
+    # What the catalog takes for one role plays no other, whatever its name: some call their test split "validation".
+    claimed = {getattr(entry, f"{role}_split", None) for role in ROLES}
     for role in ROLES:
         name = wanted.get(role)
         if name is not None and name not in raw.splits:
@@ -37,7 +39,7 @@ def choose_splits(raw: RawDataset, wanted: Mapping[str, str | None], entry: Data
                 f" It has {', '.join(raw.splits)}."
             )
         expected = getattr(entry, f"{role}_split", None)
-        candidates = [candidate for candidate in raw.splits if split_role(candidate) == role]
+        candidates = [split for split in raw.splits if split_role(split) == role and split not in claimed]
         if name is not None:
             chosen[role] = name
         elif expected in raw.splits:

@@ -62,6 +62,12 @@ class ClassificationMetrics:
         self.num_labels = len(label_names)
         self._module = evaluate.load(str(_MODULE), keep_in_memory=True)
 
+    @property
+    def names(self) -> list[str]:
+        """What the figures are called: what `metric_for_best_model` may name."""
+        top5 = ["top5_accuracy"] if self.num_labels > 5 else []
+        return ["accuracy", *top5, "macro_f1", "balanced_accuracy", "loss"]
+
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
         """Returns accuracy, macro_f1, balanced_accuracy, loss, samples, and top5_accuracy with more than five classes.
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from hf_finetune.data.batching import DeviceStage, EvaluationStage
 from hf_finetune.data.labels import match_classes
@@ -17,7 +20,21 @@ from hf_finetune.recipe import Recipe
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
 
-def evaluate_model(model: str, **settings: Any) -> dict[str, float]:
+@dataclass(frozen=True)
+class EvaluationResult:
+    """`metrics` under their own names (accuracy, loss and so on), and for each picture, in the split's order:
+
+    `predictions` and `labels`, class ids of the model, int64, and `losses`, cross entropy in nats, float32; all of the
+    shape (pictures,).
+    """
+
+    metrics: dict[str, float]
+    predictions: np.ndarray
+    labels: np.ndarray
+    losses: np.ndarray
+
+
+def evaluate_model(model: str, **settings: Any) -> EvaluationResult:
     """Prints and returns the figures of `model` (a folder, a Hub id or an embedded name) on a dataset.
 
     `settings` are keys of a recipe that say which pictures. The test split is evaluated; where there is none, the
@@ -56,4 +73,5 @@ def evaluate_model(model: str, **settings: Any) -> dict[str, float]:
     description = describe_split(role, int(metrics["samples"]))
     per_class = per_class_figures(output.predictions[0], output.label_ids, names)
     args.say("", format_report({description: metrics}, per_class, description))
-    return metrics
+    predictions, _, losses = output.predictions
+    return EvaluationResult(metrics, predictions, output.label_ids, losses)

@@ -11,16 +11,17 @@ from typing import Any
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_finetune.data.batching import DeviceStage, EvaluationStage, TrainingStage
-from hf_finetune.data.catalog import CATALOG
+from hf_finetune.data.catalog import CATALOG, find_entry
 from hf_finetune.data.loading import load_image_dataset
 from hf_finetune.data.transforms import build_train_transforms
 from hf_finetune.errors import UserError
 from hf_finetune.evaluation.metrics import ClassificationMetrics, reduce_logits
 from hf_finetune.models.image_processor import default_train_transforms, describe, load_image_processor
 from hf_finetune.models.loading import check_num_labels, load_config, load_model
-from hf_finetune.parsing import argument_fields, build_arguments
+from hf_finetune.parsing import argument_fields, build_arguments, check_flags
+from hf_finetune.publishing.hub import check_push, push_folder
 from hf_finetune.publishing.result import METRIC_PREFIXES, RunRecord, save_result
-from hf_finetune.recipe import Recipe, load_recipe, override, to_yaml
+from hf_finetune.recipe import Recipe, load_recipe, override, packaged_recipes, to_yaml
 from hf_finetune.training.run_folder import find_resumable, prepare_folder
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
@@ -40,11 +41,16 @@ def choose_recipe(recipe: str | None, settings: Mapping[str, Any], origin: Calla
 
     `origin` says where a setting stands, from its key. Raises `UserError` without recipe and dataset.
     """
+    if recipe in CATALOG and recipe not in packaged_recipes() and not Path(recipe).exists():
+        raise UserError(f"recipe: {recipe} is a dataset; write --dataset {recipe}, which picks its recipe.")
+    if recipe is not None and Path(recipe).is_dir():
+        raise UserError(f"recipe: {recipe} is a folder; write a YAML file, or --dataset {recipe} if it holds pictures.")
     if recipe is None:
         dataset = settings.get("dataset")
         if dataset is None:
             raise UserError("There is nothing to train on; write --dataset cifar10 or --recipe resnet50_cifar10.")
-        recipe = CATALOG[dataset].recipe if dataset in CATALOG else "finetune"
+        entry = None if Path(dataset).exists() and dataset not in CATALOG else find_entry(dataset)
+        recipe = entry.recipe if entry else "finetune"
     return override(load_recipe(recipe, argument_fields()), settings, origin)
 
 
@@ -53,6 +59,7 @@ def finetune(recipe: str | None = None, **settings: Any) -> FinetuneResult:
 
     Raises `UserError` for whatever the caller can mend.
     """
+    check_flags([f"--{key}" for key in settings if key not in argument_fields()])
     resolved = choose_recipe(recipe, settings, "finetune({}=...)".format)
     words = ["--recipe", recipe] if recipe else []
     for key, value in settings.items():
@@ -67,6 +74,11 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
     folder = Path(args.output_dir)
     checkpoint = find_resumable(folder, recipe.values, args.overwrite_output_dir)
     args.say(f"Recipe {recipe.name}, into {folder}.")
+    repository = None
+    if args.push_to_hub:
+        args.push_to_hub = False  # the stock Trainer's pushes fail in silence; the whole folder is pushed at the end
+        if args.process_index == 0:
+            repository = check_push(args.hub_model_id, folder, args.hub_private_repo, args.say)
 
     with args.main_process_first(desc="dataset"):
         data = load_image_dataset(data_arguments, args.seed)
@@ -81,18 +93,15 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
     args.say(f"Model: {loaded.report}")
 
     preprocessing = describe(image_processor)
-    transforms = build_train_transforms(
-        data_arguments.train_transforms or default_train_transforms(preprocessing), uniform
-    )
+    items = data_arguments.train_transforms
+    transforms = build_train_transforms(default_train_transforms(preprocessing) if items is None else items, uniform)
     training_stage = TrainingStage(transforms, args.seed)
     evaluation_stage = EvaluationStage(image_processor, uniform)
     for role, split in data.splits.items():
         split.set_transform(training_stage if role == "train" else evaluation_stage)
 
-    args.prepare_for_run(has_validation="validation" in data.splits)
-    with args.main_process_first(local=False, desc="output folder"):
-        if args.process_index == 0 and checkpoint is None:
-            prepare_folder(folder, to_yaml(recipe), args.overwrite_output_dir)
+    metrics = ClassificationMetrics(data.label_names)
+    args.prepare_for_run(has_validation="validation" in data.splits, metrics=metrics.names)
     trainer = ImageClassificationTrainer(
         loaded.model,
         args,
@@ -101,9 +110,13 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
         image_processor=image_processor,
         train_dataset=data.splits["train"],
         eval_dataset=data.splits.get("validation"),
-        compute_metrics=ClassificationMetrics(data.label_names),
+        compute_metrics=metrics,
         reduce_logits=reduce_logits,
     )
+    trainer.rehearse()
+    with args.main_process_first(local=False, desc="output folder"):
+        if args.process_index == 0 and checkpoint is None:
+            prepare_folder(folder, to_yaml(recipe), args.overwrite_output_dir)
     if checkpoint is not None:
         args.say(f"An interrupted run is here; it goes on from {checkpoint.name}.")
     training = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -130,4 +143,6 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
         "", record.table(), "", f"The model is in {folder}; pipeline('image-classification', '{folder}') loads it."
     )
     trainer.end()
+    if repository is not None:
+        push_folder(folder, repository, args.hub_private_repo, args.say)
     return FinetuneResult(record.metrics, loaded.model, image_processor, folder)

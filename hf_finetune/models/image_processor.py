@@ -7,6 +7,7 @@ is saved, and what `pipeline("image-classification")` applies.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoImageProcessor, BaseImageProcessor, BitImageProcessor, PreTrainedConfig
@@ -14,7 +15,7 @@ from transformers.image_utils import PILImageResampling
 
 from hf_finetune.arguments import DataArguments, ModelArguments
 from hf_finetune.errors import UserError, did_you_mean
-from hf_finetune.models.loading import resolve_checkpoint
+from hf_finetune.models.loading import loading_settings, resolve_checkpoint
 
 RESAMPLINGS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of 0 to 255; the figures of torchvision's ImageNet models, times 255
@@ -83,6 +84,11 @@ def _three_channels(name: str, values: list[float]) -> tuple[float, ...]:
         raise UserError(f"{name} has {len(values)} figures; write one for each of the 3 channels, or one for all.")
     if max(values) <= 1.0:
         raise UserError(f"{name} is {values}, which looks like a scale of 0 to 1; write it in pixel units, 0 to 255.")
+    if min(values) < 0 or max(values) > 255 or (name == "image_std" and min(values) == 0):
+        raise UserError(
+            f"{name} is {values}; write figures {'above 0' if name == 'image_std' else 'from 0'} up to 255, in pixel"
+            " units."
+        )
     return tuple(float(value) for value in (values * 3 if len(values) == 1 else values))
 
 
@@ -121,19 +127,21 @@ def load_image_processor(
 ) -> BaseImageProcessor:
     """Loads the checkpoint's image processor and applies what the recipe says otherwise.
 
-    Without a checkpoint, or where it has no processor, ImageNet's figures are the base. A checkpoint of timm's keeps its
-    figures in the model's configuration, `config`, which is changed with it. Raises `UserError` for figures that make
-    no sense.
+    Without a checkpoint, or where it has no processor, ImageNet's figures are the base. A checkpoint of timm's keeps
+    its figures in the model's configuration, `config`, which is changed with it. Raises `UserError` for figures that
+    make no sense.
     """
     processor = None
     if model.model_name_or_path is not None:
+        checkpoint = resolve_checkpoint(model.model_name_or_path)
         try:
-            processor = AutoImageProcessor.from_pretrained(
-                resolve_checkpoint(model.model_name_or_path),
-                revision=model.model_revision,
-                trust_remote_code=model.trust_remote_code,
-            )
-        except (OSError, ValueError):  # a checkpoint without preprocessor_config.json
+            processor = AutoImageProcessor.from_pretrained(checkpoint, **loading_settings(model))
+        except (OSError, ValueError) as error:  # a checkpoint without preprocessor_config.json
+            if (Path(checkpoint) / "preprocessor_config.json").is_file():
+                raise UserError(
+                    f"{checkpoint}/preprocessor_config.json cannot be read ({str(error).splitlines()[0]}); mend it, or"
+                    " take it away and write image_size, image_mean and image_std."
+                ) from error
             processor = None
     own = describe(processor) if processor is not None else Preprocessing()
     wanted = own if data is None else _overridden(own, data)

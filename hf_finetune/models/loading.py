@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel, set_seed
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 from transformers.utils import logging
@@ -18,6 +23,9 @@ from hf_finetune.errors import UserError, did_you_mean
 EMBEDDED_CHECKPOINTS = {
     folder.name: folder for folder in (Path(__file__).parent / "pretrained").glob("*") if folder.is_dir()
 }
+
+
+_SECONDS_TO_ANSWER = 10  # huggingface_hub's own timeout, but without its five retries, which take another 23 seconds
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,8 @@ def resolve_checkpoint(name: str) -> str:
         return str(path)
     if name in EMBEDDED_CHECKPOINTS:
         return str(EMBEDDED_CHECKPOINTS[name])
+    if path.is_file():
+        raise UserError(f"model_name_or_path: {name} is a file; write the folder that it is in: {path.parent}")
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if looks_local or "/" not in name:
         raise UserError(
@@ -59,16 +69,60 @@ def resolve_checkpoint(name: str) -> str:
     return name
 
 
-def _not_loadable(name: str, error: Exception) -> UserError:
-    text = str(error)
+@cache
+def _hub_is_silent(checkpoint: str, revision: str) -> bool:
+    """Whether the Hub would have to give this checkpoint and cannot be reached. Any answer is an answer."""
+    if Path(checkpoint).is_dir():
+        return False
+    try:
+        HfApi().model_info(checkpoint, revision=revision, timeout=_SECONDS_TO_ANSWER)
+    except HfHubHTTPError:
+        return False
+    except Exception:  # the client's transport errors share no base class with any other of its errors
+        return True
+    return False
+
+
+def loading_settings(arguments: ModelArguments) -> dict[str, Any]:
+    """Returns what every `from_pretrained` of the checkpoint is given. Where the Hub is silent, the cache must do."""
+    silent = _hub_is_silent(resolve_checkpoint(arguments.model_name_or_path), arguments.model_revision)
+    return {
+        "revision": arguments.model_revision,
+        "trust_remote_code": arguments.trust_remote_code,
+        "local_files_only": silent,
+    }
+
+
+def _not_loadable(arguments: ModelArguments, error: Exception) -> UserError:
+    name, text = arguments.model_name_or_path, str(error)
     if "gated" in text or "401" in text:
         return UserError(f'"{name}" is private or gated on the Hub; log in with `hf auth login`, or check the name.')
-    if Path(name).is_dir():
-        first_line = text.strip().split("\n")[0]
-        return UserError(f'model_name_or_path: the folder "{name}" does not hold a checkpoint: {first_line}')
+    folder = Path(resolve_checkpoint(name))
+    if list(folder.glob("*.bin")) and not list(folder.glob("*.safetensors")):
+        return UserError(
+            f'model_name_or_path: "{name}" has its weights as a pickle (.bin), which may run code and is not opened;'
+            " write a checkpoint that has model.safetensors."
+        )
+    if folder.is_dir():
+        reason = text.strip().split("\n")[0].rstrip(".")
+        return UserError(
+            f'model_name_or_path: the folder "{name}" does not hold a whole checkpoint ({reason}); write one with'
+            " config.json and model.safetensors."
+        )
+    if "model.safetensors" in text:
+        return UserError(
+            f'model_name_or_path: "{name}" has no model.safetensors on the Hub; write a checkpoint or a'
+            " --model_revision that has it."
+        )
+    if loading_settings(arguments)["local_files_only"]:
+        return UserError(
+            f'model_name_or_path: there is no folder "{name}", and the Hub at {constants.ENDPOINT} cannot be reached;'
+            f" use a local copy: where there is a network, hf download {name} --local-dir DIR, and here"
+            " --model_name_or_path DIR."
+        )
     return UserError(
-        f'model_name_or_path: "{name}" could not be loaded from the Hub (no such model, or no network); check the name,'
-        " or download it elsewhere with `hf download` and write its folder as --model_name_or_path DIR."
+        f'model_name_or_path: there is no folder "{name}", and the Hub has no such model that you may read; check the'
+        " name, or log in with: hf auth login"
     )
 
 
@@ -87,12 +141,6 @@ def load_config(arguments: ModelArguments, label_names: Sequence[str] | None) ->
 
     Raises `UserError` for a checkpoint that cannot be had or is not an image classifier.
     """
-    labels = {}
-    if label_names is not None:
-        labels = {
-            "id2label": dict(enumerate(label_names)),
-            "label2id": {name: position for position, name in enumerate(label_names)},
-        }
     if arguments.model_type is not None:
         if arguments.model_name_or_path is not None:
             raise UserError(
@@ -100,13 +148,15 @@ def load_config(arguments: ModelArguments, label_names: Sequence[str] | None) ->
                 " other; keep one and write null for the other."
             )
         try:
-            config = AutoConfig.for_model(arguments.model_type, **(arguments.model_config or {}), **labels)
+            config = AutoConfig.for_model(arguments.model_type, **(arguments.model_config or {}))
         except ValueError as error:
             known = [config.model_type for config in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING]
             raise UserError(
                 f'model_type: there is no architecture "{arguments.model_type}".'
                 f"{did_you_mean(arguments.model_type, known)}"
             ) from error
+        except (StrictDataclassError, TypeError) as error:
+            raise _does_not_fit(error) from error
     elif arguments.model_name_or_path is None:
         raise UserError("There is no model; write --model_name_or_path microsoft/resnet-50, or --recipe NAME.")
     else:
@@ -114,23 +164,41 @@ def load_config(arguments: ModelArguments, label_names: Sequence[str] | None) ->
         try:
             with quiet_transformers():
                 config = AutoConfig.from_pretrained(
-                    checkpoint,
-                    revision=arguments.model_revision,
-                    trust_remote_code=arguments.trust_remote_code,
-                    **(arguments.model_config or {}),
-                    **labels,
+                    checkpoint, **loading_settings(arguments), **(arguments.model_config or {})
                 )
         except ImportError as error:
             raise UserError(_missing_package(arguments.model_name_or_path)) from error
+        except StrictDataclassError as error:
+            raise _does_not_fit(error) from error
         except (OSError, ValueError) as error:
-            raise _not_loadable(arguments.model_name_or_path, error) from error
+            raise _not_loadable(arguments, error) from error
     has_remote_code = "AutoModelForImageClassification" in (getattr(config, "auto_map", None) or {})
     if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING and not has_remote_code:
         raise UserError(
             f'"{arguments.model_name_or_path or arguments.model_type}" is a {config.model_type} model, which is not an'
             " image classifier; write one that is, such as microsoft/resnet-50."
         )
+    if arguments.model_config:
+        _check_model_config(arguments.model_config, config)
+    if label_names is not None:
+        config.num_labels = len(label_names)
+        config.id2label = dict(enumerate(label_names))
+        config.label2id = {name: position for position, name in enumerate(label_names)}
     return config
+
+
+def _check_model_config(settings: Mapping[str, Any], config: PreTrainedConfig) -> None:
+    """Raises `UserError` for a setting that the configuration's class has not, which Transformers keeps unread."""
+    known = {*vars(type(config)()), *type(config).attribute_map}
+    for key in settings:
+        if key not in known:
+            advice = did_you_mean(key, known) or f" Its settings are those of {type(config).__name__}."
+            raise UserError(f'model_config: {config.model_type} has no setting "{key}".{advice}')
+
+
+def _does_not_fit(error: Exception) -> UserError:
+    reason = " ".join(str(error).split()).rstrip(".")
+    return UserError(f"model_config: no network can be built from it: {reason}.")
 
 
 def _missing_package(name: str) -> str:
@@ -164,7 +232,10 @@ def load_model(
     """
     set_seed(seed)
     if arguments.model_type is not None or not arguments.pretrained:
-        model = AutoModelForImageClassification.from_config(config, trust_remote_code=arguments.trust_remote_code)
+        try:
+            model = AutoModelForImageClassification.from_config(config, trust_remote_code=arguments.trust_remote_code)
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise _does_not_fit(error) from error
         names = frozenset(model.state_dict())
         return LoadedModel(model, names, f"{type(model).__name__}: all {len(names)} tensors initialized, seed {seed}.")
     name = arguments.model_name_or_path
@@ -174,20 +245,17 @@ def load_model(
             model, info = AutoModelForImageClassification.from_pretrained(
                 checkpoint,
                 config=config,
-                revision=arguments.model_revision,
-                trust_remote_code=arguments.trust_remote_code,
+                **loading_settings(arguments),
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 use_safetensors=True,
                 dtype="float32",
             )
-            original = AutoConfig.from_pretrained(
-                checkpoint, revision=arguments.model_revision, trust_remote_code=arguments.trust_remote_code
-            )
+            original = AutoConfig.from_pretrained(checkpoint, **loading_settings(arguments))
     except ImportError as error:
         raise UserError(_missing_package(name)) from error
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _not_loadable(name, error) from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise _not_loadable(arguments, error) from error
     new = set(info["missing_keys"]) | {entry[0] for entry in info["mismatched_keys"]}
     new = {key for key in new if not key.endswith("num_batches_tracked")}
     head = head_parameter_names(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,10 @@ from hf_finetune.errors import UserError
 
 RECIPE_FILE = "recipe.yaml"
 METRICS_FILE = "metrics.json"  # written last: a folder that has it holds a finished run
+# The first line of a run's recipe: a recipe.yaml without it is somebody's own, and so is its folder.
+_RECIPE_HEADER = "# The recipe of the run in this folder, resolved by hf-finetune\n"
+# What would pass for the result of the new run, if that were interrupted.
+_RESULT_FILES = (METRICS_FILE, "model.safetensors", "config.json", "preprocessor_config.json", "README.md")
 # What may differ when an interrupted run goes on: where and how it runs, not what it computes.
 _MAY_CHANGE = {
     "dataloader_num_workers",
@@ -22,6 +27,8 @@ _MAY_CHANGE = {
     "dataset_path",
     "disable_tqdm",
     "gradient_accumulation_steps",
+    "hub_model_id",
+    "hub_private_repo",
     "logging_steps",
     "output_dir",
     "overwrite_output_dir",
@@ -35,10 +42,15 @@ _MAY_CHANGE = {
 _WHOLE_CHECKPOINT = ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
 
 
+def _checkpoints(folder: Path) -> list[Path]:
+    """Returns the folders `checkpoint-STEP`, the newest first."""
+    steps = {path: path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*") if path.is_dir()}
+    return sorted((path for path in steps if steps[path].isdigit()), key=lambda path: int(steps[path]), reverse=True)
+
+
 def last_whole_checkpoint(folder: Path) -> Path | None:
     """Returns the newest `checkpoint-STEP` of a run that has all its files, or None."""
-    checkpoints = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    for checkpoint in sorted(checkpoints, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
+    for checkpoint in _checkpoints(folder):
         if all((checkpoint / name).is_file() for name in _WHOLE_CHECKPOINT):
             try:
                 json.loads((checkpoint / "trainer_state.json").read_text())  # the stock Trainer writes it last
@@ -54,11 +66,14 @@ def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool) -> 
     Reads only. Raises `UserError` where the folder holds a finished run, another run, or anything else that a new run
     would write over.
     """
-    if folder.is_file():
-        raise UserError(f"output_dir: {folder} is a file; write a folder.")
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise UserError(f"output_dir: {existing} is a file; write a folder.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"output_dir: there is no permission to write in {existing}; write another --output_dir.")
     if not folder.is_dir() or not any(folder.iterdir()):
         return None
-    if not (folder / RECIPE_FILE).is_file():
+    if not _holds_run(folder):
         raise UserError(
             f"output_dir: {folder} is not empty and holds no run of this package, so nothing is written or deleted"
             " there; write another --output_dir."
@@ -68,6 +83,8 @@ def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool) -> 
     choice = "write another --output_dir, or --overwrite_output_dir to start anew"
     if (folder / METRICS_FILE).is_file():
         raise UserError(f"output_dir: {folder} holds the results of a finished run; {choice}.")
+    if not _checkpoints(folder):
+        return None  # it ended before there was anything to lose
     earlier = yaml.safe_load((folder / RECIPE_FILE).read_text()) or {}
     for key in sorted((earlier.keys() | values.keys()) - _MAY_CHANGE):
         if earlier.get(key) != values.get(key):
@@ -78,15 +95,20 @@ def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool) -> 
     return last_whole_checkpoint(folder)
 
 
+def _holds_run(folder: Path) -> bool:
+    recipe = folder / RECIPE_FILE
+    return recipe.is_file() and recipe.read_bytes().startswith(_RECIPE_HEADER.encode())
+
+
 def prepare_folder(folder: Path, recipe_yaml: str, overwrite: bool) -> None:
     """Creates the folder of a run and writes its recipe there.
 
-    With `overwrite`, first removes the earlier run's checkpoints and its mark of being finished; the new run writes over
-    the rest, and files that are not a run's stay.
+    With `overwrite`, first removes the earlier run's checkpoints and its result; files that are not a run's stay.
     """
     if overwrite and folder.is_dir():
-        for checkpoint in folder.glob("checkpoint-*"):
+        for checkpoint in _checkpoints(folder):
             shutil.rmtree(checkpoint)
-        (folder / METRICS_FILE).unlink(missing_ok=True)
+        for name in _RESULT_FILES:
+            (folder / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / RECIPE_FILE).write_text(recipe_yaml)
+    (folder / RECIPE_FILE).write_text(_RECIPE_HEADER + recipe_yaml)

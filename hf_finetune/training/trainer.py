@@ -26,6 +26,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from hf_finetune.arguments import MULTISTEP, FinetuneArguments
 from hf_finetune.data.batching import DeviceStage, TrainingStage, collate
+from hf_finetune.data.raw import first_line
 from hf_finetune.errors import UserError
 from hf_finetune.models.loading import quiet_transformers
 from hf_finetune.training.callbacks import EpochCallback, LogLineCallback
@@ -110,6 +111,68 @@ class ImageClassificationTrainer(Trainer):
             )
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
+
+    # ---- before the first step ----
+
+    def rehearse(self) -> None:
+        """Takes two pictures of each split through all that a step needs, so that what does not fit shows at once.
+
+        Weights, statistics and random numbers stay as they are. Raises `UserError`.
+        """
+        sizes = [
+            self._rehearse_batch(self.data_collator([dataset[row] for row in range(min(2, len(dataset)))]))
+            for dataset in (self.train_dataset, self.eval_dataset)
+            if dataset is not None
+        ]
+        if len(set(sizes)) > 1:
+            (height, width), (eval_height, eval_width) = sizes
+            self.args.say(
+                f"Note: train_transforms make pictures of {height} x {width} pixels, but evaluation, by image_size, of"
+                f" {eval_height} x {eval_width}."
+            )
+        if self.args.gradient_checkpointing and not self.model.supports_gradient_checkpointing:
+            raise UserError(f"{type(self.model).__name__} does not support gradient_checkpointing; leave it out.")
+        pictures = self.args.train_batch_size * self.args.world_size
+        if self.args.dataloader_drop_last and len(self.train_dataset) < pictures:
+            raise UserError(
+                f"dataloader_drop_last leaves none of the {len(self.train_dataset):,} training pictures, which do not"
+                " fill one batch; write --dataloader_drop_last false."
+            )
+        # A parameter of its own, because some optimizers and schedules leave hooks on what they are made for.
+        parameters = [nn.Parameter(torch.zeros(1))]
+        try:
+            if self.args.optim != "sgd":
+                optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+                if not {"params", "model", "optimizer_dict"} & settings.keys():
+                    optimizer_class(parameters, **settings)
+        except (ImportError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(
+                f"optim {self.args.optim.value} cannot be used: {first_line(error)}; write another --optim."
+            ) from error
+        try:
+            self.create_scheduler(num_training_steps=1000, optimizer=torch.optim.SGD(parameters))
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"lr_scheduler_type {self.args.lr_scheduler_type.value} cannot be used: {first_line(error)}; write what"
+                " it needs as --lr_scheduler_kwargs '{name: value}', or another schedule."
+            ) from error
+        self.lr_scheduler, self._created_lr_scheduler = None, False
+
+    def _rehearse_batch(self, batch: dict[str, torch.Tensor]) -> tuple[int, int]:
+        """Returns the (height, width) in pixels that the network is given."""
+        self.model.eval()
+        try:
+            inputs = self._prepare_inputs(batch)
+            labels = inputs.pop("labels")
+            if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # there it is not whole before it is wrapped
+                with torch.no_grad():
+                    self.compute_loss_func(self.model(**inputs), labels)
+            return tuple(inputs["pixel_values"].shape[-2:])
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(
+                f"A first batch of pictures does not go through {type(self.model).__name__}: {first_line(error)};"
+                " check image_size, train_transforms and model_config."
+            ) from error
 
     # ---- one step ----
 

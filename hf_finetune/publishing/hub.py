@@ -1,0 +1,215 @@
+"""Publishing room: a result folder goes to the Hub, in one commit, and stays safe on disk whatever the Hub does.
+
+The protocol is huggingface_hub's own. What is added is patience, since with its client a 503 on whoami, on the creation
+of a repository or on a commit is final, and one line for whatever goes wrong. The token too is the client's affair: it
+is read from where `hf auth login` or HF_TOKEN put it, and stands in no message.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from http import HTTPStatus
+from pathlib import Path
+from typing import TypeVar
+
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_session, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.utils import logging, validate_repo_id
+
+from hf_finetune.errors import UserError
+
+# Names of files and folders that stay at home: what only a resume needs, and hidden ones.
+_LEFT_OUT = (
+    ".*", "checkpoint-*", "optimizer*", "rng_state*", "scaler.pt", "scheduler.pt", "training_args.bin", "__pycache__",
+)  # fmt: skip
+_PAUSES = (2, 4, 8, 16, 24)
+_PATIENCE = 60  # seconds; some of the client's calls pause by themselves as well, so tries alone would not bound it
+_SECONDS_OF_SILENCE = 120  # the client itself would wait for ever for an answer
+_TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)  # those that huggingface_hub's own `http_backoff` takes for such
+
+_Answer = TypeVar("_Answer")
+_Say = Callable[[str], object]
+
+
+class _PushError(Exception):
+    """A push that cannot be; its message is the reason, without the full stop."""
+
+
+def check_push(
+    repo_id: str | None,
+    folder: Path,
+    private: bool | None = None,
+    say: _Say = print,
+    sleep: Callable[[float], None] = time.sleep,
+) -> str:
+    """Makes sure, before training, that `folder` can be pushed, and returns the repository's full name, OWNER/NAME.
+
+    `repo_id` is OWNER/NAME, or NAME of one's own; None takes the folder's name. The repository is created if it is not
+    there, since only then the right to write is certain. Raises `UserError`.
+    """
+    try:
+        repository, _ = _open_repository(repo_id, folder, private, say, sleep)
+    except _PushError as error:
+        raise UserError(
+            f"{error}. To train all the same, leave out --push_to_hub; the model can be pushed later with:"
+            f" {_push_command(repo_id, folder, private)}"
+        ) from error
+    say(f"Hub: the model will be pushed to {constants.ENDPOINT}/{repository}")
+    return repository
+
+
+def push_folder(
+    folder: Path,
+    repo_id: str,
+    private: bool | None = None,
+    say: _Say = print,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Pushes all of a result folder, but checkpoints, optimizer state and hidden files, in one commit.
+
+    A folder that the repository holds already makes no commit. `private` decides when the repository is created;
+    True also refuses one that is public. Raises `UserError`, which says how to push later.
+    """
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise UserError(f"{folder} holds no model; write the folder of a finished run.")
+    try:
+        repository, head = _open_repository(repo_id, folder, private, say, sleep)
+        commit = _patiently(
+            # Made anew for each try: a commit whose answer was lost is then found to be there.
+            lambda: HfApi().create_commit(
+                repository, _additions(folder, repository), commit_message="Push a model of hf-finetune"
+            ),
+            say,
+            sleep,
+        )
+    except (_PushError, KeyboardInterrupt) as error:
+        raise UserError(
+            f"{str(error) or 'The push was interrupted'}. The model is safe in {folder}; to push it later:"
+            f" {_push_command(repo_id, folder, private)}"
+        ) from error
+    url = f"{constants.ENDPOINT}/{repository}"
+    if commit.oid == head:
+        say(f"{url} holds all of {folder} already; nothing was pushed.")
+    else:
+        say(f"The model is at {url}, commit {commit.oid[:7]}.")
+
+
+def _push_command(repo_id: str | None, folder: Path, private: bool | None) -> str:
+    words = ["hf-finetune", "push", str(folder), repo_id or folder.resolve().name]
+    return shlex.join([*words, "--hub_private_repo"] if private else words)
+
+
+def _open_repository(
+    repo_id: str | None, folder: Path, private: bool | None, say: _Say, sleep: Callable[[float], None]
+) -> tuple[str, str]:
+    """Creates the repository if it is not there; returns its full name and the newest commit of its main branch."""
+    name = repo_id or folder.resolve().name
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        flag = "" if repo_id else "--hub_model_id "
+        raise UserError(
+            f'"{name}" cannot be the name of a repository, which is made of letters, digits, "-", "_" and ".";'
+            f" write {flag}OWNER/NAME, such as me/flowers."
+        ) from error
+    api = HfApi()
+    token = get_token()
+    if token is None:
+        raise _PushError("There is no token for the Hub; log in with: hf auth login, or set HF_TOKEN")
+    if not re.fullmatch("[!-~]+", token):  # the client would show it in its error
+        raise _PushError("The token for the Hub holds characters that no token has; log in again with: hf auth login")
+    user = _patiently(api.whoami, say, sleep)["name"]
+    repository = name if "/" in name else f"{user}/{name}"
+    _patiently(lambda: api.create_repo(repository, private=private, exist_ok=True), say, sleep)
+    _patiently(lambda: api.auth_check(repository, write=True), say, sleep)  # creating what exists needs no right
+    info = _patiently(lambda: api.model_info(repository), say, sleep)
+    if private and not info.private:
+        raise _PushError(
+            f"{repository} is there already and is public; make it private at"
+            f" {constants.ENDPOINT}/{repository}/settings or write another name"
+        )
+    return repository, info.sha
+
+
+def _additions(folder: Path, repository: str) -> Iterator[CommitOperationAdd]:
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        relative = path.relative_to(folder)
+        if any(fnmatch(part, pattern) for part in relative.parts for pattern in _LEFT_OUT):
+            continue
+        content: Path | bytes = path
+        if relative == Path("README.md"):  # the model is loaded by another name there
+            text = path.read_text(encoding="utf-8")
+            content = re.sub(r'(pipeline\([^)\n]*model=)"[^"\n]*"', rf'\1"{repository}"', text).encode()
+        yield CommitOperationAdd(relative.as_posix(), content)
+
+
+def _patiently(action: Callable[[], _Answer], say: _Say, sleep: Callable[[float], None]) -> _Answer:
+    """Returns what `action` returns; where the Hub is down it is tried again, after growing pauses, for a minute.
+
+    Raises `_PushError`.
+    """
+    start = time.monotonic()
+    for pause in (*_PAUSES, None):
+        try:
+            with _quiet_client():
+                return action()
+        # Those of the client's two transports, httpx and hf_xet, share no base class with any other of its errors.
+        except Exception as error:
+            reason, transient = _explain(error)
+            if not transient or pause is None or time.monotonic() - start + pause > _PATIENCE:
+                raise _PushError(reason) from error
+        say(f"{reason}; trying again in {pause} s.")
+        sleep(pause)
+    raise AssertionError("the last try returns or raises")
+
+
+@contextmanager
+def _quiet_client() -> Iterator[None]:
+    """Keeps the client from reporting its own tries, and from waiting for ever for an answer."""
+    verbosity, session = logging.get_verbosity(), get_session()
+    timeout = session.timeout
+    logging.set_verbosity_error()
+    session.timeout = _SECONDS_OF_SILENCE
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        session.timeout = timeout
+
+
+def _explain(error: BaseException) -> tuple[str, bool]:
+    """Returns what an error of the client means, for people, and whether it may pass."""
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # "Error while uploading ..."
+        error = error.__cause__
+    hub = f"The Hub at {constants.ENDPOINT}"
+    first_line = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set, so the Hub is not asked; unset it", False
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        if status in _TRANSIENT_STATUS:
+            return f"{hub} answers {status}, {HTTPStatus(status).phrase}", True
+        said = (error.server_message or first_line).split("\n")[0].rstrip(".")
+        if status == HTTPStatus.UNAUTHORIZED and not isinstance(error, RepositoryNotFoundError):
+            place, remedy = "", "log in again with: hf auth login --force"
+            if "HF_TOKEN" in os.environ:
+                place, remedy = " in HF_TOKEN", "set it to another, or unset it and log in with: hf auth login"
+            return f"{hub} does not accept the token{place}; {remedy}", False
+        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
+            remedy = f"use a token that may write there ({constants.ENDPOINT}/settings/tokens), or another name"
+            return f"{hub} does not let this token write: {said}; {remedy}", False
+        return f"{hub} refuses the push ({status}): {said}", False
+    if isinstance(error, json.JSONDecodeError):
+        return f"{hub} gives an answer that is none", True
+    if any(
+        base.__name__ == "TransportError" for base in type(error).__mro__
+    ):  # httpx's, by whatever name it is imported
+        return f"{hub} cannot be reached ({first_line})", True
+    return f"The push failed ({type(error).__name__}: {' '.join(str(error).split())})", False

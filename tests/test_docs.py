@@ -1,0 +1,291 @@
+"""README and docs against the code: commands, recipes, key tables, links, and the Chinese tutorial against English.
+
+The fenced blocks are read in order, as a reader follows them. A block `yaml recipe NAME` is written to NAME in an
+empty folder, `yaml recipe append NAME` is added to it; each recipe is resolved and its values are checked. A block
+`bash` goes through the real parsers, with the jobs themselves left out; `text output` is what the command before it
+prints.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import shlex
+import typing
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from accelerate.commands.launch import launch_command_parser
+from torch.distributed.run import get_args_parser
+
+from hf_finetune import cli
+from hf_finetune.arguments import DataArguments, FinetuneArguments, ModelArguments
+from hf_finetune.data.batch_transforms import BATCH_TRANSFORMS
+from hf_finetune.data.catalog import CATALOG, DatasetEntry
+from hf_finetune.jobs.evaluate import evaluate_model
+from hf_finetune.jobs.finetune import finetune
+from hf_finetune.parsing import argument_fields, build_arguments
+from hf_finetune.recipe import Recipe, load_recipe, override
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")])
+TUTORIAL, CHINESE_TUTORIAL = REPOSITORY / "docs/tutorial.md", REPOSITORY / "docs/zh_CN/tutorial.md"
+SCRIPT = "scripts/run_finetune.py"
+GROUPS = {"Model": ModelArguments, "Data": DataArguments, "Training": FinetuneArguments}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its info string, its text, and where it begins ("docs/tutorial.md:12")."""
+
+    info: str
+    text: str
+    place: str
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """The words of each command of a bash block, comments left out."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def blocks_of(document: Path) -> list[Block]:
+    text = document.read_text(encoding="utf-8")
+    found = []
+    for match in re.finditer(r"^```(.*)\n((?:(?!```).*\n)*)```$", text, re.MULTILINE):
+        line = text.count("\n", 0, match.start()) + 1
+        found.append(Block(match[1].strip(), match[2], f"{document.relative_to(REPOSITORY)}:{line}"))
+    assert text.count("\n```") == 2 * len(found), f"a block of {document.name} is not closed, or indented"
+    return found
+
+
+def tables_of(document: Path, heading: str) -> list[list[str]]:
+    """Returns the cells of the first table below a heading, without its two first lines."""
+    below = document.read_text(encoding="utf-8").split(f"{heading}\n", 1)[1]
+    table = re.search(r"(?:^\|.*\n)+", below, re.MULTILINE)[0]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()[2:]]
+
+
+def slug(heading: str) -> str:
+    """Returns the anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+class Reader:
+    """Follows a document in an empty folder, doing what its blocks say."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        monkeypatch.chdir(folder)
+        self.printed = ""
+        self.jobs: list[str] = []
+        self.capsys = capsys
+        monkeypatch.setattr("hf_finetune.jobs.finetune.run", self.train)
+        monkeypatch.setattr("hf_finetune.jobs.evaluate.evaluate_model", self.job("evaluate"))
+        monkeypatch.setattr("hf_finetune.jobs.predict.predict_files", self.job("predict"))
+        monkeypatch.setattr("hf_finetune.publishing.hub.push_folder", self.job("push"))
+
+    def train(self, recipe: Recipe, command: str) -> None:
+        self.jobs.append("train")
+        self.check(recipe)
+
+    def check(self, recipe: Recipe) -> None:
+        # Where the tests run there may be any number of devices; a document means one.
+        build_arguments(override(recipe, {"use_cpu": True, "output_dir": "runs/none"}))
+
+    def job(self, verb: str) -> Callable[..., list[str]]:
+        def stand_in(*arguments: Any, **settings: Any) -> list[str]:
+            self.jobs.append(verb)
+            return []
+
+        return stand_in
+
+    def read(self, block: Block) -> None:
+        if block.info.startswith("yaml"):
+            word, *append, name = block.info.split()[1:]
+            assert word == "recipe" and append in ([], ["append"]), block.place
+            with open(name, "a" if append else "w", encoding="utf-8") as file:
+                file.write(block.text)
+            recipe = load_recipe(name, argument_fields())
+            assert recipe.values
+            self.check(recipe)
+        elif block.info == "bash":
+            for words in block.commands:
+                self.run(words)
+        elif block.info == "text output":
+            assert self.printed == block.text, block.place
+        else:
+            assert block.info in ("python", "text"), f"{block.place}: {block.info}"
+
+    def run(self, words: list[str]) -> None:
+        program, *rest = words
+        if program == "hf-finetune":
+            jobs = len(self.jobs)
+            self.capsys.readouterr()
+            code = cli.main(rest)
+            self.printed, errors = self.capsys.readouterr()
+            assert code == 0, f"{shlex.join(words)}: {errors}"
+            assert rest[0] == "recipes" or self.jobs[jobs:] == [rest[0]], words
+        elif program == "torchrun" or words[:2] == ["accelerate", "launch"]:
+            parser = get_args_parser() if program == "torchrun" else launch_command_parser()
+            launcher = parser.parse_args(rest if program == "torchrun" else rest[1:])
+            assert launcher.training_script == SCRIPT and (REPOSITORY / SCRIPT).is_file(), words
+            self.run(["hf-finetune", "train", *launcher.training_script_args])
+        elif program == "make":
+            targets = re.findall(r"^(\w+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+            assert rest and set(rest) <= set(targets), words
+        else:
+            assert words[:2] == ["hf", "download"], words
+
+
+@pytest.fixture
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Reader:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    return Reader(tmp_path, monkeypatch, capsys)
+
+
+def ids(documents: list[Path]) -> list[str]:
+    return [str(document.relative_to(REPOSITORY)) for document in documents]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=ids(DOCUMENTS))
+def test_every_command_and_recipe_of_a_document_is_one(document, reader):
+    for block in blocks_of(document):
+        reader.read(block)
+    assert "train" in reader.jobs
+
+
+def test_the_reader_finds_what_is_wrong(reader):
+    for text in (
+        "hf-finetune train --dataset cifar10 --learning_rat 0.1",
+        "hf-finetune train --recipe nothing_of_the_kind",
+        "hf-finetune train --dataset digits --global_batch_size 10 --per_device_train_batch_size 3",
+        "hf-finetune evaluate runs/a --learning_rate 0.1",
+        "hf-finetune trian --dataset digits",
+        "make dmeo",
+    ):
+        with pytest.raises(AssertionError):
+            reader.read(Block("bash", text, "here"))
+
+
+def test_readme_begins_with_the_demonstration_and_the_tests():
+    first = next(block for block in blocks_of(REPOSITORY / "README.md") if block.info == "bash")
+    assert first.commands == [["make", "demo"], ["make", "test"]]
+
+
+@pytest.mark.parametrize("document", [TUTORIAL, CHINESE_TUTORIAL], ids=ids([TUTORIAL, CHINESE_TUTORIAL]))
+def test_the_tutorials_recipes_are_the_packaged_ones(document, reader):
+    stages = []
+    for block in blocks_of(document):
+        reader.read(block)
+        if block.info.endswith("my_cifar10.yaml"):
+            stages.append(load_recipe("my_cifar10.yaml", argument_fields()).values)
+    # The bases, four steps that add to them, and the whole file.
+    assert len(stages) == 6 and stages[0] != stages[-1]
+    assert stages[-2] == stages[-1] == load_recipe("resnet50_cifar10", argument_fields()).values
+    assert "_base_" not in Path("my_lenet5.yaml").read_text()
+    packaged = load_recipe("lenet5_mnist", argument_fields()).values
+    assert load_recipe("my_lenet5.yaml", argument_fields()).values == packaged
+
+
+def test_the_chinese_tutorial_says_the_same():
+    english, chinese = blocks_of(TUTORIAL), blocks_of(CHINESE_TUTORIAL)
+    assert [block.info for block in chinese] == [block.info for block in english]
+    for ours, theirs in zip(english, chinese, strict=True):
+        if ours.info == "bash":
+            assert theirs.commands == ours.commands, theirs.place
+        elif ours.info.startswith("yaml"):
+            assert yaml.safe_load(theirs.text) == yaml.safe_load(ours.text), theirs.place
+        elif ours.info == "python":
+            assert ast.dump(ast.parse(theirs.text)) == ast.dump(ast.parse(ours.text)), theirs.place
+        else:
+            assert theirs.text == ours.text, theirs.place
+    levels = [re.findall(r"^#+(?= )", path.read_text(encoding="utf-8"), re.M) for path in (TUTORIAL, CHINESE_TUTORIAL)]
+    assert levels[0] == levels[1]
+
+
+def type_name(hint: Any) -> str:
+    """Returns how the tables call a field's type: what may be absent has no word for it."""
+    alternatives = [part for part in typing.get_args(hint) if part is not type(None)]
+    if type(None) in typing.get_args(hint):
+        (hint,) = alternatives
+    if typing.get_origin(hint) is list:
+        (item,) = typing.get_args(hint)
+        return "list" if item is Any else f"list of {item.__name__}"
+    return "mapping" if typing.get_origin(hint) is dict else hint.__name__
+
+
+@pytest.mark.parametrize("heading", GROUPS)
+def test_the_key_tables_name_every_own_field_with_its_type_and_default(heading):
+    group = GROUPS[heading]
+    hints = typing.get_type_hints(group)
+    own = [name for name in inspect.get_annotations(group) if name in argument_fields()]
+    rows = tables_of(REPOSITORY / "docs/recipes.md", f"### {heading}")
+    assert sorted(row[0] for row in rows) == sorted(f"`{name}`" for name in own)
+    for key, type_, default, meaning in rows:
+        item = argument_fields()[key.strip("`")]
+        value = item.default if item.default is not MISSING else item.default_factory()
+        assert type_ == type_name(hints[item.name]), key
+        # A word as it stands, since YAML 1.1 would read some as something else.
+        shown = None if default == "none" else default if isinstance(value, str) else yaml.safe_load(default)
+        assert shown == value and isinstance(shown, bool) == isinstance(value, bool), f"{key}: {default}"
+        assert meaning
+
+
+def test_the_transforms_that_run_on_batches_are_those_that_the_table_names():
+    rows = tables_of(REPOSITORY / "docs/recipes.md", "## Transforms")
+    named = re.findall(r"`(\w+)`", next(row for row in rows if row[0].startswith("a whole batch"))[2])
+    assert named == sorted(BATCH_TRANSFORMS)
+
+
+def test_the_table_of_named_datasets_is_the_catalog():
+    rows = tables_of(REPOSITORY / "docs/datasets.md", "## Named datasets")
+    expected = [
+        [
+            f"`{entry.name}`",
+            entry.hub_id or "built in",
+            f"{entry.num_classes:,}",
+            ", ".join(f"{split} {size:,}" for split, size in entry.split_sizes.items()),
+            f"`{entry.recipe}`",
+        ]
+        for entry in CATALOG.values()
+    ]
+    assert rows == expected
+    sources = next(row for row in tables_of(REPOSITORY / "README.md", "## Where the pictures come from"))
+    assert sources[0] == "A named dataset: " + ", ".join(CATALOG)
+
+
+def test_the_python_of_the_documents_calls_what_there_is():
+    callers = {"finetune": finetune, "evaluate_model": evaluate_model}
+    called = []
+    for block in (block for document in DOCUMENTS for block in blocks_of(document) if block.info == "python"):
+        tree = ast.parse(block.text)
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            name = getattr(call.func, "id", "")
+            if name in callers:
+                parameters = {*inspect.signature(callers[name]).parameters, *argument_fields()}
+                assert {keyword.arg for keyword in call.keywords} <= parameters, block.place
+                called.append(name)
+            elif name == "DatasetEntry":
+                (entry,) = eval(compile(block.text, block.place, "eval"), {"DatasetEntry": DatasetEntry})
+                assert entry.name not in CATALOG and entry.validation_split in entry.split_sizes
+                called.append(name)
+    assert {"finetune", "DatasetEntry"} <= set(called)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=ids(DOCUMENTS))
+def test_every_relative_link_leads_somewhere(document):
+    text = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith("https://")]
+    assert links
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = (document.parent / path).resolve() if path else document
+        assert target.is_file() and target.is_relative_to(REPOSITORY), link
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in map(slug, headings), link
