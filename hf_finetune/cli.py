@@ -68,9 +68,7 @@ def _train(words: list[str]) -> int:
         description=f"{VERBS['train'].capitalize()}. Every key of a recipe is a flag, and a flag wins over the recipe.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--recipe", metavar="NAME_OR_PATH", help="A packaged recipe's name or the path of a YAML file."
-    )
+    parser.add_argument("--recipe", metavar="NAME_OR_PATH", help="A packaged recipe's name or the path of a YAML file.")
     add_argument_flags(parser)
     namespace, unknown = parser.parse_known_args(words)
     check_flags(unknown)

@@ -86,25 +86,17 @@ class Failure:
     times: int | None
 
 
-@dataclass(frozen=True)
-class Request:
-    method: str
-    path: str
-    token: str | None
-    status: int
-
-
 class HubServer:
     """The Hub. Use it as a context manager; `users` maps each token to (user name, organizations, may write).
 
-    `repositories` holds what was pushed, `requests` what was asked.
+    `repositories` holds what was pushed, `requests` what was asked, as "METHOD /path".
     """
 
     def __init__(self, users: dict[str, tuple[str, tuple[str, ...], bool]]) -> None:
         self.users = users
         self.repositories: dict[str, Repository] = {}
         self.stored: dict[str, bytes] = {}
-        self.requests: list[Request] = []
+        self.requests: list[str] = []
         self.failures: list[Failure] = []
         self.lock, self.closed = threading.Lock(), threading.Event()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
@@ -176,13 +168,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
-        self.hub.requests.append(Request(self.command, self.path, self.token, status))
 
     def handle_request(self) -> None:
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
         path = unquote(urlsplit(self.path).path)
         with self.hub.lock:
+            self.hub.requests.append(f"{self.command} {path}")
             failure = self.hub.failure_of(f"{self.command} {path}")
         if failure == 0:
             self.close_connection = self.hub.closed.wait()
@@ -259,20 +251,8 @@ class _Handler(BaseHTTPRequestHandler):
     def model_info(self, name: str, revision: str | None = None) -> None:
         repository = self.readable(name)
         commit = self.commit_of(repository, revision or "main")
-        siblings = [{"rfilename": path} for path in sorted(commit.files)]
-        self.answer(
-            200,
-            {
-                "_id": "1",
-                "id": name,
-                "modelId": name,
-                "sha": commit.oid,
-                "private": repository.private,
-                "lastModified": _DATE,
-                "tags": [],
-                "siblings": siblings,
-            },
-        )
+        content = {"_id": "1", "id": name, "sha": commit.oid, "private": repository.private, "lastModified": _DATE}
+        self.answer(200, content | {"tags": [], "siblings": [{"rfilename": path} for path in sorted(commit.files)]})
 
     def commit_of(self, repository: Repository, revision: str) -> Commit:
         commit = repository.find(revision)
@@ -306,16 +286,10 @@ class _Handler(BaseHTTPRequestHandler):
     def preupload(self, name: str, revision: str) -> None:
         files = self.commit_of(self.writable(name), revision).files
         answers = []
-        for wish in json.loads(self.body)["files"]:
-            stored = files.get(wish["path"])
-            answers.append(
-                {
-                    "path": wish["path"],
-                    "uploadMode": "lfs" if wish["path"].endswith(_LFS_SUFFIXES) else "regular",
-                    "shouldIgnore": False,
-                    "oid": None if stored is None else stored.lfs_oid or stored.blob_id,
-                }
-            )
+        for path in [wish["path"] for wish in json.loads(self.body)["files"]]:
+            oid = (files[path].lfs_oid or files[path].blob_id) if path in files else None
+            mode = "lfs" if path.endswith(_LFS_SUFFIXES) else "regular"
+            answers.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
         self.answer(200, {"files": answers})
 
     def lfs_batch(self, name: str) -> None:

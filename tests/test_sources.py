@@ -134,7 +134,10 @@ def test_path_goes_before_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ),
         ({"dataset": "./nowhere"}, r"^dataset: there is no file or folder \./nowhere\. Write a folder"),
         ({"dataset": "labels.csv"}, r"^dataset: there is no file or folder labels\.csv\."),
-        ({"dataset": "mnist", "dataset_path": "nowhere"}, r"^dataset_path: there is no folder nowhere; write the one that holds mnist"),
+        (
+            {"dataset": "mnist", "dataset_path": "nowhere"},
+            r"^dataset_path: there is no folder nowhere; write the one that holds mnist",
+        ),
         (
             {"dataset": "digits", "dataset_path": "."},
             r"^dataset_path: digits is built in and has no copies; leave it out",

@@ -216,6 +216,26 @@ def test_evaluation_loss_is_the_mean_over_pictures_and_the_figures_are_right(tmp
     assert metrics["eval_samples"] == 20
 
 
+def test_bfloat16_trains_and_evaluates_in_float32(tmp_path):
+    trainer = make_trainer(tmp_path, make_model("resnet"), max_steps=4, bf16=True, learning_rate=0.05)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 4 and np.isfinite(losses).all() and losses[-1] < losses[0]
+    assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
+    assert np.isfinite(trainer.evaluate()["eval_loss"])
+
+
+def test_gradient_clipping_is_off_unless_asked_for(tmp_path):
+    steps = {}
+    for limit in (0.0, 1e-3):
+        model = make_model("resnet")
+        before = model.classifier[1].weight.detach().clone()
+        settings = {"max_steps": 1, "learning_rate": 1.0, "momentum": 0.0, "weight_decay": 0.0}
+        make_trainer(tmp_path / str(limit), model, max_grad_norm=limit, **settings).train()
+        steps[limit] = (model.classifier[1].weight - before).norm().item()
+    assert steps[0.0] > 0.05 and steps[1e-3] < 1.1e-3
+
+
 def test_weight_decay_leaves_norms_and_biases_alone_on_request(tmp_path):
     for decay_all in (True, False):
         trainer = make_trainer(tmp_path, make_model("resnet"), decay_norm_and_bias=decay_all, weight_decay=0.1)

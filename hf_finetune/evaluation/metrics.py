@@ -26,9 +26,7 @@ _MODULE = Path(__file__).parent / "modules" / "image_classification"
 _IGNORED = -100  # cross_entropy's own mark of a target that does not count
 
 
-def reduce_logits(
-    logits: torch.Tensor, labels: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def reduce_logits(logits: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Reduces the logits of a batch to what the metrics need: the Trainer's `preprocess_logits_for_metrics`.
 
     `logits` is (batch, classes), of any float dtype; `labels` is int64 (batch,), a negative one meaning that the

@@ -63,9 +63,7 @@ def plot_confusion_matrix(matrix: np.ndarray, label_names: Sequence[str], path: 
         axes.spines[:].set_color("#cccccc")
         # An inset of the matrix's own height; a colour bar beside it would take the height of the figure.
         bar = figure.colorbar(image, cax=axes.inset_axes((1 + 0.15 / side, 0, 0.2 / side, 1)))
-        bar.set_ticks(
-            [0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1], labels=["0", "1", "5", "10", "25", "50", "75", "100 %"]
-        )
+        bar.set_ticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1], labels=["0", "1", "5", "10", "25", "50", "75", "100 %"])
         bar.set_label("share of the label's pictures")
         bar.outline.set_visible(False)
         # One class of a thousand is narrower than a pixel of the usual size.

@@ -49,9 +49,7 @@ def describe(processor: BaseImageProcessor) -> Preprocessing:
             resample=config["interpolation"],
         )
     size = dict(processor.size)
-    crop_size = (
-        dict(getattr(processor, "crop_size", None) or {}) if getattr(processor, "do_center_crop", False) else {}
-    )
+    crop_size = dict(getattr(processor, "crop_size", None) or {}) if getattr(processor, "do_center_crop", False) else {}
     edge = size.get("shortest_edge") or size.get("height")
     image_size = crop_size.get("height") or edge
     crop_pct = image_size / edge

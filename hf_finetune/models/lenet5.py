@@ -52,8 +52,8 @@ class LeNet5ForImageClassification(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        # Glorot and Bengio (2010), with the gain of tanh: PyTorch's own start is too small for tanh, and costs 0.4 points
-        # of MNIST accuracy after 5 epochs.
+        # Glorot and Bengio (2010), with the gain of tanh: PyTorch's own start is too small for it, and costs 0.4 points
+        # of accuracy on MNIST after 5 epochs.
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.xavier_uniform_(module.weight, gain=nn.init.calculate_gain("tanh"))
             nn.init.zeros_(module.bias)

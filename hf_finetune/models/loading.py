@@ -280,11 +280,7 @@ def load_trained(arguments: ModelArguments) -> PreTrainedModel:
     Raises `UserError` for a checkpoint that cannot be had, is not a classifier or lacks weights.
     """
     config = load_config(arguments, label_names=None)
-    loaded = load_model(
-        arguments, config, [config.id2label[position] for position in range(config.num_labels)], seed=0
-    )
+    loaded = load_model(arguments, config, [config.id2label[position] for position in range(config.num_labels)], seed=0)
     if loaded.initialized:
-        raise UserError(
-            f'"{arguments.model_name_or_path}" has no trained head; fine-tune it first: hf-finetune train.'
-        )
+        raise UserError(f'"{arguments.model_name_or_path}" has no trained head; fine-tune it first: hf-finetune train.')
     return loaded.model.eval()

@@ -48,10 +48,27 @@ class LogLineCallback(ProgressCallback):
         logs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if state.is_world_process_zero and self.training_bar is not None and logs:
-            line = format_log_line(logs, state)
-            if line:
-                self.training_bar.write(line)
+        if (
+            state.is_world_process_zero
+            and self.training_bar is not None
+            and (line := format_log_line(logs or {}, state))
+        ):
+            self.training_bar.write(line)
+
+
+class PlainLogLineCallback(TrainerCallback):
+    """The same lines where `disable_tqdm` asks for no progress bar."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if state.is_world_process_zero and (line := format_log_line(logs or {}, state)):
+            print(line, flush=True)
 
 
 def format_log_line(logs: Mapping[str, Any], state: TrainerState) -> str:

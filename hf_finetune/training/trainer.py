@@ -19,6 +19,7 @@ from transformers import (
     BaseImageProcessor,
     EvalPrediction,
     PreTrainedModel,
+    PrinterCallback,
     ProgressCallback,
     Trainer,
 )
@@ -29,7 +30,7 @@ from hf_finetune.data.batching import DeviceStage, TrainingStage, collate
 from hf_finetune.data.raw import first_line
 from hf_finetune.errors import UserError
 from hf_finetune.models.loading import quiet_transformers
-from hf_finetune.training.callbacks import EpochCallback, LogLineCallback
+from hf_finetune.training.callbacks import EpochCallback, LogLineCallback, PlainLogLineCallback
 from hf_finetune.training.optimization import classification_loss, multistep_schedule
 
 
@@ -69,8 +70,8 @@ class ImageClassificationTrainer(Trainer):
         # The loss is divided in `classification_loss` alone, and no model is handed arguments it may misread.
         self.model_accepts_loss_kwargs = False
         self.remove_callback(ProgressCallback)
-        if not args.disable_tqdm:
-            self.add_callback(LogLineCallback())
+        self.remove_callback(PrinterCallback)
+        self.add_callback(PlainLogLineCallback() if args.disable_tqdm else LogLineCallback())
         if training_stage is not None:
             self.add_callback(EpochCallback(training_stage.set_epoch))
         self._updates_per_epoch = 1
