@@ -15,7 +15,7 @@ from transformers.image_utils import PILImageResampling
 
 from hf_finetune.arguments import DataArguments, ModelArguments
 from hf_finetune.errors import UserError, did_you_mean
-from hf_finetune.models.loading import loading_settings, resolve_checkpoint
+from hf_finetune.models.loading import loading_settings, quiet_transformers, resolve_checkpoint
 
 RESAMPLINGS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of 0 to 255; the figures of torchvision's ImageNet models, times 255
@@ -133,7 +133,8 @@ def load_image_processor(
     if model.model_name_or_path is not None:
         checkpoint = resolve_checkpoint(model.model_name_or_path)
         try:
-            processor = AutoImageProcessor.from_pretrained(checkpoint, **loading_settings(model))
+            with quiet_transformers():
+                processor = AutoImageProcessor.from_pretrained(checkpoint, **loading_settings(model))
         except (OSError, ValueError) as error:  # a checkpoint without preprocessor_config.json
             if (Path(checkpoint) / "preprocessor_config.json").is_file():
                 raise UserError(
