@@ -246,7 +246,7 @@ class ImageClassificationTrainer(Trainer):
             model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
             with quiet_transformers():
                 model.save_pretrained(output_dir or self.args.output_dir, state_dict=state_dict)
-            self.processing_class.save_pretrained(output_dir or self.args.output_dir)
+                self.processing_class.save_pretrained(output_dir or self.args.output_dir)
 
     def _reload_whole(self, folder: str) -> None:
         """Reloads weights through `from_pretrained`, strictly.
