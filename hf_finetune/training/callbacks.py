@@ -23,8 +23,26 @@ class EpochCallback(TrainerCallback):
         self.set_epoch(int(state.epoch or 0))
 
 
-class LogLineCallback(ProgressCallback):
-    """The progress bar, and above it one readable line for every entry of the log."""
+class PlainLogLineCallback(TrainerCallback):
+    """One readable line for every entry of the log, without the progress bar that `disable_tqdm` turns off."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if state.is_world_process_zero and (line := format_log_line(logs or {}, state)):
+            self.write(line)
+
+    def write(self, line: str) -> None:
+        print(line, flush=True)
+
+
+class LogLineCallback(PlainLogLineCallback, ProgressCallback):
+    """The progress bar, and the same lines above it."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -40,35 +58,9 @@ class LogLineCallback(ProgressCallback):
         if self.prediction_bar is not None:
             self.prediction_bar.set_description("evaluating", refresh=False)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if (
-            state.is_world_process_zero
-            and self.training_bar is not None
-            and (line := format_log_line(logs or {}, state))
-        ):
+    def write(self, line: str) -> None:
+        if self.training_bar is not None:
             self.training_bar.write(line)
-
-
-class PlainLogLineCallback(TrainerCallback):
-    """The same lines where `disable_tqdm` asks for no progress bar."""
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if state.is_world_process_zero and (line := format_log_line(logs or {}, state)):
-            print(line, flush=True)
 
 
 def format_log_line(logs: Mapping[str, Any], state: TrainerState) -> str:
