@@ -10,9 +10,10 @@ from typing import Any
 
 from transformers import BaseImageProcessor, PreTrainedModel
 
+from hf_finetune.arguments import ModelArguments
 from hf_finetune.data.batching import DeviceStage, EvaluationStage, TrainingStage
 from hf_finetune.data.catalog import CATALOG, find_entry
-from hf_finetune.data.loading import load_image_dataset
+from hf_finetune.data.loading import ImageDataset, load_image_dataset
 from hf_finetune.data.transforms import build_train_transforms
 from hf_finetune.errors import UserError
 from hf_finetune.evaluation.metrics import ClassificationMetrics, reduce_logits
@@ -67,8 +68,24 @@ def finetune(recipe: str | None = None, **settings: Any) -> FinetuneResult:
     return run(resolved, f"hf-finetune train {shlex.join(words)}")
 
 
-def run(recipe: Recipe, command: str) -> FinetuneResult:
-    """Runs a resolved recipe. `command` is the command line that asks for it, for the model card."""
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that is ready to take its first step: everything is loaded and checked, and nothing is written yet.
+
+    `checkpoint` is where an interrupted run goes on from, None for a new one; `repository` is where the result will be
+    pushed by this process, None where it will not.
+    """
+
+    recipe: Recipe
+    model_arguments: ModelArguments
+    data: ImageDataset
+    trainer: ImageClassificationTrainer
+    checkpoint: Path | None
+    repository: str | None
+
+
+def prepare(recipe: Recipe) -> PreparedRun:
+    """Loads pictures and network, joins them in a trainer, and takes two pictures through. Raises `UserError`."""
     recipe = recipe if "output_dir" in recipe.values else override(recipe, {"output_dir": f"runs/{recipe.name}"})
     model_arguments, data_arguments, args = build_arguments(recipe)
     folder = Path(args.output_dir)
@@ -114,6 +131,14 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
         reduce_logits=reduce_logits,
     )
     trainer.rehearse()
+    return PreparedRun(recipe, model_arguments, data, trainer, checkpoint, repository)
+
+
+def run(recipe: Recipe, command: str) -> FinetuneResult:
+    """Runs a resolved recipe. `command` is the command line that asks for it, for the model card."""
+    prepared = prepare(recipe)
+    recipe, data, trainer, checkpoint = prepared.recipe, prepared.data, prepared.trainer, prepared.checkpoint
+    args, folder = trainer.args, Path(trainer.args.output_dir)
     with args.main_process_first(local=False, desc="output folder"):
         if args.process_index == 0 and checkpoint is None:
             prepare_folder(folder, to_yaml(recipe), args.overwrite_output_dir)
@@ -125,7 +150,7 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
         recipe=recipe,
         command=command,
         seed=args.seed,
-        base_model=model_arguments.model_name_or_path if model_arguments.pretrained else None,
+        base_model=prepared.model_arguments.model_name_or_path if prepared.model_arguments.pretrained else None,
         chose_checkpoint=args.load_best_model_at_end,
         data=data,
         predictions={
@@ -143,6 +168,6 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
         "", record.table(), "", f"The model is in {folder}; pipeline('image-classification', '{folder}') loads it."
     )
     trainer.end()
-    if repository is not None:
-        push_folder(folder, repository, args.hub_private_repo, args.say)
-    return FinetuneResult(record.metrics, loaded.model, image_processor, folder)
+    if prepared.repository is not None:
+        push_folder(folder, prepared.repository, args.hub_private_repo, args.say)
+    return FinetuneResult(record.metrics, trainer.model, trainer.processing_class, folder)
