@@ -107,6 +107,10 @@ class DataArguments:
         default="stop",
         metadata={"help": "Unreadable pictures: stop names them, skip leaves them out and counts them."},
     )
+    decode_cache: str = field(
+        default="auto",
+        metadata={"help": "Decode small pictures of one size once, into a file in the cache: auto, always or never."},
+    )
     train_transforms: list[Any] | None = field(
         default=None,
         metadata={"help": "torchvision.transforms.v2 names with their arguments, in order, for training pictures."},
@@ -129,6 +133,8 @@ class DataArguments:
     def __post_init__(self) -> None:
         if self.on_bad_image not in ("stop", "skip"):
             raise UserError(f'on_bad_image is "{self.on_bad_image}"; write stop or skip.')
+        if self.decode_cache not in ("auto", "always", "never"):
+            raise UserError(f'decode_cache is "{self.decode_cache}"; write auto, always or never.')
         if not 0 <= self.validation_fraction < 1:
             raise UserError(f"validation_fraction is {self.validation_fraction}; write a part of 1, such as 0.1.")
 

@@ -24,6 +24,13 @@ def keys() -> torch.Tensor:
     return draw_keys(seed=1, epoch=0, sample_index=torch.arange(BATCH))
 
 
+@pytest.fixture(params=["host", "device"])
+def place(request, monkeypatch):
+    """Takes the way of the host's memory, or the way of a device's, which the host can go as well."""
+    monkeypatch.setattr(batch_transforms, "_on_host", lambda images: request.param == "host")
+
+
+@pytest.mark.usefixtures("place")
 @pytest.mark.parametrize(
     ("name", "flip"),
     [("RandomHorizontalFlip", functional.horizontal_flip), ("RandomVerticalFlip", functional.vertical_flip)],
@@ -36,6 +43,7 @@ def test_flips(images, keys, name, flip):
         assert torch.equal(picture, flip(image) if is_flipped else image)
 
 
+@pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("padding", [None, 4, [1, 2, 3, 4]])
 @pytest.mark.parametrize("mode", ["constant", "reflect"])
 def test_random_crop(images, keys, padding, mode):
@@ -62,7 +70,7 @@ def test_random_crop_pads_a_picture_that_is_too_small(images, keys):
 def test_random_resized_crop(images, keys, mode, size):
     reference = v2.RandomResizedCrop(size=size, interpolation=mode)
     transform = batch_transforms.RandomResizedCrop(reference, stream=1)
-    boxes = torch.stack(transform.boxes(20, 28, keys), dim=1)
+    boxes = torch.stack(transform.boxes(torch.tensor([20]), torch.tensor([28]), keys), dim=1)
     assert len({tuple(box) for box in boxes.tolist()}) > 50
     resized = transform(images.float(), keys)
     for index, (top, left, height, width) in enumerate(boxes.tolist()):
@@ -76,7 +84,9 @@ def test_random_resized_crop(images, keys, mode, size):
 def test_random_resized_crop_of_uint8_is_within_rounding_of_torchvision(images, keys):
     reference = v2.RandomResizedCrop(size=12)
     transform = batch_transforms.RandomResizedCrop(reference, stream=1)
-    boxes = zip(*(values.tolist() for values in transform.boxes(20, 28, keys)), strict=True)
+    boxes = zip(
+        *(values.tolist() for values in transform.boxes(torch.tensor([20]), torch.tensor([28]), keys)), strict=True
+    )
     resized = transform(images, keys)
     assert resized.dtype == torch.uint8
     for index, (top, left, height, width) in enumerate(boxes):
@@ -86,7 +96,7 @@ def test_random_resized_crop_of_uint8_is_within_rounding_of_torchvision(images, 
 
 def test_random_resized_crop_boxes_follow_scale_and_ratio(keys):
     transform = batch_transforms.RandomResizedCrop(v2.RandomResizedCrop(size=8, scale=(0.2, 0.5)), stream=1)
-    _, _, height, width = transform.boxes(200, 200, draw_keys(0, 0, torch.arange(2000)))
+    _, _, height, width = transform.boxes(torch.tensor([200]), torch.tensor([200]), draw_keys(0, 0, torch.arange(2000)))
     area = height * width / 200**2
     assert 0.19 < area.min() < 0.22 and 0.48 < area.max() < 0.51
     assert 0.74 < (width / height).min() < 0.77 and 1.30 < (width / height).max() < 1.35
@@ -94,7 +104,8 @@ def test_random_resized_crop_boxes_follow_scale_and_ratio(keys):
 
 def test_random_resized_crop_takes_the_centre_where_nothing_fits(keys):
     transform = batch_transforms.RandomResizedCrop(v2.RandomResizedCrop(size=8, scale=(1.0, 1.0)), stream=1)
-    top, left, height, width = transform.boxes(10, 100, keys)  # no whole-area box of ratio 3/4 to 4/3 fits in 10 x 100
+    # No box of the whole area with a ratio of 3/4 to 4/3 fits in 10 x 100.
+    top, left, height, width = transform.boxes(torch.tensor([10]), torch.tensor([100]), keys)
     assert set(height.tolist()) == {10} and set(width.tolist()) == {13}
     assert set(top.tolist()) == {0} and set(left.tolist()) == {(100 - 13) // 2}
 

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from hf_finetune.arguments import FinetuneArguments
-from hf_finetune.data.batching import DeviceStage, EvaluationStage, TrainingStage
+from hf_finetune.data.batching import DeviceStage, EvaluationStage, PictureBatches, TrainingStage
 from hf_finetune.data.transforms import NO_TRANSFORMS, build_train_transforms
 from hf_finetune.errors import UserError
 from hf_finetune.evaluation.metrics import ClassificationMetrics, reduce_logits
@@ -83,17 +83,14 @@ def make_trainer(
     args = FinetuneArguments(output_dir=str(folder), **settings)
     transforms = build_train_transforms(items, uniform=True) if items else NO_TRANSFORMS
     stage = TrainingStage(transforms, args.seed)
-    train, validation = make_dataset(count), make_dataset(20)
-    train.set_transform(stage)
-    validation.set_transform(EvaluationStage(PROCESSOR, uniform=True))
     return ImageClassificationTrainer(
         model,
         args,
         device_stage=DeviceStage(PROCESSOR, True, transforms, mean=(120.0,) * 3, std=(60.0,) * 3),
         training_stage=stage,
         image_processor=PROCESSOR,
-        train_dataset=train,
-        eval_dataset=validation,
+        train_dataset=PictureBatches(make_dataset(count), stage),
+        eval_dataset=PictureBatches(make_dataset(20), EvaluationStage(PROCESSOR, uniform=True)),
         compute_metrics=ClassificationMetrics([f"class {number}" for number in range(CLASSES)]),
         reduce_logits=reduce_logits,
     )

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hf_finetune.data.randomness import draw_keys
+from hf_finetune.data.reduced_decoding import ReducedRandomResizedCrop
 from hf_finetune.data.transforms import build_train_transforms
 from hf_finetune.errors import UserError
 
@@ -39,7 +40,24 @@ def test_a_transform_of_single_pictures_takes_all_before_it_along():
 
 def test_pictures_of_mixed_size_are_made_equal_one_by_one():
     items = [{"RandomResizedCrop": {"size": 16}}, {"RandomHorizontalFlip": None}]
-    assert _names(build_train_transforms(items, uniform=False)) == (["RandomResizedCrop"], ["RandomHorizontalFlip"])
+    transforms = build_train_transforms(items, uniform=False)
+    assert isinstance(transforms.decoding, ReducedRandomResizedCrop)
+    assert _names(transforms) == ([], ["RandomHorizontalFlip"])
+    assert _names(build_train_transforms(items, uniform=True)) == ([], ["RandomResizedCrop", "RandomHorizontalFlip"])
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"RandomCrop": {"size": 16, "pad_if_needed": True}},
+        {"RandomResizedCrop": {"size": 16, "interpolation": "nearest"}},
+        {"Resize": {"size": [16, 16], "antialias": False}},
+        {"Resize": {"size": 16, "max_size": 20}},
+    ],
+)
+def test_other_first_transforms_see_the_whole_picture(first):
+    transforms = build_train_transforms([first, {"CenterCrop": {"size": 8}}], uniform=False)
+    assert transforms.decoding is None and _names(transforms)[0][0] == next(iter(first))
 
 
 def test_every_batch_transform_draws_from_a_stream_of_its_own():

@@ -11,19 +11,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+import PIL.Image
 import torch
+from datasets import Dataset
 from transformers import BaseImageProcessor
 from transformers.image_processing_backends import TorchvisionBackend
 
+from hf_finetune.data.columns import arrow_column
+from hf_finetune.data.decode_cache import DecodedPictures
 from hf_finetune.data.decoding import decode_image
 from hf_finetune.data.randomness import draw_keys
+from hf_finetune.data.reduced_decoding import to_tensor
 from hf_finetune.data.transforms import NO_TRANSFORMS, TrainTransforms
-
-
-def _to_tensor(image: Any) -> torch.Tensor:
-    """Returns a PIL picture as uint8 of shape (3, height, width), channels last in memory, without a second copy."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 class TrainingStage:
@@ -40,20 +39,30 @@ class TrainingStage:
     def set_epoch(self, epoch: int) -> None:
         self.epoch.fill_(epoch)
 
-    def __call__(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
-        keys = draw_keys(self.seed, int(self.epoch), torch.tensor(rows["sample_index"], dtype=torch.int64))
-        images = [
-            self.transforms.apply_to_picture(_to_tensor(decode_image(image)), key)
-            for image, key in zip(rows["image"], keys.tolist(), strict=True)
-        ]
-        return {"pixel_values": images, "labels": rows["label"], "draw_keys": keys}
+    def __call__(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
+        """Returns pixel_values, uint8 (batch, 3, height, width), labels and draw_keys, int64 (batch,).
+
+        `rows` has the columns `image` (encoded) or `pixels` (decoded: uint8 (batch, height, width, 3)), `label` and
+        `sample_index`.
+        """
+        keys = draw_keys(self.seed, int(self.epoch), torch.as_tensor(rows["sample_index"]))
+        if "pixels" in rows:
+            images = torch.from_numpy(rows["pixels"]).permute(0, 3, 1, 2)
+        else:
+            images = self.transforms.decode(rows["image"], keys)
+        if self.transforms.picture:
+            images = [
+                self.transforms.apply_to_picture(image, key) for image, key in zip(images, keys.tolist(), strict=True)
+            ]
+        return {"pixel_values": _stack(images), "labels": torch.as_tensor(rows["label"]), "draw_keys": keys}
 
 
 class EvaluationStage:
     """Stage one of evaluation: decodes, and where pictures differ in size lets the processor resize and crop them.
 
-    `uniform` says that all pictures have one size; then they travel as they are and the processor gets whole batches.
-    `class_ids` holds for each class id of the dataset the one that the model has for it, where they differ.
+    `uniform` says that all pictures have one size, and a small one; then they travel as they are and the processor gets
+    whole batches. `class_ids` holds for each class id of the dataset the one that the model has for it, where they
+    differ.
     """
 
     def __init__(
@@ -64,24 +73,60 @@ class EvaluationStage:
         self.class_ids = class_ids
         self.batched = isinstance(image_processor, TorchvisionBackend)
 
-    def __call__(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
-        images = [decode_image(image) for image in rows["image"]]
-        if self.batched:
-            images = [_to_tensor(image) for image in images]
+    def __call__(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
+        """Returns pixel_values (batch, 3, height, width) and labels, int64 (batch,); `rows` as in `TrainingStage`."""
+        if "pixels" in rows and self.batched:
+            images = torch.from_numpy(rows["pixels"]).permute(0, 3, 1, 2)
+        elif self.batched:
+            images = [to_tensor(decode_image(image)) for image in rows["image"]]
             if not self.uniform:
                 images = self.image_processor(images, do_rescale=False, do_normalize=False)["pixel_values"]
         else:
-            images = self.image_processor(images, return_tensors="pt")["pixel_values"]
+            decoded = map(PIL.Image.fromarray, rows["pixels"]) if "pixels" in rows else map(decode_image, rows["image"])
+            images = self.image_processor(list(decoded), return_tensors="pt")["pixel_values"]
         labels = rows["label"] if self.class_ids is None else [self.class_ids[label] for label in rows["label"]]
-        return {"pixel_values": images, "labels": labels}
+        return {"pixel_values": _stack(images), "labels": torch.as_tensor(labels)}
 
 
-def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-    """Stacks samples: pixel_values (batch, channels, height, width) in channels_last, labels int64 (batch,)."""
-    images = torch.stack([sample["pixel_values"].permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)
-    batch = {"pixel_values": images, "labels": torch.tensor([sample["labels"] for sample in samples])}
-    if "draw_keys" in samples[0]:
-        batch["draw_keys"] = torch.stack([sample["draw_keys"] for sample in samples])
+def _stack(images: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
+    """Returns pictures, (channels, height, width) each, as one batch with the channels last in memory."""
+    if isinstance(images, torch.Tensor):
+        return images
+    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+
+
+class PictureBatches(torch.utils.data.Dataset):
+    """A split as a loader's dataset that hands over whole batches, which its stage has stacked already.
+
+    Where the split's pictures are decoded already, they and the labels come from memory, past the split's table.
+    """
+
+    def __init__(
+        self, split: Dataset, stage: TrainingStage | EvaluationStage, decoded: DecodedPictures | None = None
+    ) -> None:
+        self.split = split
+        self.stage = stage
+        self.decoded = decoded
+        split.set_transform(stage)
+        if decoded is not None:
+            self.labels, self.sample_index = (
+                arrow_column(split, column).to_numpy() for column in ("label", "sample_index")
+            )
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitems__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        if self.decoded is None:
+            return self.split[rows]
+        sample_index = self.sample_index[rows]
+        return self.stage(
+            {"pixels": self.decoded[sample_index], "label": self.labels[rows], "sample_index": sample_index}
+        )
+
+
+def pass_on(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The collator of `PictureBatches`, whose batches are whole."""
     return batch
 
 
@@ -100,7 +145,8 @@ class DeviceStage:
         self.image_processor = image_processor
         self.uniform = uniform
         self.transforms = transforms
-        self.mean, self.std = torch.tensor(mean), torch.tensor(std)
+        std = torch.tensor(std)
+        self.scale, self.offset = 1 / std, -torch.tensor(mean) / std
 
     def __call__(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         images = batch["pixel_values"]
@@ -113,6 +159,9 @@ class DeviceStage:
         return {**batch, "pixel_values": images.contiguous(memory_format=torch.channels_last)}
 
     def _normalize(self, images: torch.Tensor) -> torch.Tensor:
-        self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
-        images = images.to(torch.float32, memory_format=torch.channels_last)
-        return images.sub_(self.mean[:, None, None]).div_(self.std[:, None, None])
+        """Returns (images - mean) / std in one pass over whole rows of pixels, whose channels alternate in memory."""
+        self.scale, self.offset = self.scale.to(images.device), self.offset.to(images.device)
+        pixels = images.permute(0, 2, 3, 1).contiguous()
+        rows = pixels.flatten(2).float()
+        scale, offset = self.scale.repeat(pixels.shape[2]), self.offset.repeat(pixels.shape[2])
+        return torch.addcmul(offset, rows, scale, out=rows).view(pixels.shape).permute(0, 3, 1, 2)

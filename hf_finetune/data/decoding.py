@@ -45,23 +45,78 @@ class UnreadableImage(UserError):
         return type(self), (self.name, self.reason)  # it crosses from a loader's worker to the main process
 
 
-def decode_image(value: Mapping[str, Any] | str | bytes | Path | PIL.Image.Image) -> PIL.Image.Image:
-    """Returns a picture as upright RGB, uint8.
+class OpenPicture:
+    """A picture whose header has been read and whose pixels have not. A context manager; closes its file.
 
     `value` is a path, the bytes of a file, `{"bytes": ..., "path": ...}` as in a `datasets` column (bytes win), or an
-    open picture. EXIF orientation is applied. Alpha, a palette's too, is dropped and not laid over a background,
-    because the pipeline does so. 16-bit pictures keep their high byte; 32-bit integers are taken as 16-bit values;
-    floating-point pictures are taken as 0 to 1 where no value is above 1, and as 0 to 255 otherwise.
-
-    Raises `UnreadableImage`, a `UserError` that names the picture.
+    open picture. `height` and `width` are those of the upright picture, in pixels. Raises `UnreadableImage`, a
+    `UserError` that names the picture, here and in `decode`.
     """
-    if isinstance(value, PIL.Image.Image):
-        return _to_rgb(value)
-    try:
-        with _open_file(value) as file, PIL.Image.open(file) as image:
-            return _to_rgb(image)
-    except Exception as error:  # decoders of broken files raise whatever they stumble over
-        raise UnreadableImage(image_name(value), _reason(error, value)) from error
+
+    def __init__(self, value: Mapping[str, Any] | str | bytes | Path | PIL.Image.Image) -> None:
+        self._value = value
+        self._file: BinaryIO | None = None
+        try:
+            if isinstance(value, PIL.Image.Image):
+                self._image = value
+            else:
+                self._file = _open_file(value)
+                self._image = PIL.Image.open(self._file)
+            # PNG's own getexif would decode the picture, in search of a tag behind it.
+            orientation = PIL.Image.Image.getexif(self._image).get(PIL.ExifTags.Base.Orientation)
+        except Exception as error:  # decoders of broken files raise whatever they stumble over
+            self.close()
+            raise UnreadableImage(image_name(value), _reason(error, value)) from error
+        sides = self._image.size if orientation in _TRANSPOSING_ORIENTATIONS else reversed(self._image.size)
+        self.height, self.width = sides
+
+    def __enter__(self) -> OpenPicture:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def decode(self, reduction: int = 1) -> PIL.Image.Image:
+        """Returns the picture as upright RGB, uint8.
+
+        A `reduction` of 2, 4 or 8 lets a JPEG be decoded at that fraction of its sides (rounded up), which takes that
+        much less of its inverse cosine transform (libjpeg's scaled decoding); other formats come whole. EXIF
+        orientation is applied. Alpha, a palette's too, is dropped and not laid over a background, because the pipeline
+        does so. 16-bit pictures keep their high byte; 32-bit integers are taken as 16-bit values; floating-point
+        pictures are taken as 0 to 1 where no value is above 1, and as 0 to 255 otherwise.
+        """
+        try:
+            if reduction > 1:
+                width, height = self._image.size
+                self._image.draft(None, (max(1, width // reduction), max(1, height // reduction)))
+            return _to_rgb(self._image)
+        except Exception as error:
+            raise UnreadableImage(image_name(self._value), _reason(error, self._value)) from error
+
+    def check_end(self) -> None:
+        """Decodes a file that does not end as its format does, to see whether it is cut short."""
+        ending = _ENDINGS.get(self._image.format or "", b"")
+        if self._file is None or not ending:
+            return
+        try:
+            position = self._file.tell()
+            self._file.seek(-min(len(ending), self._file.seek(0, os.SEEK_END)), os.SEEK_END)
+            whole = self._file.read() == ending
+            self._file.seek(position)
+            if not whole:
+                self._image.load()
+        except Exception as error:
+            raise UnreadableImage(image_name(self._value), _reason(error, self._value)) from error
+
+
+def decode_image(value: Mapping[str, Any] | str | bytes | Path | PIL.Image.Image) -> PIL.Image.Image:
+    """Returns a whole picture as upright RGB, uint8; see `OpenPicture`. Raises `UnreadableImage`."""
+    with OpenPicture(value) as picture:
+        return picture.decode()
 
 
 def read_image_size(value: Mapping[str, Any] | str | bytes | Path) -> tuple[int, int]:
@@ -70,21 +125,9 @@ def read_image_size(value: Mapping[str, Any] | str | bytes | Path) -> tuple[int,
     Only a file that does not end as its format does is decoded, to see whether it is cut short. Raises
     `UnreadableImage`.
     """
-    try:
-        with _open_file(value) as file, PIL.Image.open(file) as image:
-            width, height = image.size
-            # PNG's own getexif would decode the picture, in search of a tag behind it.
-            orientation = PIL.Image.Image.getexif(image).get(PIL.ExifTags.Base.Orientation)
-            ending = _ENDINGS.get(image.format or "", b"")
-            position = file.tell()
-            file.seek(-min(len(ending), file.seek(0, os.SEEK_END)), os.SEEK_END)
-            whole = file.read() == ending
-            file.seek(position)
-            if ending and not whole:
-                image.load()
-    except Exception as error:
-        raise UnreadableImage(image_name(value), _reason(error, value)) from error
-    return (width, height) if orientation in _TRANSPOSING_ORIENTATIONS else (height, width)
+    with OpenPicture(value) as picture:
+        picture.check_end()
+        return picture.height, picture.width
 
 
 def image_name(value: Any) -> str:

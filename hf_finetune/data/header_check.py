@@ -39,7 +39,9 @@ def check_headers(dataset: Dataset, every: bool) -> HeaderCheck:
     rows = np.arange(len(dataset)) if every else np.linspace(0, len(dataset) - 1, min(_SAMPLE, len(dataset)))
     chunks = np.split(rows.astype(np.int64), range(_CHUNK, len(rows), _CHUNK))
     images = dataset.with_format("arrow").select_columns(["image"])
-    PIL.Image.init()  # registers the formats, which threads should not do at once
+    # Registers the formats, which threads should not do at once; the common ones first, since a file is tried in order.
+    PIL.Image.preinit()
+    PIL.Image.init()
     result = HeaderCheck(complete=len(rows) == len(dataset))
 
     def check_chunk(chunk: np.ndarray) -> HeaderCheck:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -19,6 +20,9 @@ from hf_finetune.data.sources import open_source
 from hf_finetune.data.splits import ROLES, choose_splits, random_subset, stratified_split
 from hf_finetune.errors import UserError
 
+# Pixels of a picture that may travel whole: above it, what is cropped or resized away costs more than a batch saves.
+_SMALL_PICTURE = 256 * 256
+
 
 @dataclass
 class ImageDataset:
@@ -34,6 +38,7 @@ class ImageDataset:
     bad_images: the unreadable pictures that were left out (`on_bad_image=skip`), each with the reason.
     image_sizes: the (height, width) in pixels that all pictures are known to have, from every header or, with a sample
         that agrees, from the catalog; None where they differ or are not known.
+    sources: by role, the undivided split of the source that `sample_index` counts in, as the one column `image`.
     """
 
     splits: dict[str, Dataset]
@@ -44,6 +49,12 @@ class ImageDataset:
     notes: list[str] = field(default_factory=list)
     bad_images: list[str] = field(default_factory=list)
     image_sizes: tuple[int, int] | None = None
+    sources: dict[str, Dataset] = field(default_factory=dict)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all pictures have one size that is small enough for whole batches of undiminished pictures."""
+        return self.image_sizes is not None and math.prod(self.image_sizes) <= _SMALL_PICTURE
 
 
 def load_image_dataset(arguments: DataArguments, seed: int, require_train: bool = True) -> ImageDataset:
@@ -71,6 +82,7 @@ def load_image_dataset(arguments: DataArguments, seed: int, require_train: bool 
         labelled = images.add_column("label", labels.ids[split], feature=Value("int64"))
         result.splits[role] = labelled.add_column("sample_index", np.arange(len(images)), feature=Value("int64"))
         result.split_names[role] = split
+        result.sources[role] = images
 
     totals = {role: len(dataset) for role, dataset in result.splits.items()}
     if "train" in result.splits:
@@ -134,6 +146,7 @@ def _hold_out_validation(result: ImageDataset, fraction: float, seed: int) -> No
         f"There is no validation split: {len(held_out):,} of {len(train):,} pictures are held out for it ({name})."
     )
     result.splits["validation"] = _select(train, held_out)
+    result.sources["validation"] = result.sources["train"]
     result.split_names["validation"] = name
     result.splits["train"] = _select(train, kept)
 

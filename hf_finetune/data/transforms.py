@@ -15,10 +15,13 @@ import torch
 from torchvision.transforms import InterpolationMode, v2
 
 from hf_finetune.data.batch_transforms import BATCH_TRANSFORMS, BatchTransform
+from hf_finetune.data.decoding import decode_image
+from hf_finetune.data.reduced_decoding import ReducedRandomResizedCrop, ReducedResize, to_tensor
 from hf_finetune.errors import UserError, did_you_mean
 
 # Transforms after which all pictures have one size, whatever they had before.
 _SIZE_FIXING = ("CenterCrop", "RandomCrop", "RandomResizedCrop", "Resize")
+_SMOOTH = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
 _INTERPOLATIONS = {mode.value: mode for mode in InterpolationMode}
 # They mix pictures or change what is not a picture, so no place in a list of picture transforms can hold them.
 _NOT_FOR_PICTURES = ("CutMix", "MixUp", "ToTensor", "ToImage", "ToDtype", "PILToTensor", "ToPILImage", "Normalize")
@@ -26,19 +29,25 @@ _NOT_FOR_PICTURES = ("CutMix", "MixUp", "ToTensor", "ToImage", "ToDtype", "PILTo
 
 @dataclass(frozen=True)
 class TrainTransforms:
-    """The two parts of a list of training transforms.
+    """The parts of a list of training transforms.
 
-    `picture` are transforms of one uint8 tensor of shape (channels, height, width); `batch` are transforms of a batch
-    of them, all of one size, with the samples' draw keys.
+    `decoding` is a first transform that decodes no more of a picture than it keeps, None where whole pictures are
+    needed. `picture` are transforms of one uint8 tensor of shape (channels, height, width); `batch` are transforms of a
+    batch of them, all of one size, with the samples' draw keys.
     """
 
     picture: tuple[v2.Transform, ...]
     batch: tuple[BatchTransform, ...]
+    decoding: ReducedRandomResizedCrop | ReducedResize | None = None
+
+    def decode(self, values: Sequence[Any], keys: torch.Tensor) -> list[torch.Tensor]:
+        """Returns encoded pictures as uint8 of shape (channels, height, width). Raises `UnreadableImage`."""
+        if self.decoding is not None:
+            return self.decoding(values, keys)
+        return [to_tensor(decode_image(value)) for value in values]
 
     def apply_to_picture(self, image: torch.Tensor, key: int) -> torch.Tensor:
-        """Returns the uint8 picture after the first part. Its random draws depend on `key` alone."""
-        if not self.picture:
-            return image
+        """Returns the uint8 picture after the second part. Its random draws depend on `key` alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key)
             for transform in self.picture:
@@ -46,7 +55,7 @@ class TrainTransforms:
         return image
 
     def apply_to_batch(self, images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """Returns the batch, (batch, channels, height, width), after the second part."""
+        """Returns the batch, (batch, channels, height, width), after the last part."""
         for transform in self.batch:
             images = transform(images, keys)
         return images
@@ -98,18 +107,18 @@ def _build_transform(item: Any) -> v2.Transform:
                 f" Its arguments are {', '.join(parameters)}."
             )
     try:
-        return getattr(v2, name)(**arguments)
+        transform = getattr(v2, name)(**arguments)
     except (TypeError, ValueError) as error:
         raise UserError(f"train_transforms: {name}: {error}") from error
+    if isinstance(getattr(transform, "interpolation", None), str):  # torchvision's defaults are words in some versions
+        transform.interpolation = InterpolationMode(transform.interpolation)
+    return transform
 
 
 def _runs_on_batches(transform: v2.Transform) -> bool:
     name = type(transform).__name__
     if name == "RandomResizedCrop":
-        return transform.antialias is not False and transform.interpolation in (
-            InterpolationMode.BILINEAR,
-            InterpolationMode.BICUBIC,
-        )
+        return transform.antialias is not False and transform.interpolation in _SMOOTH
     if name == "RandomErasing":
         return transform.value is not None
     if name == "RandomCrop":
@@ -120,9 +129,9 @@ def _runs_on_batches(transform: v2.Transform) -> bool:
 def build_train_transforms(items: Sequence[Any], uniform: bool) -> TrainTransforms:
     """Builds and cuts a list of torchvision.transforms.v2 names with their arguments.
 
-    `uniform` says that all pictures have one size. Where they have not, the first part reaches to the transform that
-    gives them one. Raises `UserError` for a name, an argument or a value that torchvision does not take, and for a list
-    that leaves pictures of different sizes.
+    `uniform` says that all pictures have one size, and a small one. Where they have not, the first part reaches to the
+    transform that gives them one. Raises `UserError` for a name, an argument or a value that torchvision does not take,
+    and for a list that leaves pictures of different sizes.
     """
     transforms = [_build_transform(item) for item in items]
     first_part = 0
@@ -137,14 +146,25 @@ def build_train_transforms(items: Sequence[Any], uniform: bool) -> TrainTransfor
                 " add RandomResizedCrop: {size: 224} or Resize: {size: [224, 224]}."
             )
         first_part = max(first_part, fixing[0] + 1)
+    decoding = None if uniform else _reduced(transforms[0])
     return TrainTransforms(
-        picture=tuple(transforms[:first_part]),
+        decoding=decoding,
+        picture=tuple(transforms[1 if decoding else 0 : first_part]),
         batch=tuple(
             BATCH_TRANSFORMS[type(transform).__name__](transform, stream=position)
             for position, transform in enumerate(transforms)
             if position >= first_part
         ),
     )
+
+
+def _reduced(transform: v2.Transform) -> ReducedRandomResizedCrop | ReducedResize | None:
+    """Returns what decodes a picture for this first transform, None where the whole picture is needed."""
+    if isinstance(transform, v2.RandomResizedCrop) and _runs_on_batches(transform):
+        return ReducedRandomResizedCrop(transform, stream=0)
+    if isinstance(transform, v2.Resize) and transform.max_size is None and transform.interpolation in _SMOOTH:
+        return ReducedResize(transform) if transform.size is not None and transform.antialias is not False else None
+    return None
 
 
 def _fixes_size(transform: v2.Transform) -> bool:

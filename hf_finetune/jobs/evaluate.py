@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_finetune.data.batching import DeviceStage, EvaluationStage
+from hf_finetune.data.batching import DeviceStage, EvaluationStage, PictureBatches
+from hf_finetune.data.decode_cache import open_decoded_pictures
 from hf_finetune.data.labels import match_classes
 from hf_finetune.data.loading import load_image_dataset
 from hf_finetune.evaluation.metrics import ClassificationMetrics, per_class_figures, reduce_logits
@@ -55,19 +56,19 @@ def evaluate_model(model: str, **settings: Any) -> EvaluationResult:
     split = data.splits[role]
     class_ids = match_classes(split, data.label_names, names)
     image_processor = load_image_processor(model_arguments, network.config)
-    uniform = data.image_sizes is not None
-    split.set_transform(EvaluationStage(image_processor, uniform, class_ids))
+    decoded = open_decoded_pictures(data, data_arguments.decode_cache, args.say)
+    batches = PictureBatches(split, EvaluationStage(image_processor, data.uniform, class_ids), decoded.get(role))
     with tempfile.TemporaryDirectory() as folder:
         args.output_dir = folder  # the Trainer creates its folder even if nothing is ever written there
         trainer = ImageClassificationTrainer(
             network,
             args,
-            device_stage=DeviceStage(image_processor, uniform),
+            device_stage=DeviceStage(image_processor, data.uniform),
             image_processor=image_processor,
             compute_metrics=ClassificationMetrics(names),
             reduce_logits=reduce_logits,
         )
-        output = trainer.predict(split, metric_key_prefix="test")
+        output = trainer.predict(batches, metric_key_prefix="test")
         trainer.end()
     metrics = {name.removeprefix("test_"): value for name, value in output.metrics.items()}
     description = describe_split(role, int(metrics["samples"]))

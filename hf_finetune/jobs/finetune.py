@@ -11,8 +11,9 @@ from typing import Any
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_finetune.arguments import ModelArguments
-from hf_finetune.data.batching import DeviceStage, EvaluationStage, TrainingStage
+from hf_finetune.data.batching import DeviceStage, EvaluationStage, PictureBatches, TrainingStage
 from hf_finetune.data.catalog import CATALOG, find_entry
+from hf_finetune.data.decode_cache import open_decoded_pictures
 from hf_finetune.data.loading import ImageDataset, load_image_dataset
 from hf_finetune.data.transforms import build_train_transforms
 from hf_finetune.errors import UserError
@@ -79,6 +80,7 @@ class PreparedRun:
     recipe: Recipe
     model_arguments: ModelArguments
     data: ImageDataset
+    batches: dict[str, PictureBatches]
     trainer: ImageClassificationTrainer
     checkpoint: Path | None
     repository: str | None
@@ -102,7 +104,6 @@ def prepare(recipe: Recipe) -> PreparedRun:
     args.say(f"Data: {data.source}, {len(data.label_names)} classes.")
     args.say(*(f"  {role}: {name}" for role, name in data.split_names.items()), *data.notes)
     check_num_labels(model_arguments, data.label_names)
-    uniform = data.image_sizes is not None
 
     config = load_config(model_arguments, data.label_names)
     image_processor = load_image_processor(model_arguments, config, data_arguments)
@@ -111,27 +112,32 @@ def prepare(recipe: Recipe) -> PreparedRun:
 
     preprocessing = describe(image_processor)
     items = data_arguments.train_transforms
-    transforms = build_train_transforms(default_train_transforms(preprocessing) if items is None else items, uniform)
+    transforms = build_train_transforms(
+        default_train_transforms(preprocessing) if items is None else items, data.uniform
+    )
     training_stage = TrainingStage(transforms, args.seed)
-    evaluation_stage = EvaluationStage(image_processor, uniform)
-    for role, split in data.splits.items():
-        split.set_transform(training_stage if role == "train" else evaluation_stage)
+    evaluation_stage = EvaluationStage(image_processor, data.uniform)
+    decoded = open_decoded_pictures(data, data_arguments.decode_cache, args.say)
+    batches = {
+        role: PictureBatches(split, training_stage if role == "train" else evaluation_stage, decoded.get(role))
+        for role, split in data.splits.items()
+    }
 
     metrics = ClassificationMetrics(data.label_names)
     args.prepare_for_run(has_validation="validation" in data.splits, metrics=metrics.names)
     trainer = ImageClassificationTrainer(
         loaded.model,
         args,
-        device_stage=DeviceStage(image_processor, uniform, transforms, preprocessing.mean, preprocessing.std),
+        device_stage=DeviceStage(image_processor, data.uniform, transforms, preprocessing.mean, preprocessing.std),
         training_stage=training_stage,
         image_processor=image_processor,
-        train_dataset=data.splits["train"],
-        eval_dataset=data.splits.get("validation"),
+        train_dataset=batches["train"],
+        eval_dataset=batches.get("validation"),
         compute_metrics=metrics,
         reduce_logits=reduce_logits,
     )
     trainer.rehearse()
-    return PreparedRun(recipe, model_arguments, data, trainer, checkpoint, repository)
+    return PreparedRun(recipe, model_arguments, data, batches, trainer, checkpoint, repository)
 
 
 def run(recipe: Recipe, command: str) -> FinetuneResult:
@@ -154,9 +160,9 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
         chose_checkpoint=args.load_best_model_at_end,
         data=data,
         predictions={
-            role: trainer.predict(data.splits[role], metric_key_prefix=prefix)
+            role: trainer.predict(prepared.batches[role], metric_key_prefix=prefix)
             for role, prefix in METRIC_PREFIXES.items()
-            if role in data.splits
+            if role in prepared.batches
         },
         training_metrics=training.metrics,
         log_history=trainer.state.log_history,

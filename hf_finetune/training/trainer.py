@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from datasets import Dataset
 from torch import nn
 from torch.distributed import broadcast
 from torch.optim import Optimizer
@@ -26,18 +25,19 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput
 
 from hf_finetune.arguments import MULTISTEP, FinetuneArguments
-from hf_finetune.data.batching import DeviceStage, TrainingStage, collate
+from hf_finetune.data.batching import DeviceStage, PictureBatches, TrainingStage, pass_on
 from hf_finetune.data.raw import first_line
 from hf_finetune.errors import UserError
 from hf_finetune.models.loading import quiet_transformers
 from hf_finetune.training.callbacks import EpochCallback, LogLineCallback, PlainLogLineCallback
+from hf_finetune.training.host_memory import keep_freed_memory
 from hf_finetune.training.optimization import classification_loss, multistep_schedule
 
 
 class ImageClassificationTrainer(Trainer):
     """Fine-tunes an image classifier on uint8 batches that a `DeviceStage` completes on the model's device.
 
-    Datasets are given with their stage-one transform set (`Dataset.set_transform`). `reduce_logits` maps logits
+    `reduce_logits` maps logits
     (batch, classes) and labels (batch,) to what `compute_metrics` needs of them, on the device.
     """
 
@@ -49,8 +49,8 @@ class ImageClassificationTrainer(Trainer):
         device_stage: DeviceStage,
         image_processor: BaseImageProcessor,
         training_stage: TrainingStage | None = None,
-        train_dataset: Dataset | None = None,
-        eval_dataset: Dataset | None = None,
+        train_dataset: PictureBatches | None = None,
+        eval_dataset: PictureBatches | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
         reduce_logits: Callable[[torch.Tensor, torch.Tensor], Any] | None = None,
     ) -> None:
@@ -58,7 +58,7 @@ class ImageClassificationTrainer(Trainer):
             # Convolutions are fastest in this layout; other layers do not mind.
             model.to(memory_format=torch.channels_last),
             args,
-            data_collator=collate,
+            data_collator=pass_on,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=image_processor,
@@ -66,6 +66,8 @@ class ImageClassificationTrainer(Trainer):
             preprocess_logits_for_metrics=reduce_logits,
             compute_loss_func=classification_loss(args.label_smoothing_factor),
         )
+        if args.device.type == "cpu":
+            keep_freed_memory()
         self.device_stage = device_stage
         # The loss is divided in `classification_loss` alone, and no model is handed arguments it may misread.
         self.model_accepts_loss_kwargs = False
@@ -75,6 +77,7 @@ class ImageClassificationTrainer(Trainer):
         if training_stage is not None:
             self.add_callback(EpochCallback(training_stage.set_epoch))
         self._updates_per_epoch = 1
+        self._is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         # The first optimizer step whose loss was not finite, kept on the device so that no step waits for it.
         self._broken_step = torch.tensor(-1, device=args.device)
 
@@ -91,7 +94,13 @@ class ImageClassificationTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         """SGD with momentum; any other optimizer is the stock Trainer's."""
         if self.args.optim == "sgd":
-            settings = {"lr": self.args.learning_rate, "momentum": self.args.momentum, "nesterov": self.args.nesterov}
+            settings = {
+                "lr": self.args.learning_rate,
+                "momentum": self.args.momentum,
+                "nesterov": self.args.nesterov,
+                # One pass over each tensor instead of four; sharded parameters have no such kernel.
+                "fused": self.args.device.type in ("cpu", "cuda") and not self._is_sharded,
+            }
             self.optimizer_cls_and_kwargs = (torch.optim.SGD, settings)
         return super().create_optimizer(model)
 
@@ -121,7 +130,7 @@ class ImageClassificationTrainer(Trainer):
         Weights, statistics and random numbers stay as they are. Raises `UserError`.
         """
         sizes = [
-            self._rehearse_batch(self.data_collator([dataset[row] for row in range(min(2, len(dataset)))]))
+            self._rehearse_batch(dataset.__getitems__(range(min(2, len(dataset)))))
             for dataset in (self.train_dataset, self.eval_dataset)
             if dataset is not None
         ]
@@ -165,7 +174,7 @@ class ImageClassificationTrainer(Trainer):
         try:
             inputs = self._prepare_inputs(batch)
             labels = inputs.pop("labels")
-            if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # there it is not whole before it is wrapped
+            if not self._is_sharded:  # there it is not whole before it is wrapped
                 with torch.no_grad():
                     self.compute_loss_func(self.model(**inputs), labels)
             return tuple(inputs["pixel_values"].shape[-2:])
@@ -182,6 +191,12 @@ class ImageClassificationTrainer(Trainer):
 
     def floating_point_ops(self, inputs: dict[str, torch.Tensor]) -> int:
         return 0  # the stock estimate is meant for language models and walks all parameters at each step
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor | float | None:
+        """Measures the norm of the gradient for the steps that are logged; the stock Trainer does at every step."""
+        if grad_norm is None and (self.state.global_step + 1) % self.state.logging_steps:
+            return None
+        return super()._get_grad_norm(model, grad_norm)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | int | None = None
@@ -211,7 +226,7 @@ class ImageClassificationTrainer(Trainer):
 
     def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Evaluates with one set of BatchNorm statistics: DDP refreshes the buffers of other ranks only in training."""
-        if self.args.world_size > 1 and not self.is_fsdp_enabled and not self.is_deepspeed_enabled:
+        if self.args.world_size > 1 and not self._is_sharded:
             for buffer in self.model.buffers():
                 broadcast(buffer, src=0)
         return super().evaluation_loop(dataloader, *args, **kwargs)
@@ -260,13 +275,13 @@ class ImageClassificationTrainer(Trainer):
         model.load_state_dict(saved.state_dict(), strict=True)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if self._is_sharded:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             self._reload_whole(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if self._is_sharded:
             super()._load_best_model()
         else:
             self._reload_whole(self.state.best_model_checkpoint)

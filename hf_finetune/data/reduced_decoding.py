@@ -1,0 +1,94 @@
+"""Data room: large pictures are decoded no larger than what is kept of them needs.
+
+The crop is drawn first, from the size in the picture's header; then a JPEG is decoded at the smallest scale of 1, 1/2,
+1/4 and 1/8 at which the crop still covers the pixels wanted, and crop and resize finish from there. At scale 1 the
+result is torchvision's own; at a reduced scale the crop's edges are rounded to the reduced picture's pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from torchvision.transforms import v2
+
+from hf_finetune.data.batch_transforms import RandomResizedCrop
+from hf_finetune.data.decoding import OpenPicture
+
+_REDUCTIONS = (8, 4, 2)
+_OPEN_AT_ONCE = 32  # their crops are drawn together; each holds a file open until it is decoded
+
+
+def to_tensor(image: PIL.Image.Image) -> torch.Tensor:
+    """Returns a PIL picture as uint8 of shape (3, height, width), channels last in memory, without a second copy."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+class ReducedRandomResizedCrop:
+    """torchvision's RandomResizedCrop on pictures that are still encoded, with the draws of the batch transform."""
+
+    def __init__(self, transform: v2.RandomResizedCrop, stream: int) -> None:
+        self.transform = transform
+        self._drawing = RandomResizedCrop(transform, stream)
+
+    def __call__(self, values: Sequence[Any], keys: torch.Tensor) -> list[torch.Tensor]:
+        """Returns the crops of pictures as `OpenPicture` takes them: uint8 (3, height, width), channels last in memory.
+
+        `keys` are the samples' draw keys, int64 (batch,). Raises `UnreadableImage`.
+        """
+        crops = []
+        for start in range(0, len(values), _OPEN_AT_ONCE):
+            with ExitStack() as stack:
+                chunk = slice(start, start + _OPEN_AT_ONCE)
+                pictures = [stack.enter_context(OpenPicture(value)) for value in values[chunk]]
+                heights = torch.tensor([picture.height for picture in pictures])
+                widths = torch.tensor([picture.width for picture in pictures])
+                boxes = torch.stack(self._drawing.boxes(heights, widths, keys[chunk]), dim=1).tolist()
+                crops += [self._crop(picture, *box) for picture, box in zip(pictures, boxes, strict=True)]
+        return crops
+
+    def _crop(self, picture: OpenPicture, top: int, left: int, height: int, width: int) -> torch.Tensor:
+        target_height, target_width = self.transform.size
+        image = picture.decode(_reduction(height, width, target_height, target_width))
+        vertical, horizontal = image.height / picture.height, image.width / picture.width
+        rows = round(top * vertical), round((top + height) * vertical)
+        columns = round(left * horizontal), round((left + width) * horizontal)
+        crop = to_tensor(image.crop((columns[0], rows[0], columns[1], rows[1])))
+        return v2.functional.resize(
+            crop, [target_height, target_width], interpolation=self.transform.interpolation, antialias=True
+        )
+
+
+class ReducedResize:
+    """torchvision's Resize on pictures that are still encoded."""
+
+    def __init__(self, transform: v2.Resize) -> None:
+        self.transform = transform
+
+    def __call__(self, values: Sequence[Any], keys: torch.Tensor) -> list[torch.Tensor]:
+        """Returns the resized pictures; see `ReducedRandomResizedCrop`. Nothing is drawn from `keys`."""
+        resized = []
+        for value in values:
+            with OpenPicture(value) as picture:
+                height, width = self._target(picture.height, picture.width)
+                image = picture.decode(_reduction(picture.height, picture.width, height, width))
+            resized.append(
+                v2.functional.resize(to_tensor(image), [height, width], self.transform.interpolation, antialias=True)
+            )
+        return resized
+
+    def _target(self, height: int, width: int) -> tuple[int, int]:
+        if len(self.transform.size) == 2:
+            return tuple(self.transform.size)
+        (side,) = self.transform.size
+        return (side, int(side * width / height)) if height <= width else (int(side * height / width), side)
+
+
+def _reduction(height: int, width: int, target_height: int, target_width: int) -> int:
+    """Returns by how much a box's sides can shrink before it holds fewer pixels, on either side, than are wanted."""
+    most = min(height / target_height, width / target_width)
+    return next((reduction for reduction in _REDUCTIONS if reduction <= most), 1)
