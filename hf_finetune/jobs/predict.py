@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from hf_finetune.arguments import ModelArguments
-from hf_finetune.data.batching import DeviceStage, EvaluationStage, collate
+from hf_finetune.data.batching import DeviceStage, EvaluationStage
 from hf_finetune.data.decoding import IMAGE_EXTENSIONS
 from hf_finetune.errors import UserError
 from hf_finetune.models.image_processor import load_image_processor
@@ -48,7 +48,7 @@ def classify(
     model = model.to(device)
     stage, device_stage = EvaluationStage(image_processor, uniform=False), DeviceStage(image_processor, uniform=False)
     for start in tqdm(range(0, len(pictures), batch_size), desc="pictures", unit="batch", delay=2, file=sys.stderr):
-        readable, samples = [], []
+        readable, images = [], []
         for path in pictures[start : start + batch_size]:
             try:
                 rows = stage({"image": [{"path": str(path), "bytes": None}], "label": [-1]})
@@ -56,9 +56,9 @@ def classify(
                 unreadable.append(str(error))
                 continue
             readable.append(path)
-            samples.append({"pixel_values": rows["pixel_values"][0], "labels": -1})
-        if samples:
-            batch = device_stage({"pixel_values": collate(samples)["pixel_values"].to(device)})
+            images.append(rows["pixel_values"])
+        if images:
+            batch = device_stage({"pixel_values": torch.cat(images).to(device)})
             with torch.inference_mode():
                 probabilities = model(**batch).logits.float().softmax(dim=-1).cpu()
             for path, row in zip(readable, probabilities, strict=True):
