@@ -7,7 +7,6 @@ import io
 import numpy as np
 import PIL.Image
 from datasets import ClassLabel, Dataset, Features, Image
-from sklearn.datasets import load_digits
 
 from hf_finetune.data.catalog import DatasetEntry
 from hf_finetune.data.raw import RawDataset
@@ -20,6 +19,8 @@ _LARGEST_VALUE = 16  # a digit's pixel counts the set points of a 4 x 4 square
 
 def read_digits(entry: DatasetEntry) -> RawDataset:
     """Returns the digits as PNG of uint8, 0 to 255, with a fifth of each class as the test split."""
+    from sklearn.datasets import load_digits  # only this dataset needs it
+
     digits = load_digits()
     images = np.rint(digits.images * (255 / _LARGEST_VALUE)).astype(np.uint8)
     rows_of_split = dict(

@@ -10,13 +10,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import evaluate
 import numpy as np
 import torch
-from sklearn import metrics as sklearn_metrics
 from torch.nn import functional
 from transformers import EvalPrediction
 
@@ -52,13 +51,18 @@ def reduce_logits(logits: torch.Tensor, labels: torch.Tensor | None) -> tuple[to
 class ClassificationMetrics:
     """The Trainer's `compute_metrics`: figures of one split from the arrays that `reduce_logits` left.
 
-    The `evaluate` module is loaded here, from this package and without network, so that whatever hinders it shows
-    before training. It keeps its inputs in memory, so any number of processes may compute at once.
+    The `evaluate` module comes from this package, without network. It keeps its inputs in memory, so any number of
+    processes may compute at once.
     """
 
     def __init__(self, label_names: Sequence[str]) -> None:
         self.num_labels = len(label_names)
-        self._module = evaluate.load(str(_MODULE), keep_in_memory=True)
+
+    @cached_property
+    def _module(self) -> Any:
+        import evaluate  # a second of imports that no training step has to wait for
+
+        return evaluate.load(str(_MODULE), keep_in_memory=True)
 
     @property
     def names(self) -> list[str]:
@@ -101,12 +105,14 @@ def per_class_figures(predictions: np.ndarray, labels: np.ndarray, label_names: 
     `predictions` and `labels` are int64 (pictures,); pictures with a negative label are not counted. Support is the
     number of pictures with that label. A figure that would divide by zero is 0.
     """
+    from sklearn.metrics import precision_recall_fscore_support  # see `ClassificationMetrics`
+
     labelled = labels >= 0
     if not labelled.any():
         columns = [np.zeros(len(label_names))] * 4
     else:
         with _many_classes_are_no_regression():
-            columns = sklearn_metrics.precision_recall_fscore_support(
+            columns = precision_recall_fscore_support(
                 labels[labelled], predictions[labelled], labels=range(len(label_names)), zero_division=0.0
             )
     return [
@@ -127,12 +133,14 @@ def confusion_matrix(predictions: np.ndarray, labels: np.ndarray, label_names: S
     `predictions` and `labels` are int64 (pictures,); pictures with a negative label are not counted. The matrix is
     int64 (classes, classes).
     """
+    from sklearn import metrics  # see `ClassificationMetrics`
+
     num_labels = len(label_names)
     labelled = labels >= 0
     if not labelled.any():
         return np.zeros((num_labels, num_labels), dtype=np.int64)
     with _many_classes_are_no_regression():
-        matrix = sklearn_metrics.confusion_matrix(labels[labelled], predictions[labelled], labels=range(num_labels))
+        matrix = metrics.confusion_matrix(labels[labelled], predictions[labelled], labels=range(num_labels))
     return matrix.astype(np.int64)
 
 

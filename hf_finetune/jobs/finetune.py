@@ -22,7 +22,6 @@ from hf_finetune.models.image_processor import default_train_transforms, describ
 from hf_finetune.models.loading import check_num_labels, load_config, load_model
 from hf_finetune.parsing import argument_fields, build_arguments, check_flags
 from hf_finetune.publishing.hub import check_push, push_folder
-from hf_finetune.publishing.result import METRIC_PREFIXES, RunRecord, save_result
 from hf_finetune.recipe import Recipe, load_recipe, override, packaged_recipes, to_yaml
 from hf_finetune.training.run_folder import find_resumable, prepare_folder
 from hf_finetune.training.trainer import ImageClassificationTrainer
@@ -151,6 +150,8 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
     if checkpoint is not None:
         args.say(f"An interrupted run is here; it goes on from {checkpoint.name}.")
     training = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+    from hf_finetune.publishing.result import METRIC_PREFIXES, RunRecord, save_result  # plots: not before they are due
 
     record = RunRecord(
         recipe=recipe,
