@@ -1,0 +1,97 @@
+"""Whole runs of both sides, from opening the dataset to the end of training, for questions that steps do not answer.
+
+Both find the dataset converted to Arrow, because that is the same library's work on both sides, and nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import AutoModelForImageClassification, PreTrainedModel, Trainer
+
+from benchmarks.harness import Session, datasets_cache, quiet, synchronize
+from benchmarks.ours import prepare_ours, source_rows
+from benchmarks.stock import Schedule, load_stock_dataset, set_stock_transform, stock_trainer, twin
+from hf_finetune.models.image_processor import describe
+
+
+@dataclass(frozen=True)
+class WholeRun:
+    """`seconds` to the end of training, with the evaluations that its schedule asks for; `accuracy` of the last one."""
+
+    seconds: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class WholeRuns:
+    """One question: a checkpoint, pictures, and what stock starts from, which is all that ours starts from.
+
+    `settings` are keys of the recipe that both sides share; `rows` are the source's rows by role, `start` the
+    checkpoint with the head that ours would begin with, `mean` and `std` are in pixel units.
+    """
+
+    session: Session
+    path: Path
+    settings: dict[str, Any]
+    start: Path
+    rows: dict[str, Sequence[int]]
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def ours(self, schedule: Schedule, **settings: Any) -> WholeRun:
+        """Runs ours with more settings, such as `freeze`."""
+        with datasets_cache(self.session), quiet():
+            load_stock_dataset(self.path)
+            begin = time.perf_counter()
+            trainer = prepare_ours(self.session, schedule, **self.settings, **settings).trainer
+            return _train(trainer, begin)
+
+    def stock(self, schedule: Schedule, frozen: bool = False) -> WholeRun:
+        """Runs stock; `frozen` trains the head alone."""
+        with datasets_cache(self.session), quiet():
+            load_stock_dataset(self.path)
+            begin = time.perf_counter()
+            splits = load_stock_dataset(self.path)
+            train, test = (
+                set_stock_transform(
+                    splits[split].select(self.rows[role]), self.settings["train_transforms"], self.mean, self.std
+                )
+                for split, role in (("train", "train"), ("test", "validation"))
+            )
+            model = AutoModelForImageClassification.from_pretrained(self.start)
+            if frozen:
+                _freeze(model)
+            return _train(stock_trainer(self.session, model, schedule, train, test), begin)
+
+
+def _freeze(model: PreTrainedModel) -> None:
+    """Holds the backbone as a careful user does: without gradients, and BatchNorm by its statistics in training too."""
+    backbone = model.base_model
+    backbone.requires_grad_(False)
+    backbone.train = lambda mode=True: nn.Module.train(backbone, False)
+
+
+def _train(trainer: Trainer, begin: float) -> WholeRun:
+    trainer.train()
+    synchronize()
+    seconds = time.perf_counter() - begin
+    accuracies = [entry["eval_accuracy"] for entry in trainer.state.log_history if "eval_accuracy" in entry]
+    return WholeRun(seconds, accuracies[-1] if accuracies else trainer.evaluate()["eval_accuracy"])
+
+
+def prepare_whole_runs(session: Session, path: Path, schedule: Schedule, **settings: Any) -> WholeRuns:
+    """Finds out, by preparing ours once, the rows and the weights that stock is to have."""
+    settings = {"dataset_path": str(path), "validation_split": "test", **settings}
+    prepared = prepare_ours(session, schedule, **settings)
+    start = session.folder / f"start-{settings['dataset']}"
+    with quiet():
+        twin(prepared.trainer.model).cpu().save_pretrained(start)
+    rows = {role: source_rows(prepared, role) for role in ("train", "validation")}
+    preprocessing = describe(prepared.trainer.processing_class)
+    return WholeRuns(session, path, settings, start, rows, preprocessing.mean, preprocessing.std)
