@@ -47,6 +47,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=3, help="How often the sides alternate (default 3).")
     parser.add_argument("--data", type=Path, metavar="DIR", help=f"Folder with real pictures (default {PICTURES.name}/")
     parser.add_argument("--cpu", action="store_true", help="Leave a GPU alone.")
+    parser.add_argument("--whole", action="store_true", help="Train on all of MNIST in time_to_accuracy; an hour.")
     parser.add_argument(
         "--quick", action="store_true", help="Smallest sizes, to see that all runs; nothing is written."
     )
@@ -77,7 +78,7 @@ def main(words: Sequence[str] | None = None) -> int:
     data = options.data or (PICTURES if PICTURES.is_dir() else None)
     answers = {}
     with tempfile.TemporaryDirectory(prefix="benchmarks-", ignore_cleanup_errors=True) as folder:
-        session = Session(Path(folder), options.pairs, options.quick, data, options.cpu)
+        session = Session(Path(folder), options.pairs, options.quick, data, options.cpu, options.whole)
         with datasets_cache(session):
             for name in options.modules or MODULES:
                 start = time.perf_counter()

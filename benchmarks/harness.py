@@ -27,6 +27,7 @@ class Session:
     quick: smallest sizes, on generated pictures, to see that everything runs; the figures mean nothing.
     data: folder with real pictures, None where there is none.
     cpu: leave a GPU alone.
+    whole: all of MNIST where a part of it is the default, for the sake of time.
     folder: temporary folder for pictures, caches and outputs.
     """
 
@@ -35,6 +36,7 @@ class Session:
     quick: bool = False
     data: Path | None = None
     cpu: bool = False
+    whole: bool = False
 
     def size(self, full: int, quick: int) -> int:
         return quick if self.quick else full

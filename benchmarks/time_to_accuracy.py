@@ -21,12 +21,13 @@ def measure(session: Session) -> Answer:
     our_schedule = Schedule(
         session.size(128, 32), learning_rate=0.05, num_train_epochs=OURS_EPOCHS, eval_strategy="epoch"
     )
-    train, test = session.size(10_000, 64), session.size(2000, 32)
+    train, test = session.size(60_000 if session.whole else 20_000, 64), session.size(5000, 32)
     question = prepare_whole_runs(
         session,
         hub_copy(session, "mnist"),
         our_schedule,
         dataset="mnist",
+        validation_split="test",
         model_name_or_path="resnet_small_cifar10",
         max_train_samples=train,
         max_eval_samples=test,

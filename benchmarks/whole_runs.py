@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from torch import nn
 from transformers import AutoModelForImageClassification, PreTrainedModel, Trainer
 
@@ -22,10 +23,14 @@ from hf_finetune.models.image_processor import describe
 
 @dataclass(frozen=True)
 class WholeRun:
-    """`seconds` to the end of training, with the evaluations that its schedule asks for; `accuracy` of the last one."""
+    """`seconds` to the end of training, with the evaluations that its schedule asks for; `accuracy` of the last one.
+
+    Without any, it is None.
+    """
 
     seconds: float
-    accuracy: float
+    model: PreTrainedModel
+    accuracy: float | None
 
 
 @dataclass(frozen=True)
@@ -58,16 +63,21 @@ class WholeRuns:
             load_stock_dataset(self.path)
             begin = time.perf_counter()
             splits = load_stock_dataset(self.path)
-            train, test = (
-                set_stock_transform(
-                    splits[split].select(self.rows[role]), self.settings["train_transforms"], self.mean, self.std
-                )
-                for split, role in (("train", "train"), ("test", "validation"))
-            )
+            train = self._transformed(splits["train"].select(self.rows["train"]))
+            test = self._transformed(splits["test"].select(self.rows["test"]))
             model = AutoModelForImageClassification.from_pretrained(self.start)
             if frozen:
                 _freeze(model)
             return _train(stock_trainer(self.session, model, schedule, train, test), begin)
+
+    def accuracy(self, model: PreTrainedModel, pictures: int, batch: int) -> float:
+        """Returns the accuracy of either side's result on the first test pictures, by one judge: stock's evaluation."""
+        test = self._transformed(load_stock_dataset(self.path)["test"].select(range(pictures)))
+        with quiet():
+            return stock_trainer(self.session, twin(model), Schedule(batch), None, test).evaluate()["eval_accuracy"]
+
+    def _transformed(self, dataset: Dataset) -> Dataset:
+        return set_stock_transform(dataset, self.settings["train_transforms"], self.mean, self.std)
 
 
 def _freeze(model: PreTrainedModel) -> None:
@@ -82,16 +92,16 @@ def _train(trainer: Trainer, begin: float) -> WholeRun:
     synchronize()
     seconds = time.perf_counter() - begin
     accuracies = [entry["eval_accuracy"] for entry in trainer.state.log_history if "eval_accuracy" in entry]
-    return WholeRun(seconds, accuracies[-1] if accuracies else trainer.evaluate()["eval_accuracy"])
+    return WholeRun(seconds, trainer.model, accuracies[-1] if accuracies else None)
 
 
 def prepare_whole_runs(session: Session, path: Path, schedule: Schedule, **settings: Any) -> WholeRuns:
     """Finds out, by preparing ours once, the rows and the weights that stock is to have."""
-    settings = {"dataset_path": str(path), "validation_split": "test", **settings}
+    settings = {"dataset_path": str(path), **settings}
     prepared = prepare_ours(session, schedule, **settings)
     start = session.folder / f"start-{settings['dataset']}"
     with quiet():
         twin(prepared.trainer.model).cpu().save_pretrained(start)
-    rows = {role: source_rows(prepared, role) for role in ("train", "validation")}
+    rows = {role: source_rows(prepared, role) for role in ("train", "test")}
     preprocessing = describe(prepared.trainer.processing_class)
     return WholeRuns(session, path, settings, start, rows, preprocessing.mean, preprocessing.std)
