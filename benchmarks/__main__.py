@@ -45,7 +45,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"One of {', '.join(MODULES)}; absent, all.")
     parser.add_argument("--list", action="store_true", help="List the questions and stop.")
     parser.add_argument("--pairs", type=int, default=3, help="How often the sides alternate (default 3).")
-    parser.add_argument("--data", type=Path, metavar="DIR", help=f"Folder with real pictures (default {PICTURES.name}/")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help=f"Folder of real pictures (default ../{PICTURES.name})."
+    )
     parser.add_argument("--cpu", action="store_true", help="Leave a GPU alone.")
     parser.add_argument("--whole", action="store_true", help="Train on all of MNIST in time_to_accuracy; an hour.")
     parser.add_argument(

@@ -89,7 +89,7 @@ def measure(session: Session) -> Answer:
             ),
         ],
         [
-            f"{train:,} training and {test:,} test pictures of CIFAR-10, the backbone trained for two epochs beforehand."
-            " Stock's BatchNorm is held by hand; requires_grad_(False) alone lets its statistics drift."
+            f"{train:,} training and {test:,} test pictures of CIFAR-10; the backbone was trained for two epochs"
+            " beforehand. Stock's BatchNorm is held by hand; requires_grad_(False) alone lets its statistics drift."
         ],
     )

@@ -129,6 +129,11 @@ def compare_seconds(
     )
 
 
+def cores() -> list[int]:
+    """Returns the processor cores that this process may use, none where the system does not say."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
 def milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.1f} ms"
 
@@ -139,7 +144,7 @@ def seconds(value: float) -> str:
 
 def per_second(pictures: int) -> Callable[[float], str]:
     """Returns what shows the seconds that `pictures` took as a rate."""
-    return lambda value: f"{pictures / value:,.0f} pictures/s"
+    return lambda value: f"{pictures / value:,.{0 if pictures > 100 * value else 1}f} pictures/s"
 
 
 def stopwatch(work: Callable[[], object]) -> float:

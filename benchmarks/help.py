@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
 
@@ -19,5 +20,5 @@ def measure(session: Session) -> Answer:
     alternate(sides, 1)  # files into the page cache
     samples = alternate(sides, session.size(max(11, session.pairs), 1))
     ratio = Ratio([ours / nothing for ours, nothing in zip(samples["ours"], samples["pass"], strict=True)], 10, False)
-    shown = {name: milliseconds(sorted(values)[len(values) // 2]) for name, values in samples.items()}
+    shown = {name: milliseconds(statistics.median(values)) for name, values in samples.items()}
     return Answer([Row("hf-finetune --help", shown["ours"], f"{shown['pass']} (python -c pass)", ratio)])

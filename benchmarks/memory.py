@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import statistics
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ def measure(session: Session) -> Answer:
 
     samples = alternate({name: lambda name=name: peak(name) for name in sizes}, session.pairs)
     ratio = Ratio([many / few for many, few in zip(samples["many"], samples["few"], strict=True)], 1.05, False)
-    few, many = (f"{sorted(samples[name])[session.pairs // 2]:.0f} MB" for name in ("few", "many"))
+    few, many = (f"{statistics.median(samples[name]):.0f} MB" for name in ("few", "many"))
     row = Row(f"peak memory, {sizes['few']:,} rows against {sizes['many']:,}", many, f"{few} (ours, few rows)", ratio)
     note = (
         "Memory of the process itself, conversion of the table included. With the pages of mapped files, which the"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import statistics
 import sys
 
 from benchmarks.children import run_child, write_recipe
-from benchmarks.harness import WARM_UP, Answer, Ratio, Row, Session, alternate, milliseconds
+from benchmarks.harness import WARM_UP, Answer, Ratio, Row, Session, alternate, cores, milliseconds
 from benchmarks.ours import fill_caches, prepare_ours
 from benchmarks.pictures import CIFAR10_MEAN, CIFAR10_STD, hub_copy
 from benchmarks.steps import CROP_AND_FLIP
@@ -17,8 +17,8 @@ _TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--n
 
 
 def measure(session: Session) -> Answer:
-    if len(os.sched_getaffinity(0)) < 2:
-        return Answer(notes=["Skipped: there is only one core."])
+    if len(cores()) < 2:
+        return Answer(notes=["Skipped: there are no two cores to pin processes to."])
     data = {
         "dataset": "cifar10",
         "dataset_path": str(hub_copy(session, "cifar10")),
@@ -49,5 +49,5 @@ def measure(session: Session) -> Answer:
 
     samples = alternate({"two": lambda: run(*_TORCHRUN), "one": run}, session.pairs)
     ratio = Ratio([one / two for one, two in zip(samples["one"], samples["two"], strict=True)], 1.8)
-    two, one = (f"{milliseconds(sorted(samples[name])[session.pairs // 2])} a step" for name in ("two", "one"))
+    two, one = (f"{milliseconds(statistics.median(samples[name]))} a step" for name in ("two", "one"))
     return Answer([Row("two processes on two cores against one on one", two, f"{one} (ours, one process)", ratio)])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.harness import Answer, Row
+from benchmarks.harness import Answer, Row, cores
 
 _HEADINGS = ("Module", "Question", "Ours", "Stock", "Ratio", "Required", "Limit", "To the limit", "Required", "Verdict")
 _PACKAGES = ("torch", "torchvision", "transformers", "datasets", "accelerate", "pillow")
@@ -36,7 +36,7 @@ def describe_machine(cpu: bool = False) -> str:
         gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "an accelerator"
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
     return (
-        f"Machine: {model}, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} torch threads, {gpu};"
+        f"Machine: {model}, {len(cores()) or os.cpu_count()} cores, {torch.get_num_threads()} torch threads, {gpu};"
         f" Python {platform.python_version()}, {versions}."
     )
 

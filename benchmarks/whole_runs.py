@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class WholeRun:
     """
 
     seconds: float
-    model: PreTrainedModel
+    model: PreTrainedModel = field(repr=False)
     accuracy: float | None
 
 
