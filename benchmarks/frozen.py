@@ -47,7 +47,7 @@ def measure(session: Session) -> Answer:
     if unknown_keys("freeze"):
         return Answer(notes=["Skipped: this version has no freeze."])
     path = hub_copy(session, "cifar10")
-    train, test = session.size(5000, 64), session.size(2000, 32)
+    train, test = session.size(2500, 64), session.size(2000, 32)
     schedule = Schedule(
         session.size(128, 32), learning_rate=0.1, lr_scheduler_type="cosine", num_train_epochs=session.size(10, 2)
     )
