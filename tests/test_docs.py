@@ -23,6 +23,7 @@ import yaml
 from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
+from benchmarks import __main__ as benchmarks
 from hf_finetune import cli
 from hf_finetune.arguments import DataArguments, FinetuneArguments, ModelArguments
 from hf_finetune.data.batch_transforms import BATCH_TRANSFORMS
@@ -138,6 +139,8 @@ class Reader:
         elif program == "make":
             targets = re.findall(r"^(\w+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
             assert rest and set(rest) <= set(targets), words
+        elif words[:3] == ["python", "-m", "benchmarks"]:
+            benchmarks.parse(words[3:])
         else:
             assert words[:2] == ["hf", "download"], words
 

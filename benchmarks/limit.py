@@ -1,0 +1,37 @@
+"""The limit: a bare PyTorch loop on one resident batch of random numbers, in channels_last. No data, no Trainer."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from benchmarks.harness import WARM_UP, stopwatch
+from benchmarks.stock import Schedule
+
+
+class Limit:
+    """Forward pass, cross entropy, backward pass and SGD, over and over on the same pictures."""
+
+    def __init__(self, model: PreTrainedModel, schedule: Schedule, image_size: int) -> None:
+        self.model = model.to(memory_format=torch.channels_last).train()
+        self.optimizer = torch.optim.SGD(
+            model.parameters(),
+            lr=schedule.learning_rate,
+            momentum=schedule.momentum,
+            weight_decay=schedule.weight_decay,
+        )
+        images = torch.randn(schedule.batch, 3, image_size, image_size, device=model.device)
+        self.images = images.contiguous(memory_format=torch.channels_last)
+        self.labels = torch.randint(model.config.num_labels, (schedule.batch,), device=model.device)
+
+    def _steps(self, count: int) -> None:
+        for _ in range(count):
+            loss = functional.cross_entropy(self.model(self.images).logits, self.labels)
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def seconds_per_step(self, steps: int) -> float:
+        self._steps(WARM_UP)
+        return stopwatch(lambda: self._steps(steps)) / steps

@@ -1,0 +1,107 @@
+"""Whole runs of both sides, from opening the dataset to the end of training, for questions that steps do not answer.
+
+Both find the dataset converted to Arrow, because that is the same library's work on both sides, and nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from torch import nn
+from transformers import AutoModelForImageClassification, PreTrainedModel, Trainer
+
+from benchmarks.harness import Session, datasets_cache, quiet, synchronize
+from benchmarks.ours import prepare_ours, source_rows
+from benchmarks.stock import Schedule, load_stock_dataset, set_stock_transform, stock_trainer, twin
+from hf_finetune.models.image_processor import describe
+
+
+@dataclass(frozen=True)
+class WholeRun:
+    """`seconds` to the end of training, with the evaluations that its schedule asks for; `accuracy` of the last one.
+
+    Without any, it is None.
+    """
+
+    seconds: float
+    model: PreTrainedModel = field(repr=False)
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class WholeRuns:
+    """One question: a checkpoint, pictures, and what stock starts from, which is all that ours starts from.
+
+    `settings` are keys of the recipe that both sides share; `rows` are the source's rows by role, `start` the
+    checkpoint with the head that ours would begin with, `mean` and `std` are in pixel units.
+    """
+
+    session: Session
+    path: Path
+    settings: dict[str, Any]
+    start: Path
+    rows: dict[str, Sequence[int]]
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def ours(self, schedule: Schedule, **settings: Any) -> WholeRun:
+        """Runs ours with more settings, such as `freeze`."""
+        with datasets_cache(self.session), quiet():
+            load_stock_dataset(self.path)
+            begin = time.perf_counter()
+            trainer = prepare_ours(self.session, schedule, **self.settings, **settings).trainer
+            return _train(trainer, begin)
+
+    def stock(self, schedule: Schedule, frozen: bool = False) -> WholeRun:
+        """Runs stock; `frozen` trains the head alone."""
+        with datasets_cache(self.session), quiet():
+            load_stock_dataset(self.path)
+            begin = time.perf_counter()
+            splits = load_stock_dataset(self.path)
+            train = self._transformed(splits["train"].select(self.rows["train"]))
+            test = self._transformed(splits["test"].select(self.rows["test"]))
+            model = AutoModelForImageClassification.from_pretrained(self.start)
+            if frozen:
+                _freeze(model)
+            return _train(stock_trainer(self.session, model, schedule, train, test), begin)
+
+    def accuracy(self, model: PreTrainedModel, pictures: int, batch: int) -> float:
+        """Returns the accuracy of either side's result on the first test pictures, by one judge: stock's evaluation."""
+        test = self._transformed(load_stock_dataset(self.path)["test"].select(range(pictures)))
+        with quiet():
+            return stock_trainer(self.session, twin(model), Schedule(batch), None, test).evaluate()["eval_accuracy"]
+
+    def _transformed(self, dataset: Dataset) -> Dataset:
+        return set_stock_transform(dataset, self.settings["train_transforms"], self.mean, self.std)
+
+
+def _freeze(model: PreTrainedModel) -> None:
+    """Holds the backbone as a careful user does: without gradients, and BatchNorm by its statistics in training too."""
+    backbone = model.base_model
+    backbone.requires_grad_(False)
+    backbone.train = lambda mode=True: nn.Module.train(backbone, False)
+
+
+def _train(trainer: Trainer, begin: float) -> WholeRun:
+    trainer.train()
+    synchronize()
+    seconds = time.perf_counter() - begin
+    accuracies = [entry["eval_accuracy"] for entry in trainer.state.log_history if "eval_accuracy" in entry]
+    return WholeRun(seconds, trainer.model, accuracies[-1] if accuracies else None)
+
+
+def prepare_whole_runs(session: Session, path: Path, schedule: Schedule, **settings: Any) -> WholeRuns:
+    """Finds out, by preparing ours once, the rows and the weights that stock is to have."""
+    settings = {"dataset_path": str(path), **settings}
+    prepared = prepare_ours(session, schedule, **settings)
+    start = session.folder / f"start-{settings['dataset']}"
+    with quiet():
+        twin(prepared.trainer.model).cpu().save_pretrained(start)
+    rows = {role: source_rows(prepared, role) for role in ("train", "test")}
+    preprocessing = describe(prepared.trainer.processing_class)
+    return WholeRuns(session, path, settings, start, rows, preprocessing.mean, preprocessing.std)
