@@ -1,11 +1,18 @@
-"""What a training step costs: ours, stock and the limit in alternating blocks of one process."""
+"""What a training step costs: ours, stock and the limit in alternating blocks.
+
+Stock and the limit run in a process of their own, because ours changes a setting of its process's memory allocator.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
-from transformers import Trainer, TrainerCallback
+from transformers import AutoModelForImageClassification, Trainer, TrainerCallback
 
 from benchmarks.harness import WARM_UP, Row, Session, alternate, compare_seconds, milliseconds, quiet, synchronize
 from benchmarks.limit import Limit
@@ -39,6 +46,51 @@ def seconds_per_step(trainer: Trainer) -> float:
     return (end - start) / (last - WARM_UP)
 
 
+class OtherSides:
+    """Stock and the limit in a process of their own, which does nothing between two questions."""
+
+    def __init__(self, session: Session, *settings: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_answer, args=(theirs, session, *settings), daemon=True)
+        self.process.start()
+        self.connection.recv()  # it is ready, and does not load anything while ours is measured
+
+    def __enter__(self) -> OtherSides:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.join()
+
+    def side(self, name: str) -> Callable[[], float]:
+        def ask() -> float:
+            self.connection.send(name)
+            return self.connection.recv()
+
+        return ask
+
+
+def _answer(
+    connection: Connection,
+    session: Session,
+    path: Path,
+    model: Path,
+    items: list[Any],
+    schedule: Schedule,
+    image_size: int,
+    steps: int,
+) -> None:
+    """Answers "stock" and "limit" with the seconds per step of a block. Both start from the weights in `model`."""
+    dataset = set_stock_transform(load_stock_dataset(path)["train"], items, CIFAR10_MEAN, CIFAR10_STD)
+    stock = stock_trainer(session, AutoModelForImageClassification.from_pretrained(model), schedule, dataset)
+    limit = Limit(twin(stock.model), schedule, image_size)
+    sides = {"stock": lambda: seconds_per_step(stock), "limit": lambda: limit.seconds_per_step(steps)}
+    connection.send("ready")
+    while True:
+        connection.send(sides[connection.recv()]())
+
+
 def compare_training(
     session: Session,
     question: str,
@@ -68,16 +120,17 @@ def compare_training(
         image_std=CIFAR10_STD,
         train_transforms=items,
     )
+    model = session.folder / "start-of-training"
+    with quiet():
+        twin(prepared.trainer.model).cpu().save_pretrained(model)
     fill_caches(prepared)
-    train_dataset = set_stock_transform(load_stock_dataset(path)["train"], items, CIFAR10_MEAN, CIFAR10_STD)
-    theirs = stock_trainer(session, twin(prepared.trainer.model), schedule, train_dataset)
-    bare = Limit(twin(prepared.trainer.model), schedule, image_size)
-    samples = alternate(
-        {
-            "ours": lambda: seconds_per_step(prepared.trainer),
-            "stock": lambda: seconds_per_step(theirs),
-            "limit": lambda: bare.seconds_per_step(steps),
-        },
-        session.pairs,
-    )
+    with OtherSides(session, path, model, items, schedule, image_size, steps) as others:
+        samples = alternate(
+            {
+                "ours": lambda: seconds_per_step(prepared.trainer),
+                "stock": others.side("stock"),
+                "limit": others.side("limit"),
+            },
+            session.pairs,
+        )
     return compare_seconds(question, samples, lambda value: f"{milliseconds(value)} a step", stock, limit)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -17,7 +19,8 @@ from hf_finetune import UserError, finetune
 from hf_finetune.arguments import DataArguments
 from hf_finetune.data import decode_cache
 from hf_finetune.data.batching import EvaluationStage, PictureBatches, TrainingStage
-from hf_finetune.data.decode_cache import DecodedPictures, open_decoded_pictures
+from hf_finetune.data.decode_cache import finish, open_decoded_pictures
+from hf_finetune.data.decoding import UnreadableImage
 from hf_finetune.data.loading import load_image_dataset
 from hf_finetune.data.transforms import build_train_transforms
 from tests.tiny import write_recipe
@@ -39,36 +42,78 @@ def test_the_same_pixels_as_decoding(pictures, cache):
     lines = []
     decoded = open_decoded_pictures(pictures, "auto", lines.append)
     assert set(decoded) == {"train", "validation", "test"} and decoded["train"] is decoded["validation"]
-    assert len(list(cache.glob("*.npy"))) == 2 and not list(cache.glob("*.unfinished")) and len(lines) == 2
+    assert len(list(cache.glob("*.unfinished"))) == 2 and len(lines) == 2
     for role, split in pictures.splits.items():
         stages = [
             TrainingStage(build_train_transforms(["RandomHorizontalFlip", "RandAugment"], uniform=True), seed=1),
             EvaluationStage(BitImageProcessor(), uniform=True),
         ]
         for stage in stages:
-            rows = [5, 0, 3]
-            fresh = PictureBatches(split, stage).__getitems__(rows)
-            kept = PictureBatches(split, stage, decoded[role]).__getitems__(rows)
-            assert fresh.keys() == kept.keys() and all(torch.equal(fresh[name], kept[name]) for name in fresh)
+            fresh = PictureBatches(split, stage).__getitems__([5, 0, 3])
+            kept = PictureBatches(split, stage, decoded[role])
+            for batch in (kept.__getitems__([5, 0, 3]), kept.__getitems__([5, 0, 3])):
+                assert fresh.keys() == batch.keys() and all(torch.equal(fresh[name], batch[name]) for name in fresh)
 
 
-def test_a_second_run_decodes_nothing(pictures, monkeypatch):
+def test_each_picture_is_decoded_once(pictures, monkeypatch):
+    decoded = open_decoded_pictures(pictures, "auto")["test"]
+    count = []
+    decode = decode_cache.decode_pixels
+    monkeypatch.setattr(decode_cache, "decode_pixels", lambda value: count.append(1) or decode(value))
+    for rows in ([0, 1, 2], [2, 3], [0, 1, 2, 3]):
+        decoded[np.array(rows)]
+    assert len(count) == 4
+
+
+def test_what_one_run_decoded_another_finds(pictures, cache, monkeypatch):
+    decoded = open_decoded_pictures(pictures, "auto")
+    before = decoded["test"][np.arange(24)]
+    finish(decoded.values())
+    assert len(list(cache.glob("*.npy"))) == len(list(cache.iterdir())) == 2
+    assert np.array_equal(decoded["test"][np.arange(24)], before)  # the run itself goes on with the renamed file
+    monkeypatch.setattr(decode_cache, "decode_pixels", None)
+    again = open_decoded_pictures(pictures, "auto")
+    assert np.array_equal(again["test"][np.arange(24)], before) and again["train"][np.arange(72)].any()
+    array = np.load(again["test"].finished)
+    assert array.shape == (24, 16, 16, 3) and array.dtype == np.uint8
+
+
+def test_two_processes_of_a_run_fill_one_file(pictures, monkeypatch):
+    first = open_decoded_pictures(pictures, "auto", processes=2, local_process_index=0)["test"]
+    first[np.arange(12)]
+    monkeypatch.setattr(decode_cache, "decode_pixels", None)  # the second finds what the first has done
+    second = open_decoded_pictures(pictures, "auto", processes=2, local_process_index=1)["test"]
+    assert second[np.arange(12)].any() and second.unfinished == first.unfinished
+
+
+def test_two_runs_do_not_share_what_is_not_finished(pictures, monkeypatch):
+    first = open_decoded_pictures(pictures, "auto")["test"]
+    monkeypatch.setattr(decode_cache.os, "getpid", lambda: 1)
+    assert open_decoded_pictures(pictures, "auto")["test"].unfinished != first.unfinished
+
+
+def test_what_a_killed_run_left_is_cleared_away(pictures, cache):
+    cache.mkdir(parents=True)
+    old, young = cache / "decoded-1.7.unfinished", cache / "decoded-1.8.unfinished"
+    for path in (old, young):
+        path.write_text("")
+    os.utime(old, (0, 0))
     open_decoded_pictures(pictures, "auto")
-    monkeypatch.setattr(decode_cache, "decode_image", None)
-    assert set(open_decoded_pictures(pictures, "auto")) == {"train", "validation", "test"}
+    assert not old.exists() and young.exists()
 
 
 def test_a_changed_file_is_decoded_anew(picture_folder, tmp_path):
-    import shutil
-
     folder = tmp_path / "copy"
     shutil.copytree(picture_folder, folder)
-    load = lambda: load_image_dataset(DataArguments(dataset=str(folder)), seed=0)  # noqa: E731
-    before = open_decoded_pictures(load(), "auto")["test"]
-    PIL.Image.new("RGB", (16, 16), (1, 2, 3)).save(folder / "test" / "blue" / "00.png")
-    after = open_decoded_pictures(load(), "auto")["test"]
-    assert before.path != after.path
-    assert (after[np.array([0])] == [1, 2, 3]).all() and not (before[np.array([0])] == [1, 2, 3]).all()
+    names, pixels = [], []
+    for _ in range(2):
+        data = load_image_dataset(DataArguments(dataset=str(folder)), seed=0)
+        decoded = open_decoded_pictures(data, "auto")["test"]
+        pixels.append(decoded[np.array([0])])
+        decoded.finish()
+        names.append(decoded.finished)
+        PIL.Image.new("RGB", (16, 16), (1, 2, 3)).save(folder / "test" / "blue" / "00.png")
+    assert names[0] != names[1] and not (pixels[0] == [1, 2, 3]).all() and (pixels[1] == [1, 2, 3]).all()
 
 
 def test_the_name_is_the_same_in_another_process_and_with_another_seed():
@@ -84,9 +129,12 @@ def test_the_name_is_the_same_in_another_process_and_with_another_seed():
 
 def test_a_worker_maps_the_file_instead_of_being_sent_it(pictures):
     decoded = open_decoded_pictures(pictures, "auto")["train"]
+    before = decoded[np.arange(4)]
     message = pickle.dumps(decoded)
-    assert len(message) < 1000
-    assert np.array_equal(pickle.loads(message)[np.arange(4)], decoded[np.arange(4)])
+    assert len(message) < 0.5 * decoded.unfinished.stat().st_size
+    assert np.array_equal(pickle.loads(message)[np.arange(4)], before)
+    decoded.finish()
+    assert np.array_equal(pickle.loads(message)[np.arange(4)], before)  # of a worker that starts after the renaming
 
 
 def test_few_pictures_of_a_large_split_are_not_worth_it(picture_folder):
@@ -98,25 +146,32 @@ def test_few_pictures_of_a_large_split_are_not_worth_it(picture_folder):
 def test_never_and_too_large_leave_nothing(pictures, cache, monkeypatch):
     assert open_decoded_pictures(pictures, "never") == {} and not cache.exists()
     monkeypatch.setattr(decode_cache, "AUTO_LIMIT", 1000)
-    assert open_decoded_pictures(pictures, "auto") == {} and not list(cache.glob("*.npy"))
+    assert open_decoded_pictures(pictures, "auto") == {} and not list(cache.iterdir())
 
 
-def test_a_picture_that_breaks_off_leaves_no_file(pictures, cache, monkeypatch):
+def test_a_picture_that_cannot_be_read_leaves_no_file(pictures, cache, monkeypatch):
     def broken(value):
-        raise decode_cache.UnreadableImage("cats/3.jpg", "cut short")
+        raise UnreadableImage("cats/3.jpg", "cut short")
 
-    monkeypatch.setattr(decode_cache, "decode_image", broken)
-    assert open_decoded_pictures(pictures, "auto") == {}
-    assert not list(cache.glob("*.npy")) and not list(cache.glob("*.unfinished"))
-    with pytest.raises(UserError, match=r"^decode_cache is always, but .*cats/3.jpg cannot be read.*cut short"):
-        open_decoded_pictures(pictures, "always")
+    monkeypatch.setattr(decode_cache, "decode_pixels", broken)
+    decoded = open_decoded_pictures(pictures, "auto")
+    with pytest.raises(UserError, match="cats/3.jpg cannot be read"):
+        decoded["test"][np.array([3])]
+    finish(decoded.values())
+    assert not list(cache.glob("*.npy"))
 
 
-def test_always_says_what_stands_in_its_way(pictures, monkeypatch, tmp_path):
+def test_a_picture_of_another_size_is_named(pictures):
+    pictures.image_sizes = (16, 18)
+    decoded = open_decoded_pictures(pictures, "auto")
+    with pytest.raises(UserError, match="^The picture in row 3 has 16 x 16 pixels and the others have 16 x 18;"):
+        decoded["test"][np.array([3])]
+
+
+def test_always_says_what_stands_in_its_way(pictures, monkeypatch):
     monkeypatch.setattr(decode_cache.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10}))
     with pytest.raises(UserError, match="has room for 0.0 GB"):
         open_decoded_pictures(pictures, "always")
-    PIL.Image.new("RGB", (30, 20)).save(tmp_path / "odd.png")
     pictures.image_sizes = None
     with pytest.raises(UserError, match="not known to be small and of one size; write --decode_cache auto"):
         open_decoded_pictures(pictures, "always")
@@ -139,10 +194,3 @@ def test_a_run_gives_the_same_weights_with_and_without(picture_folder, tmp_path)
         for mode in ("never", "always")
     ]
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
-
-
-def test_a_file_holds_what_numpy_reads(pictures):
-    decoded = open_decoded_pictures(pictures, "auto")["test"]
-    assert isinstance(decoded, DecodedPictures)
-    array = np.load(decoded.path)
-    assert array.shape == (24, 16, 16, 3) and array.dtype == np.uint8

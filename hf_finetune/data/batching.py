@@ -20,8 +20,8 @@ from transformers.image_processing_backends import TorchvisionBackend
 from hf_finetune.data.columns import arrow_column
 from hf_finetune.data.decode_cache import DecodedPictures
 from hf_finetune.data.decoding import decode_image
+from hf_finetune.data.pixels import decode_pixels
 from hf_finetune.data.randomness import draw_keys
-from hf_finetune.data.reduced_decoding import to_tensor
 from hf_finetune.data.transforms import NO_TRANSFORMS, TrainTransforms
 
 
@@ -78,7 +78,7 @@ class EvaluationStage:
         if "pixels" in rows and self.batched:
             images = torch.from_numpy(rows["pixels"]).permute(0, 3, 1, 2)
         elif self.batched:
-            images = [to_tensor(decode_image(image)) for image in rows["image"]]
+            images = [decode_pixels(image) for image in rows["image"]]
             if not self.uniform:
                 images = self.image_processor(images, do_rescale=False, do_normalize=False)["pixel_values"]
         else:

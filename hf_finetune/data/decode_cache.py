@@ -1,17 +1,19 @@
-"""Data room: small pictures of one size are decoded once, into a file of pixels that later passes map into memory.
+"""Data room: small pictures of one size are decoded once, into a file of pixels that is mapped into memory.
 
 Fetching a picture from there costs a copy of a few kilobytes instead of a decoding. The file lies in the cache folder
-of `datasets`, is named after the pictures that it holds, is written aside and renamed when it is whole, and is shared
-by the processes and the runs of a machine.
+of `datasets` and is named after the pictures that it holds. The first epoch fills it as it goes, so that no first step
+waits for it, with an unfinished name that only the processes of one run share; whole and on the disk, it gets the name
+under which later runs find it.
 """
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,94 +22,145 @@ import numpy as np
 import PIL
 import pyarrow.compute as pc
 from datasets import Dataset
-from filelock import FileLock
 from tqdm.auto import tqdm
 
 from hf_finetune.data.columns import are_files, arrow_column
-from hf_finetune.data.decoding import UnreadableImage, decode_image
 from hf_finetune.data.loading import ImageDataset
+from hf_finetune.data.pixels import decode_pixels
 from hf_finetune.errors import UserError
 
 AUTO_LIMIT = 2 * 2**30  # bytes of one file: CIFAR-10's 50,000 training pictures take 154 MB
-_CHUNK = 256  # pictures a thread decodes at a time
+_CHUNK = 256  # pictures decoded at a time where none is asked for
 _SECONDS_BEFORE_BAR = 2
+_ABANDONED = 2 * 24 * 3600  # seconds after which an unfinished file is taken for that of a run that was killed
 
 
 class DecodedPictures:
-    """The pixels of a source's split, uint8 (pictures, height, width, 3), mapped into memory from a .npy file."""
+    """The pixels of a source's split, uint8 (pictures, height, width, 3), each decoded when it is first asked for.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+    `source` has the encoded pictures as the column `image`, all of them `size` (height, width) pixels. `finished` is
+    the .npy file that holds them or will; until it is there, `unfinished` is, with a mark for every picture in it.
+    """
+
+    def __init__(self, source: Dataset, size: tuple[int, int], finished: Path, unfinished: Path) -> None:
+        self.source, self.size, self.finished, self.unfinished = source, size, finished, unfinished
+        self._filled: np.ndarray | None = None
+        if finished.is_file():
+            self._file = np.load(finished, mmap_mode="r", allow_pickle=False)
+        else:
+            self._file = np.load(unfinished, mmap_mode="r+", allow_pickle=False)
+            self._filled = np.asarray(np.load(_marks(unfinished), mmap_mode="r+", allow_pickle=False))
+        self._pixels = np.asarray(self._file)  # the same memory, without what a memmap does at every access
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the pictures of `rows`, int64 (batch,), as uint8 (batch, height, width, 3)."""
-        return np.asarray(self._pixels[rows])
+        """Returns the pictures of `rows`, int64 (batch,), as uint8 (batch, height, width, 3).
+
+        Raises `UserError` for a picture that cannot be read or is of another size.
+        """
+        if self._filled is not None and not (filled := self._filled[rows]).all():
+            self._decode(rows[filled == 0])
+        return self._pixels[rows]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path,)  # a loader's worker maps the file too, instead of being sent its content
+        return type(self), (self.source, self.size, self.finished, self.unfinished)  # a worker maps the file too
+
+    def _decode(self, rows: np.ndarray) -> None:
+        for row, value in zip(rows.tolist(), self.source[rows]["image"], strict=True):
+            pixels = decode_pixels(value)
+            if pixels.shape[1:] != self.size:
+                height, width = pixels.shape[1:]
+                raise UserError(
+                    f"The picture in row {row} has {height} x {width} pixels and the others have {self.size[0]} x"
+                    f" {self.size[1]}; mend it or take it away."
+                )
+            self._pixels[row] = pixels.permute(1, 2, 0).numpy()
+        self._filled[rows] = 1
+
+    def finish(self) -> None:
+        """Decodes what nobody asked for, and gives the file its lasting name. Nothing happens if it has it.
+
+        Pictures that cannot be read leave the file unfinished, and it goes when the run ends.
+        """
+        if self._filled is None or self.finished.is_file():
+            return
+        rest = np.flatnonzero(self._filled == 0)
+        try:
+            for start in tqdm(
+                range(0, len(rest), _CHUNK), desc="Decoding", unit_scale=_CHUNK, delay=_SECONDS_BEFORE_BAR
+            ):
+                self._decode(rest[start : start + _CHUNK])
+            self._file.flush()  # to the disk, before the name says that it is there
+            os.replace(self.unfinished, self.finished)
+        except (OSError, UserError):
+            return
+        _marks(self.unfinished).unlink(missing_ok=True)
 
 
 def open_decoded_pictures(
-    data: ImageDataset, mode: str, say: Callable[[str], object] = print
+    data: ImageDataset,
+    mode: str,
+    say: Callable[[str], object] = print,
+    processes: int = 1,
+    local_process_index: int = 0,
 ) -> dict[str, DecodedPictures]:
-    """Returns the decoded pictures of each role's source, decoding them now where no run did before.
+    """Returns the decoded pictures of the roles whose pictures are worth it.
 
     `mode` is "never", "always", or "auto": small pictures of one size, of which the run uses at least half, in a file
-    of at most 2 GiB that leaves as much free. What cannot be decoded once is missing from the result and decoded as it
-    is needed. Raises `UserError` where "always" cannot be had.
+    of at most 2 GiB that leaves as much free. Of a run's `processes` those on one machine share the files; there, the
+    first has to be here before the others. Raises `UserError` where "always" cannot be had.
     """
-    decoded: dict[str, DecodedPictures] = {}
-    if mode == "never":
-        return decoded
+    if mode == "never" or (mode == "auto" and not data.uniform):
+        return {}
     if not data.uniform:
-        if mode == "always":
-            raise UserError(
-                f"decode_cache is always, but the pictures of {data.source} are not known to be small and of one size;"
-                " write --decode_cache auto."
-            )
-        return decoded
-    for role, source in data.sources.items():
-        if role not in data.splits:
-            continue
-        sharing = [other for other, its_source in data.sources.items() if its_source is source and other in data.splits]
-        used = sum(len(data.splits[other]) for other in sharing)
-        if role != sharing[0]:
-            if sharing[0] in decoded:
-                decoded[role] = decoded[sharing[0]]
-        elif mode == "always" or 2 * used >= len(source):
-            pictures = _open_or_write(source, data.image_sizes, mode, f"{data.source}, {role}", say)
-            if pictures is not None:
-                decoded[role] = pictures
-    return decoded
+        raise UserError(
+            f"decode_cache is always, but the pictures of {data.source} are not known to be small and of one size;"
+            " write --decode_cache auto."
+        )
+    # What the processes of one run, and no others, have in common: the launcher that started them.
+    run = str(os.getppid() if processes > 1 else os.getpid())
+    creates = local_process_index == 0
+    decoded: dict[int, DecodedPictures | None] = {}
+    for role in data.splits:
+        source = data.sources[role]
+        if id(source) not in decoded:  # a held-out part shares the source, and the file, of what it was held out from
+            used = sum(len(split) for other, split in data.splits.items() if data.sources[other] is source)
+            worth_it = mode == "always" or 2 * used >= len(source)
+            decoded[id(source)] = _open(source, data.image_sizes, mode, run, creates, say) if worth_it else None
+    found = {role: decoded[id(data.sources[role])] for role in data.splits}
+    return {role: pictures for role, pictures in found.items() if pictures is not None}
 
 
-def _open_or_write(
-    source: Dataset, size: tuple[int, int], mode: str, name: str, say: Callable[[str], object]
+def finish(decoded: Collection[DecodedPictures]) -> None:
+    """Finishes the files, each once."""
+    for pictures in {id(pictures): pictures for pictures in decoded}.values():
+        pictures.finish()
+
+
+def _open(
+    source: Dataset, size: tuple[int, int], mode: str, run: str, creates: bool, say: Callable[[str], object]
 ) -> DecodedPictures | None:
-    shape = (len(source), *size, 3)
-    needed = int(np.prod(shape))
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_finetune"
-    path = folder / f"decoded-{_key(source)}.npy"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):  # of several processes one decodes, and the others find the file
-            if not path.is_file():
-                free = shutil.disk_usage(folder).free
-                if mode == "auto" and needed > min(AUTO_LIMIT, free / 2):
-                    return None
-                if needed > free:
-                    raise UserError(
-                        f"decode_cache is always, but {folder} has room for {free / 1e9:.1f} GB and the pictures of"
-                        f" {name} take {needed / 1e9:.1f} GB; write --decode_cache never, or set HF_DATASETS_CACHE."
-                    )
-                _write(source, shape, path, name)
-                say(f"Decoded once, for this and later runs: {name}, {needed / 1e6:,.0f} MB in {folder}.")
-        return DecodedPictures(path)
-    except (OSError, UnreadableImage, ValueError) as error:
+        finished = folder / f"decoded-{_key(source)}.npy"
+        unfinished = finished.with_suffix(f".{run}.unfinished")
+        if creates and not finished.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            shape = (len(source), *size, 3)
+            needed, free = int(np.prod(shape)), shutil.disk_usage(folder).free
+            if mode == "auto" and needed > min(AUTO_LIMIT, free / 2):
+                return None
+            if needed > free:
+                raise UserError(
+                    f"decode_cache is always, but {folder} has room for {free / 1e9:.1f} GB and the pictures take"
+                    f" {needed / 1e9:.1f} GB; write --decode_cache never, or set HF_DATASETS_CACHE."
+                )
+            _create(unfinished, shape)
+            say(f"Pictures are decoded once, for this and later runs: {needed / 1e6:,.0f} MB in {folder}.")
+        return DecodedPictures(source, size, finished, unfinished)
+    except OSError as error:
         if mode == "always":
-            raise UserError(f"decode_cache is always, but the pictures of {name} cannot be kept: {error}") from error
-        return None  # a picture that cannot be read is named when it is needed
+            raise UserError(f"decode_cache is always, but nothing can be written to {folder}: {error}.") from error
+        return None
 
 
 def _key(source: Dataset) -> str:
@@ -125,44 +178,23 @@ def _key(source: Dataset) -> str:
     return digest.hexdigest()[:32]
 
 
-def _write(source: Dataset, shape: tuple[int, ...], path: Path, name: str) -> None:
-    """Decodes all pictures into `path`, which appears when it is whole. Raises what decoding and writing raise."""
-    unfinished = path.with_suffix(".unfinished")
-    try:
-        with (
-            open(unfinished, "wb") as file,
-            tqdm(total=len(source), desc=f"Decoding {name}", unit="picture", delay=_SECONDS_BEFORE_BAR) as bar,
-        ):
-            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            for pixels in _decode_in_order(source, shape[1:]):
-                file.write(pixels)
-                bar.update(len(pixels))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+def _marks(unfinished: Path) -> Path:
+    return unfinished.with_suffix(".marks")
 
 
-def _decode_in_order(source: Dataset, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    images = source.with_format("arrow")
-
-    def decode(start: int) -> np.ndarray:
-        values: Sequence[Any] = images[start : start + _CHUNK]["image"].to_pylist()
-        pixels = np.empty((len(values), *shape), dtype=np.uint8)
-        for position, value in enumerate(values):
-            picture = decode_image(value)
-            if (picture.height, picture.width) != shape[:2]:
-                raise ValueError(f"picture {start + position} is of {picture.height} x {picture.width} pixels")
-            pixels[position] = picture
-        return pixels
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        starts = range(0, len(source), _CHUNK)
-        # A few chunks ahead of the file, and no more: all of them at once would be held in memory.
-        ahead = [pool.submit(decode, start) for start in starts[: 2 * (os.cpu_count() or 1)]]
-        for start in starts:
-            yield ahead.pop(0).result()
-            following = start + _CHUNK * 2 * (os.cpu_count() or 1)
-            if following < len(source):
-                ahead.append(pool.submit(decode, following))
+def _create(unfinished: Path, shape: Sequence[int]) -> None:
+    """Creates the file of a run and its marks, which go with the process if the file was not finished."""
+    for old in unfinished.parent.glob("decoded-*"):
+        if old.suffix in (".unfinished", ".marks") and time.time() - old.stat().st_mtime > _ABANDONED:
+            old.unlink(missing_ok=True)
+    for path, its_shape in ((unfinished, tuple(shape)), (_marks(unfinished), (shape[0],))):
+        path.unlink(missing_ok=True)
+        atexit.register(path.unlink, missing_ok=True)
+        with open(path, "xb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": its_shape})
+            # The room is taken now: a full disk would later kill the process in the middle of a write to memory.
+            length = file.tell() + int(np.prod(its_shape))
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, length)
+            else:
+                file.truncate(length)

@@ -8,24 +8,20 @@ result is torchvision's own; at a reduced scale the crop's edges are rounded to 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
-import numpy as np
 import PIL.Image
 import torch
 from torchvision.transforms import v2
 
 from hf_finetune.data.batch_transforms import RandomResizedCrop
 from hf_finetune.data.decoding import OpenPicture
+from hf_finetune.data.pixels import to_tensor
 
 _REDUCTIONS = (8, 4, 2)
 _OPEN_AT_ONCE = 32  # their crops are drawn together; each holds a file open until it is decoded
-
-
-def to_tensor(image: PIL.Image.Image) -> torch.Tensor:
-    """Returns a PIL picture as uint8 of shape (3, height, width), channels last in memory, without a second copy."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 class ReducedRandomResizedCrop:
@@ -41,26 +37,30 @@ class ReducedRandomResizedCrop:
         `keys` are the samples' draw keys, int64 (batch,). Raises `UnreadableImage`.
         """
         crops = []
-        for start in range(0, len(values), _OPEN_AT_ONCE):
-            with ExitStack() as stack:
-                chunk = slice(start, start + _OPEN_AT_ONCE)
-                pictures = [stack.enter_context(OpenPicture(value)) for value in values[chunk]]
-                heights = torch.tensor([picture.height for picture in pictures])
-                widths = torch.tensor([picture.width for picture in pictures])
-                boxes = torch.stack(self._drawing.boxes(heights, widths, keys[chunk]), dim=1).tolist()
-                crops += [self._crop(picture, *box) for picture, box in zip(pictures, boxes, strict=True)]
+        # Decoders let go of Python's lock. In a loader's worker torch has one thread, and so has this.
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            for start in range(0, len(values), _OPEN_AT_ONCE):
+                with ExitStack() as stack:
+                    chunk = slice(start, start + _OPEN_AT_ONCE)
+                    pictures = [stack.enter_context(OpenPicture(value)) for value in values[chunk]]
+                    heights = torch.tensor([picture.height for picture in pictures])
+                    widths = torch.tensor([picture.width for picture in pictures])
+                    boxes = torch.stack(self._drawing.boxes(heights, widths, keys[chunk]), dim=1).tolist()
+                    for crop in pool.map(self._crop, pictures, boxes):
+                        resized = v2.functional.resize(
+                            to_tensor(crop), self.transform.size, self.transform.interpolation, antialias=True
+                        )
+                        crops.append(resized)
         return crops
 
-    def _crop(self, picture: OpenPicture, top: int, left: int, height: int, width: int) -> torch.Tensor:
-        target_height, target_width = self.transform.size
-        image = picture.decode(_reduction(height, width, target_height, target_width))
+    def _crop(self, picture: OpenPicture, box: Sequence[int]) -> PIL.Image.Image:
+        """Returns the box (top, left, height, width) of a picture, at the scale at which it is decoded."""
+        top, left, height, width = box
+        image = picture.decode(_reduction(height, width, *self.transform.size))
         vertical, horizontal = image.height / picture.height, image.width / picture.width
         rows = round(top * vertical), round((top + height) * vertical)
         columns = round(left * horizontal), round((left + width) * horizontal)
-        crop = to_tensor(image.crop((columns[0], rows[0], columns[1], rows[1])))
-        return v2.functional.resize(
-            crop, [target_height, target_width], interpolation=self.transform.interpolation, antialias=True
-        )
+        return image.crop((columns[0], rows[0], columns[1], rows[1]))
 
 
 class ReducedResize:

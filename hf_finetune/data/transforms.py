@@ -15,8 +15,8 @@ import torch
 from torchvision.transforms import InterpolationMode, v2
 
 from hf_finetune.data.batch_transforms import BATCH_TRANSFORMS, BatchTransform
-from hf_finetune.data.decoding import decode_image
-from hf_finetune.data.reduced_decoding import ReducedRandomResizedCrop, ReducedResize, to_tensor
+from hf_finetune.data.pixels import decode_pixels
+from hf_finetune.data.reduced_decoding import ReducedRandomResizedCrop, ReducedResize
 from hf_finetune.errors import UserError, did_you_mean
 
 # Transforms after which all pictures have one size, whatever they had before.
@@ -44,7 +44,7 @@ class TrainTransforms:
         """Returns encoded pictures as uint8 of shape (channels, height, width). Raises `UnreadableImage`."""
         if self.decoding is not None:
             return self.decoding(values, keys)
-        return [to_tensor(decode_image(value)) for value in values]
+        return [decode_pixels(value) for value in values]
 
     def apply_to_picture(self, image: torch.Tensor, key: int) -> torch.Tensor:
         """Returns the uint8 picture after the second part. Its random draws depend on `key` alone."""

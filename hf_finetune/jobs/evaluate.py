@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hf_finetune.data.batching import DeviceStage, EvaluationStage, PictureBatches
-from hf_finetune.data.decode_cache import open_decoded_pictures
+from hf_finetune.data.decode_cache import finish, open_decoded_pictures
 from hf_finetune.data.labels import match_classes
 from hf_finetune.data.loading import load_image_dataset
 from hf_finetune.evaluation.metrics import ClassificationMetrics, per_class_figures, reduce_logits
@@ -56,7 +56,10 @@ def evaluate_model(model: str, **settings: Any) -> EvaluationResult:
     split = data.splits[role]
     class_ids = match_classes(split, data.label_names, names)
     image_processor = load_image_processor(model_arguments, network.config)
-    decoded = open_decoded_pictures(data, data_arguments.decode_cache, args.say)
+    with args.main_process_first(desc="decoded pictures"):
+        decoded = open_decoded_pictures(
+            data, data_arguments.decode_cache, args.say, args.world_size, args.local_process_index
+        )
     batches = PictureBatches(split, EvaluationStage(image_processor, data.uniform, class_ids), decoded.get(role))
     with tempfile.TemporaryDirectory() as folder:
         args.output_dir = folder  # the Trainer creates its folder even if nothing is ever written there
@@ -70,6 +73,8 @@ def evaluate_model(model: str, **settings: Any) -> EvaluationResult:
         )
         output = trainer.predict(batches, metric_key_prefix="test")
         trainer.end()
+    if args.local_process_index == 0:
+        finish(decoded.values())
     metrics = {name.removeprefix("test_"): value for name, value in output.metrics.items()}
     description = describe_split(role, int(metrics["samples"]))
     per_class = per_class_figures(output.predictions[0], output.label_ids, names)

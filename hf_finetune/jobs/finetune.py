@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from hf_finetune.arguments import ModelArguments
 from hf_finetune.data.batching import DeviceStage, EvaluationStage, PictureBatches, TrainingStage
 from hf_finetune.data.catalog import CATALOG, find_entry
-from hf_finetune.data.decode_cache import open_decoded_pictures
+from hf_finetune.data.decode_cache import DecodedPictures, finish, open_decoded_pictures
 from hf_finetune.data.loading import ImageDataset, load_image_dataset
 from hf_finetune.data.transforms import build_train_transforms
 from hf_finetune.errors import UserError
@@ -23,6 +24,7 @@ from hf_finetune.models.loading import check_num_labels, load_config, load_model
 from hf_finetune.parsing import argument_fields, build_arguments, check_flags
 from hf_finetune.publishing.hub import check_push, push_folder
 from hf_finetune.recipe import Recipe, load_recipe, override, packaged_recipes, to_yaml
+from hf_finetune.training.callbacks import SecondEpochCallback
 from hf_finetune.training.run_folder import find_resumable, prepare_folder
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
@@ -80,6 +82,7 @@ class PreparedRun:
     model_arguments: ModelArguments
     data: ImageDataset
     batches: dict[str, PictureBatches]
+    decoded: dict[str, DecodedPictures]
     trainer: ImageClassificationTrainer
     checkpoint: Path | None
     repository: str | None
@@ -116,7 +119,10 @@ def prepare(recipe: Recipe) -> PreparedRun:
     )
     training_stage = TrainingStage(transforms, args.seed)
     evaluation_stage = EvaluationStage(image_processor, data.uniform)
-    decoded = open_decoded_pictures(data, data_arguments.decode_cache, args.say)
+    with args.main_process_first(desc="decoded pictures"):
+        decoded = open_decoded_pictures(
+            data, data_arguments.decode_cache, args.say, args.world_size, args.local_process_index
+        )
     batches = {
         role: PictureBatches(split, training_stage if role == "train" else evaluation_stage, decoded.get(role))
         for role, split in data.splits.items()
@@ -135,8 +141,10 @@ def prepare(recipe: Recipe) -> PreparedRun:
         compute_metrics=metrics,
         reduce_logits=reduce_logits,
     )
+    if args.local_process_index == 0:
+        trainer.add_callback(SecondEpochCallback(partial(finish, decoded.values())))
     trainer.rehearse()
-    return PreparedRun(recipe, model_arguments, data, batches, trainer, checkpoint, repository)
+    return PreparedRun(recipe, model_arguments, data, batches, decoded, trainer, checkpoint, repository)
 
 
 def run(recipe: Recipe, command: str) -> FinetuneResult:
@@ -169,6 +177,8 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
         log_history=trainer.state.log_history,
     )
     trainer.save_model()
+    if args.local_process_index == 0:
+        finish(prepared.decoded.values())
     if args.process_index == 0:
         save_result(folder, record)
     args.say(

@@ -23,6 +23,21 @@ class EpochCallback(TrainerCallback):
         self.set_epoch(int(state.epoch or 0))
 
 
+class SecondEpochCallback(TrainerCallback):
+    """Does some work once, when the first whole pass over the pictures and its evaluation are over."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.work = work
+        self.epochs_begun = 0
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.epochs_begun += 1
+        if self.epochs_begun == 2:
+            self.work()
+
+
 class PlainLogLineCallback(TrainerCallback):
     """One readable line for every entry of the log, without the progress bar that `disable_tqdm` turns off."""
 
