@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_finetune.arguments import ModelArguments
@@ -17,12 +18,16 @@ from hf_finetune.data.loading import ImageDataset, load_image_dataset
 from hf_finetune.data.transforms import build_train_transforms
 from hf_finetune.errors import UserError
 from hf_finetune.evaluation.metrics import ClassificationMetrics, reduce_logits
+from hf_finetune.models.freezing import freeze_modules
+from hf_finetune.models.head import head_linear
 from hf_finetune.models.image_processor import default_train_transforms, describe, load_image_processor
 from hf_finetune.models.loading import check_num_labels, load_config, load_model
 from hf_finetune.parsing import argument_fields, build_arguments, check_flags
 from hf_finetune.publishing.hub import check_push, push_folder
 from hf_finetune.publishing.result import METRIC_PREFIXES, RunRecord, save_result
 from hf_finetune.recipe import Recipe, load_recipe, override, packaged_recipes, to_yaml
+from hf_finetune.training.features import FeatureDataset, train_on_features, train_on_pictures
+from hf_finetune.training.head_probe import probe_head
 from hf_finetune.training.run_folder import find_resumable, prepare_folder
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
@@ -72,13 +77,15 @@ def finetune(recipe: str | None = None, **settings: Any) -> FinetuneResult:
 class PreparedRun:
     """A run that is ready to take its first step: everything is loaded and checked, and nothing is written yet.
 
-    `checkpoint` is where an interrupted run goes on from, None for a new one; `repository` is where the result will be
-    pushed by this process, None where it will not.
+    `splits` are what the trainer is given: the pictures of `data`, or features of them. `checkpoint` is where an
+    interrupted run goes on from, None for a new one; `repository` is where the result will be pushed by this process,
+    None where it will not.
     """
 
     recipe: Recipe
     model_arguments: ModelArguments
     data: ImageDataset
+    splits: Mapping[str, Dataset | FeatureDataset]
     trainer: ImageClassificationTrainer
     checkpoint: Path | None
     repository: str | None
@@ -108,14 +115,23 @@ def prepare(recipe: Recipe) -> PreparedRun:
     image_processor = load_image_processor(model_arguments, config, data_arguments)
     loaded = load_model(model_arguments, config, data.label_names, args.seed)
     args.say(f"Model: {loaded.report}")
+    frozen = freeze_modules(loaded.model, model_arguments.freeze or ())
+    args.say(*frozen.report)
+    if model_arguments.head_init == "probe":
+        head_linear(loaded.model)  # a head that cannot be probed shows at once
 
     preprocessing = describe(image_processor)
     items = data_arguments.train_transforms
+    as_evaluated = frozen.backbone and items is None  # then nothing is random, and no picture is needed twice
+    if as_evaluated:
+        args.say(
+            "Training pictures are prepared as in evaluation: the backbone is frozen, train_transforms not written."
+        )
     transforms = build_train_transforms(default_train_transforms(preprocessing) if items is None else items, uniform)
     training_stage = TrainingStage(transforms, args.seed)
     evaluation_stage = EvaluationStage(image_processor, uniform)
     for role, split in data.splits.items():
-        split.set_transform(training_stage if role == "train" else evaluation_stage)
+        split.set_transform(training_stage if role == "train" and not as_evaluated else evaluation_stage)
 
     metrics = ClassificationMetrics(data.label_names)
     args.prepare_for_run(has_validation="validation" in data.splits, metrics=metrics.names)
@@ -131,7 +147,11 @@ def prepare(recipe: Recipe) -> PreparedRun:
         reduce_logits=reduce_logits,
     )
     trainer.rehearse()
-    return PreparedRun(recipe, model_arguments, data, trainer, checkpoint, repository)
+    splits = train_on_features(trainer, data.splits, items) if frozen.backbone else data.splits
+    if model_arguments.head_init == "probe" and checkpoint is None:
+        pictures = data.splits["train"].with_transform(evaluation_stage)
+        args.say(probe_head(trainer, loaded, pictures if splits is data.splits else splits["train"]))
+    return PreparedRun(recipe, model_arguments, data, splits, trainer, checkpoint, repository)
 
 
 def run(recipe: Recipe, command: str) -> FinetuneResult:
@@ -154,9 +174,9 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
         chose_checkpoint=args.load_best_model_at_end,
         data=data,
         predictions={
-            role: trainer.predict(data.splits[role], metric_key_prefix=prefix)
+            role: trainer.predict(prepared.splits[role], metric_key_prefix=prefix)
             for role, prefix in METRIC_PREFIXES.items()
-            if role in data.splits
+            if role in prepared.splits
         },
         training_metrics=training.metrics,
         log_history=trainer.state.log_history,
@@ -168,6 +188,7 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
         "", record.table(), "", f"The model is in {folder}; pipeline('image-classification', '{folder}') loads it."
     )
     trainer.end()
+    train_on_pictures(trainer.model)
     if prepared.repository is not None:
         push_folder(folder, prepared.repository, args.hub_private_repo, args.say)
     return FinetuneResult(record.metrics, trainer.model, trainer.processing_class, folder)

@@ -1,0 +1,228 @@
+"""Training room: training a head on features that the frozen backbone computes once.
+
+Where nothing of a training picture is random, the frozen backbone gives the same features for it in every epoch. They
+are computed once, in evaluation mode, and kept; then the same Trainer trains the same model, whose `forward` is its head
+alone for that time. So checkpoints and the result are whole models.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import ImageClassifierOutput
+
+from hf_finetune.data.columns import arrow_column
+from hf_finetune.models.head import head_module
+from hf_finetune.models.loading import head_parameter_names
+from hf_finetune.training.feature_cache import NoRoom, feature_file, write_features
+from hf_finetune.training.trainer import ImageClassificationTrainer
+
+# Of torchvision.transforms.v2, those without random draws; any other is taken to have some.
+_WITHOUT_DRAWS = ("CenterCrop", "Grayscale", "Identity", "Pad", "Resize", "RGB")
+_SECONDS_BEFORE_BAR = 2
+
+
+class FeatureDataset(torch.utils.data.Dataset):
+    """Features, float32 (pictures, ...), and labels, int64 (pictures,), given a whole batch at a time."""
+
+    def __init__(self, features: np.ndarray, labels: np.ndarray) -> None:
+        self.features = features
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Returns the batch, stacked: features under `pixel_values`, which is what the Trainer calls its input."""
+        return {"pixel_values": torch.from_numpy(self.features[rows]), "labels": torch.from_numpy(self.labels[rows])}
+
+
+def random_transforms(train_transforms: Sequence[Any]) -> list[str]:
+    """Returns the names of those transforms of a recipe's list that draw random numbers."""
+    names = [item if isinstance(item, str) else next(iter(item)) for item in train_transforms]
+    return [name for name in names if name not in _WITHOUT_DRAWS]
+
+
+def train_on_features(
+    trainer: ImageClassificationTrainer, splits: Mapping[str, Dataset], train_transforms: Sequence[Any] | None
+) -> Mapping[str, Dataset | FeatureDataset]:
+    """Turns a trainer with a frozen backbone to features, and returns those of each split, computed or read.
+
+    `train_transforms` are those that the split "train" has been given, None where its pictures are prepared as in
+    evaluation. Where features cannot be kept, says why and returns the splits of pictures as they are.
+    `train_on_pictures` ends it.
+    """
+    args = trainer.args
+    drawing = random_transforms(train_transforms or ())
+    head = head_module(trainer.model)
+    parts = None
+    if drawing:
+        reason = (
+            f"train_transforms are random ({', '.join(drawing)}). With --train_transforms null, the frozen backbone would"
+            f" run once instead of {args.num_train_epochs:g} times"
+        )
+    elif head is None:
+        reason = f"the head of {type(trainer.model).__name__} is not one module"
+    elif args.n_gpu > 1:
+        reason = "one process has several GPUs; start one for each with torchrun or accelerate launch"
+    else:
+        parts, shape = _last_part(trainer, head)
+        reason = f"{type(trainer.model).__name__} does more after its backbone than its head"
+    if parts is not None:
+        try:
+            with args.main_process_first(desc="features"):
+                features = {
+                    role: _features(
+                        trainer, split, role, parts[0], shape, train_transforms if role == "train" else None
+                    )
+                    for role, split in splits.items()
+                }
+        except NoRoom as error:
+            reason = str(error)
+        else:
+            _give_features(trainer, parts, features)
+            return features
+    args.say(f"Note: features are not kept: {reason}.")
+    return splits
+
+
+def train_on_pictures(model: PreTrainedModel) -> None:
+    """Takes the head's place as the model's `forward` back, so that it is called with pictures again."""
+    vars(model).pop("forward", None)
+
+
+def module_inputs(
+    trainer: ImageClassificationTrainer, dataset: torch.utils.data.Dataset, module: nn.Module, description: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields what `module` is given for each batch of a dataset, float32 (batch, ...), and its labels, int64 (batch,).
+
+    The model runs in evaluation mode, on the trainer's device and in its precision, in this process alone.
+    """
+    args, model = trainer.args, trainer.model.eval()
+    loader = DataLoader(
+        dataset,
+        batch_size=args.per_device_eval_batch_size,
+        collate_fn=trainer.data_collator,
+        num_workers=args.dataloader_num_workers,
+        pin_memory=args.dataloader_pin_memory,
+        generator=torch.Generator(),  # of its own, so that training draws the same numbers afterwards
+    )
+    bar = tqdm(
+        total=len(dataset), desc=description, unit="picture", delay=_SECONDS_BEFORE_BAR, disable=args.disable_tqdm
+    )
+    with bar, _inputs_of(module) as given:
+        for batch in loader:
+            inputs = trainer._prepare_inputs(batch)
+            labels = inputs.pop("labels")
+            with torch.inference_mode(), trainer.accelerator.autocast():
+                model(**inputs)
+            yield given.pop().float().cpu().numpy(), labels.cpu().numpy()
+            bar.update(len(labels))
+
+
+@contextmanager
+def _inputs_of(module: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Gives a list to which each call of `module` adds its input."""
+    given: list[torch.Tensor] = []
+    hook = module.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0].detach()))
+    try:
+        yield given
+    finally:
+        hook.remove()
+
+
+def _features(
+    trainer: ImageClassificationTrainer,
+    split: Dataset,
+    role: str,
+    module: nn.Module,
+    shape: tuple[int, ...],
+    train_transforms: Sequence[Any] | None,
+) -> FeatureDataset:
+    """Reads a split's features, each of `shape`, or computes and writes them first. Raises `NoRoom`."""
+    args = trainer.args
+    settings = {
+        "image_processor": trainer.processing_class.to_json_string(),
+        "train_transforms": train_transforms,
+        "device": args.device.type,
+        "mixed_precision": trainer.accelerator.mixed_precision,
+    }
+    path = feature_file(split, trainer.model, head_parameter_names(trainer.model), settings)
+    if path.is_file():
+        args.say(f"Features of {role}: read from {path}.")
+    else:
+        began = time.perf_counter()
+        batches = (batch for batch, _ in module_inputs(trainer, split, module, f"Features of {role}"))
+        write_features(path, (len(split), *shape), batches)
+        seconds = time.perf_counter() - began
+        args.say(f"Features of {role}: {len(split):,} pictures in {seconds:.0f} s, kept in {path}.")
+    labels = arrow_column(split, "label").to_numpy()
+    return FeatureDataset(np.load(path, mmap_mode="r"), labels)
+
+
+def _last_part(trainer: ImageClassificationTrainer, head: nn.Module) -> tuple[list[nn.Module] | None, tuple[int, ...]]:
+    """Returns the modules that make logits of features, the head and dropout that lies directly before it, and the
+    shape of a picture's features.
+
+    No modules where a picture shows that they alone do not give the logits, or that something before them is random.
+    """
+    model, dataset = trainer.model, trainer.train_dataset
+    inputs = trainer._prepare_inputs(trainer.data_collator([dataset[row] for row in range(min(2, len(dataset)))]))
+    inputs.pop("labels")
+    dropouts = []
+
+    def remember(module: nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        dropouts.append((module, given[0], output))
+
+    hooks = [module.register_forward_hook(remember) for module in model.modules() if isinstance(module, nn.Dropout)]
+    devices = [trainer.args.device] if trainer.args.device.type == "cuda" else []
+    try:
+        with _inputs_of(head) as given, torch.inference_mode(), torch.random.fork_rng(devices):
+            model.eval()
+            logits = model(**inputs).logits
+            features = given.pop()
+            agrees = torch.allclose(head(features), logits, rtol=1e-3, atol=1e-5)
+            given.clear()
+            dropouts.clear()
+            model.train()
+            head.eval()  # it stays as it is; only what comes before it is looked at
+            model(**inputs)
+            current, parts = given.pop(), [head]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for module, before, after in reversed(dropouts):
+        if after is current and module.training:
+            current, parts = before, [module, *parts]
+    agrees = agrees and torch.allclose(current, features, rtol=1e-3, atol=1e-5)
+    return (parts if agrees else None), tuple(features.shape[1:])
+
+
+def _give_features(
+    trainer: ImageClassificationTrainer, parts: Sequence[nn.Module], features: Mapping[str, FeatureDataset]
+) -> None:
+    def forward(pixel_values: torch.Tensor) -> ImageClassifierOutput:
+        for part in parts:
+            pixel_values = part(pixel_values)
+        return ImageClassifierOutput(logits=pixel_values)
+
+    trainer.model.forward = forward
+    trainer.train_dataset, trainer.eval_dataset = features["train"], features.get("validation")
+    trainer.data_collator = trainer.device_stage = _as_it_is
+    # A batch is one gather from memory: workers would only be in its way.
+    args = trainer.args
+    args.dataloader_num_workers, args.dataloader_prefetch_factor, args.dataloader_persistent_workers = 0, None, False
+
+
+def _as_it_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return batch

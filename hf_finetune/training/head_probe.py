@@ -1,0 +1,116 @@
+"""Training room: starts a new head at the optimum of a logistic regression on the network's features.
+
+From there everything is fine-tuned (LP-FT: Kumar et al., "Fine-tuning can distort pretrained features and underperform
+out-of-distribution", ICLR 2022, arXiv:2202.10054): a random head sends large gradients through the backbone in its first
+steps, and this one does not.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+
+import numpy as np
+import torch
+from datasets import Dataset
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from torch.utils.data import Subset
+from tqdm.auto import tqdm
+
+from hf_finetune.data.columns import arrow_column
+from hf_finetune.data.splits import stratified_split
+from hf_finetune.errors import UserError
+from hf_finetune.models.head import head_linear
+from hf_finetune.models.loading import LoadedModel
+from hf_finetune.training.features import FeatureDataset, module_inputs
+from hf_finetune.training.trainer import ImageClassificationTrainer
+
+PICTURES = 10_000  # at most, stratified; a few more where classes are rare
+_HELD_OUT = 0.1  # of them, stratified, to choose the strength of L2
+# scikit-learn's C, from the strongest L2 to the weakest: each fit starts at the one before it.
+_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_ITERATIONS = 200  # of L-BFGS for each strength
+
+
+def probe_head(trainer: ImageClassificationTrainer, loaded: LoadedModel, dataset: Dataset | FeatureDataset) -> str:
+    """Fits a new head on training pictures, and returns one sentence on it.
+
+    `loaded` is the trainer's model; `dataset` holds pictures prepared as in evaluation, or features. The same seed gives
+    the same head. Processes other than the first leave their head as it is: DistributedDataParallel gives them the first
+    one's.
+    """
+    args, linear = trainer.args, head_linear(loaded.model)
+    if not loaded.initialized:
+        return "Head: the checkpoint's own is kept, so it is not probed."
+    if args.process_index > 0:
+        return ""
+    began = time.perf_counter()
+    is_features = isinstance(dataset, FeatureDataset)
+    labels = dataset.labels if is_features else arrow_column(dataset, "label").to_numpy()
+    rows = np.arange(len(labels))
+    if len(rows) > PICTURES:
+        _, rows = stratified_split(labels, PICTURES / len(rows), args.seed)
+    sample = Subset(dataset, rows.tolist()) if is_features else dataset.select(rows, keep_in_memory=True)
+    features, labels = map(np.concatenate, zip(*module_inputs(trainer, sample, linear, "Features"), strict=True))
+    if not np.isfinite(features).all():
+        raise UserError("The network gives features that are not numbers; write another model_name_or_path.")
+    kept, held_out = stratified_split(labels, _HELD_OUT, args.seed)
+    if len(np.unique(labels)) < 2 or not len(held_out):
+        return "Head: not probed, because the training pictures do not show two of each of two classes."
+    weight, bias, accuracy = fit_logistic_regression(
+        features[kept], labels[kept], features[held_out], labels[held_out], linear.out_features
+    )
+    with torch.no_grad():
+        linear.weight.copy_(torch.from_numpy(weight))
+        linear.bias.copy_(torch.from_numpy(bias))
+    seconds = time.perf_counter() - began
+    return f"Head: probed on {len(kept):,} pictures in {seconds:.0f} s, {accuracy:.2%} of {len(held_out):,} held out right."
+
+
+def fit_logistic_regression(
+    features: np.ndarray,
+    labels: np.ndarray,
+    held_out_features: np.ndarray,
+    held_out_labels: np.ndarray,
+    num_labels: int,
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Returns weight (num_labels, features), bias (num_labels,) and the accuracy on what was held out, a part of 1.
+
+    Multinomial logistic regression with L2 on standardised features, its strength chosen by the cross entropy of what
+    is held out; the standardisation is folded into weight and bias. A class that `labels` lacks gets no weight and the
+    least bias.
+    """
+    mean = features.mean(axis=0, dtype=np.float64)
+    scale = features.std(axis=0, dtype=np.float64)
+    scale[scale == 0] = 1  # a dead feature says nothing, and is left alone
+    scaled, held_out_scaled = (((part - mean) / scale).astype(np.float32) for part in (features, held_out_features))
+    solver = LogisticRegression(max_iter=_ITERATIONS, warm_start=True)
+    best = np.inf
+    for strength in tqdm(_STRENGTHS, desc="Probing the head", delay=2, leave=False):
+        solver.C = strength
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the next strength goes on from here
+            solver.fit(scaled, labels)
+        probabilities = _probabilities_of_all(solver, held_out_scaled, num_labels)
+        loss = log_loss(held_out_labels, probabilities, labels=range(num_labels))
+        if loss >= best:
+            break  # the loss over the strength has one valley
+        best = loss
+        chosen = solver.coef_.copy(), solver.intercept_.copy()
+        accuracy = float(np.mean(probabilities.argmax(axis=1) == held_out_labels))
+    coefficients, intercepts = chosen
+    if len(solver.classes_) == 2:  # one row stands for both there
+        coefficients, intercepts = (np.concatenate([-half, half]) for half in (coefficients / 2, intercepts / 2))
+    weight = np.zeros((num_labels, features.shape[1]))
+    bias = np.full(num_labels, intercepts.min())
+    weight[solver.classes_] = coefficients / scale
+    bias[solver.classes_] = intercepts - weight[solver.classes_] @ mean
+    return weight.astype(np.float32), bias.astype(np.float32), accuracy
+
+
+def _probabilities_of_all(solver: LogisticRegression, features: np.ndarray, num_labels: int) -> np.ndarray:
+    probabilities = np.zeros((len(features), num_labels))
+    probabilities[:, solver.classes_] = solver.predict_proba(features)
+    return probabilities
