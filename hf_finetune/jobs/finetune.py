@@ -124,9 +124,7 @@ def prepare(recipe: Recipe) -> PreparedRun:
     items = data_arguments.train_transforms
     as_evaluated = frozen.backbone and items is None  # then nothing is random, and no picture is needed twice
     if as_evaluated:
-        args.say(
-            "Training pictures are prepared as in evaluation: the backbone is frozen, train_transforms not written."
-        )
+        args.say("Without train_transforms, and the backbone frozen, training pictures are prepared as in evaluation.")
     transforms = build_train_transforms(default_train_transforms(preprocessing) if items is None else items, uniform)
     training_stage = TrainingStage(transforms, args.seed)
     evaluation_stage = EvaluationStage(image_processor, uniform)

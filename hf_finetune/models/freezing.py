@@ -54,8 +54,8 @@ def freeze_modules(model: PreTrainedModel, names: Sequence[str]) -> Frozen:
                 f" Write {BACKBONE}, or names such as {', '.join(list(modules)[1:3])}."
             )
         for module in held:
-            module.train = MethodType(_stay_in_evaluation, module)
             module.eval()
+            module.train = MethodType(_stay_in_evaluation, module)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not trained:
         raise UserError(f"freeze: {', '.join(names)} leaves nothing to train; write {BACKBONE} to train the head.")
@@ -67,7 +67,7 @@ def freeze_modules(model: PreTrainedModel, names: Sequence[str]) -> Frozen:
 
 def _stay_in_evaluation(module: nn.Module, mode: bool = True) -> nn.Module:
     """Takes the place of a frozen module's `train`, which `model.train()` calls on each of its parts."""
-    return nn.Module.train(module, False)
+    return module
 
 
 def _modules_outside(module: nn.Module, head: set[int]) -> Iterator[nn.Module]:

@@ -27,8 +27,8 @@ _ABOUT_CLASSES = ("id2label", "label2id", "num_labels", "problem_type")  # of a 
 _ROWS = 1000  # pictures read at a time
 
 
-class NoRoom(Exception):
-    """The features would not fit the disk, or cannot be written there; the message says which."""
+class FeaturesNotKept(Exception):
+    """Features are computed anew in every epoch; the message says why."""
 
 
 def feature_file(split: Dataset, model: PreTrainedModel, head: set[str], settings: Mapping[str, Any]) -> Path:
@@ -81,14 +81,14 @@ def _digest_of_pictures(split: Dataset) -> bytes:
 def write_features(path: Path, shape: tuple[int, ...], batches: Iterable[np.ndarray]) -> None:
     """Writes batches of features, together of `shape`, as float32; the file appears when it is whole.
 
-    Raises `NoRoom` before the first batch where the disk has too little space, and where it cannot be written to.
+    Raises `FeaturesNotKept` where the disk has too little space, before the first batch, or cannot be written to.
     """
     partial = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         needed, free = 4 * int(np.prod(shape)), shutil.disk_usage(path.parent).free
         if needed > free:
-            raise NoRoom(f"they take {needed / 1e9:,.1f} GB and {path.parent} has {free / 1e9:,.1f} GB left")
+            raise FeaturesNotKept(f"they take {needed / 1e9:,.1f} GB and {path.parent} has {free / 1e9:,.1f} GB left")
         descriptor, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
         with open(descriptor, "wb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
@@ -99,7 +99,7 @@ def write_features(path: Path, shape: tuple[int, ...], batches: Iterable[np.ndar
         os.replace(partial, path)
         partial = None
     except OSError as error:
-        raise NoRoom(f"{path.parent} cannot be written to ({error.strerror})") from error
+        raise FeaturesNotKept(f"{path.parent} cannot be written to ({error.strerror})") from error
     finally:
         if partial is not None:
             os.unlink(partial)

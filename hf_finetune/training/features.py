@@ -1,8 +1,8 @@
 """Training room: training a head on features that the frozen backbone computes once.
 
 Where nothing of a training picture is random, the frozen backbone gives the same features for it in every epoch. They
-are computed once, in evaluation mode, and kept; then the same Trainer trains the same model, whose `forward` is its head
-alone for that time. So checkpoints and the result are whole models.
+are computed once, in evaluation mode, and kept; then the same Trainer trains the same model, whose `forward` is its
+head alone for that time. So checkpoints and the result are whole models.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from hf_finetune.data.columns import arrow_column
 from hf_finetune.models.head import head_module
 from hf_finetune.models.loading import head_parameter_names
-from hf_finetune.training.feature_cache import NoRoom, feature_file, write_features
+from hf_finetune.training.feature_cache import FeaturesNotKept, feature_file, write_features
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
 # Of torchvision.transforms.v2, those without random draws; any other is taken to have some.
@@ -54,46 +54,26 @@ def random_transforms(train_transforms: Sequence[Any]) -> list[str]:
 
 
 def train_on_features(
-    trainer: ImageClassificationTrainer, splits: Mapping[str, Dataset], train_transforms: Sequence[Any] | None
+    trainer: ImageClassificationTrainer, splits: Mapping[str, Dataset], transforms: Sequence[Any] | None
 ) -> Mapping[str, Dataset | FeatureDataset]:
     """Turns a trainer with a frozen backbone to features, and returns those of each split, computed or read.
 
-    `train_transforms` are those that the split "train" has been given, None where its pictures are prepared as in
-    evaluation. Where features cannot be kept, says why and returns the splits of pictures as they are.
+    `transforms` are the train_transforms that the split "train" has been given, None where its pictures are prepared as
+    in evaluation. Where features cannot be kept, says why and returns the splits of pictures as they are.
     `train_on_pictures` ends it.
     """
-    args = trainer.args
-    drawing = random_transforms(train_transforms or ())
-    head = head_module(trainer.model)
-    parts = None
-    if drawing:
-        reason = (
-            f"train_transforms are random ({', '.join(drawing)}). With --train_transforms null, the frozen backbone would"
-            f" run once instead of {args.num_train_epochs:g} times"
-        )
-    elif head is None:
-        reason = f"the head of {type(trainer.model).__name__} is not one module"
-    elif args.n_gpu > 1:
-        reason = "one process has several GPUs; start one for each with torchrun or accelerate launch"
-    else:
-        parts, shape = _last_part(trainer, head)
-        reason = f"{type(trainer.model).__name__} does more after its backbone than its head"
-    if parts is not None:
-        try:
-            with args.main_process_first(desc="features"):
-                features = {
-                    role: _features(
-                        trainer, split, role, parts[0], shape, train_transforms if role == "train" else None
-                    )
-                    for role, split in splits.items()
-                }
-        except NoRoom as error:
-            reason = str(error)
-        else:
-            _give_features(trainer, parts, features)
-            return features
-    args.say(f"Note: features are not kept: {reason}.")
-    return splits
+    try:
+        parts, shape = _after_backbone(trainer, transforms)
+        with trainer.args.main_process_first(desc="features"):
+            features = {
+                role: _features(trainer, parts[0], shape, role, split, transforms if role == "train" else None)
+                for role, split in splits.items()
+            }
+    except FeaturesNotKept as reason:
+        trainer.args.say(f"Note: features are not kept: {reason}.")
+        return splits
+    _give_features(trainer, parts, features)
+    return features
 
 
 def train_on_pictures(model: PreTrainedModel) -> None:
@@ -143,69 +123,87 @@ def _inputs_of(module: nn.Module) -> Iterator[list[torch.Tensor]]:
 
 def _features(
     trainer: ImageClassificationTrainer,
-    split: Dataset,
-    role: str,
     module: nn.Module,
     shape: tuple[int, ...],
-    train_transforms: Sequence[Any] | None,
+    role: str,
+    split: Dataset,
+    transforms: Sequence[Any] | None,
 ) -> FeatureDataset:
-    """Reads a split's features, each of `shape`, or computes and writes them first. Raises `NoRoom`."""
+    """Reads a split's features, each of `shape`, or computes and writes them first. Raises `FeaturesNotKept`."""
     args = trainer.args
     settings = {
         "image_processor": trainer.processing_class.to_json_string(),
-        "train_transforms": train_transforms,
+        "transforms": transforms,
         "device": args.device.type,
         "mixed_precision": trainer.accelerator.mixed_precision,
     }
     path = feature_file(split, trainer.model, head_parameter_names(trainer.model), settings)
     if path.is_file():
-        args.say(f"Features of {role}: read from {path}.")
+        args.say(f"Features of {role}: read from {path.parent}.")
     else:
         began = time.perf_counter()
         batches = (batch for batch, _ in module_inputs(trainer, split, module, f"Features of {role}"))
         write_features(path, (len(split), *shape), batches)
         seconds = time.perf_counter() - began
-        args.say(f"Features of {role}: {len(split):,} pictures in {seconds:.0f} s, kept in {path}.")
-    labels = arrow_column(split, "label").to_numpy()
-    return FeatureDataset(np.load(path, mmap_mode="r"), labels)
+        args.say(f"Features of {role}: {len(split):,} pictures in {seconds:.0f} s, kept in {path.parent}.")
+    return FeatureDataset(np.load(path, mmap_mode="r"), arrow_column(split, "label").to_numpy())
 
 
-def _last_part(trainer: ImageClassificationTrainer, head: nn.Module) -> tuple[list[nn.Module] | None, tuple[int, ...]]:
+def _after_backbone(
+    trainer: ImageClassificationTrainer, transforms: Sequence[Any] | None
+) -> tuple[list[nn.Module], tuple[int, ...]]:
     """Returns the modules that make logits of features, the head and dropout that lies directly before it, and the
     shape of a picture's features.
 
-    No modules where a picture shows that they alone do not give the logits, or that something before them is random.
+    Raises `FeaturesNotKept` where they would not be the same in every epoch, and where two pictures show that these
+    modules alone do not make the model's logits.
     """
-    model, dataset = trainer.model, trainer.train_dataset
+    model, args, dataset = trainer.model, trainer.args, trainer.train_dataset
+    if drawing := random_transforms(transforms or ()):
+        raise FeaturesNotKept(
+            f"train_transforms are random ({', '.join(drawing)}); with --train_transforms null, the frozen backbone"
+            f" would see each training picture once instead of {args.num_train_epochs:g} times"
+        )
+    if args.n_gpu > 1:
+        raise FeaturesNotKept("one process has several GPUs; start one for each with accelerate launch")
+    head = head_module(model)
+    if head is None:
+        raise FeaturesNotKept(f"the head of {type(model).__name__} is not one module")
+
     inputs = trainer._prepare_inputs(trainer.data_collator([dataset[row] for row in range(min(2, len(dataset)))]))
     inputs.pop("labels")
-    dropouts = []
-
-    def remember(module: nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        dropouts.append((module, given[0], output))
-
-    hooks = [module.register_forward_hook(remember) for module in model.modules() if isinstance(module, nn.Dropout)]
-    devices = [trainer.args.device] if trainer.args.device.type == "cuda" else []
+    dropouts: list[tuple[nn.Module, torch.Tensor, torch.Tensor]] = []
+    hooks = [
+        module.register_forward_hook(lambda module, given, output: dropouts.append((module, given[0], output)))
+        for module in model.modules()
+        if isinstance(module, nn.Dropout)
+    ]
+    devices = [args.device] if args.device.type == "cuda" else []
     try:
         with _inputs_of(head) as given, torch.inference_mode(), torch.random.fork_rng(devices):
             model.eval()
             logits = model(**inputs).logits
             features = given.pop()
-            agrees = torch.allclose(head(features), logits, rtol=1e-3, atol=1e-5)
-            given.clear()
-            dropouts.clear()
+            same = _close(head(features), logits)
             model.train()
-            head.eval()  # it stays as it is; only what comes before it is looked at
+            head.eval()  # its own statistics stay as they are
+            dropouts.clear()
             model(**inputs)
-            current, parts = given.pop(), [head]
+            current = given[-1]
     finally:
         for hook in hooks:
             hook.remove()
+    parts = [head]
     for module, before, after in reversed(dropouts):
         if after is current and module.training:
             current, parts = before, [module, *parts]
-    agrees = agrees and torch.allclose(current, features, rtol=1e-3, atol=1e-5)
-    return (parts if agrees else None), tuple(features.shape[1:])
+    if not same or not _close(current, features):
+        raise FeaturesNotKept(f"{type(model).__name__} does more after its backbone, or at random, than its head")
+    return parts, tuple(features.shape[1:])
+
+
+def _close(first: torch.Tensor, second: torch.Tensor) -> bool:
+    return first.shape == second.shape and torch.allclose(first, second, rtol=1e-3, atol=1e-5)
 
 
 def _give_features(

@@ -1,8 +1,8 @@
 """Training room: starts a new head at the optimum of a logistic regression on the network's features.
 
 From there everything is fine-tuned (LP-FT: Kumar et al., "Fine-tuning can distort pretrained features and underperform
-out-of-distribution", ICLR 2022, arXiv:2202.10054): a random head sends large gradients through the backbone in its first
-steps, and this one does not.
+out-of-distribution", ICLR 2022, arXiv:2202.10054): a random head sends large gradients through the backbone in its
+first steps, and this one does not.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _ITERATIONS = 200  # of L-BFGS for each strength
 def probe_head(trainer: ImageClassificationTrainer, loaded: LoadedModel, dataset: Dataset | FeatureDataset) -> str:
     """Fits a new head on training pictures, and returns one sentence on it.
 
-    `loaded` is the trainer's model; `dataset` holds pictures prepared as in evaluation, or features. The same seed gives
-    the same head. Processes other than the first leave their head as it is: DistributedDataParallel gives them the first
-    one's.
+    `loaded` is the trainer's model; `dataset` holds pictures prepared as in evaluation, or features. The same seed
+    gives the same head. Processes other than the first leave theirs as it is: DistributedDataParallel gives them the
+    first one's.
     """
     args, linear = trainer.args, head_linear(loaded.model)
     if not loaded.initialized:
@@ -66,7 +66,8 @@ def probe_head(trainer: ImageClassificationTrainer, loaded: LoadedModel, dataset
         linear.weight.copy_(torch.from_numpy(weight))
         linear.bias.copy_(torch.from_numpy(bias))
     seconds = time.perf_counter() - began
-    return f"Head: probed on {len(kept):,} pictures in {seconds:.0f} s, {accuracy:.2%} of {len(held_out):,} held out right."
+    figures = f"{accuracy:.2%} of {len(held_out):,} held out right"
+    return f"Head: probed on {len(kept):,} pictures in {seconds:.0f} s, {figures}."
 
 
 def fit_logistic_regression(
