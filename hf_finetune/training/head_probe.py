@@ -13,9 +13,9 @@ import warnings
 import numpy as np
 import torch
 from datasets import Dataset
+from scipy.special import softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
 from torch.utils.data import Subset
 from tqdm.auto import tqdm
 
@@ -79,14 +79,15 @@ def fit_logistic_regression(
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Returns weight (num_labels, features), bias (num_labels,) and the accuracy on what was held out, a part of 1.
 
-    Multinomial logistic regression with L2 on standardised features, its strength chosen by the cross entropy of what
-    is held out; the standardisation is folded into weight and bias. A class that `labels` lacks gets no weight and the
-    least bias.
+    Multinomial logistic regression with L2 on features that are centred and brought to unit variance on average, which
+    is folded into weight and bias. The strength of L2 is chosen by the cross entropy of what is held out. A class that
+    `labels` lacks gets no weight and the least bias.
     """
     mean = features.mean(axis=0, dtype=np.float64)
-    scale = features.std(axis=0, dtype=np.float64)
-    scale[scale == 0] = 1  # a dead feature says nothing, and is left alone
-    scaled, held_out_scaled = (((part - mean) / scale).astype(np.float32) for part in (features, held_out_features))
+    # One scale for all: were each feature brought to unit variance, those that hardly vary would get large weights, and
+    # send large gradients into the backbone.
+    scale = max(np.sqrt(features.var(axis=0, dtype=np.float64).mean()), np.finfo(np.float32).tiny)
+    scaled = ((features - mean) / scale).astype(np.float32)
     solver = LogisticRegression(max_iter=_ITERATIONS, warm_start=True)
     best = np.inf
     for strength in tqdm(_STRENGTHS, desc="Probing the head", delay=2, leave=False):
@@ -94,24 +95,25 @@ def fit_logistic_regression(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the next strength goes on from here
             solver.fit(scaled, labels)
-        probabilities = _probabilities_of_all(solver, held_out_scaled, num_labels)
-        loss = log_loss(held_out_labels, probabilities, labels=range(num_labels))
+        weight, bias = _layer(solver, mean, scale, num_labels)
+        probabilities = softmax(held_out_features @ weight.T + bias, axis=1)
+        loss = -np.log(probabilities[np.arange(len(held_out_labels)), held_out_labels] + 1e-12).mean()
         if loss >= best:
-            break  # the loss over the strength has one valley
-        best = loss
-        chosen = solver.coef_.copy(), solver.intercept_.copy()
+            break  # the loss has one valley over the strengths
         accuracy = float(np.mean(probabilities.argmax(axis=1) == held_out_labels))
-    coefficients, intercepts = chosen
+        best, chosen = loss, (weight.astype(np.float32), bias.astype(np.float32), accuracy)
+    return chosen
+
+
+def _layer(
+    solver: LogisticRegression, mean: np.ndarray, scale: float, num_labels: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns weight and bias on raw features of all classes, float64."""
+    coefficients, intercepts = solver.coef_, solver.intercept_
     if len(solver.classes_) == 2:  # one row stands for both there
         coefficients, intercepts = (np.concatenate([-half, half]) for half in (coefficients / 2, intercepts / 2))
-    weight = np.zeros((num_labels, features.shape[1]))
-    bias = np.full(num_labels, intercepts.min())
+    weight = np.zeros((num_labels, len(mean)))
+    bias = np.full(num_labels, float(intercepts.min()))
     weight[solver.classes_] = coefficients / scale
     bias[solver.classes_] = intercepts - weight[solver.classes_] @ mean
-    return weight.astype(np.float32), bias.astype(np.float32), accuracy
-
-
-def _probabilities_of_all(solver: LogisticRegression, features: np.ndarray, num_labels: int) -> np.ndarray:
-    probabilities = np.zeros((len(features), num_labels))
-    probabilities[:, solver.classes_] = solver.predict_proba(features)
-    return probabilities
+    return weight, bias
