@@ -21,7 +21,7 @@ BACKBONE = "backbone"  # the word of a recipe for everything that is not the hea
 
 @dataclass(frozen=True)
 class Frozen:
-    """What was frozen: whether it is the whole backbone and nothing else, and one sentence on it, none for nothing."""
+    """What was frozen: whether it is the whole backbone, and one sentence on it, none for nothing."""
 
     backbone: bool
     report: tuple[str, ...]
@@ -56,13 +56,18 @@ def freeze_modules(model: PreTrainedModel, names: Sequence[str]) -> Frozen:
         for module in held:
             module.eval()
             module.train = MethodType(_stay_in_evaluation, module)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if not trained:
+    if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"freeze: {', '.join(names)} leaves nothing to train; write {BACKBONE} to train the head.")
     total = model.num_parameters()
     frozen = total - model.num_parameters(only_trainable=True)
     report = f"Frozen: {', '.join(names)}, {frozen:,} of {total:,} parameters."
-    return Frozen(trained == head, (report,) if names else ())
+    return Frozen(not trains_backbone(model), (report,) if names else ())
+
+
+def trains_backbone(model: PreTrainedModel) -> bool:
+    """Whether any parameter outside the head is trained."""
+    head = head_parameter_names(model)
+    return any(parameter.requires_grad for name, parameter in model.named_parameters() if name not in head)
 
 
 def _stay_in_evaluation(module: nn.Module, mode: bool = True) -> nn.Module:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from tqdm.auto import tqdm
 from hf_finetune.data.columns import arrow_column
 from hf_finetune.data.splits import stratified_split
 from hf_finetune.errors import UserError
+from hf_finetune.models.freezing import trains_backbone
 from hf_finetune.models.head import head_linear
 from hf_finetune.models.loading import LoadedModel
 from hf_finetune.training.features import FeatureDataset, module_inputs
@@ -29,8 +31,11 @@ from hf_finetune.training.trainer import ImageClassificationTrainer
 
 PICTURES = 10_000  # at most, stratified; a few more where classes are rare
 _HELD_OUT = 0.1  # of them, stratified, to choose the strength of L2
-# scikit-learn's C, from the strongest L2 to the weakest: each fit starts at the one before it.
-_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+# scikit-learn's C, from the strongest L2 to the weakest: each fit starts at the one before it. A weak one may fit
+# better, but where the backbone is trained after it, its large weights multiply the gradient: an epoch of the embedded
+# checkpoint on 6,000 pictures of MNIST at rate 0.02 gave 98.1 to 98.4 % with these three, and 95.3 % with 1.0.
+_STRENGTHS = (1e-4, 1e-3, 1e-2)
+_STRENGTHS_FOR_FROZEN = (*_STRENGTHS, 1e-1, 1.0)
 _ITERATIONS = 200  # of L-BFGS for each strength
 
 
@@ -59,8 +64,9 @@ def probe_head(trainer: ImageClassificationTrainer, loaded: LoadedModel, dataset
     kept, held_out = stratified_split(labels, _HELD_OUT, args.seed)
     if len(np.unique(labels)) < 2 or not len(held_out):
         return "Head: not probed, because the training pictures do not show two of each of two classes."
+    strengths = _STRENGTHS if trains_backbone(loaded.model) else _STRENGTHS_FOR_FROZEN
     weight, bias, accuracy = fit_logistic_regression(
-        features[kept], labels[kept], features[held_out], labels[held_out], linear.out_features
+        features[kept], labels[kept], features[held_out], labels[held_out], linear.out_features, strengths
     )
     with torch.no_grad():
         linear.weight.copy_(torch.from_numpy(weight))
@@ -76,12 +82,13 @@ def fit_logistic_regression(
     held_out_features: np.ndarray,
     held_out_labels: np.ndarray,
     num_labels: int,
+    strengths: Sequence[float],
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Returns weight (num_labels, features), bias (num_labels,) and the accuracy on what was held out, a part of 1.
 
     Multinomial logistic regression with L2 on features that are centred and brought to unit variance on average, which
-    is folded into weight and bias. The strength of L2 is chosen by the cross entropy of what is held out. A class that
-    `labels` lacks gets no weight and the least bias.
+    is folded into weight and bias. Of `strengths`, scikit-learn's C in ascending order, the one is chosen that gives
+    the least cross entropy on what is held out. A class that `labels` lacks gets no weight and the least bias.
     """
     mean = features.mean(axis=0, dtype=np.float64)
     # One scale for all: were each feature brought to unit variance, those that hardly vary would get large weights, and
@@ -90,7 +97,7 @@ def fit_logistic_regression(
     scaled = ((features - mean) / scale).astype(np.float32)
     solver = LogisticRegression(max_iter=_ITERATIONS, warm_start=True)
     best = np.inf
-    for strength in tqdm(_STRENGTHS, desc="Probing the head", delay=2, leave=False):
+    for strength in tqdm(strengths, desc="Probing the head", delay=2, leave=False):
         solver.C = strength
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the next strength goes on from here
