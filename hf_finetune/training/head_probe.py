@@ -59,8 +59,11 @@ def probe_head(trainer: ImageClassificationTrainer, loaded: LoadedModel, dataset
         _, rows = stratified_split(labels, PICTURES / len(rows), args.seed)
     sample = Subset(dataset, rows.tolist()) if is_features else dataset.select(rows, keep_in_memory=True)
     features, labels = map(np.concatenate, zip(*module_inputs(trainer, sample, linear, "Features"), strict=True))
-    if not np.isfinite(features).all():
-        raise UserError("The network gives features that are not numbers; write another model_name_or_path.")
+    if features.ndim != 2 or not np.isfinite(features).all():
+        raise UserError(
+            "head_init: probe needs one vector of finite numbers for each picture, which the network does not give its"
+            " head; write --head_init random."
+        )
     kept, held_out = stratified_split(labels, _HELD_OUT, args.seed)
     if len(np.unique(labels)) < 2 or not len(held_out):
         return "Head: not probed, because the training pictures do not show two of each of two classes."
