@@ -62,7 +62,7 @@ def test_the_head_comes_out_as_without_kept_features(tmp_path, datasets_cache, c
         heads.append((model.state_dict(), loss))
         if name == "computed":
             kept = np.concatenate([np.load(path) for path in (datasets_cache / "hf_finetune/features").iterdir()])
-            assert kept.shape[0] == 84 and kept.std(axis=0).max() > 0.01 * kept.max()
+            assert kept.shape[0] == 84 and kept.std(axis=0).max() > 1e-3 * kept.max()
     printed = capsys.readouterr().out
     assert "Features of train: 64 pictures in" in printed and "Features of train: read from" in printed
     assert len(list((datasets_cache / "hf_finetune/features").iterdir())) == 2
@@ -116,7 +116,7 @@ def test_a_run_computes_them_once_and_the_result_is_a_whole_model(
     assert "training pictures are prepared as in evaluation" in printed
     assert "Features of test: 24 pictures" in printed and "Head: probed" in printed
     # 65 + 7 + 24 pictures once, and two at a time when the run is rehearsed.
-    assert 96 <= sum(pictures_seen) <= 106
+    assert sum(pictures_seen) == 96 + 10
 
     classifier = pipeline("image-classification", model=str(tmp_path / "first"), device="cpu")
     pictures = sorted((picture_folder / "test").rglob("*.png"))
@@ -135,7 +135,7 @@ def test_a_run_computes_them_once_and_the_result_is_a_whole_model(
     shutil.rmtree(newest)
     pictures_seen.clear()
     finetune(recipe, output_dir=str(tmp_path / "cut"), **settings)
-    assert sum(pictures_seen) < 10
+    assert sum(pictures_seen) <= 10  # the rehearsal's
     printed = capsys.readouterr().out
     assert "it goes on from checkpoint-10" in printed and "Features of test: read from" in printed
     assert "Head:" not in printed

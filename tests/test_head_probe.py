@@ -120,7 +120,7 @@ def test_features_of_a_frozen_backbone_are_used_again(probe, pictures_seen):
     first = probe(**settings)
     pictures_seen.clear()
     assert torch.equal(first, probe(**settings))
-    assert sum(pictures_seen) < 10  # the rehearsal's
+    assert sum(pictures_seen) <= 10  # the rehearsal's
     # Pictures that are not kept give the same features, and their head is the same.
     torch.testing.assert_close(probe(freeze=["resnet"]), first)
     # Where the backbone is trained after it, the head's weights are kept small.
