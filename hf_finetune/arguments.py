@@ -21,6 +21,7 @@ from transformers.utils import ExplicitEnum
 from hf_finetune.errors import UserError, did_you_mean
 
 MULTISTEP = "multistep"
+HEAD_INITS = ("random", "probe")
 
 # `SchedulerType` is a closed enum, and parts of the Trainer call `.value` on the field, so a plain string will not do.
 ScheduleType = ExplicitEnum(
@@ -75,6 +76,20 @@ class ModelArguments:
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run model code that comes with a checkpoint. Only for authors you trust."}
     )
+    freeze: list[str] | None = field(
+        default=None, metadata={"help": "What is not trained: backbone, or names of modules of the network."}
+    )
+    head_init: str = field(
+        default="random",
+        metadata={"help": "How a new head starts: random, or probe, a logistic regression on the network's features."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.head_init not in HEAD_INITS:
+            raise UserError(f'head_init is "{self.head_init}"; write {" or ".join(HEAD_INITS)}.')
+        for name in self.freeze or ():
+            if not isinstance(name, str):
+                raise UserError(f"freeze holds {name!r}; write backbone, or names of modules of the network.")
 
 
 @dataclass

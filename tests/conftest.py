@@ -53,6 +53,31 @@ def finished_run(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory)
     return folder / "output"
 
 
+@pytest.fixture
+def datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty datasets cache of the test's own; features are kept below it."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def pictures_seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of pictures of every call of a ResNet's backbone."""
+    from transformers import ResNetModel
+
+    seen: list[int] = []
+    forward = ResNetModel.forward
+
+    def counting(self, pixel_values, *args, **kwargs):
+        seen.append(len(pixel_values))
+        return forward(self, pixel_values, *args, **kwargs)
+
+    monkeypatch.setattr(ResNetModel, "forward", counting)
+    return seen
+
+
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)

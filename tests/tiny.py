@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import yaml
+from transformers import set_seed
 
 TINY_RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
 
@@ -32,3 +34,13 @@ def write_recipe(folder: Path, **changes: object) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump({**TINY_RECIPE, **changes}))
     return path
+
+
+def tiny_timm(num_labels: int, **settings: object):
+    """Returns timm's smallest ResNet as a Transformers model; the test is skipped without timm."""
+    pytest.importorskip("timm")
+    from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
+
+    set_seed(0)
+    config = TimmWrapperConfig(architecture="test_resnet", num_labels=num_labels, **settings)
+    return TimmWrapperForImageClassification(config)

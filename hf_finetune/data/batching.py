@@ -99,19 +99,17 @@ class PictureBatches(torch.utils.data.Dataset):
     """A split as a loader's dataset that hands over whole batches, which its stage has stacked already.
 
     Where the split's pictures are decoded already, they and the labels come from memory, past the split's table.
+    `labels` and `sample_index` are int64 (pictures,).
     """
 
     def __init__(
         self, split: Dataset, stage: TrainingStage | EvaluationStage, decoded: DecodedPictures | None = None
     ) -> None:
-        self.split = split
+        self.split = split.with_transform(stage)
         self.stage = stage
         self.decoded = decoded
-        split.set_transform(stage)
-        if decoded is not None:
-            self.labels, self.sample_index = (
-                arrow_column(split, column).to_numpy() for column in ("label", "sample_index")
-            )
+        self.labels = arrow_column(split, "label").to_numpy()
+        self.sample_index = arrow_column(split, "sample_index").to_numpy()
 
     def __len__(self) -> int:
         return len(self.split)

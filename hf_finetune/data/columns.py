@@ -102,12 +102,14 @@ def image_dataset(raw: RawDataset, split: str, column: str) -> Dataset:
 
 def arrow_column(dataset: Dataset, column: str) -> pa.ChunkedArray:
     """Returns a column as Arrow holds it: nothing is decoded, and where the rows are unselected nothing is copied."""
-    return dataset.select_columns([column]).with_format("arrow")[:].column(0)
+    whole = dataset.data.column(column)
+    # Of selected rows, `datasets` would make a Python object each.
+    return whole if dataset._indices is None else whole.take(dataset._indices.column(0))
 
 
 def are_files(images: Dataset) -> bool:
-    """Whether the pictures are files of their own, not bytes in the dataset."""
-    return pc.all(pc.is_null(pc.struct_field(arrow_column(images, "image"), "bytes"))).as_py()
+    """Whether the pictures are files of their own, not bytes in the dataset, selected rows or not."""
+    return pc.all(pc.is_null(pc.struct_field(images.data.column("image"), "bytes"))).as_py()
 
 
 def _one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:

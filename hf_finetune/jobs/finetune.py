@@ -19,12 +19,15 @@ from hf_finetune.data.loading import ImageDataset, load_image_dataset
 from hf_finetune.data.transforms import build_train_transforms
 from hf_finetune.errors import UserError
 from hf_finetune.evaluation.metrics import ClassificationMetrics, reduce_logits
+from hf_finetune.models.freezing import freeze_modules
+from hf_finetune.models.head import head_linear
 from hf_finetune.models.image_processor import default_train_transforms, describe, load_image_processor
 from hf_finetune.models.loading import check_num_labels, load_config, load_model
 from hf_finetune.parsing import argument_fields, build_arguments, check_flags
 from hf_finetune.publishing.hub import check_push, push_folder
 from hf_finetune.recipe import Recipe, load_recipe, override, packaged_recipes, to_yaml
 from hf_finetune.training.callbacks import SecondEpochCallback
+from hf_finetune.training.features import FeatureDataset, train_on_features, train_on_pictures
 from hf_finetune.training.run_folder import find_resumable, prepare_folder
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
@@ -74,15 +77,16 @@ def finetune(recipe: str | None = None, **settings: Any) -> FinetuneResult:
 class PreparedRun:
     """A run that is ready to take its first step: everything is loaded and checked, and nothing is written yet.
 
-    `checkpoint` is where an interrupted run goes on from, None for a new one; `repository` is where the result will be
-    pushed by this process, None where it will not.
+    `splits` are what the trainer is given: the pictures of `data`, or features of them. `checkpoint` is where an
+    interrupted run goes on from, None for a new one; `repository` is where the result will be pushed by this process,
+    None where it will not.
     """
 
     recipe: Recipe
     model_arguments: ModelArguments
     data: ImageDataset
-    batches: dict[str, PictureBatches]
-    decoded: dict[str, DecodedPictures]
+    batches: Mapping[str, PictureBatches | FeatureDataset]
+    decoded: Mapping[str, DecodedPictures]
     trainer: ImageClassificationTrainer
     checkpoint: Path | None
     repository: str | None
@@ -111,9 +115,16 @@ def prepare(recipe: Recipe) -> PreparedRun:
     image_processor = load_image_processor(model_arguments, config, data_arguments)
     loaded = load_model(model_arguments, config, data.label_names, args.seed)
     args.say(f"Model: {loaded.report}")
+    frozen = freeze_modules(loaded.model, model_arguments.freeze or ())
+    args.say(*frozen.report)
+    if model_arguments.head_init == "probe":
+        head_linear(loaded.model)  # a head that cannot be probed shows at once
 
     preprocessing = describe(image_processor)
     items = data_arguments.train_transforms
+    as_evaluated = frozen.backbone and items is None  # then nothing is random, and no picture is needed twice
+    if as_evaluated:
+        args.say("Without train_transforms, and the backbone frozen, training pictures are prepared as in evaluation.")
     transforms = build_train_transforms(
         default_train_transforms(preprocessing) if items is None else items, data.uniform
     )
@@ -123,10 +134,12 @@ def prepare(recipe: Recipe) -> PreparedRun:
         decoded = open_decoded_pictures(
             data, data_arguments.decode_cache, args.say, args.world_size, args.local_process_index
         )
-    batches = {
-        role: PictureBatches(split, training_stage if role == "train" else evaluation_stage, decoded.get(role))
-        for role, split in data.splits.items()
+    evaluated = {
+        role: PictureBatches(split, evaluation_stage, decoded.get(role)) for role, split in data.splits.items()
     }
+    batches = dict(evaluated)
+    if not as_evaluated:
+        batches["train"] = PictureBatches(data.splits["train"], training_stage, decoded.get("train"))
 
     metrics = ClassificationMetrics(data.label_names)
     args.prepare_for_run(has_validation="validation" in data.splits, metrics=metrics.names)
@@ -144,7 +157,12 @@ def prepare(recipe: Recipe) -> PreparedRun:
     if args.local_process_index == 0:
         trainer.add_callback(SecondEpochCallback(partial(finish, decoded.values())))
     trainer.rehearse()
-    return PreparedRun(recipe, model_arguments, data, batches, decoded, trainer, checkpoint, repository)
+    used = train_on_features(trainer, batches, items) if frozen.backbone else batches
+    if model_arguments.head_init == "probe" and checkpoint is None:
+        from hf_finetune.training.head_probe import probe_head  # scikit-learn: only where it is needed
+
+        args.say(probe_head(trainer, loaded, evaluated["train"] if used is batches else used["train"]))
+    return PreparedRun(recipe, model_arguments, data, used, decoded, trainer, checkpoint, repository)
 
 
 def run(recipe: Recipe, command: str) -> FinetuneResult:
@@ -185,6 +203,7 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
         "", record.table(), "", f"The model is in {folder}; pipeline('image-classification', '{folder}') loads it."
     )
     trainer.end()
+    train_on_pictures(trainer.model)
     if prepared.repository is not None:
         push_folder(folder, prepared.repository, args.hub_private_repo, args.say)
     return FinetuneResult(record.metrics, trainer.model, trainer.processing_class, folder)
