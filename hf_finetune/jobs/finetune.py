@@ -139,9 +139,9 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
     trainer.save_model()
     if args.process_index == 0:
         save_result(folder, record)
-    args.say(
-        "", record.table(), "", f"The model is in {folder}; pipeline('image-classification', '{folder}') loads it."
-    )
+    own_code = ", trust_remote_code=True" if getattr(loaded.model.config, "auto_map", None) else ""
+    loads = f"pipeline('image-classification', '{folder}'{own_code}) loads it"
+    args.say("", record.table(), "", f"The model is in {folder}; {loads}.")
     trainer.end()
     if repository is not None:
         push_folder(folder, repository, args.hub_private_repo, args.say)

@@ -29,6 +29,7 @@ _MAY_CHANGE = {
     "gradient_accumulation_steps",
     "hub_model_id",
     "hub_private_repo",
+    "license",
     "logging_steps",
     "output_dir",
     "overwrite_output_dir",
