@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,10 +16,9 @@ from hf_finetune.errors import UserError
 from hf_finetune.publishing import hub as publishing
 from hf_finetune.publishing.hub import check_push, push_folder
 from tests.hub_server import HubServer, Repository
+from tests.hub_session import READ_TOKEN, TOKEN, WRONG_TOKEN, fresh_process
 from tests.tiny import write_recipe
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-TOKEN, READ_TOKEN, WRONG_TOKEN = (f"hf_{letter * 34}" for letter in "aBz")
 LOAD = """
 import json, sys
 from transformers import pipeline
@@ -34,24 +29,6 @@ except OSError:
 classifier = pipeline("image-classification", model=sys.argv[1], device="cpu")
 print(json.dumps(classifier(sys.argv[2])))
 """
-
-
-@pytest.fixture
-def server() -> Iterator[HubServer]:
-    with HubServer({TOKEN: ("me", ("team",), True), READ_TOKEN: ("me", (), False)}) as server:
-        yield server
-
-
-@pytest.fixture
-def logged_in(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
-    """The server, with this process's client turned to it."""
-    monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
-    template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    return server
 
 
 @pytest.fixture
@@ -66,19 +43,6 @@ def folder(finished_run: Path, tmp_path: Path) -> Path:
     for name in ("optimizer.pt", "training_args.bin", ".secret"):
         (folder / name).write_bytes(b"\x80\x04N.")
     return folder
-
-
-def fresh_process(server: HubServer, home: Path, *words: str, token: str | None) -> subprocess.CompletedProcess[str]:
-    """Runs Python in a process that knows nothing of this one: its own cache, its own client, its own token."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    environment |= {"HF_ENDPOINT": server.endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
-    environment |= {"HOME": str(home)}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"}
-    if token is not None:
-        environment["HF_TOKEN"] = token
-    return subprocess.run(
-        [sys.executable, *words], cwd=home, env=environment, capture_output=True, text=True, timeout=600
-    )
 
 
 def pushed(server: HubServer) -> Repository:
