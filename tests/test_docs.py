@@ -87,6 +87,7 @@ class Reader:
         monkeypatch.setattr("hf_finetune.jobs.finetune.run", self.train)
         monkeypatch.setattr("hf_finetune.jobs.evaluate.evaluate_model", self.job("evaluate"))
         monkeypatch.setattr("hf_finetune.jobs.predict.predict_files", self.job("predict"))
+        monkeypatch.setattr("hf_finetune.jobs.export.export_model", self.job("export"))
         monkeypatch.setattr("hf_finetune.publishing.hub.push_folder", self.job("push"))
 
     def train(self, recipe: Recipe, command: str) -> None:

@@ -57,7 +57,10 @@ def export_model(
     uniform = data is not None and data.image_sizes is not None
     stage, device_stage = EvaluationStage(image_processor, uniform), DeviceStage(image_processor, uniform)
     if data is None:
-        samples, name = _noise(stage, describe(image_processor).image_size, args.seed), "noise"
+        samples, name = (
+            _noise(stage, describe(image_processor).image_size, args.seed),
+            "noise; for real ones write --dataset, as for hf-finetune evaluate",
+        )
     else:
         role = next(role for role in ("test", "validation", "train") if role in data.splits)
         samples, name = data.splits[role], f"{data.source}, {role}: {data.split_names[role]}"
@@ -95,11 +98,9 @@ def export_model(
 
     ties = f", but for {exact.ties:,} ties" if exact.ties else ""
     args.say(
-        f"Checked on {exact.pictures:,} pictures ({name}): the same class on all{ties}, largest difference of logits"
-        f" {exact.largest_difference:.1e}."
+        f"Checked on {exact.pictures:,} pictures: {name}.",
+        f"The same class on all{ties}; largest difference of logits {exact.largest_difference:.1e}.",
     )
-    if data is None:
-        args.say("To check on real pictures, write --dataset with the flags of hf-finetune evaluate.")
     if quantize is not None:
         args.say("", *_table(agreements, sizes), "")
     args.say(f"The model is in {path} ({sizes[quantize or 'float32']}); hf-finetune predict {path} PICTURES runs it.")
@@ -180,7 +181,8 @@ def _compare(
 
 def _size(path: Path) -> str:
     files = path.rglob("*") if path.is_dir() else [path]
-    return f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB"
+    count = sum(file.stat().st_size for file in files)
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
 
 
 def _table(agreements: Mapping[str, Agreement], sizes: Mapping[str, str]) -> list[str]:

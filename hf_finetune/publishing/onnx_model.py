@@ -1,7 +1,7 @@
 """Publishing room: an exported ONNX file that answers as the model it was made from, with nothing else beside it.
 
-The file carries what a model folder has as JSON files: its metadata hold `config.json` and, where the folder has one,
-`preprocessor_config.json`, word for word, and `id2label` as a JSON object of class names by class id.
+The file carries what a model folder has as JSON files: its metadata hold `config.json`, `preprocessor_config.json`
+(but for timm's models, whose figures are in the first), and `id2label`, a JSON object of class names by class id.
 """
 
 from __future__ import annotations
