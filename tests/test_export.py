@@ -76,9 +76,8 @@ def test_it_says_what_it_was_checked_on(finished_run, picture_folder, tmp_path, 
     output = str(tmp_path / "new" / "colours.onnx")
     assert main(["export", str(finished_run), "--output", output, "--dataset", str(picture_folder)]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith(
-        f"Checked on 24 pictures: {picture_folder}, test: test.\nThe same class on all; largest difference of logits "
-    )
+    assert printed.startswith("Writing ResNetForImageClassification as onnx.\nChecked on 24 pictures: ")
+    assert f"{picture_folder}, test: test.\nThe same class on all; largest difference of logits " in printed
     assert f"The model is in {output} ({Path(output).stat().st_size / 1e3:.0f} kB); hf-finetune predict" in printed
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["colours.onnx"]
 

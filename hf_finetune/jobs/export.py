@@ -68,6 +68,7 @@ def export_model(
         class_ids = match_classes(samples, data.label_names, classes)
         samples.set_transform(EvaluationStage(image_processor, uniform, class_ids))
 
+    args.say(f"Writing {type(network).__name__} as {format}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
         written = {"float32": Path(folder) / "float32"}
@@ -83,9 +84,10 @@ def export_model(
                 calibration = _calibration_split(data, role, args)
                 calibration.set_transform(stage)
                 pictures = _batches(calibration, device_stage, args)
+                args.say(f"Quantizing it to {quantize}.")
                 quantize_int8(written["float32"], written["int8"], (pixel_values for pixel_values, _ in pictures))
             forms = {form: OnnxModel(file) for form, file in written.items()}
-        agreements = _compare(LogitsOf(network), forms, _batches(samples, device_stage, args), len(samples))
+        agreements = _compare(LogitsOf(network), forms, _batches(samples, device_stage, args))
         exact = agreements["float32"]
         if not exact.holds:
             raise UserError(
@@ -155,27 +157,27 @@ def _calibration_split(data: ImageDataset, role: str, args: FinetuneArguments) -
 def _batches(
     samples: Sequence[Mapping[str, Any]], device_stage: DeviceStage, args: FinetuneArguments
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yields pixel_values, float32 (batch, channels, height, width), and labels, int64 (batch,)."""
+    """Yields pixel_values, float32 (batch, channels, height, width), and labels, int64 (batch,), with a bar."""
     loader = DataLoader(
         samples, args.per_device_eval_batch_size, collate_fn=collate, num_workers=args.dataloader_num_workers
     )
-    for batch in loader:
-        yield device_stage(batch)["pixel_values"], batch["labels"]
+    with tqdm(total=len(samples), desc="pictures", delay=2, file=sys.stderr, disable=args.disable_tqdm) as bar:
+        for batch in loader:
+            yield device_stage(batch)["pixel_values"], batch["labels"]
+            bar.update(len(batch["labels"]))
 
 
 def _compare(
     original: LogitsOf,
     forms: Mapping[str, Callable[[torch.Tensor], torch.Tensor]],
     batches: Iterator[tuple[torch.Tensor, torch.Tensor]],
-    pictures: int,
 ) -> dict[str, Agreement]:
     agreements = {form: Agreement() for form in forms}
-    with torch.inference_mode(), tqdm(total=pictures, desc="pictures", delay=2, file=sys.stderr) as bar:
+    with torch.inference_mode():
         for pixel_values, labels in batches:
             reference = original(pixel_values)
             for form, logits in forms.items():
                 agreements[form].add(reference, logits(pixel_values), labels)
-            bar.update(len(labels))
     return agreements
 
 

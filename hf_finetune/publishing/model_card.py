@@ -21,10 +21,10 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from transformers import CONFIG_MAPPING
 
 from hf_finetune.evaluation.plots import CONFUSION_MATRIX_FILE, TRAINING_CURVE_FILE
 from hf_finetune.evaluation.report import class_cells, format_figure, worst_classes
+from hf_finetune.models import is_own_architecture
 from hf_finetune.publishing.private_text import without_private_text
 
 _MOST_CLASSES = 50
@@ -180,8 +180,7 @@ def _loading_needs(config: Mapping[str, Any]) -> dict[str, str]:
         sentence = (
             f"The network's code, `{code.split('.')[0]}.py`, comes with the weights, and `trust_remote_code` runs it."
         )
-        model_type = config["model_type"]
-        if model_type in CONFIG_MAPPING and CONFIG_MAPPING[model_type].__module__.startswith("hf_finetune."):
+        if is_own_architecture(config["model_type"]):
             sentence += " Where hf_finetune is installed, `import hf_finetune.models` will do instead."
         return {"arguments": ", trust_remote_code=True", "sentence": sentence}
     if config.get("model_type") == "timm_wrapper":
