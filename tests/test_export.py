@@ -196,6 +196,7 @@ def test_int8_is_calibrated_on_other_pictures_than_it_is_measured_on():
         ),
         (("--output", "colours.pb"), "the name of an ONNX file ends in .onnx; write colours.pb.onnx."),
         (("--output", "there.onnx"), "there.onnx is there already; delete it, or write another --output."),
+        (("--output", "there.onnx/new.onnx"), "there.onnx; write another --output."),
         (("--quantise", "int8"), 'There is no flag "--quantise". Did you mean "--quantize"?'),
         (("--learning_rate", "1"), 'There is no flag "--learning_rate".'),
         (("--dataset", "digits"), "The model does not know 10 of the dataset's classes: 0, 1, 2, 3, 4 and 5 more."),

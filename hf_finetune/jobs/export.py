@@ -57,10 +57,8 @@ def export_model(
     uniform = data is not None and data.image_sizes is not None
     stage, device_stage = EvaluationStage(image_processor, uniform), DeviceStage(image_processor, uniform)
     if data is None:
-        samples, name = (
-            _noise(stage, describe(image_processor).image_size, args.seed),
-            "noise; for real ones write --dataset, as for hf-finetune evaluate",
-        )
+        samples = _noise(stage, describe(image_processor).image_size, args.seed)
+        name = "noise; for real ones write --dataset, as for hf-finetune evaluate"
     else:
         role = next(role for role in ("test", "validation", "train") if role in data.splits)
         samples, name = data.splits[role], f"{data.source}, {role}: {data.split_names[role]}"
@@ -135,6 +133,9 @@ def _check_wishes(model: str, format: str, output: str | None, quantize: str | N
         raise UserError(f"--output is {path}, but the name of an ONNX file ends in .onnx; write {path}.onnx.")
     if path.exists():
         raise UserError(f"{path} is there already; delete it, or write another --output.")
+    existing = next(folder for folder in path.absolute().parents if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"--output: nothing can be written in {existing}; write another --output.")
     return path
 
 
