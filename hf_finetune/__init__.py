@@ -12,6 +12,7 @@ _PUBLIC = {
     "FinetuneResult": "hf_finetune.jobs.finetune",
     "UserError": "hf_finetune.errors",
     "evaluate_model": "hf_finetune.jobs.evaluate",
+    "export_model": "hf_finetune.jobs.export",
     "finetune": "hf_finetune.jobs.finetune",
 }
 

@@ -208,6 +208,9 @@ class FinetuneArguments(TrainingArguments):
         default=None, metadata={"help": "Its repository there, OWNER/NAME; named after output_dir when absent."}
     )
     hub_private_repo: bool | None = field(default=None, metadata={"help": "Only you are to see that repository."})
+    license: str | None = field(
+        default=None, metadata={"help": "License for the model card, such as apache-2.0; the checkpoint's when absent."}
+    )
     # The Trainer would drop the image column before the transform sees it.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns the model does not name."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Passed to DDP."})
@@ -273,6 +276,10 @@ class FinetuneArguments(TrainingArguments):
             raise UserError("optim_args is not read where optim is sgd; write --momentum, --nesterov, --weight_decay.")
         if self.nesterov and not self.momentum:
             raise UserError("nesterov needs a momentum, which is 0; write --momentum 0.9 or --nesterov false.")
+        if not self.push_to_hub:
+            for name in ("hub_model_id", "hub_private_repo"):
+                if getattr(self, name) is not None:
+                    raise UserError(f"{name} is set, but nothing is pushed; write --push_to_hub, or --{name} null.")
         if self.dataloader_persistent_workers and not self.dataloader_num_workers:
             raise UserError("dataloader_persistent_workers needs workers; write --dataloader_num_workers 2 or more.")
 

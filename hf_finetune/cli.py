@@ -19,6 +19,7 @@ VERBS = {
     "train": "fine-tune an image classifier by a recipe or on a dataset",
     "evaluate": "report a model's figures on a dataset",
     "predict": "classify picture files or folders",
+    "export": "write a model as an ONNX file or a model folder, and check that it answers the same",
     "push": "push the folder of a finished run to the Hub",
     "recipes": "list the packaged recipes, or show one resolved",
 }
@@ -48,7 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if verb not in VERBS:
             raise UserError(f'there is no verb "{verb}".{did_you_mean(verb, VERBS)} The verbs are {", ".join(VERBS)}.')
-        handlers = {"train": _train, "evaluate": _evaluate, "predict": _predict, "push": _push, "recipes": _recipes}
+        handlers = {
+            "train": _train,
+            "evaluate": _evaluate,
+            "predict": _predict,
+            "export": _export,
+            "push": _push,
+            "recipes": _recipes,
+        }
         return handlers[verb](rest)
     except UserError as error:
         print(f"hf-finetune: error: {error}", file=sys.stderr)
@@ -116,7 +124,7 @@ def _predict(words: list[str]) -> int:
     from hf_finetune.parsing import OneLineParser
 
     parser = OneLineParser(prog="hf-finetune predict", description=VERBS["predict"].capitalize(), allow_abbrev=False)
-    parser.add_argument("model", metavar="MODEL", help="A run's folder, a Hub id or an embedded checkpoint's name.")
+    parser.add_argument("model", metavar="MODEL", help="A run's folder, a Hub id, an embedded name or an ONNX file.")
     parser.add_argument("paths", metavar="FILE_OR_FOLDER", nargs="+", help="Pictures, or folders that hold some.")
     parser.add_argument("--top_k", type=int, default=1, metavar="N", help="Classes to name for each picture.")
     parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="Pictures per forward pass.")
@@ -132,6 +140,30 @@ def _predict(words: list[str]) -> int:
         namespace.model, namespace.paths, namespace.top_k, namespace.batch_size, namespace.format or "text"
     )
     return 2 if unreadable else 0
+
+
+def _export(words: list[str]) -> int:
+    from hf_finetune.parsing import DATA_FLAGS, OneLineParser, add_argument_flags, check_flags, flag_values
+
+    parser = OneLineParser(
+        prog="hf-finetune export",
+        description=f"{VERBS['export'].capitalize()}: on the pictures of a dataset or, without one, on noise.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", metavar="MODEL", help="A run's folder, a Hub id or an embedded checkpoint's name.")
+    parser.add_argument("--format", default="onnx", metavar="NAME", help="onnx, a file, or safetensors, a folder.")
+    parser.add_argument("--output", metavar="PATH", help="Where to write it; absent, model.onnx in MODEL's folder.")
+    parser.add_argument("--quantize", metavar="int8", help="Write the ONNX file with int8 weights; needs --dataset.")
+    names = [name for name in DATA_FLAGS if name != "use_cpu"]  # it runs there in any case
+    add_argument_flags(parser, names)
+    namespace, unknown = parser.parse_known_args(words)
+    check_flags(unknown, [*names, "format", "output", "quantize"])
+    settings = flag_values(namespace)
+
+    from hf_finetune.jobs.export import export_model
+
+    export_model(namespace.model, namespace.format, namespace.output, namespace.quantize, **settings)
+    return 0
 
 
 def _push(words: list[str]) -> int:

@@ -16,6 +16,7 @@ import PIL.Image
 import pytest
 import torch
 
+from tests.hub_session import logged_in, server  # noqa: F401 - fixtures
 from tests.mistakes import refused  # noqa: F401 - a fixture
 from tests.tiny import write_recipe
 

@@ -29,6 +29,7 @@ from hf_finetune.arguments import DataArguments, FinetuneArguments, ModelArgumen
 from hf_finetune.data.batch_transforms import BATCH_TRANSFORMS
 from hf_finetune.data.catalog import CATALOG, DatasetEntry
 from hf_finetune.jobs.evaluate import evaluate_model
+from hf_finetune.jobs.export import export_model
 from hf_finetune.jobs.finetune import finetune
 from hf_finetune.parsing import argument_fields, build_arguments
 from hf_finetune.recipe import Recipe, load_recipe, override
@@ -88,6 +89,7 @@ class Reader:
         monkeypatch.setattr("hf_finetune.jobs.finetune.run", self.train)
         monkeypatch.setattr("hf_finetune.jobs.evaluate.evaluate_model", self.job("evaluate"))
         monkeypatch.setattr("hf_finetune.jobs.predict.predict_files", self.job("predict"))
+        monkeypatch.setattr("hf_finetune.jobs.export.export_model", self.job("export"))
         monkeypatch.setattr("hf_finetune.publishing.hub.push_folder", self.job("push"))
 
     def train(self, recipe: Recipe, command: str) -> None:
@@ -263,7 +265,7 @@ def test_the_table_of_named_datasets_is_the_catalog():
 
 
 def test_the_python_of_the_documents_calls_what_there_is():
-    callers = {"finetune": finetune, "evaluate_model": evaluate_model}
+    callers = {"finetune": finetune, "evaluate_model": evaluate_model, "export_model": export_model}
     called = []
     for block in (block for document in DOCUMENTS for block in blocks_of(document) if block.info == "python"):
         tree = ast.parse(block.text)

@@ -33,7 +33,7 @@ class _Hub(BaseHTTPRequestHandler):
         status, code = _ANSWERS[name]
         self.send_response(status)
         self.send_header("X-Error-Code", code)
-        contents = b'{"id": "org/pets"}'
+        contents = b'{"id": "org/pets", "sha": "0b2714987fa478483af9968de7c934580d0bb9a2"}'
         self.send_header("Content-Length", str(len(contents)))
         self.end_headers()
         self.wfile.write(contents)
@@ -162,3 +162,9 @@ def test_unreachable_hub_leaves_the_cache(no_hub: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     raw = load_from_hub("mnist", CATALOG["mnist"], "mnist", None)
     assert (raw.splits, raw.source) == ({"train": "from the cache"}, "ylecun/mnist")
+
+
+def test_the_commit_of_a_dataset_is_kept(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = datasets.DatasetDict(train=datasets.Dataset.from_dict({"label": [0]}))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *arguments, **settings: splits)
+    assert load_from_hub("org/pets", None, None, "main").revision == "0b2714987fa478483af9968de7c934580d0bb9a2"

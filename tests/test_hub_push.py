@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from huggingface_hub import constants, snapshot_download
 from transformers import pipeline
 
@@ -19,10 +16,9 @@ from hf_finetune.errors import UserError
 from hf_finetune.publishing import hub as publishing
 from hf_finetune.publishing.hub import check_push, push_folder
 from tests.hub_server import HubServer, Repository
+from tests.hub_session import READ_TOKEN, TOKEN, WRONG_TOKEN, fresh_process
 from tests.tiny import write_recipe
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-TOKEN, READ_TOKEN, WRONG_TOKEN = (f"hf_{letter * 34}" for letter in "aBz")
 LOAD = """
 import json, sys
 from transformers import pipeline
@@ -33,24 +29,6 @@ except OSError:
 classifier = pipeline("image-classification", model=sys.argv[1], device="cpu")
 print(json.dumps(classifier(sys.argv[2])))
 """
-
-
-@pytest.fixture
-def server() -> Iterator[HubServer]:
-    with HubServer({TOKEN: ("me", ("team",), True), READ_TOKEN: ("me", (), False)}) as server:
-        yield server
-
-
-@pytest.fixture
-def logged_in(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
-    """The server, with this process's client turned to it."""
-    monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
-    template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    return server
 
 
 @pytest.fixture
@@ -65,18 +43,6 @@ def folder(finished_run: Path, tmp_path: Path) -> Path:
     for name in ("optimizer.pt", "training_args.bin", ".secret"):
         (folder / name).write_bytes(b"\x80\x04N.")
     return folder
-
-
-def fresh_process(server: HubServer, home: Path, *words: str, token: str | None) -> subprocess.CompletedProcess[str]:
-    """Runs Python in a process that knows nothing of this one: its own cache, its own client, its own token."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    environment |= {"HF_ENDPOINT": server.endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"}
-    if token is not None:
-        environment["HF_TOKEN"] = token
-    return subprocess.run(
-        [sys.executable, *words], cwd=home, env=environment, capture_output=True, text=True, timeout=600
-    )
 
 
 def pushed(server: HubServer) -> Repository:
@@ -105,8 +71,23 @@ def test_a_run_is_pushed_and_a_fresh_process_loads_it_by_name(server, picture_fo
     names = {path.name for path in output.iterdir() if path.is_file()}
     assert commit.files.keys() - {".gitattributes"} == names
     assert names >= {"model.safetensors", "config.json", "preprocessor_config.json", "README.md", "recipe.yaml"}
-    for name in names - {"README.md"}:
+    for name in names - {"README.md", "recipe.yaml", "metrics.json"}:
         assert commit.files[name].content == (output / name).read_bytes(), name
+    metrics, theirs = (
+        json.loads(content)
+        for content in ((output / "metrics.json").read_bytes(), commit.files["metrics.json"].content)
+    )
+    assert metrics["metrics"] == theirs["metrics"] and metrics["per_class"] == theirs["per_class"]
+    recipe, theirs = (
+        yaml.safe_load(content)
+        for content in ((output / "recipe.yaml").read_bytes(), commit.files["recipe.yaml"].content)
+    )
+    # Where the pictures and the result lie on this machine is nobody's affair.
+    assert recipe.pop("dataset") == str(picture_folder) and theirs.pop("dataset") == f".../{picture_folder.name}"
+    assert recipe.pop("output_dir") == str(output) and theirs.pop("output_dir") == "~/flowers"
+    assert recipe == theirs
+    for name, file in commit.files.items():
+        assert str(tmp_path.parent).encode() not in file.content, name
     assert commit.files["model.safetensors"].lfs_oid is not None and commit.files["config.json"].lfs_oid is None
     card = commit.files["README.md"].content.decode()
     assert 'pipeline("image-classification", model="me/flowers")' in card
@@ -185,8 +166,8 @@ def test_a_wrong_token_is_one_line_before_training(logged_in, picture_folder, tm
         ("me/flowers/red", TOKEN, "write OWNER/NAME"),
         ("me/flowers", None, "There is no token for the Hub; log in with: hf auth login"),
         ("me/flowers", "hf_\x07bell", "The token for the Hub holds characters that no token has"),
-        ("me/flowers", READ_TOKEN, "does not let this token write: You don't have the rights"),
-        ("others/flowers", TOKEN, 'under the namespace "others"'),
+        ("me/flowers", READ_TOKEN, "does not let this token create me/flowers; use a token that may write there"),
+        ("others/flowers", TOKEN, "does not let this token create others/flowers"),
         ("others/public", TOKEN, "does not let this token write: You don't have the required permissions"),
     ],
 )
@@ -201,6 +182,46 @@ def test_what_cannot_be_pushed_is_refused_at_once(logged_in, tmp_path, monkeypat
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert token is None or token not in str(caught.value)
     assert logged_in.repositories.keys() == {"others/public"}
+
+
+def test_a_run_that_fails_leaves_no_repository(logged_in, picture_folder, tmp_path, capsys):
+    """The right to write is asked for before training, and nothing is created before there is something to push."""
+    words = ["train", "--recipe", str(write_recipe(tmp_path)), "--dataset", str(picture_folder)]
+    words += ["--output_dir", str(tmp_path / "output"), "--push_to_hub", "--hub_model_id", "me/flowers"]
+    assert main([*words, "--num_labels", "7"]) == 2
+    assert "Hub: the model will be pushed to" in capsys.readouterr().out
+    assert not logged_in.repositories and all(request.startswith("GET") for request in logged_in.requests)
+
+
+@pytest.mark.parametrize(
+    ("repository", "scoped", "may"),
+    [
+        ("me/flowers", [("me", ["repo.content.read", "repo.write"])], True),
+        ("team/flowers", [("team", ["repo.write"]), ("me", ["repo.content.read"])], True),
+        ("me/flowers", [("team", ["repo.write"]), ("me", ["repo.content.read"])], False),
+        ("me/flowers", [("me/other", ["repo.write"])], False),
+    ],
+)
+def test_what_a_fine_grained_token_may_create(repository, scoped, may):
+    """The answer of whoami for such a token, as the Hub gives it."""
+    scopes = [{"entity": {"type": "user", "name": name}, "permissions": rights} for name, rights in scoped]
+    token = {"role": "fineGrained", "fineGrained": {"global": [], "scoped": scopes}}
+    account = {"name": "me", "orgs": [{"name": "team", "roleInOrg": "write"}], "auth": {"accessToken": token}}
+    assert publishing._may_create(account, repository) is may
+
+
+@pytest.mark.parametrize(("role", "may"), [("read", False), ("contributor", True), ("write", True), ("admin", True)])
+def test_what_a_member_of_an_organization_may_create(role, may):
+    account = {"name": "me", "orgs": [{"name": "team", "roleInOrg": role}], "auth": {"accessToken": {"role": "write"}}}
+    assert publishing._may_create(account, "team/flowers") is may
+    assert publishing._may_create(account, "me/flowers") and not publishing._may_create(account, "others/flowers")
+
+
+def test_a_name_for_what_is_not_pushed_is_told(tmp_path, capsys):
+    for flag, value in (("hub_model_id", "me/flowers"), ("hub_private_repo", "true")):
+        assert main(["train", "--recipe", str(write_recipe(tmp_path)), f"--{flag}", value]) == 2
+        error = capsys.readouterr().err
+        assert f"{flag} is set, but nothing is pushed; write --push_to_hub, or --{flag} null." in error
 
 
 def test_the_repository_is_named_after_the_folder(logged_in, tmp_path, capsys):

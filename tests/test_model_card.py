@@ -112,6 +112,28 @@ def test_pictures_only_where_they_are(context: ModelCardContext, tmp_path: Path)
     assert "](training_curve.png)" in text and "](confusion_matrix.png)" in text
 
 
+@pytest.mark.parametrize(
+    ("config", "call", "sentence"),
+    [
+        (
+            '{"model_type": "lenet5", "auto_map": {"AutoModelForImageClassification": "lenet5.LeNet5"}}',
+            'model="resnet50_cifar10", trust_remote_code=True)',
+            "`lenet5.py`, comes with the weights, and `trust_remote_code` runs it. Where hf_finetune is installed,",
+        ),
+        (
+            '{"model_type": "timm_wrapper"}',
+            'model="resnet50_cifar10")',
+            "The package timm is needed: `pip install timm`.",
+        ),
+    ],
+)
+def test_what_loading_needs(context: ModelCardContext, tmp_path: Path, config: str, call: str, sentence: str):
+    (tmp_path / "config.json").write_text(config)
+    text = write(context, tmp_path)[1]
+    assert call in text and sentence in text and "\n\n\n" not in text
+    assert sentence not in write(context, tmp_path.parent)[1]
+
+
 def test_local_pictures_from_random_weights(context: ModelCardContext, tmp_path: Path):
     changes = {"base_model": None, "license": None, "dataset_id": None, "dataset_revision": None}
     card, text = write(context, tmp_path, dataset_name="my flowers", **changes)
@@ -126,6 +148,7 @@ def test_a_local_base_is_not_a_hub_id(context: ModelCardContext, tmp_path: Path,
     (tmp_path / "runs" / "first").mkdir(parents=True)
     card, text = write(context, tmp_path, base_model="runs/first")
     assert "base_model" not in card.data.to_dict()
+    assert "base_model" not in write(context, tmp_path, base_model="resnet_small_cifar10")[0].data.to_dict()
     assert "the weights of runs/first," in text
 
 
@@ -171,7 +194,7 @@ def test_neither_token_nor_home_nor_working_folder(
     )
     assert "dataset_path: ~/pictures\nhub_token: ***\noutput_dir: ./runs/x\n" in text
     assert "hf-finetune train --output_dir ./runs/x --cache=~ --hub_token *** --seed 1" in text
-    assert f"Read from ~/pictures; {home}bel is another's." in text
+    assert "Read from ~/pictures; .../ann_bbel is another's." in text
     assert "the weights of ~/checkpoints/first," in text
     assert token not in text and "other-secret" not in text and f"{work}/" not in text
 

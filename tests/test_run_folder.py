@@ -115,3 +115,12 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path):
     for place in ("locked", "locked/run"):
         with pytest.raises(UserError, match="no permission to write in .*locked; write another --output_dir"):
             find_resumable(tmp_path / place, VALUES, overwrite=False)
+
+
+def test_starting_anew_takes_the_exported_files_of_the_earlier_weights_away(tmp_path: Path):
+    folder = tmp_path / "run"
+    prepare_folder(folder, yaml.safe_dump(VALUES), overwrite=False)
+    for name in ("model.onnx", "model_int8.onnx", "notes.txt"):
+        (folder / name).touch()
+    prepare_folder(folder, yaml.safe_dump(VALUES), overwrite=True)
+    assert {path.name for path in folder.iterdir()} == {"recipe.yaml", "notes.txt"}

@@ -32,8 +32,10 @@ def load_from_hub(dataset: str, entry: DatasetEntry | None, config: str | None, 
     """
     hub_id = entry.hub_id if entry else dataset
     local_copy = f"use a local copy: --dataset {dataset} --dataset_path DIR"
+    commit = None
     try:
-        HfApi(endpoint=datasets.config.HF_ENDPOINT).dataset_info(hub_id, revision=revision, timeout=_SECONDS_TO_ANSWER)
+        hub = HfApi(endpoint=datasets.config.HF_ENDPOINT)
+        commit = hub.dataset_info(hub_id, revision=revision, timeout=_SECONDS_TO_ANSWER).sha
         unreachable = None
     except GatedRepoError as error:
         raise UserError(_gated(hub_id, local_copy)) from error
@@ -67,7 +69,7 @@ def load_from_hub(dataset: str, entry: DatasetEntry | None, config: str | None, 
         raise UserError(
             f"{hub_id} cannot be fetched: {first_line(error.__cause__ or error)}; or {local_copy}."
         ) from error
-    return RawDataset(dict(splits), source=hub_id)
+    return RawDataset(dict(splits), source=hub_id, revision=commit)
 
 
 @contextmanager

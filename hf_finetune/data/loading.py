@@ -34,6 +34,7 @@ class ImageDataset:
     label_names: by class id.
     source: the Hub id or the path.
     entry: the catalog's entry of a named dataset.
+    revision: the commit of a dataset that the Hub gave.
     notes: sentences that the user should read.
     bad_images: the unreadable pictures that were left out (`on_bad_image=skip`), each with the reason.
     image_sizes: the (height, width) in pixels that all pictures are known to have, from every header or, with a sample
@@ -49,6 +50,7 @@ class ImageDataset:
     notes: list[str] = field(default_factory=list)
     bad_images: list[str] = field(default_factory=list)
     image_sizes: tuple[int, int] | None = None
+    revision: str | None = None
     sources: dict[str, Dataset] = field(default_factory=dict)
 
     @property
@@ -69,6 +71,7 @@ def load_image_dataset(arguments: DataArguments, seed: int, require_train: bool 
     image_column, labels = _read_columns(raw, roles, reference, arguments, entry)
 
     result = ImageDataset({}, {}, labels.names, raw.source, entry, [*raw.notes, *labels.notes])
+    result.revision = raw.revision
     unused = [split for split in raw.splits if split not in roles.values()]
     if unused:
         result.notes.append(f"Splits not used: {', '.join(unused)}.")

@@ -13,13 +13,15 @@ from datasets import Dataset
 class RawDataset:
     """The splits of a source as they stand there: its own split names, columns and label types.
 
-    `folder` is what relative picture paths are relative to, and what names in messages are shortened by.
+    `folder` is what relative picture paths are relative to, and what names in messages are shortened by. `revision` is
+    the commit that the Hub gave, None where it was not asked.
     """
 
     splits: dict[str, Dataset]
     source: str
     folder: Path | None = None
     notes: list[str] = field(default_factory=list)
+    revision: str | None = None
 
 
 def listing(names: Sequence[object], limit: int = 5) -> str:

@@ -89,18 +89,22 @@ def format_report(
 
 
 def write_metrics(path: str | os.PathLike[str], mapping: Mapping[str, Any]) -> None:
-    """Writes `mapping` as JSON with sorted keys; the file is whole at any moment, old or new.
-
-    Numpy scalars and arrays become numbers and lists. NaN and infinity, which JSON does not have, become null.
-    """
+    """Writes `mapping` as JSON (`to_json`); the file is whole at any moment, old or new."""
     path = Path(path)
-    text = json.dumps(_jsonable(mapping), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        aside.write_text(text + "\n", encoding="utf-8")
+        aside.write_text(to_json(mapping), encoding="utf-8")
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def to_json(mapping: Mapping[str, Any]) -> str:
+    """Returns `mapping` as JSON text with sorted keys.
+
+    Numpy scalars and arrays become numbers and lists. NaN and infinity, which JSON does not have, become null.
+    """
+    return json.dumps(_jsonable(mapping), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _jsonable(value: Any) -> Any:

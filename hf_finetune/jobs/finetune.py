@@ -199,9 +199,9 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
         finish(prepared.decoded.values())
     if args.process_index == 0:
         save_result(folder, record)
-    args.say(
-        "", record.table(), "", f"The model is in {folder}; pipeline('image-classification', '{folder}') loads it."
-    )
+    own_code = ", trust_remote_code=True" if getattr(loaded.model.config, "auto_map", None) else ""
+    loads = f"pipeline('image-classification', '{folder}'{own_code}) loads it"
+    args.say("", record.table(), "", f"The model is in {folder}; {loads}.")
     trainer.end()
     train_on_pictures(trainer.model)
     if prepared.repository is not None:

@@ -17,6 +17,8 @@ from hf_finetune.data.decoding import IMAGE_EXTENSIONS
 from hf_finetune.errors import UserError
 from hf_finetune.models.image_processor import load_image_processor
 from hf_finetune.models.loading import load_trained
+from hf_finetune.publishing.export import LogitsOf
+from hf_finetune.publishing.onnx_model import OnnxModel
 
 
 def _find_pictures(paths: Sequence[str]) -> list[Path]:
@@ -41,11 +43,17 @@ def classify(
 
     What cannot be read is added to `unreadable`, a line each.
     """
-    arguments = ModelArguments(model_name_or_path=model_name)
-    model = load_trained(arguments)
-    image_processor = load_image_processor(arguments, model.config)
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    model = model.to(device)
+    device = torch.device("cpu")
+    if model_name.endswith(".onnx"):
+        model = OnnxModel(Path(model_name))
+        image_processor, names = model.image_processor, model.id2label
+    else:
+        arguments = ModelArguments(model_name_or_path=model_name)
+        network = load_trained(arguments)
+        image_processor, names = load_image_processor(arguments, network.config), network.config.id2label
+        if torch.accelerator.is_available():
+            device = torch.accelerator.current_accelerator()
+        model = LogitsOf(network.to(device))
     stage, device_stage = EvaluationStage(image_processor, uniform=False), DeviceStage(image_processor, uniform=False)
     for start in tqdm(range(0, len(pictures), batch_size), desc="pictures", unit="batch", delay=2, file=sys.stderr):
         readable, images = [], []
@@ -60,9 +68,9 @@ def classify(
         if images:
             batch = device_stage({"pixel_values": torch.cat(images).to(device)})
             with torch.inference_mode():
-                probabilities = model(**batch).logits.float().softmax(dim=-1).cpu()
+                probabilities = model(batch["pixel_values"]).softmax(dim=-1).cpu()
             for path, row in zip(readable, probabilities, strict=True):
-                yield path, row, model.config.id2label
+                yield path, row, names
 
 
 def predict_files(model_name: str, paths: Sequence[str], top_k: int, batch_size: int, output_format: str) -> list[str]:

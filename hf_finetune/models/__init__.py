@@ -5,7 +5,7 @@ Importing it registers the package's architectures with the Auto classes of Tran
 
 from __future__ import annotations
 
-from transformers import AutoConfig, AutoModelForImageClassification
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageClassification
 
 from hf_finetune.models.lenet5 import LeNet5Config, LeNet5ForImageClassification
 
@@ -14,3 +14,8 @@ AutoModelForImageClassification.register(LeNet5Config, LeNet5ForImageClassificat
 # Saving copies the module beside the weights, so that a machine without this package can load them.
 LeNet5Config.register_for_auto_class()
 LeNet5ForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+
+
+def is_own_architecture(model_type: str) -> bool:
+    """Whether an architecture is one of this package's, which importing this room registers."""
+    return model_type in CONFIG_MAPPING and CONFIG_MAPPING[model_type].__module__.startswith(f"{__name__}.")

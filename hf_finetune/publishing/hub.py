@@ -12,18 +12,23 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from http import HTTPStatus
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from huggingface_hub import CommitOperationAdd, HfApi, constants, get_session, get_token
+import yaml
+from huggingface_hub import CommitOperationAdd, HfApi, ModelInfo, constants, get_session, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
 from huggingface_hub.utils import logging, validate_repo_id
 
 from hf_finetune.errors import UserError
+from hf_finetune.evaluation.report import to_json
+from hf_finetune.publishing.private_text import without_private_text
+from hf_finetune.recipe import Recipe, to_yaml
+from hf_finetune.training.run_folder import METRICS_FILE, RECIPE_FILE
 
 # Names of files and folders that stay at home: what only a resume needs, and hidden ones.
 _LEFT_OUT = (
@@ -51,11 +56,18 @@ def check_push(
 ) -> str:
     """Makes sure, before training, that `folder` can be pushed, and returns the repository's full name, OWNER/NAME.
 
-    `repo_id` is OWNER/NAME, or NAME of one's own; None takes the folder's name. The repository is created if it is not
-    there, since only then the right to write is certain. Raises `UserError`.
+    `repo_id` is OWNER/NAME, or NAME of one's own; None takes the folder's name. Nothing is written: a repository that
+    is not there yet is created by the push, so that a run that fails leaves none. Raises `UserError`.
     """
+    api = HfApi()
     try:
-        repository, _ = _open_repository(repo_id, folder, private, say, sleep)
+        repository, account = _log_in(repo_id, folder, say, sleep)
+        if _patiently(lambda: api.repo_exists(repository), say, sleep):
+            _check_existing(repository, private, say, sleep)
+        elif not _may_create(account, repository):
+            raise _PushError(
+                f"The Hub at {constants.ENDPOINT} does not let this token create {repository}; {_other_token()}"
+            )
     except _PushError as error:
         raise UserError(
             f"{error}. To train all the same, leave out --push_to_hub; the model can be pushed later with:"
@@ -80,7 +92,9 @@ def push_folder(
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise UserError(f"{folder} holds no model; write the folder of a finished run.")
     try:
-        repository, head = _open_repository(repo_id, folder, private, say, sleep)
+        repository, _ = _log_in(repo_id, folder, say, sleep)
+        _patiently(lambda: HfApi().create_repo(repository, private=private, exist_ok=True), say, sleep)
+        head = _check_existing(repository, private, say, sleep).sha
         commit = _patiently(
             # Made anew for each try: a commit whose answer was lost is then found to be there.
             lambda: HfApi().create_commit(
@@ -106,10 +120,10 @@ def _push_command(repo_id: str | None, folder: Path, private: bool | None) -> st
     return shlex.join([*words, "--hub_private_repo"] if private else words)
 
 
-def _open_repository(
-    repo_id: str | None, folder: Path, private: bool | None, say: _Say, sleep: Callable[[float], None]
-) -> tuple[str, str]:
-    """Creates the repository if it is not there; returns its full name and the newest commit of its main branch."""
+def _log_in(
+    repo_id: str | None, folder: Path, say: _Say, sleep: Callable[[float], None]
+) -> tuple[str, Mapping[str, Any]]:
+    """Returns the repository's full name and what the Hub says of the account that the token belongs to."""
     name = repo_id or folder.resolve().name
     try:
         validate_repo_id(name)
@@ -119,15 +133,29 @@ def _open_repository(
             f'"{name}" cannot be the name of a repository, which is made of letters, digits, "-", "_" and ".";'
             f" write {flag}OWNER/NAME, such as me/flowers."
         ) from error
-    api = HfApi()
     token = get_token()
     if token is None:
         raise _PushError("There is no token for the Hub; log in with: hf auth login, or set HF_TOKEN")
     if not re.fullmatch("[!-~]+", token):  # the client would show it in its error
         raise _PushError("The token for the Hub holds characters that no token has; log in again with: hf auth login")
-    user = _patiently(api.whoami, say, sleep)["name"]
-    repository = name if "/" in name else f"{user}/{name}"
-    _patiently(lambda: api.create_repo(repository, private=private, exist_ok=True), say, sleep)
+    account = _patiently(HfApi().whoami, say, sleep)
+    return name if "/" in name else f"{account['name']}/{name}", account
+
+
+def _may_create(account: Mapping[str, Any], repository: str) -> bool:
+    """Whether the account's token may create a repository; one whose rights the Hub does not tell is let pass."""
+    owner = repository.split("/")[0]
+    token = account.get("auth", {}).get("accessToken", {})
+    if token.get("role") == "fineGrained":
+        scopes = token.get("fineGrained", {}).get("scoped", [])
+        return any(scope["entity"].get("name") == owner and "repo.write" in scope["permissions"] for scope in scopes)
+    organizations = [entry["name"] for entry in account.get("orgs", []) if entry.get("roleInOrg") != "read"]
+    return token.get("role") != "read" and owner in (account["name"], *organizations)
+
+
+def _check_existing(repository: str, private: bool | None, say: _Say, sleep: Callable[[float], None]) -> ModelInfo:
+    """Makes sure that a repository may be written to and is as private as it should be; returns what it is."""
+    api = HfApi()
     _patiently(lambda: api.auth_check(repository, write=True), say, sleep)  # creating what exists needs no right
     info = _patiently(lambda: api.model_info(repository), say, sleep)
     if private and not info.private:
@@ -135,7 +163,7 @@ def _open_repository(
             f"{repository} is there already and is public; make it private at"
             f" {constants.ENDPOINT}/{repository}/settings or write another name"
         )
-    return repository, info.sha
+    return info
 
 
 def _additions(folder: Path, repository: str) -> Iterator[CommitOperationAdd]:
@@ -143,11 +171,27 @@ def _additions(folder: Path, repository: str) -> Iterator[CommitOperationAdd]:
         relative = path.relative_to(folder)
         if any(fnmatch(part, pattern) for part in relative.parts for pattern in _LEFT_OUT):
             continue
-        content: Path | bytes = path
-        if relative == Path("README.md"):  # the model is loaded by another name there
-            text = path.read_text(encoding="utf-8")
-            content = re.sub(r'(pipeline\([^)\n]*model=)"[^"\n]*"', rf'\1"{repository}"', text).encode()
-        yield CommitOperationAdd(relative.as_posix(), content)
+        yield CommitOperationAdd(
+            relative.as_posix(), _public_content(path, repository) if path.parent == folder else path
+        )
+
+
+def _public_content(path: Path, repository: str) -> Path | bytes:
+    """Returns a file of the result as others are to see it: by the repository's name, and without this machine's paths.
+
+    The card holds none since it was written.
+    """
+    if path.name == "README.md":
+        text = path.read_text(encoding="utf-8")
+        return re.sub(r'(pipeline\([^)\n]*model=)"[^"\n]*"', rf'\1"{repository}"', text).encode()
+    if path.name == RECIPE_FILE:
+        text = path.read_text(encoding="utf-8")
+        comments = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+        values = without_private_text(yaml.safe_load(text) or {})
+        return (comments + to_yaml(Recipe(path.stem, values, {}))).encode()
+    if path.name == METRICS_FILE:
+        return to_json(without_private_text(json.loads(path.read_text(encoding="utf-8")))).encode()
+    return path
 
 
 def _patiently(action: Callable[[], _Answer], say: _Say, sleep: Callable[[float], None]) -> _Answer:
@@ -184,6 +228,10 @@ def _quiet_client() -> Iterator[None]:
         session.timeout = timeout
 
 
+def _other_token() -> str:
+    return f"use a token that may write there ({constants.ENDPOINT}/settings/tokens), or another name"
+
+
 def _explain(error: BaseException) -> tuple[str, bool]:
     """Returns what an error of the client means, for people, and whether it may pass."""
     if isinstance(error, RuntimeError) and error.__cause__ is not None:  # "Error while uploading ..."
@@ -203,8 +251,7 @@ def _explain(error: BaseException) -> tuple[str, bool]:
                 place, remedy = " in HF_TOKEN", "set it to another, or unset it and log in with: hf auth login"
             return f"{hub} does not accept the token{place}; {remedy}", False
         if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
-            remedy = f"use a token that may write there ({constants.ENDPOINT}/settings/tokens), or another name"
-            return f"{hub} does not let this token write: {said}; {remedy}", False
+            return f"{hub} does not let this token write: {said}; {_other_token()}", False
         return f"{hub} refuses the push ({status}): {said}", False
     if isinstance(error, json.JSONDecodeError):
         return f"{hub} gives an answer that is none", True

@@ -7,6 +7,7 @@ https://github.com/huggingface/hub-docs/blob/main/modelcard.md.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import platform
@@ -23,6 +24,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from hf_finetune.evaluation.plots import CONFUSION_MATRIX_FILE, TRAINING_CURVE_FILE
 from hf_finetune.evaluation.report import class_cells, format_figure, worst_classes
+from hf_finetune.models import is_own_architecture
+from hf_finetune.publishing.private_text import without_private_text
 
 _MOST_CLASSES = 50
 _LIBRARIES = ("hf_finetune", "transformers", "torch", "torchvision", "accelerate", "datasets", "evaluate", "timm")
@@ -56,10 +59,12 @@ The {{ flattered }} split also chose the checkpoint, so its figures flatter the 
 ```python
 from transformers import pipeline
 
-classifier = pipeline("image-classification", model="{{ title }}")
+classifier = pipeline("image-classification", model="{{ title }}"{{ needs.arguments }})
 classifier("picture.jpg")
 ```
-
+{% if needs.sentence %}
+{{ needs.sentence }}
+{% endif %}
 In place of the name, the path of a copy of this folder will do.
 
 ## Data
@@ -132,16 +137,21 @@ class ModelCardContext:
 def write_model_card(context: ModelCardContext, folder: str | os.PathLike[str]) -> Path:
     """Writes README.md into `folder` and returns its path.
 
-    The training curve and the confusion matrix are shown if their files are in `folder`. Tokens, the home folder and
-    the working folder are never written: a path below them becomes relative.
+    The training curve and the confusion matrix are shown if their files are in `folder`, and how to load the model is
+    told by its config.json there. Tokens and private folders are never written (`without_private_text`).
     """
     folder = Path(folder)
     # Before anything is escaped: Markdown would hide a folder's name from the search.
-    context = ModelCardContext(**{name: _without_private_text(value) for name, value in vars(context).items()})
+    context = ModelCardContext(
+        **{name: without_private_text(value, Path.cwd()) for name, value in vars(context).items()}
+    )
+    config = folder / "config.json"
+    needs = _loading_needs(json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {})
     card = ModelCard.from_template(
         _metadata(context),
         template_str=_TEMPLATE,
         title=context.model_name,
+        needs=needs,
         num_labels=f"{context.num_labels:,}",
         origin=_origin(context.base_model),
         dataset=_link(context.dataset_name, f"datasets/{context.dataset_id}" if context.dataset_id else None),
@@ -161,6 +171,21 @@ def write_model_card(context: ModelCardContext, folder: str | os.PathLike[str]) 
     path = folder / "README.md"
     card.save(path)
     return path
+
+
+def _loading_needs(config: Mapping[str, Any]) -> dict[str, str]:
+    """Returns what a model's configuration, as saved, makes `pipeline` need: more `arguments`, and a `sentence`."""
+    code = config.get("auto_map", {}).get("AutoModelForImageClassification")
+    if code is not None:
+        sentence = (
+            f"The network's code, `{code.split('.')[0]}.py`, comes with the weights, and `trust_remote_code` runs it."
+        )
+        if is_own_architecture(config["model_type"]):
+            sentence += " Where hf_finetune is installed, `import hf_finetune.models` will do instead."
+        return {"arguments": ", trust_remote_code=True", "sentence": sentence}
+    if config.get("model_type") == "timm_wrapper":
+        return {"arguments": "", "sentence": "The package timm is needed: `pip install timm`."}
+    return {"arguments": "", "sentence": ""}
 
 
 def library_versions() -> dict[str, str]:
@@ -208,8 +233,8 @@ def _metadata(context: ModelCardContext) -> ModelCardData:
 
 
 def _is_hub_id(name: str | None) -> bool:
-    if not name or os.path.exists(name):
-        return False
+    if not name or "/" not in name or os.path.exists(name):
+        return False  # one word is an embedded checkpoint
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -261,18 +286,3 @@ def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _escape(text: str) -> str:
     """Returns `text` so that Markdown shows it as it is, on one line."""
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
-
-
-def _without_private_text(value: Any) -> Any:
-    """Returns `value`, a string or a nest of mappings and sequences of them, without tokens and private folders."""
-    if isinstance(value, Mapping):
-        return {key: _without_private_text(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_private_text(item) for item in value]
-    if not isinstance(value, str):
-        return value
-    for folder, shown in ((Path.cwd(), "."), (Path.home(), "~")):
-        if folder != folder.parent:
-            value = re.sub(rf"(?<![\w./-]){re.escape(str(folder))}(?![\w.-])", shown, value)
-    value = re.sub(r"(hub_token[\"']?[=:\s]\s*)(?!null\b)[^\s\"']+", r"\1***", value)
-    return re.sub(r"\bhf_[A-Za-z0-9]{20,}\b", "hf_***", value)

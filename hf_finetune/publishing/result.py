@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import HfApi, ModelCard
 from transformers.trainer_utils import PredictionOutput
 
 from hf_finetune.data.loading import ImageDataset
@@ -18,12 +19,15 @@ from hf_finetune.evaluation.plots import (
     plot_training_curve,
 )
 from hf_finetune.evaluation.report import FIGURE_NAMES, describe_split, format_report, write_metrics
+from hf_finetune.models.loading import resolve_checkpoint
 from hf_finetune.publishing.model_card import ModelCardContext, library_versions, write_model_card
+from hf_finetune.publishing.private_text import without_private_text
 from hf_finetune.recipe import Recipe, to_yaml
 from hf_finetune.training.run_folder import METRICS_FILE
 
 # The Trainer calls the split that it evaluates while training "eval"; here it is called what it is.
 METRIC_PREFIXES = {"validation": "eval", "test": "test"}
+_SECONDS_TO_ANSWER = 10
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,21 @@ class RunRecord:
         return format_report(figures, self.per_class(), self.describe(self.reported_role))
 
 
+def license_of(checkpoint: str) -> str | None:
+    """Returns the license that a checkpoint's own model card states, or None where there is no such word to be had."""
+    folder = Path(resolve_checkpoint(checkpoint))
+    try:
+        if folder.is_dir():
+            return ModelCard.load(folder / "README.md").data.license
+        card = HfApi().model_info(checkpoint, timeout=_SECONDS_TO_ANSWER).card_data
+        return None if card is None else card.license
+    except Exception:  # no file, no metadata, no network: the client's errors share no base class
+        return None
+
+
 def save_result(folder: Path, record: RunRecord) -> None:
     """Writes the plots, the model card and, last, the figures into the folder that already holds the model."""
-    data = record.data
+    data, recipe = record.data, record.recipe.values
     plot_training_curve(record.log_history, folder / TRAINING_CURVE_FILE)
     per_class: list[dict[str, Any]] = []
     if record.predictions:
@@ -98,13 +114,14 @@ def save_result(folder: Path, record: RunRecord) -> None:
             dataset_name=data.source,
             splits=data.split_names,
             metrics={role: record.split_metrics(role) for role in record.predictions},
-            recipe_yaml=to_yaml(record.recipe),
+            recipe_yaml=to_yaml(replace(record.recipe, values=without_private_text(recipe, Path.cwd()))),
             command=record.command,
             seed=record.seed,
             versions=library_versions(),
             base_model=record.base_model,
+            license=recipe.get("license") or (license_of(record.base_model) if record.base_model else None),
             dataset_id=data.entry.hub_id if data.entry else None,
-            dataset_revision=record.recipe.values.get("dataset_revision"),
+            dataset_revision=data.revision or recipe.get("dataset_revision"),
             checkpoint_split="validation" if record.chose_checkpoint else None,
             per_class=per_class,
             per_class_split=record.reported_role if record.predictions else None,

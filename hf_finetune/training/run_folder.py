@@ -18,7 +18,10 @@ METRICS_FILE = "metrics.json"  # written last: a folder that has it holds a fini
 # The first line of a run's recipe: a recipe.yaml without it is somebody's own, and so is its folder.
 _RECIPE_HEADER = "# The recipe of the run in this folder, resolved by hf-finetune\n"
 # What would pass for the result of the new run, if that were interrupted.
-_RESULT_FILES = (METRICS_FILE, "model.safetensors", "config.json", "preprocessor_config.json", "README.md")
+_RESULT_FILES = (
+    METRICS_FILE, "model.safetensors", "config.json", "preprocessor_config.json", "README.md", "model.onnx",
+    "model_int8.onnx",
+)  # fmt: skip
 # What may differ when an interrupted run goes on: where and how it runs, not what it computes.
 _MAY_CHANGE = {
     "dataloader_num_workers",
@@ -29,6 +32,7 @@ _MAY_CHANGE = {
     "gradient_accumulation_steps",
     "hub_model_id",
     "hub_private_repo",
+    "license",
     "logging_steps",
     "output_dir",
     "overwrite_output_dir",

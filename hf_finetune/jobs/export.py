@@ -1,0 +1,196 @@
+"""The corridor of `hf-finetune export`: a trained model in a form that other programs run, checked beforehand."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader, Subset, default_collate
+from tqdm import tqdm
+
+from hf_finetune.arguments import FinetuneArguments
+from hf_finetune.data.batching import DeviceStage, EvaluationStage, PictureBatches, pass_on
+from hf_finetune.data.labels import match_classes
+from hf_finetune.data.loading import ImageDataset, load_image_dataset
+from hf_finetune.data.splits import random_subset
+from hf_finetune.errors import UserError, did_you_mean
+from hf_finetune.evaluation.report import format_figure
+from hf_finetune.models.image_processor import describe, load_image_processor
+from hf_finetune.models.loading import load_trained
+from hf_finetune.parsing import build_arguments
+from hf_finetune.publishing.export import Agreement, LogitsOf, quantize_int8, write_folder, write_onnx
+from hf_finetune.publishing.onnx_model import OnnxModel, need_packages
+from hf_finetune.recipe import Recipe
+
+FORMATS = ("onnx", "safetensors")
+_NOISE_PICTURES = 16
+_CALIBRATION_PICTURES = 512
+
+
+def export_model(
+    model: str, format: str = "onnx", output: str | None = None, quantize: str | None = None, **settings: Any
+) -> Path:
+    """Writes `model` (a folder, a Hub id or an embedded name) as an ONNX file or a model folder, and returns its path.
+
+    It is there only if it gives the original's class on every picture: those of the dataset that `settings`, keys of a
+    recipe, name (of the split that `evaluate` takes), or noise without one. `quantize="int8"` writes the int8 form
+    instead and prints the accuracy before and after. Raises `UserError`.
+    """
+    settings = {"validation_fraction": 0, "model_name_or_path": model, "use_cpu": True, **settings}
+    model_arguments, data_arguments, args = build_arguments(
+        Recipe("export", settings, {key: f"--{key}" for key in settings})
+    )
+    path = _check_wishes(model, format, output, quantize, data_arguments.dataset)
+    data = load_image_dataset(data_arguments, args.seed, require_train=False) if data_arguments.dataset else None
+    network = load_trained(model_arguments)
+    image_processor = load_image_processor(model_arguments, network.config)
+
+    uniform = data is not None and data.uniform
+    stage, device_stage = EvaluationStage(image_processor, uniform), DeviceStage(image_processor, uniform)
+    if data is None:
+        samples = _noise(stage, describe(image_processor).image_size, args.seed)
+        name = "noise; for real ones write --dataset, as for hf-finetune evaluate"
+    else:
+        role = next(role for role in ("test", "validation", "train") if role in data.splits)
+        name = f"{data.source}, {role}: {data.split_names[role]}"
+        classes = [network.config.id2label[class_id] for class_id in range(network.config.num_labels)]
+        class_ids = match_classes(data.splits[role], data.label_names, classes)
+        samples = PictureBatches(data.splits[role], EvaluationStage(image_processor, uniform, class_ids))
+
+    args.say(f"Writing {type(network).__name__} as {format}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
+        written = {"float32": Path(folder) / "float32"}
+        if format == "safetensors":
+            write_folder(network, image_processor, written["float32"])
+            copy = load_trained(replace(model_arguments, model_name_or_path=str(written["float32"])))
+            forms = {"float32": LogitsOf(copy)}
+        else:
+            example, _ = next(_batches(Subset(samples, [0, 0]), device_stage, args))
+            write_onnx(network, image_processor, example, written["float32"])
+            if quantize is not None:
+                written["int8"] = Path(folder) / "int8"
+                calibration = PictureBatches(_calibration_split(data, role, args), stage)
+                pictures = _batches(calibration, device_stage, args)
+                args.say(f"Quantizing it to {quantize}.")
+                quantize_int8(written["float32"], written["int8"], (pixel_values for pixel_values, _ in pictures))
+            forms = {form: OnnxModel(file) for form, file in written.items()}
+        agreements = _compare(LogitsOf(network), forms, _batches(samples, device_stage, args))
+        exact = agreements["float32"]
+        if not exact.holds:
+            raise UserError(
+                f"As {format}, {model} gives another class on {exact.pictures - exact.same - exact.ties:,} of"
+                f" {exact.pictures:,} pictures (largest difference of logits {exact.largest_difference:.2g}); {path} is"
+                " not written."
+            )
+        sizes = {form: _size(file) for form, file in written.items()}
+        os.replace(written[quantize or "float32"], path)
+
+    ties = f", but for {exact.ties:,} ties" if exact.ties else ""
+    args.say(
+        f"Checked on {exact.pictures:,} pictures: {name}.",
+        f"The same class on all{ties}; largest difference of logits {exact.largest_difference:.1e}.",
+    )
+    if quantize is not None:
+        args.say("", *_table(agreements, sizes), "")
+    args.say(f"The model is in {path} ({sizes[quantize or 'float32']}); hf-finetune predict {path} PICTURES runs it.")
+    return path
+
+
+def _check_wishes(model: str, format: str, output: str | None, quantize: str | None, dataset: str | None) -> Path:
+    """Returns where the result will be. Raises `UserError` for what cannot be, before anything is loaded."""
+    if format not in FORMATS:
+        raise UserError(f'--format is "{format}".{did_you_mean(format, FORMATS)} Write one of {", ".join(FORMATS)}.')
+    if quantize not in (None, "int8"):
+        raise UserError(f'--quantize is "{quantize}"; write int8.')
+    if format == "onnx":
+        need_packages("onnx", "onnxscript", "onnxruntime")
+    if quantize is not None and format != "onnx":
+        raise UserError(f"--quantize makes an ONNX file, and --format is {format}; leave one of them out.")
+    if quantize is not None and dataset is None:
+        raise UserError(
+            "--quantize needs pictures, to find the ranges of activations and to print the accuracy before and after;"
+            " write --dataset, as for hf-finetune evaluate."
+        )
+    if output is None and format == "safetensors":
+        raise UserError("--format safetensors writes a folder; write --output FOLDER.")
+    if output is None:
+        folder, suffix = Path(model).expanduser(), f"_{quantize}" if quantize else ""
+        path = folder / f"model{suffix}.onnx" if folder.is_dir() else Path(f"{folder.name}{suffix}.onnx")
+    else:
+        path = Path(output).expanduser()
+    if format == "onnx" and path.suffix != ".onnx":
+        raise UserError(f"--output is {path}, but the name of an ONNX file ends in .onnx; write {path}.onnx.")
+    if path.exists():
+        raise UserError(f"{path} is there already; delete it, or write another --output.")
+    existing = next(folder for folder in path.absolute().parents if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"--output: nothing can be written in {existing}; write another --output.")
+    return path
+
+
+def _noise(stage: EvaluationStage, image_size: int, seed: int) -> list[dict[str, Any]]:
+    generator = np.random.default_rng(seed)
+    pixels = generator.integers(0, 256, (_NOISE_PICTURES, image_size, image_size, 3), dtype=np.uint8)
+    rows = stage({"image": [PIL.Image.fromarray(picture) for picture in pixels], "label": [-1] * _NOISE_PICTURES})
+    return [{"pixel_values": picture, "labels": -1} for picture in rows["pixel_values"]]
+
+
+def _calibration_split(data: ImageDataset, role: str, args: FinetuneArguments) -> Dataset:
+    """Returns pictures to calibrate on: not those that accuracy is measured on, where there are others."""
+    source = next((other for other in ("train", "validation") if other in data.splits and other != role), role)
+    if source == role:
+        args.say(f"Note: there is no other split than {role}, so int8 is calibrated on pictures that measure it.")
+    split = data.splits[source]
+    return split.select(random_subset(len(split), min(len(split), _CALIBRATION_PICTURES), args.seed))
+
+
+def _batches(
+    samples: PictureBatches | Subset | Sequence[Mapping[str, Any]], device_stage: DeviceStage, args: FinetuneArguments
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yields pixel_values, float32 (batch, channels, height, width), and labels, int64 (batch,), with a bar."""
+    collate = default_collate if isinstance(getattr(samples, "dataset", samples), list) else pass_on
+    loader = DataLoader(
+        samples, args.per_device_eval_batch_size, collate_fn=collate, num_workers=args.dataloader_num_workers
+    )
+    with tqdm(total=len(samples), desc="pictures", delay=2, file=sys.stderr, disable=args.disable_tqdm) as bar:
+        for batch in loader:
+            yield device_stage(batch)["pixel_values"], batch["labels"]
+            bar.update(len(batch["labels"]))
+
+
+def _compare(
+    original: LogitsOf,
+    forms: Mapping[str, Callable[[torch.Tensor], torch.Tensor]],
+    batches: Iterator[tuple[torch.Tensor, torch.Tensor]],
+) -> dict[str, Agreement]:
+    agreements = {form: Agreement() for form in forms}
+    with torch.inference_mode():
+        for pixel_values, labels in batches:
+            reference = original(pixel_values)
+            for form, logits in forms.items():
+                agreements[form].add(reference, logits(pixel_values), labels)
+    return agreements
+
+
+def _size(path: Path) -> str:
+    files = path.rglob("*") if path.is_dir() else [path]
+    count = sum(file.stat().st_size for file in files)
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
+
+
+def _table(agreements: Mapping[str, Agreement], sizes: Mapping[str, str]) -> list[str]:
+    lines = [f"{'':<10}{'accuracy':>10}{'same class':>13}{'size':>12}"]
+    for form, agreement in agreements.items():
+        figures = [format_figure("accuracy", count / agreement.pictures) for count in (agreement.right, agreement.same)]
+        lines.append(f"{form:<10}{figures[0]:>10}{figures[1]:>13}{sizes[form]:>12}")
+    return lines
