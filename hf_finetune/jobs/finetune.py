@@ -87,7 +87,8 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
     check_num_labels(model_arguments, data.label_names)
     uniform = data.image_sizes is not None
 
-    config = load_config(model_arguments, data.label_names)
+    with args.main_process_first(desc="weights"):  # an address is fetched once
+        config = load_config(model_arguments, data.label_names)
     image_processor = load_image_processor(model_arguments, config, data_arguments)
     loaded = load_model(model_arguments, config, data.label_names, args.seed)
     args.say(f"Model: {loaded.report}")
@@ -125,7 +126,8 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
         recipe=recipe,
         command=command,
         seed=args.seed,
-        base_model=model_arguments.model_name_or_path if model_arguments.pretrained else None,
+        base_model=model_arguments.load_from
+        or (model_arguments.model_name_or_path if model_arguments.pretrained else None),
         chose_checkpoint=args.load_best_model_at_end,
         data=data,
         predictions={
