@@ -163,7 +163,6 @@ def refusal(state: dict[str, torch.Tensor]) -> str:
         ("vit_base_patch32_clip_224", "is a ViT with a normalization before its first block (CLIP's)"),
         ("vit_base_patch16_gap_224", "is a ViT without a class token"),
         ("convnextv2_atto", "is a ConvNeXt with global response normalization (ConvNeXt V2)"),
-        ("swinv2_tiny_window8_256", "is a Swin of version 2"),
         ("vit_relpos_small_patch16_224", "is a ViT whose head sees the average of all patches"),
         ("resnetv2_50", "is of no network that is known here; the closest is "),
         ("densenet121", "is of no network that is known here (ResNet, ResNeXt or Wide ResNet, ViT, ConvNeXt, Swin)."),
@@ -174,6 +173,11 @@ def test_a_relative_is_refused_with_what_it_is(name, reason):
         network = timm.create_model(name)
     line = refusal(network.state_dict())
     assert line.startswith(reason), line
+
+
+def test_a_swin_of_version_2_is_refused():
+    state = build("timm swin").state_dict() | {"layers.0.blocks.0.attn.logit_scale": torch.zeros(1, 1, 1)}
+    assert refusal(state).startswith("is a Swin of version 2 (Swin V2), which cannot be loaded: ")
 
 
 def test_a_detector_is_refused_with_the_closest_match():

@@ -7,10 +7,8 @@ stage then sees pictures of 32 x 32 pixels whole rather than as 8 x 8. All else 
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification
-from transformers import initialization as init
 from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetBottleNeckLayer
 
 
@@ -34,10 +32,7 @@ class ResNetCifarForImageClassification(ResNetForImageClassification):
         )
         stem.pooler = nn.Identity()
         self.post_init()
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
         # MMClassification's ResNets begin with every residual branch at zero (Goyal et al., 2017, section 5.1).
-        if isinstance(module, (ResNetBasicLayer, ResNetBottleNeckLayer)):
-            init.zeros_(module.layer[-1].normalization.weight)
+        for module in self.modules():
+            if isinstance(module, (ResNetBasicLayer, ResNetBottleNeckLayer)):
+                nn.init.zeros_(module.layer[-1].normalization.weight)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,9 @@ def _open(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals([(_Replaced, name) for name in _REPLACED]):
+        allowed = torch.serialization.safe_globals([(_Replaced, name) for name in _REPLACED])
+        with allowed, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle's protocol, which the user did not choose
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"load_from: {path} cannot be read ({error.strerror or error}).") from error

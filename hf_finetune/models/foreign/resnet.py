@@ -45,13 +45,17 @@ _VARIANTS = {
 }
 
 
+def _check_statistics(state: Mapping[str, torch.Tensor]) -> None:
+    if not any(name.endswith(".running_mean") for name in state):
+        raise Misfit("without running statistics (GroupNorm)")
+
+
 def _configure(state: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, Any]]:
     stem = tensor_of(state, "resnet.embedder.embedder.convolution.weight")
     model_type = {7: "resnet", 3: "resnet_cifar"}.get(stem.shape[-1])
     if model_type is None:
         raise Misfit(f"with a stem of {stem.shape[-1]} x {stem.shape[-1]} pixels rather than 7 x 7")
-    if "resnet.embedder.embedder.normalization.running_mean" not in state:
-        raise Misfit("without running statistics (GroupNorm)")
+    _check_statistics(state)
     stages = count(state, "resnet.encoder.stages.{}.")
     block = "resnet.encoder.stages.{}.layers.0.layer.{}.convolution.weight"
     bottleneck = block.format(0, 2) in state
@@ -73,6 +77,7 @@ def _configure(state: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, Any]]:
 
 def _configure_timm(state: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, Any]]:
     stem = tensor_of(state, "timm_model.conv1.weight")
+    _check_statistics(state)
     middle = tensor_of(state, "timm_model.layer1.0.conv2.weight")
     output = tensor_of(state, "timm_model.layer1.0.conv3.weight")
     if tuple(stem.shape[2:]) != (7, 7) or stem.shape[0] != 64 or output.shape[0] != 256:
