@@ -90,6 +90,7 @@ def test_mistakes_are_one_line_and_leave_nothing(folder, tmp_path, capsys, monke
     assert "full is there already; write another name" in refuse(capsys, "convert", file, "full")
     assert "there is no file nowhere.pth" in refuse(capsys, "convert", "nowhere.pth", "out")
     assert "begins with" in refuse(capsys, "convert", file, "out", "--load_from_sha256", "00000000")
+    assert "make a folder of it: hf-finetune convert" in refuse(capsys, "evaluate", file, "--dataset", "digits")
     assert 'no setting "depth"' in refuse(capsys, "convert", file, "out", "--model_config", "{depth: 3}")
     assert "does not fit: 12 of its tensors" in refuse(
         capsys, "convert", file, "out", "--model_config", "{depths: [2, 2, 2, 1]}"

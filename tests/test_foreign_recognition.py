@@ -113,6 +113,7 @@ def test_the_number_of_heads_is_timms(name):
         ("deit_tiny-a1311bcf.pth", "timm", 64, None),
         ("vit.pth", "MMPretrain", 64, None),
         ("vit.pth", "MMPretrain", 384, 127.5),
+        ("deit-base_ft-16xb32_in1k-384px.pth", "MMPretrain", 384, None),
     ],
 )
 def test_the_figures_of_a_vits_pictures(file_name, library, size, mean):
@@ -123,16 +124,16 @@ def test_the_figures_of_a_vits_pictures(file_name, library, size, mean):
     assert figures.get("mean") == (None if mean is None else (mean,) * 3)
 
 
-def test_a_hidden_layer_of_the_head_leaves_the_head_out():
+@pytest.mark.parametrize(
+    "between", ["head.layers.pre_logits.weight", "neck.decoder_embed.weight", "head.predictor.fc0.bias"]
+)
+def test_what_stands_before_the_head_leaves_the_head_out(between):
     state = as_mmpretrain("vit", build("timm vit").state_dict())
-    state["head.layers.pre_logits.weight"] = torch.zeros(7, 192)
+    state[between] = torch.zeros(7, 192)
     foreign = read(state)
-    assert sorted(foreign.unused) == [
-        "head.layers.head.bias",
-        "head.layers.head.weight",
-        "head.layers.pre_logits.weight",
-    ]
+    assert sorted(foreign.unused) == sorted(["head.layers.head.bias", "head.layers.head.weight", between])
     assert not any(name.startswith("classifier") for name in foreign.state_dict)
+    assert "num_labels" not in foreign.settings
 
 
 def test_what_stands_beside_the_network_is_named():
@@ -156,6 +157,7 @@ def refusal(state: dict[str, torch.Tensor]) -> str:
             "is a ResNet with a stem of several convolutions (ResNet-C or -D), which cannot be loaded: 155 of",
         ),
         ("seresnet18", "is a ResNet with attention over its channels (SE-ResNet and the like), which cannot be loaded"),
+        ("regnetx_002", "is of no network that is known here"),
         ("resnet50_gn", "is a ResNet without running statistics (GroupNorm), which cannot be loaded: 161 of its 161"),
         ("deit_tiny_distilled_patch16_224", "is a ViT with a distillation token (distilled DeiT)"),
         ("deit3_small_patch16_224", "is a ViT with layer scale"),
@@ -173,6 +175,13 @@ def test_a_relative_is_refused_with_what_it_is(name, reason):
         network = timm.create_model(name)
     line = refusal(network.state_dict())
     assert line.startswith(reason), line
+
+
+def test_a_resnet_with_groups_of_another_width_is_refused():
+    state = build("torchvision resnet50").state_dict()
+    state["layer2.0.conv2.weight"] = state["layer2.0.conv2.weight"][:, :4]
+    state["layer1.0.conv3.weight"] = state["layer1.0.conv3.weight"][:128]  # as MMPretrain's RegNet
+    assert refusal(state).startswith("is a ResNet with ")
 
 
 def test_a_swin_of_version_2_is_refused():

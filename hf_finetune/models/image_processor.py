@@ -127,9 +127,8 @@ def load_image_processor(
     """Loads the checkpoint's image processor and applies what the recipe says otherwise.
 
     Without a checkpoint, or where it has no processor, ImageNet's figures are the base, and for weights from elsewhere
-    those that their library states otherwise. A checkpoint of timm's keeps
-    its figures in the model's configuration, `config`, which is changed with it. Raises `UserError` for figures that
-    make no sense.
+    those that their library states otherwise. A checkpoint of timm's keeps its figures in the model's configuration,
+    `config`, which is changed with it. Raises `UserError` for figures that make no sense.
     """
     processor = None
     if model.model_name_or_path is not None:

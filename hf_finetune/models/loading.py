@@ -59,6 +59,11 @@ def resolve_checkpoint(name: str) -> str:
         return str(path)
     if name in EMBEDDED_CHECKPOINTS:
         return str(EMBEDDED_CHECKPOINTS[name])
+    if path.is_file() and path.suffix in (".pth", ".pt"):
+        raise UserError(
+            f"model_name_or_path: {name} is a file of another library's weights; train from it with --load_from {name},"
+            f" or make a folder of it: hf-finetune convert {name} {path.stem}"
+        )
     if path.is_file():
         raise UserError(f"model_name_or_path: {name} is a file; write the folder that it is in: {path.parent}")
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
@@ -325,7 +330,8 @@ def load_model(
         new = head
     reused = len(model.state_dict()) - len(new)
     unexpected = sorted(info["unexpected_keys"])
-    unused = f", {len(unexpected)} of the checkpoint not used ({', '.join(unexpected)})" if unexpected else ""
+    named = ", ".join(unexpected[:5]) + (", ..." if len(unexpected) > 5 else "")
+    unused = f", {len(unexpected)} of the checkpoint not used ({named})" if unexpected else ""
     heads = f"{len(new)} of the head initialized for {len(label_names)} classes" if new else "the head kept"
     return LoadedModel(model, frozenset(new), f"{name}: {reused} tensors reused, {heads}{unused}.")
 

@@ -18,8 +18,9 @@ from hf_finetune.models.foreign.swin import SWIN
 from hf_finetune.models.foreign.vit import VIT
 
 FAMILIES = (RESNET, RESNEXT, VIT, CONVNEXT, SWIN)
-# A layer between the backbone and the classifier, which Transformers' classifiers have not: the head is left out then.
-_HIDDEN_LAYER_OF_HEAD = re.compile(r"(?:^|\.)pre_logits\.")
+# What stands between the backbone and the classifier, or in its place in pretraining (MAE's decoder, MoCo's projector):
+# Transformers' classifiers have none of it, and the head is left out with it.
+_BEFORE_HEAD = re.compile(r"(?:^|\.)pre_logits\.|^neck\.|^head\.predictor\.|^momentum_encoder\.")
 
 
 @dataclass(frozen=True)
@@ -79,25 +80,26 @@ def _some(names: list[str]) -> str:
 
 def _take(file: StateDict, family: Family, naming: Naming, placement: Placement) -> ForeignWeights:
     """Raises `Misfit`, empty where only the names tell, if the tensors are of another network than the family's."""
-    if 2 * len(placement.misplaced) > len(file.tensors):
+    before_head = [name for name in placement.misplaced if _BEFORE_HEAD.search(name)]
+    misplaced = len(placement.misplaced) - len(before_head)
+    if misplaced > len(placement.places):
         raise Misfit
     for pattern, variant in family.variants.items():
         if any(re.search(pattern, name) for name in file.tensors):
             raise Misfit(variant)
-    hidden = [name for name in placement.misplaced if _HIDDEN_LAYER_OF_HEAD.search(name)]
-    if len(placement.misplaced) > len(hidden):
+    if misplaced:
         raise Misfit
     state_dict = naming.convert(file.tensors, placement.places)
     head = [name for name in state_dict if name.startswith(f"{family.head}.")]
-    if hidden:
+    if before_head:
         for name in head:
             del state_dict[name]
-        hidden += [key for key, names in placement.places.items() if names[0] in head]
+        before_head += [key for key, names in placement.places.items() if names[0] in head]
     try:
         model_type, settings = family.configure(state_dict)
     except (IndexError, ValueError, ZeroDivisionError) as error:
         raise Misfit("whose tensors' shapes do not go together") from error
-    if head and not hidden:
+    if head and not before_head:
         settings["num_labels"] = len(tensor_of(state_dict, f"{family.head}.weight"))
         names = file.label_names or []
         if len(names) == settings["num_labels"]:
@@ -109,5 +111,5 @@ def _take(file: StateDict, family: Family, naming: Naming, placement: Placement)
         settings=settings,
         state_dict=state_dict,
         preprocessing=family.preprocessing(settings, naming.library, file.file_name),
-        unused=[*placement.beside, *hidden],
+        unused=[*placement.beside, *before_head],
     )

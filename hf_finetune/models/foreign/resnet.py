@@ -39,7 +39,7 @@ _TIMM_NAMES = {
 _VARIANTS = {
     r"^stem\.|^conv1\.\d": "with a stem of several convolutions (ResNet-C or -D)",
     r"\.downsample\.2\.": "with average pooling in its shortcuts (ResNet-D)",
-    r"\.conv2\.(fc1|fc2|conv|bn0)\b": "with split attention (ResNeSt)",
+    r"^layer\d+\.\d+\.conv2\.(fc1|fc2|conv|bn0)\b": "with split attention (ResNeSt)",
     r"^layer\d+\.\d+\.(se|se_layer|attn)\b": "with attention over its channels (SE-ResNet and the like)",
     r"^(avgpool|attnpool)\.": "with attention pooling (CLIP's)",
 }
@@ -63,9 +63,9 @@ def _configure(state: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, Any]]:
     for stage, output in enumerate(outputs):
         middle = tensor_of(state, block.format(stage, 1))
         if middle.shape[1] != tensor_of(state, block.format(stage, 0)).shape[0]:
-            raise Misfit("with grouped convolutions (ResNeXt)")
+            raise Misfit("with grouped convolutions other than a ResNeXt's")
         if bottleneck and 4 * middle.shape[0] != output.shape[0]:
-            raise Misfit("with bottlenecks of another width (Wide ResNet)")
+            raise Misfit("with bottlenecks of other widths than a Wide ResNet's")
     return model_type, {
         "num_channels": stem.shape[1],
         "embedding_size": stem.shape[0],

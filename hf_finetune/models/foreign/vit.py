@@ -99,12 +99,12 @@ def _configure(state: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, Any]]:
 def _preprocessing(settings: Mapping[str, Any], library: str, file_name: str) -> dict[str, Any]:
     """timm scales the pictures of its ViTs to -1 ... 1, and MMPretrain those of 384 pixels (its ...-384px.py).
 
-    All others have ImageNet's figures, also timm's DeiT and the MAE, whose tensors have the same names as a ViT's: only
-    the file's name tells them apart.
+    All others have ImageNet's figures, also both libraries' DeiT and MAE, whose tensors have the same names as a ViT's:
+    only the file's name tells them apart.
     """
     figures: dict[str, Any] = {"image_size": settings["image_size"]}
     like_imagenet = any(word in file_name.lower() for word in ("deit", "mae", "dino"))
-    if (library == "timm" and not like_imagenet) or (library == "MMPretrain" and settings["image_size"] == 384):
+    if not like_imagenet and (library == "timm" or (library == "MMPretrain" and settings["image_size"] == 384)):
         figures |= {"mean": (127.5,) * 3, "std": (127.5,) * 3}
     return figures
 
