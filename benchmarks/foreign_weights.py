@@ -12,7 +12,7 @@ torchvision and timm are those of this package's `dev` extra. MMPretrain needs a
 copy of this package's, and in it
 
     python -m pip install --no-deps mmpretrain==1.2.0 mmcv-lite==2.2.0 mmengine==0.10.7 model-index==0.1.11 mat4py \\
-        modelindex addict yapf platformdirs termcolor einops ordered-set markdown "importlib_metadata<9" zipp \\
+        addict yapf platformdirs termcolor einops ordered-set markdown "importlib_metadata<9" zipp \\
         opencv-python-headless
 """
 
