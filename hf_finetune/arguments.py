@@ -59,6 +59,16 @@ class ModelArguments:
         default=None, metadata={"help": "Pretrained image classifier: a Hub id or a local folder."}
     )
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the Hub checkpoint."})
+    load_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "File or address of another library's weights (torchvision, timm, MMPretrain); it says itself which"
+            " network it is of, and takes the place of model_name_or_path."
+        },
+    )
+    load_from_sha256: str | None = field(
+        default=None, metadata={"help": "Beginning of that file's SHA-256, if its name does not end in it."}
+    )
     pretrained: bool = field(
         default=True,
         metadata={"help": "Start from the checkpoint's weights; false keeps its architecture with random weights."},
@@ -90,6 +100,15 @@ class ModelArguments:
         for name in self.freeze or ():
             if not isinstance(name, str):
                 raise UserError(f"freeze holds {name!r}; write backbone, or names of modules of the network.")
+
+    def __post_init__(self) -> None:
+        if self.load_from is None:
+            if self.load_from_sha256 is not None:
+                raise UserError("load_from_sha256 is given without load_from; write --load_from FILE_OR_URL as well.")
+            return
+        if not self.pretrained:
+            raise UserError("pretrained is false, so that load_from would not be read; write --pretrained true.")
+        self.model_name_or_path = None  # a recipe's; its Hub is not asked
 
 
 @dataclass

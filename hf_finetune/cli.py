@@ -21,6 +21,7 @@ VERBS = {
     "predict": "classify picture files or folders",
     "export": "write a model as an ONNX file or a model folder, and check that it answers the same",
     "push": "push the folder of a finished run to the Hub",
+    "convert": "make a Transformers folder of weights of torchvision, timm or MMPretrain",
     "recipes": "list the packaged recipes, or show one resolved",
 }
 
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "predict": _predict,
             "export": _export,
             "push": _push,
+            "convert": _convert,
             "recipes": _recipes,
         }
         return handlers[verb](rest)
@@ -178,6 +180,22 @@ def _push(words: list[str]) -> int:
     from hf_finetune.publishing.hub import push_folder
 
     push_folder(namespace.folder, namespace.repository, namespace.hub_private_repo)
+    return 0
+
+
+def _convert(words: list[str]) -> int:
+    from hf_finetune.parsing import CONVERT_FLAGS, OneLineParser, add_argument_flags, check_flags, flag_values
+
+    parser = OneLineParser(prog="hf-finetune convert", description=VERBS["convert"].capitalize(), allow_abbrev=False)
+    parser.add_argument("file", metavar="FILE_OR_URL", help="A state dict: .pth, .pt or .safetensors.")
+    parser.add_argument("folder", metavar="OUT", type=Path, help="The folder to write; it must not be there yet.")
+    add_argument_flags(parser, CONVERT_FLAGS)
+    namespace, unknown = parser.parse_known_args(words)
+    check_flags(unknown, CONVERT_FLAGS)
+
+    from hf_finetune.jobs.convert import convert_weights
+
+    convert_weights(namespace.file, namespace.folder, **flag_values(namespace))
     return 0
 
 

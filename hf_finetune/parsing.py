@@ -56,6 +56,17 @@ DATA_FLAGS = (
     "seed",
 )
 
+# The flags of `hf-finetune convert`: what a file of weights does not say itself.
+CONVERT_FLAGS = (
+    "load_from_sha256",
+    "model_config",
+    "image_size",
+    "crop_pct",
+    "image_mean",
+    "image_std",
+    "resample",
+)
+
 
 def argument_fields() -> dict[str, Field]:
     """Returns every key of a recipe, which is every flag, with its dataclass field."""

@@ -91,6 +91,7 @@ class Reader:
         monkeypatch.setattr("hf_finetune.jobs.predict.predict_files", self.job("predict"))
         monkeypatch.setattr("hf_finetune.jobs.export.export_model", self.job("export"))
         monkeypatch.setattr("hf_finetune.publishing.hub.push_folder", self.job("push"))
+        monkeypatch.setattr("hf_finetune.jobs.convert.convert_weights", self.job("convert"))
 
     def train(self, recipe: Recipe, command: str) -> None:
         self.jobs.append("train")

@@ -111,7 +111,8 @@ def prepare(recipe: Recipe) -> PreparedRun:
     args.say(*(f"  {role}: {name}" for role, name in data.split_names.items()), *data.notes)
     check_num_labels(model_arguments, data.label_names)
 
-    config = load_config(model_arguments, data.label_names)
+    with args.main_process_first(desc="weights"):  # an address is fetched once
+        config = load_config(model_arguments, data.label_names)
     image_processor = load_image_processor(model_arguments, config, data_arguments)
     loaded = load_model(model_arguments, config, data.label_names, args.seed)
     args.say(f"Model: {loaded.report}")
@@ -169,7 +170,7 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
     """Runs a resolved recipe. `command` is the command line that asks for it, for the model card."""
     prepared = prepare(recipe)
     recipe, data, trainer, checkpoint = prepared.recipe, prepared.data, prepared.trainer, prepared.checkpoint
-    args, folder = trainer.args, Path(trainer.args.output_dir)
+    args, folder, model_arguments = trainer.args, Path(trainer.args.output_dir), prepared.model_arguments
     with args.main_process_first(local=False, desc="output folder"):
         if args.process_index == 0 and checkpoint is None:
             prepare_folder(folder, to_yaml(recipe), args.overwrite_output_dir)
@@ -183,7 +184,8 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
         recipe=recipe,
         command=command,
         seed=args.seed,
-        base_model=prepared.model_arguments.model_name_or_path if prepared.model_arguments.pretrained else None,
+        base_model=model_arguments.load_from
+        or (model_arguments.model_name_or_path if model_arguments.pretrained else None),
         chose_checkpoint=args.load_best_model_at_end,
         data=data,
         predictions={
@@ -199,7 +201,7 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
         finish(prepared.decoded.values())
     if args.process_index == 0:
         save_result(folder, record)
-    own_code = ", trust_remote_code=True" if getattr(loaded.model.config, "auto_map", None) else ""
+    own_code = ", trust_remote_code=True" if getattr(trainer.model.config, "auto_map", None) else ""
     loads = f"pipeline('image-classification', '{folder}'{own_code}) loads it"
     args.say("", record.table(), "", f"The model is in {folder}; {loads}.")
     trainer.end()

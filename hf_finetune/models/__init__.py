@@ -8,12 +8,17 @@ from __future__ import annotations
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageClassification
 
 from hf_finetune.models.lenet5 import LeNet5Config, LeNet5ForImageClassification
+from hf_finetune.models.resnet_cifar import ResNetCifarConfig, ResNetCifarForImageClassification
 
-AutoConfig.register(LeNet5Config.model_type, LeNet5Config, exist_ok=True)
-AutoModelForImageClassification.register(LeNet5Config, LeNet5ForImageClassification, exist_ok=True)
-# Saving copies the module beside the weights, so that a machine without this package can load them.
-LeNet5Config.register_for_auto_class()
-LeNet5ForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+for _config_class, _model_class in (
+    (LeNet5Config, LeNet5ForImageClassification),
+    (ResNetCifarConfig, ResNetCifarForImageClassification),
+):
+    AutoConfig.register(_config_class.model_type, _config_class, exist_ok=True)
+    AutoModelForImageClassification.register(_config_class, _model_class, exist_ok=True)
+    # Saving copies the module beside the weights, so that a machine without this package can load them.
+    _config_class.register_for_auto_class()
+    _model_class.register_for_auto_class("AutoModelForImageClassification")
 
 
 def is_own_architecture(model_type: str) -> bool:

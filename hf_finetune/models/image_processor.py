@@ -15,6 +15,7 @@ from transformers.image_utils import PILImageResampling
 
 from hf_finetune.arguments import DataArguments, ModelArguments
 from hf_finetune.errors import UserError, did_you_mean
+from hf_finetune.models.foreign.recognition import load_foreign
 from hf_finetune.models.loading import loading_settings, quiet_transformers, resolve_checkpoint
 
 RESAMPLINGS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
@@ -125,9 +126,9 @@ def load_image_processor(
 ) -> BaseImageProcessor:
     """Loads the checkpoint's image processor and applies what the recipe says otherwise.
 
-    Without a checkpoint, or where it has no processor, ImageNet's figures are the base. A checkpoint of timm's keeps
-    its figures in the model's configuration, `config`, which is changed with it. Raises `UserError` for figures that
-    make no sense.
+    Without a checkpoint, or where it has no processor, ImageNet's figures are the base, and for weights from elsewhere
+    those that their library states otherwise. A checkpoint of timm's keeps its figures in the model's configuration,
+    `config`, which is changed with it. Raises `UserError` for figures that make no sense.
     """
     processor = None
     if model.model_name_or_path is not None:
@@ -143,6 +144,8 @@ def load_image_processor(
                 ) from error
             processor = None
     own = describe(processor) if processor is not None else Preprocessing()
+    if model.load_from is not None:
+        own = replace(own, **load_foreign(model.load_from, model.load_from_sha256).preprocessing)
     wanted = own if data is None else _overridden(own, data)
     if processor is not None and wanted == own:
         return processor

@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from hf_finetune.arguments import ModelArguments
 from hf_finetune.errors import UserError, did_you_mean
+from hf_finetune.models.foreign.recognition import load_foreign
 
 # Checkpoints that come with the package, by the name that a recipe writes.
 EMBEDDED_CHECKPOINTS = {
@@ -58,6 +59,11 @@ def resolve_checkpoint(name: str) -> str:
         return str(path)
     if name in EMBEDDED_CHECKPOINTS:
         return str(EMBEDDED_CHECKPOINTS[name])
+    if path.is_file() and path.suffix in (".pth", ".pt"):
+        raise UserError(
+            f"model_name_or_path: {name} is a file of another library's weights; train from it with --load_from {name},"
+            f" or make a folder of it: hf-finetune convert {name} {path.stem}"
+        )
     if path.is_file():
         raise UserError(f"model_name_or_path: {name} is a file; write the folder that it is in: {path.parent}")
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
@@ -141,7 +147,20 @@ def load_config(arguments: ModelArguments, label_names: Sequence[str] | None) ->
 
     Raises `UserError` for a checkpoint that cannot be had or is not an image classifier.
     """
-    if arguments.model_type is not None:
+    if arguments.load_from is not None:
+        foreign = load_foreign(arguments.load_from, arguments.load_from_sha256)
+        if arguments.model_type not in (None, foreign.model_type):
+            raise UserError(
+                f"load_from: {foreign.description} is of model_type {foreign.model_type}, but the recipe's is"
+                f" {arguments.model_type}; write --model_type null to take the file's."
+            )
+        try:
+            config = AutoConfig.for_model(foreign.model_type, **{**foreign.settings, **(arguments.model_config or {})})
+        except ImportError as error:
+            raise UserError(_missing_package(arguments.load_from)) from error
+        except (StrictDataclassError, TypeError) as error:
+            raise _does_not_fit(error) from error
+    elif arguments.model_type is not None:
         if arguments.model_name_or_path is not None:
             raise UserError(
                 f"model_type {arguments.model_type} and model_name_or_path {arguments.model_name_or_path} exclude each"
@@ -222,24 +241,11 @@ def _initialize_head(model: PreTrainedModel) -> None:
             module.reset_parameters()
 
 
-def load_model(
-    arguments: ModelArguments, config: PreTrainedConfig, label_names: Sequence[str], seed: int
-) -> LoadedModel:
-    """Builds the network of `config`; its backbone is the checkpoint's, its head is new unless it knows these classes.
-
-    Whatever is new is initialized from `seed`. Raises `UserError` if weights other than the head's are missing from the
-    checkpoint or have another shape there.
-    """
-    set_seed(seed)
-    if arguments.model_type is not None or not arguments.pretrained:
-        try:
-            model = AutoModelForImageClassification.from_config(config, trust_remote_code=arguments.trust_remote_code)
-        except (IndexError, RuntimeError, TypeError, ValueError) as error:
-            raise _does_not_fit(error) from error
-        names = frozenset(model.state_dict())
-        return LoadedModel(model, names, f"{type(model).__name__}: all {len(names)} tensors initialized, seed {seed}.")
-    name = arguments.model_name_or_path
-    checkpoint = resolve_checkpoint(name)
+def _from_checkpoint(
+    arguments: ModelArguments, config: PreTrainedConfig
+) -> tuple[PreTrainedModel, dict[str, Any], PreTrainedConfig]:
+    """Returns the network, what Transformers says of the loading, and the checkpoint's own configuration."""
+    checkpoint = resolve_checkpoint(arguments.model_name_or_path)
     try:
         with quiet_transformers():
             model, info = AutoModelForImageClassification.from_pretrained(
@@ -253,23 +259,79 @@ def load_model(
             )
             original = AutoConfig.from_pretrained(checkpoint, **loading_settings(arguments))
     except ImportError as error:
-        raise UserError(_missing_package(name)) from error
+        raise UserError(_missing_package(arguments.model_name_or_path)) from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _not_loadable(arguments, error) from error
+    return model, info, original
+
+
+def _from_file(
+    arguments: ModelArguments, config: PreTrainedConfig
+) -> tuple[str, PreTrainedModel, dict[str, Any], PreTrainedConfig]:
+    """Returns what the file is, the network, what was not loaded, and the configuration of the file's network."""
+    foreign = load_foreign(arguments.load_from, arguments.load_from_sha256)
+    load_foreign.cache_clear()  # the network takes the tensors themselves, and training changes them
+    try:
+        with quiet_transformers():
+            model, info = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(config)].from_pretrained(
+                None,
+                config=config,
+                state_dict=foreign.state_dict,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                dtype="float32",
+            )
+    except ImportError as error:
+        raise UserError(_missing_package(arguments.load_from)) from error
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise _does_not_fit(error) from error
+    if info["unexpected_keys"]:
+        raise UserError(
+            f"load_from: {foreign.description} does not fit: {len(info['unexpected_keys'])} of its tensors are not in"
+            f" {type(model).__name__}, the first is {min(info['unexpected_keys'])}; check model_config."
+        )
+    info["unexpected_keys"] = foreign.unused
+    return foreign.description, model, info, AutoConfig.for_model(foreign.model_type, **foreign.settings)
+
+
+def load_model(
+    arguments: ModelArguments, config: PreTrainedConfig, label_names: Sequence[str], seed: int
+) -> LoadedModel:
+    """Builds the network of `config`; its backbone is the checkpoint's, its head is new unless it knows these classes.
+
+    Whatever is new is initialized from `seed`. Raises `UserError` if weights other than the head's are missing from the
+    checkpoint or have another shape there.
+    """
+    set_seed(seed)
+    if arguments.load_from is not None:
+        name, model, info, original = _from_file(arguments, config)
+    elif arguments.model_type is not None or not arguments.pretrained:
+        try:
+            model = AutoModelForImageClassification.from_config(config, trust_remote_code=arguments.trust_remote_code)
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise _does_not_fit(error) from error
+        names = frozenset(model.state_dict())
+        return LoadedModel(model, names, f"{type(model).__name__}: all {len(names)} tensors initialized, seed {seed}.")
+    else:
+        name = arguments.model_name_or_path
+        model, info, original = _from_checkpoint(arguments, config)
     new = set(info["missing_keys"]) | {entry[0] for entry in info["mismatched_keys"]}
     new = {key for key in new if not key.endswith("num_batches_tracked")}
     head = head_parameter_names(model)
     if new - head:
         raise UserError(
             f'"{name}" does not fit: {len(new - head)} tensors besides the head are missing or have another shape,'
-            f" the first is {min(new - head)}; check model_config, or write --pretrained false for random weights."
+            f" the first is {min(new - head)}; check model_config"
+            f"{', or write --pretrained false for random weights' if arguments.load_from is None else ''}."
         )
     known_names = [original.id2label.get(position) for position in range(len(label_names))]
     if not new and known_names != list(label_names):
         _initialize_head(model)  # as many classes, but others: their weights mean nothing here
         new = head
     reused = len(model.state_dict()) - len(new)
-    unused = f", {len(info['unexpected_keys'])} of the checkpoint not used" if info["unexpected_keys"] else ""
+    unexpected = sorted(info["unexpected_keys"])
+    named = ", ".join(unexpected[:5]) + (", ..." if len(unexpected) > 5 else "")
+    unused = f", {len(unexpected)} of the checkpoint not used ({named})" if unexpected else ""
     heads = f"{len(new)} of the head initialized for {len(label_names)} classes" if new else "the head kept"
     return LoadedModel(model, frozenset(new), f"{name}: {reused} tensors reused, {heads}{unused}.")
 

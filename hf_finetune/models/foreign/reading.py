@@ -1,0 +1,157 @@
+"""Models room: opens a state dict of another library. What is read is tensors and words, never code.
+
+A file is safetensors or what `torch.save` wrote, read with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from hf_finetune.errors import UserError, did_you_mean
+from hf_finetune.models.foreign.download import check_hash, fetch, is_url
+
+_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors")
+
+# Where a training program keeps the weights in its file. An average over training comes first: it is what the
+# program's author evaluated. (MMEngine swaps the two when it saves, so that its "state_dict" is the average.)
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "module")
+# What stands before every name: torch's wrappers for several devices and compilation, and Lightning's attribute.
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+# MMPretrain's classifier is a backbone beside a head; torchvision's detectors have theirs one deeper.
+_BACKBONE = re.compile(r"^backbone\.(?:body\.)?")
+# Objects that training programs save beside the weights. They are replaced by an empty one: nothing of them is run.
+_REPLACED = (
+    "argparse.Namespace",
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
+    "numpy.ndarray",
+    "_codecs.encode",
+    "pathlib.PosixPath",
+    "pathlib._local.PosixPath",
+)
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """The tensors of a file by their names, without what wrapped them.
+
+    `file_name` is for reports; `label_names` are the classes' names where the file tells them.
+    """
+
+    file_name: str
+    tensors: dict[str, torch.Tensor]
+    label_names: list[str] | None
+
+
+class _Replaced:
+    """Stands for an object that is not weights."""
+
+    def __init__(self, *args: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def read_state_dict(source: str, sha256: str | None = None) -> StateDict:
+    """Reads a state dict from a file or an address.
+
+    `sha256`, or the hexadecimal digits at the end of the file's name, are the beginning of the file's SHA-256. A file
+    of another hash is refused, and a download of another hash is not kept. Raises `UserError` for whatever is not a
+    file of tensors.
+    """
+    if sha256 is not None and not re.fullmatch(r"[0-9a-f]{8,64}", sha256 := sha256.lower()):
+        raise UserError(f'load_from_sha256 is "{sha256}"; write 8 to 64 hexadecimal digits.')
+    if is_url(source):
+        path = fetch(source, lambda path, name: check_hash(path, name, sha256))
+    else:
+        path = _find(source)
+        check_hash(path, path.name, sha256)
+    tensors, label_names = _unwrap(_open(path), path.name)
+    return StateDict(path.name, tensors, label_names)
+
+
+def _find(source: str) -> Path:
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        if (path / "config.json").is_file():
+            raise UserError(f"load_from: {source} is a folder of Transformers; write --model_name_or_path {source}.")
+        raise UserError(
+            f"load_from: {source} is a folder; write the file with the weights, such as {source}/model.pth."
+        )
+    near = [file.name for file in path.parent.glob("*") if file.suffix in _SUFFIXES] if path.parent.is_dir() else []
+    raise UserError(f"load_from: there is no file {source}.{did_you_mean(path.name, near)}")
+
+
+def _open(path: Path) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        allowed = torch.serialization.safe_globals([(_Replaced, name) for name in _REPLACED])
+        with allowed, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle's protocol, which the user did not choose
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"load_from: {path} cannot be read ({error.strerror or error}).") from error
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, LookupError) as error:
+        code = re.search(r"Unsupported global: GLOBAL ([\w.]+)|`?([\w.]+)`? was not an allowed global", str(error))
+        if code:
+            raise UserError(
+                f"load_from: {path.name} holds a Python object ({code[1] or code[2]}), which may run code and is not"
+                " opened; where you trust it, load it yourself and save its state_dict() alone."
+            ) from error
+        raise UserError(
+            f"load_from: {path.name} is neither safetensors nor a file of torch.save; it may be half a download."
+        ) from error
+
+
+def _is_state_dict(content: Any) -> bool:
+    return isinstance(content, Mapping) and any(isinstance(value, torch.Tensor) for value in content.values())
+
+
+def _label_names(content: Mapping[str, Any]) -> list[str] | None:
+    """Returns the classes' names from MMClassification's (`meta.CLASSES`) and MMEngine's place for them."""
+    meta = content.get("meta")
+    if not isinstance(meta, Mapping):
+        return None
+    dataset = meta.get("dataset_meta")
+    names = meta.get("CLASSES") or (dataset.get("classes") if isinstance(dataset, Mapping) else None)
+    return [str(name) for name in names] if isinstance(names, (list, tuple)) else None
+
+
+def _unwrap(content: Any, file_name: str) -> tuple[dict[str, torch.Tensor], list[str] | None]:
+    label_names = _label_names(content) if isinstance(content, Mapping) else None
+    while not _is_state_dict(content):
+        mapping = content if isinstance(content, Mapping) else {}
+        content = next((mapping[key] for key in _WRAPPERS if isinstance(mapping.get(key), Mapping)), None)
+        if content is None:
+            keys = f"; its keys are {', '.join(map(str, list(mapping)[:5]))}" if mapping else ""
+            raise UserError(
+                f"load_from: there is no state dict in {file_name}{keys}; save it with torch.save(model.state_dict(),"
+                f' "{file_name}").'
+            )
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    while prefix := next((prefix for prefix in _PREFIXES if _stands_before_most(prefix, tensors)), ""):
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return {_BACKBONE.sub("", name): value for name, value in tensors.items()}, label_names
+
+
+def _stands_before_most(prefix: str, names: Collection[str]) -> bool:
+    # Not all: an average counts its updates, and a Lightning module may hold a metric beside its model.
+    return 2 * sum(name.startswith(prefix) for name in names) > len(names)

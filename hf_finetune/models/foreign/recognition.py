@@ -1,0 +1,115 @@
+"""Models room: which network a state dict is of, told by its tensors' names and shapes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from hf_finetune.errors import UserError
+from hf_finetune.models.foreign.convnext import CONVNEXT
+from hf_finetune.models.foreign.naming import Family, Misfit, Naming, Placement, tensor_of
+from hf_finetune.models.foreign.reading import StateDict, read_state_dict
+from hf_finetune.models.foreign.resnet import RESNET, RESNEXT
+from hf_finetune.models.foreign.swin import SWIN
+from hf_finetune.models.foreign.vit import VIT
+
+FAMILIES = (RESNET, RESNEXT, VIT, CONVNEXT, SWIN)
+# What stands between the backbone and the classifier, or in its place in pretraining (MAE's decoder, MoCo's projector):
+# Transformers' classifiers have none of it, and the head is left out with it.
+_BEFORE_HEAD = re.compile(r"(?:^|\.)pre_logits\.|^neck\.|^head\.predictor\.|^momentum_encoder\.")
+
+
+@dataclass(frozen=True)
+class ForeignWeights:
+    """Weights from elsewhere, as Transformers has them.
+
+    `model_type` and `settings` build the configuration. `state_dict` has the names of Transformers' checkpoints on the
+    Hub, and no head where the file's does not fit. `preprocessing` holds figures of the image processor that are not
+    ImageNet's, in a recipe's words, and `unused` the names of the file's tensors that are not in `state_dict`.
+    """
+
+    description: str
+    model_type: str
+    settings: dict[str, Any]
+    state_dict: dict[str, torch.Tensor]
+    preprocessing: dict[str, Any]
+    unused: list[str]
+
+
+@lru_cache(maxsize=1)  # the configuration, the image processor and the model ask one after the other
+def load_foreign(source: str, sha256: str | None = None) -> ForeignWeights:
+    """Reads a file or an address and returns its weights in Transformers' layout.
+
+    The last result is kept until `load_foreign.cache_clear()`; whoever trains its tensors must call that first. Raises
+    `UserError` for a file that cannot be read and for a network that Transformers has not.
+    """
+    return recognize(read_state_dict(source, sha256))
+
+
+def recognize(file: StateDict) -> ForeignWeights:
+    """Finds the network that all tensors have a place in. Raises `UserError`, which names the closest, for none."""
+    candidates = [(family, naming, naming.place(file.tensors)) for family in FAMILIES for naming in family.namings]
+    fewest = min(len(placement.misplaced) for _, _, placement in candidates)
+    closest = [candidate for candidate in candidates if len(candidate[2].misplaced) == fewest]
+    misfits = []
+    for family, naming, placement in closest:
+        try:
+            return _take(file, family, naming, placement)
+        except Misfit as misfit:
+            misfits.append(str(misfit))
+    family, naming, placement = closest[0]
+    if misfits[0]:
+        problem = f"is a {family.name} {misfits[0]}, which cannot be loaded"
+    elif placement.places:
+        problem = f"is of no network that is known here; the closest is {family.name} by the names of {naming.library}"
+    else:
+        known = ", ".join(family.name for family in FAMILIES)
+        raise UserError(f"load_from: {file.file_name} is of no network that is known here ({known}).")
+    total, fit = len(file.tensors), len(file.tensors) - len(placement.misplaced)
+    strangers = f", but not {_some(placement.misplaced)}" if placement.misplaced else ""
+    raise UserError(f"load_from: {file.file_name} {problem}: {fit} of its {total} tensors fit{strangers}.")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+
+
+def _take(file: StateDict, family: Family, naming: Naming, placement: Placement) -> ForeignWeights:
+    """Raises `Misfit`, empty where only the names tell, if the tensors are of another network than the family's."""
+    before_head = [name for name in placement.misplaced if _BEFORE_HEAD.search(name)]
+    misplaced = len(placement.misplaced) - len(before_head)
+    if misplaced > len(placement.places):
+        raise Misfit
+    for pattern, variant in family.variants.items():
+        if any(re.search(pattern, name) for name in file.tensors):
+            raise Misfit(variant)
+    if misplaced:
+        raise Misfit
+    state_dict = naming.convert(file.tensors, placement.places)
+    head = [name for name in state_dict if name.startswith(f"{family.head}.")]
+    if before_head:
+        for name in head:
+            del state_dict[name]
+        before_head += [key for key, names in placement.places.items() if names[0] in head]
+    try:
+        model_type, settings = family.configure(state_dict)
+    except (IndexError, ValueError, ZeroDivisionError) as error:
+        raise Misfit("whose tensors' shapes do not go together") from error
+    if head and not before_head:
+        settings["num_labels"] = len(tensor_of(state_dict, f"{family.head}.weight"))
+        names = file.label_names or []
+        if len(names) == settings["num_labels"]:
+            settings["id2label"] = dict(enumerate(names))
+            settings["label2id"] = {name: position for position, name in enumerate(names)}
+    return ForeignWeights(
+        description=f"{file.file_name} ({family.name} by the names of {naming.library})",
+        model_type=model_type,
+        settings=settings,
+        state_dict=state_dict,
+        preprocessing=family.preprocessing(settings, naming.library, file.file_name),
+        unused=[*placement.beside, *before_head],
+    )
