@@ -42,6 +42,8 @@ _RANGES = {
     "lr_gamma": (0, math.inf),
     "label_smoothing_factor": (0, 1),
     "warmup_steps": (0, math.inf),
+    "warmup_epochs": (0, math.inf),
+    "warmup_start_factor": (0, 1),
     "per_device_eval_batch_size": (1, math.inf),
     "save_total_limit": (1, math.inf),
     "dataloader_num_workers": (0, math.inf),
@@ -174,6 +176,18 @@ class FinetuneArguments(TrainingArguments):
         default_factory=lambda: [15.0], metadata={"help": "Epochs at which multistep multiplies the rate by lr_gamma."}
     )
     lr_gamma: float = field(default=0.1, metadata={"help": "Factor of multistep at each milestone."})
+    lr_by_epoch: bool = field(
+        default=False, metadata={"help": "The schedule changes the rate between epochs only, not at each step."}
+    )
+    warmup_epochs: float | None = field(
+        default=None, metadata={"help": "Epochs of linear warm-up, in place of warmup_steps."}
+    )
+    warmup_start_factor: float | None = field(
+        default=None, metadata={"help": "Part of the rate that the warm-up begins with; its own first step when absent."}
+    )
+    warmup_multiplies: bool = field(
+        default=False, metadata={"help": "The schedule runs during the warm-up too, instead of beginning after it."}
+    )
     logging_steps: float = field(default=100, metadata={"help": "Optimizer steps between two log lines."})
     # The stock filter hides a NaN loss behind the running average; this package stops at the first one instead.
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN losses in the log."})
@@ -252,6 +266,12 @@ class FinetuneArguments(TrainingArguments):
             raise UserError("optim_args is not read where optim is sgd; write --momentum, --nesterov, --weight_decay.")
         if self.nesterov and not self.momentum:
             raise UserError("nesterov needs a momentum, which is 0; write --momentum 0.9 or --nesterov false.")
+        if self.warmup_steps and self.warmup_epochs:
+            raise UserError(
+                f"warmup_steps is {self.warmup_steps:g} and warmup_epochs is {self.warmup_epochs:g}; write one of them."
+            )
+        if self.warmup_multiplies and self.warmup_start_factor is None:
+            raise UserError("warmup_multiplies needs to know where the warm-up begins; write --warmup_start_factor 0.001.")
         if self.dataloader_persistent_workers and not self.dataloader_num_workers:
             raise UserError("dataloader_persistent_workers needs workers; write --dataloader_num_workers 2 or more.")
 
