@@ -1,8 +1,8 @@
 """Counts what `hf-finetune import-config` makes of a whole configs folder, such as the one in a wheel of mmpretrain.
 
-    python -m pip download --no-deps mmpretrain==1.2.0
-    python -m zipfile -e mmpretrain-1.2.0-*.whl wheel
-    python benchmarks/mm_configs.py wheel/mmpretrain/.mim/configs
+python -m pip download --no-deps mmpretrain==1.2.0
+python -m zipfile -e mmpretrain-1.2.0-*.whl wheel
+python benchmarks/mm_configs.py wheel/mmpretrain/.mim/configs
 """
 
 from __future__ import annotations

@@ -183,7 +183,8 @@ class FinetuneArguments(TrainingArguments):
         default=None, metadata={"help": "Epochs of linear warm-up, in place of warmup_steps."}
     )
     warmup_start_factor: float | None = field(
-        default=None, metadata={"help": "Part of the rate that the warm-up begins with; its own first step when absent."}
+        default=None,
+        metadata={"help": "Part of the rate that the warm-up begins with; its own first step when absent."},
     )
     warmup_multiplies: bool = field(
         default=False, metadata={"help": "The schedule runs during the warm-up too, instead of beginning after it."}
@@ -271,7 +272,9 @@ class FinetuneArguments(TrainingArguments):
                 f"warmup_steps is {self.warmup_steps:g} and warmup_epochs is {self.warmup_epochs:g}; write one of them."
             )
         if self.warmup_multiplies and self.warmup_start_factor is None:
-            raise UserError("warmup_multiplies needs to know where the warm-up begins; write --warmup_start_factor 0.001.")
+            raise UserError(
+                "warmup_multiplies needs to know where the warm-up begins; write --warmup_start_factor 0.001."
+            )
         if self.dataloader_persistent_workers and not self.dataloader_num_workers:
             raise UserError("dataloader_persistent_workers needs workers; write --dataloader_num_workers 2 or more.")
 

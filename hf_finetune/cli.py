@@ -171,11 +171,16 @@ def _import_config(words: list[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("config", metavar="CONFIG.py", help="A config of MMClassification 0.x or MMPretrain 1.x.")
-    parser.add_argument("-o", "--output", metavar="RECIPE.yaml", type=Path, help="Where to write it; printed when absent.")
+    parser.add_argument(
+        "-o", "--output", metavar="RECIPE.yaml", type=Path, help="Where to write it; printed when absent."
+    )
     namespace = parser.parse_args(words)
 
     from hf_finetune.jobs.import_config import import_as_recipe
 
     text = import_as_recipe(namespace.config, namespace.output)
-    print(text if namespace.output is None else f"The recipe is in {namespace.output}.", end="" if namespace.output is None else "\n")
+    print(
+        text if namespace.output is None else f"The recipe is in {namespace.output}.",
+        end="" if namespace.output is None else "\n",
+    )
     return 0

@@ -110,7 +110,9 @@ TIMM_NAMES: Mapping[str, Mapping[Any, str]] = {
     "MViT": {size: f"mvitv2_{size}" for size in ("tiny", "small", "base", "large")},
     "EfficientFormer": {size: f"efficientformer_{size}" for size in ("l1", "l3", "l7")},
     "DaViT": {
-        name: f"davit_{size}" for size in ("tiny", "small", "base", "large", "huge", "giant") for name in (size[0], size)
+        name: f"davit_{size}"
+        for size in ("tiny", "small", "base", "large", "huge", "giant")
+        for name in (size[0], size)
     },
     "EdgeNeXt": {
         "xxsmall": "edgenext_xx_small",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from hf_finetune.importing import timm_backbones
 from hf_finetune.importing.architectures import CONVNEXT_SIZES, RESNET_DEPTHS, SWIN_SIZES, TIMM_NAMES, VIT_SIZES
 from hf_finetune.importing.section import Draft, Section, shown
-
 
 # Settings that say what all the networks here do anyway.
 _COMMON_DEFAULTS = (
@@ -27,7 +27,7 @@ def import_backbone(backbone: Section, draft: Draft) -> None:
     kind = backbone.take("type")
     backbone.skip("out_indices", "with_cp", "init_cfg", "pretrained", "num_classes", "in_channels", "interpolate_mode")
     backbone.skip(*(key for key, value in _COMMON_DEFAULTS if key in backbone and backbone.values[key] == value))
-    builder = _BUILDERS.get(kind, _timm if kind in TIMM_NAMES else None)
+    builder = _BUILDERS.get(kind, timm_backbones.import_sized if kind in TIMM_NAMES else None)
     if builder is None:
         raise draft.refusal(
             backbone.at("type"),
@@ -47,21 +47,11 @@ def _set_model(draft: Draft, model_type: str, **model_config: Any) -> None:
         draft.settings["model_config"] = model_config
 
 
-def _set_timm(draft: Draft, architecture: str, **model_args: Any) -> None:
-    model_args = {key: value for key, value in model_args.items() if value}
-    _set_model(draft, "timm_wrapper", architecture=architecture, **({"model_args": model_args} if model_args else {}))
-
-
 def _size(backbone: Section, draft: Draft, sizes: dict[str, Any]) -> Any:
     arch = backbone.take("arch", "base")
     if not isinstance(arch, str) or arch not in sizes:
         raise draft.refusal(backbone.at("arch"), f"is {arch!r}; the sizes known here are {', '.join(sizes)}.")
     return sizes[arch]
-
-
-def _image_size(backbone: Section, default: int = 224) -> int:
-    size = backbone.take("img_size", default)
-    return size[0] if isinstance(size, (list, tuple)) else size
 
 
 def _frozen_stages(backbone: Section) -> int:
@@ -84,7 +74,7 @@ def _resnet(backbone: Section, draft: Draft, model_type: str = "resnet") -> None
     deep_stem, avg_down = backbone.take("deep_stem", False), backbone.take("avg_down", False)
     width = backbone.number("base_channels", 64)
     if model_type == "resnet" and (deep_stem or width != 64):
-        _resnet_of_timm(backbone, draft, depth, deep_stem, avg_down, width)
+        timm_backbones.import_resnet(backbone, draft, depth, deep_stem, avg_down, width)
         return
     if avg_down:
         raise draft.refusal(backbone.at("avg_down"), "is True; Transformers' ResNet has no such shortcut.")
@@ -106,30 +96,8 @@ def _resnet(backbone: Section, draft: Draft, model_type: str = "resnet") -> None
     _set_model(draft, model_type, **config)
 
 
-def _resnet_of_timm(backbone: Section, draft: Draft, depth: int, deep_stem: bool, avg_down: bool, width: int) -> None:
-    name = f"resnet{depth}"
-    if deep_stem:
-        name = TIMM_NAMES["ResNetV1d" if avg_down else "ResNetV1c"].get(depth, name)
-    elif width == 128:
-        name = f"wide_resnet{depth}_2"
-    else:
-        raise draft.refusal(backbone.at("base_channels"), f"is {width}; the widths known here are 64 and 128.")
-    backbone.skip("num_stages", "style", "stem_channels", "zero_init_residual", "expansion")
-    _set_timm(draft, name, drop_path_rate=backbone.number("drop_path_rate", 0.0))
-
-
 def _resnet_cifar(backbone: Section, draft: Draft) -> None:
     _resnet(backbone, draft, "resnet_cifar")
-
-
-def _resnext(backbone: Section, draft: Draft) -> None:
-    depth, groups = backbone.take("depth"), backbone.number("groups", 32)
-    width = backbone.number("width_per_group", 4)
-    backbone.skip("num_stages", "style")
-    if depth not in (50, 101, 152):
-        raise draft.refusal(backbone.at("depth"), f"is {depth!r}; the depths known here are 50, 101 and 152.")
-    # timm's ResNeXt is its ResNet with these two arguments.
-    _set_timm(draft, f"resnet{depth}", cardinality=groups, base_width=width)
 
 
 # ---- transformers, and ConvNeXt ----
@@ -144,7 +112,7 @@ def _vit(backbone: Section, draft: Draft) -> None:
         width, layers, heads, feed_forward = (arch[key] for key in keys)
     else:
         width, layers, heads, feed_forward = _size(backbone, draft, VIT_SIZES)
-    image_size, patch_size = _image_size(backbone), backbone.number("patch_size", 16)
+    image_size, patch_size = timm_backbones.read_image_size(backbone), backbone.number("patch_size", 16)
     dropout, drop_path = backbone.number("drop_rate", 0.0), backbone.number("drop_path_rate", 0.0)
     out_type = backbone.take("out_type", "cls_token")
     frozen = _frozen_stages(backbone)
@@ -155,7 +123,7 @@ def _vit(backbone: Section, draft: Draft) -> None:
         if name is None or (width, patch_size) == (1280, 16):
             raise draft.refusal(backbone.at("out_type" if average else "pre_norm"), "is for a ViT that timm has not.")
         backbone.skip("final_norm", "out_type", "qkv_bias")
-        _set_timm(
+        timm_backbones.set_timm_model(
             draft,
             f"vit_{name}_patch{patch_size}{clip}_224",
             global_pool="avg" if average else None,
@@ -169,7 +137,9 @@ def _vit(backbone: Section, draft: Draft) -> None:
             draft.remark(backbone.at("frozen_stages"), "timm's modules are not named here; write freeze yourself")
         return
     if out_type not in ("cls_token", "raw"):
-        raise draft.refusal(backbone.at("out_type"), f"is {out_type!r}; Transformers' ViT classifies by its class token.")
+        raise draft.refusal(
+            backbone.at("out_type"), f"is {out_type!r}; Transformers' ViT classifies by its class token."
+        )
     if drop_path:
         draft.remark(backbone.at("drop_path_rate"), f"{drop_path:g}; Transformers' ViT has no stochastic depth")
     names = [] if frozen < 0 else ["vit.embeddings", *(f"vit.layers.{layer}" for layer in range(frozen))]
@@ -194,11 +164,10 @@ def _vit(backbone: Section, draft: Draft) -> None:
 def _swin(backbone: Section, draft: Draft, model_type: str = "swin") -> None:
     width, depths, heads = _size(backbone, draft, SWIN_SIZES)
     window = backbone.take("window_size", 7 if model_type == "swin" else 8)
-    stages = backbone.take("stage_cfgs", {})
-    if isinstance(stages, dict):
-        window = (stages.get("block_cfgs") or {}).get("window_size", window)
+    if isinstance(backbone.values.get("stage_cfgs"), dict):
+        window = backbone.section("stage_cfgs").section("block_cfgs").take("window_size", window)
     config: dict[str, Any] = {
-        "image_size": _image_size(backbone, 224 if model_type == "swin" else 256),
+        "image_size": timm_backbones.read_image_size(backbone, 224 if model_type == "swin" else 256),
         "embed_dim": width,
         "depths": depths,
         "num_heads": heads,
@@ -245,59 +214,14 @@ def _lenet(backbone: Section, draft: Draft) -> None:
     _set_model(draft, "lenet5", num_channels=1)
 
 
-# ---- what timm has ----
-
-
-def _timm(backbone: Section, draft: Draft) -> None:
-    kind = backbone.values["type"]
-    arch: Any = backbone.take("arch", backbone.take("depth"))
-    if kind == "MobileNetV2":
-        arch = float(backbone.number("widen_factor", 1.0))
-    elif kind == "Res2Net":
-        arch = (arch, backbone.number("base_width", 26), backbone.number("scales", 4))
-    elif kind == "VGG" and backbone.take("norm_cfg"):
-        arch = (arch, "BN")
-    if kind in ("RepVGG", "MobileOne", "LeViT", "RepLKNet") and backbone.take("deploy", False):
-        raise draft.refusal(
-            backbone.at("deploy"), "is True, for a network that was trained and folded; import its training config."
-        )
-    backbone.skip("num_stages", "style", "final_norm", "deep_stem", "avg_down", "stem_channels", "patch_size", "mlp_ratio")
-    sizes = TIMM_NAMES[kind]
-    if not isinstance(arch, (str, int, float, tuple, type(None))) or arch not in sizes:
-        known = ", ".join(str(size) for size in sizes)
-        raise draft.refusal(backbone.place, f"is a {kind} of size {arch!r}; those known here are {known}.")
-    image_size = _image_size(backbone)
-    name = sizes[arch].format(size=image_size)
-    resizable = kind in ("DeiT3", "DistilledVisionTransformer", "BEiTViT", "ViTEVA02")
-    frozen = _frozen_stages(backbone)
-    if frozen >= 0:
-        draft.remark(backbone.at("frozen_stages"), f"{frozen}; timm's modules are not named here; write freeze yourself")
-    _set_timm(
-        draft,
-        name,
-        img_size=image_size if resizable and not name.endswith(f"_{image_size}") else None,
-        drop_path_rate=backbone.number("drop_path_rate", 0.0),
-    )
-
-
-def _xcit(backbone: Section, draft: Draft) -> None:
-    width, depth, patch = (backbone.take(key) for key in ("embed_dims", "depth", "patch_size"))
-    names = {128: "nano", 192: "tiny", 384: "small", 512: "medium", 768: "large"}
-    if width not in names:
-        raise draft.refusal(backbone.at("embed_dims"), f"is {width!r}; the widths known here are {', '.join(map(str, names))}.")
-    backbone.skip("num_heads", "mlp_ratio", "qkv_bias", "layer_scale_init_value", "tokens_norm", "out_type")
-    drop_path = backbone.number("drop_path_rate", 0.0)
-    _set_timm(draft, f"xcit_{names[width]}_{depth}_p{patch}_{_image_size(backbone)}", drop_path_rate=drop_path)
-
-
 _BUILDERS: dict[str, Callable[[Section, Draft], None]] = {
     "ResNet": _resnet,
     "ResNet_CIFAR": _resnet_cifar,
-    "ResNeXt": _resnext,
+    "ResNeXt": timm_backbones.import_resnext,
     "VisionTransformer": _vit,
     "SwinTransformer": _swin,
     "SwinTransformerV2": _swin_v2,
     "ConvNeXt": _convnext,
     "LeNet5": _lenet,
-    "XCiT": _xcit,
+    "XCiT": timm_backbones.import_xcit,
 }

@@ -6,8 +6,9 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hf_finetune.importing.pipeline import import_normalization, import_test_pipeline, import_train_pipeline
+from hf_finetune.importing.evaluation_pipeline import import_normalization, import_test_pipeline
 from hf_finetune.importing.section import Draft, Section
+from hf_finetune.importing.train_pipeline import import_train_pipeline
 
 _NAMED = {
     "CIFAR10": "cifar10",
@@ -46,7 +47,9 @@ def import_data(config: Section, draft: Draft) -> None:
         draft.settings["dataloader_drop_last"] = True
     for section in (loader.section("sampler"), config.section("sampler")):
         if section.take("type", "DefaultSampler") != "DefaultSampler":
-            draft.remark(section.at("type"), f"{section.take('type')} is not supported; each picture is seen once an epoch")
+            draft.remark(
+                section.at("type"), f"{section.take('type')} is not supported; each picture is seen once an epoch"
+            )
             section.skip_all()
         section.skip("shuffle")
 
@@ -72,7 +75,15 @@ def import_data(config: Section, draft: Draft) -> None:
 
 
 # Keys of a data loader that change how fast a run is, and not its result.
-_INVISIBLE = ("num_workers", "workers_per_gpu", "persistent_workers", "pin_memory", "prefetch_factor", "collate_fn", "round_up")
+_INVISIBLE = (
+    "num_workers",
+    "workers_per_gpu",
+    "persistent_workers",
+    "pin_memory",
+    "prefetch_factor",
+    "collate_fn",
+    "round_up",
+)
 
 
 def _unwrap(part: Section, draft: Draft) -> Section:
@@ -86,7 +97,9 @@ def _import_dataset(train: Section, evaluated: Section, draft: Draft) -> str | N
     """Sets dataset and what belongs to it; returns the name of a named dataset."""
     kind = train.take("type")
     if kind in _SEVERAL_LABELS:
-        raise draft.refusal(train.at("type"), f"is {kind}, with several labels a picture; only one label can be learned here.")
+        raise draft.refusal(
+            train.at("type"), f"is {kind}, with several labels a picture; only one label can be learned here."
+        )
     path = _joined(train)
     name = _NAMED.get(kind)
     if name is not None and not _has_own_classes(train):
@@ -97,10 +110,14 @@ def _import_dataset(train: Section, evaluated: Section, draft: Draft) -> str | N
         if root.parts and root.parts[0] != "data" and root != PurePosixPath("."):
             draft.settings["dataset_path"] = str(root)
         if name != "imagenet":
-            draft.remark(evaluated.place, "there the test split chooses the checkpoint; here a tenth of train is held out")
+            draft.remark(
+                evaluated.place, "there the test split chooses the checkpoint; here a tenth of train is held out"
+            )
         return name
     if kind == "ConcatDataset" or not path.parts:
-        raise draft.refusal(train.place, "names no folder of pictures; write dataset_path or data_prefix as one folder.")
+        raise draft.refusal(
+            train.place, "names no folder of pictures; write dataset_path or data_prefix as one folder."
+        )
     folder = path
     if folder.name in ("train", "training"):
         folder = folder.parent
@@ -109,9 +126,14 @@ def _import_dataset(train: Section, evaluated: Section, draft: Draft) -> str | N
         folder = folder.parent
     draft.settings["dataset"] = str(folder)
     if kind not in ("CustomDataset", "ImageNet"):
-        draft.remark(train.at("type"), f"{kind}; arrange its pictures as {folder}/train/CLASS/ and {folder}/test/CLASS/")
+        draft.remark(
+            train.at("type"), f"{kind}; arrange its pictures as {folder}/train/CLASS/ and {folder}/test/CLASS/"
+        )
     if train.take("ann_file"):
-        draft.remark(train.at("ann_file"), f"{train.take('ann_file')}; list paths and labels in a CSV table and name it as dataset")
+        draft.remark(
+            train.at("ann_file"),
+            f"{train.take('ann_file')}; list paths and labels in a CSV table and name it as dataset",
+        )
     return None
 
 
@@ -145,9 +167,13 @@ def _global_batch(config: Section, per_gpu: int, place: str, draft: Draft) -> in
         batch = gpus * per_gpu
         if batch == first * second or not stated:
             if batch != first * second:
-                draft.remark(place, f"{per_gpu}, but the file's name says {match[0]}; {gpus} GPUs of {per_gpu} are taken")
+                draft.remark(
+                    place, f"{per_gpu}, but the file's name says {match[0]}; {gpus} GPUs of {per_gpu} are taken"
+                )
             if stated and stated != batch:
-                draft.remark(base.at("base_batch_size"), f"{stated}, but the file's name says {match[0]}, which is taken")
+                draft.remark(
+                    base.at("base_batch_size"), f"{stated}, but the file's name says {match[0]}, which is taken"
+                )
             return batch
     if stated:
         return int(base.number("base_batch_size", 0))

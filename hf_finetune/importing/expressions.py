@@ -11,8 +11,9 @@ import copy
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from hf_finetune.importing.unreadable import Unreadable, UnreadableError
 
 _MOST_ITEMS = 100_000  # of a sequence, a text or a loop; a config that asks for more is not one
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -61,27 +62,6 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 _METHODS = {str: {"format", "join", "lower", "upper", "replace"}, dict: {"copy", "get"}, list: {"copy"}}
 _TEMPLATE_ERRORS = (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError)
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """A value that only running the file would give: where it stands, its source, and why it was not read."""
-
-    file: str
-    line: int
-    source: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.file}, line {self.line}: `{self.source}` {self.reason}"
-
-
-class UnreadableError(Exception):
-    """Raised inside an expression that cannot be worked out; `value` says what and why."""
-
-    def __init__(self, value: Unreadable) -> None:
-        super().__init__(str(value))
-        self.value = value
 
 
 class Evaluator:
@@ -270,9 +250,11 @@ class Evaluator:
             for item in self._known(generator.iter):
                 self.assign(generator.target, item)
                 if all(self._known(test) for test in generator.ifs):
-                    yield (self._known(node.key), self._known(node.value)) if isinstance(
-                        node, ast.DictComp
-                    ) else self._known(node.elt)
+                    yield (
+                        (self._known(node.key), self._known(node.value))
+                        if isinstance(node, ast.DictComp)
+                        else self._known(node.elt)
+                    )
         finally:
             self.names.clear()
             self.names.update(before)

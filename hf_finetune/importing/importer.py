@@ -6,13 +6,13 @@ from pathlib import Path
 
 from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.importing.dataset import import_data
-from hf_finetune.importing.expressions import Unreadable
 from hf_finetune.importing.model import import_model
 from hf_finetune.importing.optimizer import import_optimizer
 from hf_finetune.importing.runtime import import_runtime
 from hf_finetune.importing.schedule import import_schedule
 from hf_finetune.importing.section import Draft, Section, shown
 from hf_finetune.importing.syntax import read_config
+from hf_finetune.importing.unreadable import Unreadable
 
 # The names that MMClassification and MMEngine read; others are a file's own helpers.
 _READ_BY_THE_LIBRARIES = {

@@ -83,11 +83,15 @@ def _import_head(model: Section, backbone: Section, draft: Draft) -> None:
         raise draft.refusal("model.head", "is not there: this config only makes features; add a head to import it.")
     loss = head.section("loss")
     if kind not in _HEADS or (kind.startswith("MultiLabel") and not loss.values.get("use_soft")):
-        several = "several labels a picture" if "MultiLabel" in kind or "CSRA" in kind else "not by a linear layer alone"
+        several = (
+            "several labels a picture" if "MultiLabel" in kind or "CSRA" in kind else "not by a linear layer alone"
+        )
         raise draft.refusal(head.at("type"), f"is {kind}: it classifies {several}; write LinearClsHead or refrain.")
     head.skip("in_channels", "topk", "cal_acc", "init_cfg", "mid_channels", "act_cfg", "dropout_rate", "distillation")
     if head.take("hidden_dim"):
-        draft.remark(head.at("hidden_dim"), f"{head.take('hidden_dim')}; the head here is one linear layer, without tanh layer")
+        draft.remark(
+            head.at("hidden_dim"), f"{head.take('hidden_dim')}; the head here is one linear layer, without tanh layer"
+        )
     num_classes = head.take("num_classes") or backbone.values.get("num_classes")
     if num_classes:
         draft.settings["num_labels"] = num_classes
@@ -144,9 +148,11 @@ def _set_weights(place: str, address: str, draft: Draft) -> None:
     settings = draft.settings
     if _PLACEHOLDER.search(address):
         counterpart = _hub_counterpart(settings)
-        draft.remark(place, f"{address} is a placeholder, no weights are there" + (
-            f"; the Hub's weights of the same network are taken" if counterpart else ""
-        ))
+        draft.remark(
+            place,
+            f"{address} is a placeholder, no weights are there"
+            + ("; the Hub's weights of the same network are taken" if counterpart else ""),
+        )
         if counterpart:
             del settings["model_type"], settings["model_config"]
             settings.update({"model_name_or_path": counterpart, "pretrained": True})

@@ -121,7 +121,9 @@ def _import_precision(config: Section, hook: Section, old: bool, draft: Draft) -
     if fp16 or kind == "AmpOptimWrapper" or kind == "Fp16OptimizerHook":
         draft.settings["bf16" if hook.take("dtype") == "bfloat16" else "fp16"] = True
         if isinstance(scale, (int, float)):
-            draft.remark("fp16.loss_scale" if fp16 else hook.at("loss_scale"), f"{scale:g}; the loss scale is dynamic here")
+            draft.remark(
+                "fp16.loss_scale" if fp16 else hook.at("loss_scale"), f"{scale:g}; the loss scale is dynamic here"
+            )
     elif not old and kind == "DeepSpeedOptimWrapper":
         draft.remark(hook.at("type"), f"{kind}; write deepspeed: FILE with its settings")
     elif not old and kind is not None and kind not in _WRAPPERS:

@@ -110,9 +110,16 @@ def _import_intervals(config: Section, hooks: Section, draft: Draft) -> None:
     if checkpoint.values.get("by_epoch") is False or "max_steps" in draft.settings:
         steps = int(every if every > 1 else saved)
         if steps > 1:
-            draft.settings |= {"eval_strategy": "steps", "eval_steps": steps, "save_strategy": "steps", "save_steps": steps}
+            draft.settings |= {
+                "eval_strategy": "steps",
+                "eval_steps": steps,
+                "save_strategy": "steps",
+                "save_steps": steps,
+            }
         return
     if every != 1:
         draft.remark(loop.at(key), f"{every:g}; here each epoch is evaluated, so that the best can be kept")
     if saved != 1:
-        draft.remark(checkpoint.at("interval"), f"{saved:g}; here each epoch is saved and the best and the last are kept")
+        draft.remark(
+            checkpoint.at("interval"), f"{saved:g}; here each epoch is saved and the best and the last are kept"
+        )

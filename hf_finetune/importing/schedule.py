@@ -7,7 +7,6 @@ by how much it differs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from hf_finetune.importing.section import Draft, Section
 
@@ -94,7 +93,9 @@ def _import_lr_config(lr: Section, length: _Length, draft: Draft) -> None:
         draft.settings["lr_scheduler_type"] = "constant"
         return
     else:
-        raise draft.refusal(lr.at("policy"), f"is {policy!r}; the policies known here are step, CosineAnnealing, poly and fixed.")
+        raise draft.refusal(
+            lr.at("policy"), f"is {policy!r}; the policies known here are step, CosineAnnealing, poly and fixed."
+        )
     if by_epoch:
         draft.settings["lr_by_epoch"] = True
 
@@ -153,16 +154,25 @@ def _import_warm_up(scheduler: Section, length: _Length, draft: Draft) -> float:
     if kind == "ConstantLR":
         factor = scheduler.number("factor", _CONSTANT_FACTOR)
         if begin > 0:  # T2T-ViT's last epochs
-            draft.remark(scheduler.place, f"at {factor:g} of the rate from {begin:g} to {end:g}; here the schedule goes on")
+            draft.remark(
+                scheduler.place, f"at {factor:g} of the rate from {begin:g} to {end:g}; here the schedule goes on"
+            )
             return 0.0
-        draft.remark(scheduler.place, f"{factor:g} of the rate until {end:g}; the warm-up here is linear from it to the whole")
+        draft.remark(
+            scheduler.place, f"{factor:g} of the rate until {end:g}; the warm-up here is linear from it to the whole"
+        )
     else:
         factor = scheduler.number("start_factor", _LINEAR_START_FACTOR)
         if scheduler.number("end_factor", 1.0) != 1:
-            draft.remark(scheduler.at("end_factor"), f"{scheduler.take('end_factor')}; the warm-up here ends at the whole rate")
+            draft.remark(
+                scheduler.at("end_factor"), f"{scheduler.take('end_factor')}; the warm-up here ends at the whole rate"
+            )
         if not by_iteration:
             share = (1 - factor) / max(1, end - 1)
-            draft.remark(scheduler.place, f"rises between epochs; here with each step, which differs by up to {share:.3g} of the rate")
+            draft.remark(
+                scheduler.place,
+                f"rises between epochs; here with each step, which differs by up to {share:.3g} of the rate",
+            )
     draft.settings |= {"warmup_epochs" if in_epochs else "warmup_steps": end, "warmup_start_factor": factor}
     return end
 
@@ -186,22 +196,33 @@ def _import_main(scheduler: Section, warmed: float, length: _Length, draft: Draf
         _set_cosine(draft, min_lr=minimum, min_lr_rate=ratio)
         period = scheduler.take("T_max") or ((end or 0) - begin)
         if total is not None and begin + period != total:
-            draft.remark(scheduler.place, f"a cosine of {period:g} from {begin:g} in a run of {total:g}; here it ends with the run")
+            draft.remark(
+                scheduler.place,
+                f"a cosine of {period:g} from {begin:g} in a run of {total:g}; here it ends with the run",
+            )
     elif kind == "PolyLR":
         kwargs = {"power": scheduler.number("power", 1.0), "lr_end": scheduler.number("eta_min", 0.0)}
         draft.settings |= {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": kwargs}
         unit = "epoch" if between_epochs else "step"
-        draft.remark(scheduler.place, f"reaches its end one {unit} before the run's, here at the end: at most 1/{unit}s apart")
+        draft.remark(
+            scheduler.place, f"reaches its end one {unit} before the run's, here at the end: at most 1/{unit}s apart"
+        )
     elif kind == "ConstantLR" or kind == "LinearLR":
         raise draft.refusal(scheduler.place, "has no end and is no warm-up; write the epoch at which it ends.")
     else:
         raise draft.refusal(
-            scheduler.at("type"), f"is {kind}; the schedules known here are MultiStepLR, StepLR, CosineAnnealingLR and PolyLR."
+            scheduler.at("type"),
+            f"is {kind}; the schedules known here are MultiStepLR, StepLR, CosineAnnealingLR and PolyLR.",
         )
     if between_epochs:
         draft.settings["lr_by_epoch"] = True
     if warmed and begin == 0:
         draft.settings["warmup_multiplies"] = True
-        draft.remark(scheduler.place, "runs below the warm-up, whose last step here is the one after it: at most a step apart")
+        draft.remark(
+            scheduler.place, "runs below the warm-up, whose last step here is the one after it: at most a step apart"
+        )
     elif begin != warmed:
-        draft.remark(scheduler.at("begin"), f"{begin:g}, but the warm-up ends at {warmed:g}; here it begins with the warm-up's end")
+        draft.remark(
+            scheduler.at("begin"),
+            f"{begin:g}, but the warm-up ends at {warmed:g}; here it begins with the warm-up's end",
+        )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from hf_finetune.errors import UserError
-from hf_finetune.importing.expressions import Unreadable
+from hf_finetune.importing.unreadable import Unreadable
 
 _Number = TypeVar("_Number", int, float)
 
@@ -97,9 +97,7 @@ class Section:
                 raise self.draft.refusal(self.at(key), f"holds {shown(item)}; dicts belong there.")
         if key not in self._children:
             places = [f"{self.at(key)}.{item.get('type', position)}" for position, item in enumerate(items)]
-            self._children[key] = [
-                Section(item, place, self.draft) for item, place in zip(items, places, strict=True)
-            ]
+            self._children[key] = [Section(item, place, self.draft) for item, place in zip(items, places, strict=True)]
         return self._children[key]
 
     def skip(self, *keys: str) -> None:

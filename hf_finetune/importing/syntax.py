@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.errors import UserError, did_you_mean
-from hf_finetune.importing.expressions import Evaluator, Unreadable, UnreadableError
+from hf_finetune.importing.expressions import Evaluator
+from hf_finetune.importing.unreadable import Unreadable, UnreadableError
 
 _DELETE = "_delete_"
 _TEMPLATE = re.compile(r"\{\{\s*(file\w+)\s*\}\}")
@@ -68,7 +69,9 @@ def _parse(path: Path, name: str, asking: Path | None) -> ast.Module:
         near = did_you_mean(path.name, [file.name for file in path.parent.glob("*.py")])
         raise UserError(f"there is no config {name}{stated}.{near} Write the path of a .py file.")
     if path.suffix != ".py":
-        raise UserError(f"{name} is not a .py file; import-config reads the configs of MMClassification and MMPretrain.")
+        raise UserError(
+            f"{name} is not a .py file; import-config reads the configs of MMClassification and MMPretrain."
+        )
     try:
         text = path.read_text(encoding="utf-8-sig")
         # A set inside a set is how `{{_base_.x}}` parses; names of the file are put in as texts.
@@ -175,7 +178,8 @@ class _Reader:
         elif isinstance(statement, ast.AugAssign):
             computed = ast.BinOp(_as_read(statement.target), statement.op, statement.value)
             self.evaluator.assign(
-                statement.target, self.evaluator.value(ast.fix_missing_locations(ast.copy_location(computed, statement)))
+                statement.target,
+                self.evaluator.value(ast.fix_missing_locations(ast.copy_location(computed, statement))),
             )
         elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
             self._change(statement.value, statement)
