@@ -60,8 +60,21 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "deepcopy": copy.deepcopy,
     "copy.copy": copy.copy,
 }
-_METHODS = {str: {"format", "join", "lower", "upper", "replace"}, dict: {"copy", "get"}, list: {"copy"}}
-_TEMPLATE_ERRORS = (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError)
+_METHODS = {str: {"format", "lower", "upper"}, dict: {"copy", "get"}, list: {"copy"}}
+_VALUE_ERRORS = (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError)
+
+
+def _is_huge(value: Any) -> bool:
+    """Whether a value has, with all that is inside it, more items than a config can mean."""
+    waiting, items = [value], 0
+    while waiting and items <= _MOST_ITEMS:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, (list, tuple, set)):
+            waiting += value
+        items += len(value) if isinstance(value, (str, dict, list, tuple, set, range)) else 0
+    return items > _MOST_ITEMS
 
 
 class Evaluator:
@@ -77,7 +90,10 @@ class Evaluator:
     def value(self, node: ast.expr) -> Any:
         """Returns the expression's value; an `Unreadable`, alone or inside it, where it cannot be worked out."""
         try:
-            return self._evaluate(node)
+            value = self._evaluate(node)
+            if _is_huge(value):
+                raise self._refuse(node, f"has more than {_MOST_ITEMS:,} items")
+            return value
         except UnreadableError as error:
             return error.value
 
@@ -92,10 +108,8 @@ class Evaluator:
             raise self._refuse(node, "is code, which is not run")
         try:
             value = method(node)
-        except _TEMPLATE_ERRORS as error:
+        except _VALUE_ERRORS as error:
             raise self._refuse(node, f"cannot be worked out ({type(error).__name__}: {error})") from error
-        if isinstance(value, (str, list, tuple, range)) and len(value) > _MOST_ITEMS:
-            raise self._refuse(node, f"has more than {_MOST_ITEMS:,} items")
         return value
 
     def _known(self, node: ast.expr) -> Any:
@@ -212,7 +226,7 @@ class Evaluator:
         return format(value, specification)
 
     def _check_template(self, node: ast.expr, template: str) -> None:
-        if re.search(r"\d{4}", template):  # a width that would fill the memory
+        if re.search(r"\d{4}|\{[^{}]*\{", template):  # a width that would fill the memory
             raise self._refuse(node, "is a text of a width that makes no sense")
 
     def _Call(self, node: ast.Call) -> Any:
@@ -282,7 +296,7 @@ class Evaluator:
             key = target.attr if isinstance(target, ast.Attribute) else self._known(target.slice)
             try:
                 owner[key] = value
-            except _TEMPLATE_ERRORS as error:
+            except _VALUE_ERRORS as error:
                 raise self._refuse(target, f"cannot be set ({type(error).__name__}: {error})") from error
         else:
             raise self._refuse(target, "cannot be set")
@@ -298,6 +312,6 @@ class Evaluator:
                 return self.container(node.value)[self._known(node.slice)]
             if isinstance(node, ast.Attribute):
                 return self.container(node.value)[node.attr]
-        except _TEMPLATE_ERRORS as error:
+        except _VALUE_ERRORS as error:
             raise self._refuse(node, f"cannot be worked out ({type(error).__name__}: {error})") from error
         raise self._refuse(node, "is no dict or list of this file")

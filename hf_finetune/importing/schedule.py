@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hf_finetune.importing.section import Draft, Section
+from hf_finetune.importing.section import Draft, Section, shown
 
 _MMCV_WARMUP_RATIO = 0.1  # the defaults of MMCV's LrUpdaterHook and of MMEngine's LinearLR
 _LINEAR_START_FACTOR = 1 / 3
@@ -50,12 +50,15 @@ def _import_length(config: Section, draft: Draft) -> _Length:
     return _Length(epochs, None if epochs else iterations)
 
 
-def _set_milestones(draft: Draft, milestones: list[float], gamma: float) -> None:
+def _set_milestones(draft: Draft, place: str, milestones: list[float], gamma: float) -> None:
+    if not all(isinstance(milestone, (int, float)) for milestone in milestones):
+        raise draft.refusal(place, f"is {shown(milestones)}; write the epochs of its steps, such as [30, 60].")
     draft.settings |= {"lr_scheduler_type": "multistep", "lr_milestones": milestones, "lr_gamma": gamma}
 
 
-def _every(step: int, length: _Length) -> list[float]:
-    return [float(epoch) if epoch != int(epoch) else int(epoch) for epoch in range(step, int(length.epochs or 0), step)]
+def _every(step: int, length: _Length) -> list[int]:
+    """Returns the epochs of a step down after every `step` of them."""
+    return list(range(step, int(length.epochs or 0), step))
 
 
 def _set_cosine(draft: Draft, **minimum: float) -> None:
@@ -76,8 +79,8 @@ def _import_lr_config(lr: Section, length: _Length, draft: Draft) -> None:
         step, gamma = lr.take("step"), lr.number("gamma", 0.1)
         if lr.take("by_epoch", True) is False:
             raise draft.refusal(lr.at("by_epoch"), "is False for steps; write them in epochs.")
-        milestones = _every(step, length) if isinstance(step, int) else list(step or [])
-        _set_milestones(draft, milestones, gamma)
+        milestones = _every(step, length) if isinstance(step, int) else list(step or [None])
+        _set_milestones(draft, lr.at("step"), milestones, gamma)
         if lr.take("min_lr") is not None:
             draft.remark(lr.at("min_lr"), f"{lr.take('min_lr')}; multistep goes on below it")
         return
@@ -187,9 +190,9 @@ def _import_main(scheduler: Section, warmed: float, length: _Length, draft: Draf
         if not in_epochs:
             raise draft.refusal(scheduler.at("by_epoch"), "is False for steps; write them in epochs.")
         gamma = scheduler.number("gamma", 0.1)
-        milestones = list(scheduler.take("milestones") or []) or _every(int(scheduler.number("step_size", 1)), length)
+        milestones = scheduler.take("milestones") or _every(int(scheduler.number("step_size", 1)), length)
         # MMEngine counts milestones from the schedule's begin.
-        _set_milestones(draft, [begin + milestone for milestone in milestones], gamma)
+        _set_milestones(draft, scheduler.at("milestones"), [begin + milestone for milestone in milestones], gamma)
         return
     if kind == "CosineAnnealingLR":
         minimum, ratio = scheduler.number("eta_min", 0.0), scheduler.number("eta_min_ratio", 0.0)

@@ -39,7 +39,10 @@ class ConfigFile:
 
 def read_config(path: str | Path) -> ConfigFile:
     """Reads a config and its bases. Raises `UserError` for what is not there, is not Python or goes in a circle."""
-    return _read(Path(path).expanduser(), str(path), chain=())
+    try:
+        return _read(Path(path).expanduser(), str(path), chain=())
+    except RecursionError as error:
+        raise UserError(f"{path} nests its expressions too deeply to be read; write them simpler.") from error
 
 
 def _read(path: Path, name: str, chain: tuple[Path, ...]) -> ConfigFile:
