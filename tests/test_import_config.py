@@ -150,7 +150,10 @@ REFUSALS = [
     (dict(model={**RESNET, "head": None}), "model.head is not there: this config only makes features;"),
     (dict(model={**RESNET, "backbone": dict(type="VAN")}), "model.backbone.type is VAN, a network that neither"),
     (dict(model={**RESNET, "backbone": dict(type="ResNet", depth=51)}), "model.backbone.depth is 51; the depths"),
-    (dict(model={**RESNET, "head": dict(type="ArcFaceClsHead")}), "model.head.type is ArcFaceClsHead:"),
+    (
+        dict(model={**RESNET, "head": dict(type="ArcFaceClsHead")}),
+        "model.head.type is ArcFaceClsHead, which is no linear classifier;",
+    ),
     (dict(data=old_data("VOC")), "data.train.type is VOC, with several labels a picture;"),
     (dict(data=None), "data.train is not there; this config trains on nothing."),
     (dict(optimizer=None), "optimizer is not there; this config cannot be trained."),

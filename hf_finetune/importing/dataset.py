@@ -27,7 +27,7 @@ _BATCH_IN_NAME = re.compile(r"(\d+)xb(\d+)|b(\d+)x(\d+)")
 
 def import_data(config: Section, draft: Draft) -> None:
     """Sets the keys of data, and `global_batch_size` before accumulation."""
-    old = "data" in config or "train_dataloader" not in config
+    old = "train_dataloader" not in config
     if old:
         data = config.section("data")
         parts = {role: data.section(role) for role in ("train", "val", "test")}

@@ -83,10 +83,9 @@ def _import_head(model: Section, backbone: Section, draft: Draft) -> None:
         raise draft.refusal("model.head", "is not there: this config only makes features; add a head to import it.")
     loss = head.section("loss")
     if kind not in _HEADS or (kind.startswith("MultiLabel") and not loss.values.get("use_soft")):
-        several = (
-            "several labels a picture" if "MultiLabel" in kind or "CSRA" in kind else "not by a linear layer alone"
-        )
-        raise draft.refusal(head.at("type"), f"is {kind}: it classifies {several}; write LinearClsHead or refrain.")
+        several = "MultiLabel" in kind or kind == "CSRAClsHead"
+        reason = "with several labels a picture" if several else "which is no linear classifier"
+        raise draft.refusal(head.at("type"), f"is {kind}, {reason}; write LinearClsHead and the loss CrossEntropyLoss.")
     head.skip("in_channels", "topk", "cal_acc", "init_cfg", "mid_channels", "act_cfg", "dropout_rate", "distillation")
     if head.take("hidden_dim"):
         draft.remark(
