@@ -179,8 +179,10 @@ def _import_config(words: list[str]) -> int:
     from hf_finetune.jobs.import_config import import_as_recipe
 
     text = import_as_recipe(namespace.config, namespace.output)
-    print(
-        text if namespace.output is None else f"The recipe is in {namespace.output}.",
-        end="" if namespace.output is None else "\n",
-    )
+    if namespace.output is None:
+        print(text, end="")
+    else:
+        remarks = text.count("\n# - ")
+        told = f", with {remarks} remark{'s' * (remarks > 1)} at its end" if remarks else ""
+        print(f"The recipe is in {namespace.output}{told}.")
     return 0

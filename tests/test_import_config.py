@@ -10,6 +10,7 @@ from hf_finetune.cli import main
 from hf_finetune.errors import UserError
 from hf_finetune.importing.importer import import_config
 from hf_finetune.importing.recipe_text import choose_bases, packaged_bases
+from hf_finetune.jobs.import_config import import_as_recipe
 from hf_finetune.recipe import load_recipe
 from tests.mistakes import refuse
 from tests.mm_configs import (
@@ -75,12 +76,13 @@ load_from = 'https://example.com/models/tbd.pth'
     return "cifar/resnet50_finetune_cifar.py"
 
 
-def test_the_tutorials_config_is_the_packaged_recipe(tutorial: str) -> None:
+def test_the_tutorials_config_is_the_packaged_recipe(tutorial: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["import-config", tutorial, "--output", "mine.yaml"]) == 0
     recipe = load_recipe("mine.yaml", KNOWN_KEYS - {"load_from", "freeze"})
     assert recipe.values == load_recipe("resnet50_cifar10", KNOWN_KEYS).values
     text = Path("mine.yaml").read_text()
     assert "_base_: [_base_/models/resnet50, _base_/datasets/cifar10, _base_/schedules/finetune_sgd," in text
+    assert capsys.readouterr().out == "The recipe is in mine.yaml, with 4 remarks at its end.\n"
     for line in (
         "load_from: https://example.com/models/tbd.pth is a placeholder",
         "data.samples_per_gpu: 16 on a number of GPUs that the file does not say; 8 are taken",
@@ -127,7 +129,7 @@ def test_code_is_not_run_and_stops_the_import_only_where_its_value_is_needed(tmp
     Path("net_8xb32.py").write_text("import os\nos.system('touch ran')\nhelper = os.environ\n" + text)
     draft = import_config("net_8xb32.py")
     assert remarks(draft) == "net_8xb32.py, line 2: `os.system('touch ran')` is code, which is not run"
-    assert "# - net_8xb32.py, line 2: `os.system('touch ran')` is code" in _text(capture="net_8xb32.py")
+    assert "# - net_8xb32.py, line 2: `os.system('touch ran')` is code" in import_as_recipe("net_8xb32.py")
     Path("net_8xb32.py").write_text("import os\n" + text.replace("'lr': 0.1", "'lr': float(os.environ['LR'])"))
     with pytest.raises(UserError) as caught:
         import_config("net_8xb32.py")
@@ -135,12 +137,6 @@ def test_code_is_not_run_and_stops_the_import_only_where_its_value_is_needed(tmp
         "net_8xb32.py, line 4: `os` is a name that has no value here, but it is optimizer.lr; write the value itself."
     )
     assert not Path("ran").exists()
-
-
-def _text(capture: str) -> str:
-    from hf_finetune.jobs.import_config import import_as_recipe
-
-    return import_as_recipe(capture)
 
 
 REFUSALS = [

@@ -21,6 +21,31 @@ _NATIVE_SIZES = {"cifar10": 32, "cifar100": 32, "mnist": 28, "fashion_mnist": 28
 _SEVERAL_LABELS = ("VOC", "MultiLabelDataset", "CocoCaption")
 # Wrappers around a dataset, which repeat it or draw from it unevenly.
 _WRAPPERS = ("RepeatDataset", "ClassBalancedDataset", "KFoldDataset")
+# Keys of a data loader that change how fast a run is, and not its result.
+_INVISIBLE = (
+    "num_workers",
+    "workers_per_gpu",
+    "persistent_workers",
+    "pin_memory",
+    "prefetch_factor",
+    "collate_fn",
+    "round_up",
+)
+# Keys of a dataset that are read elsewhere, or that say only how its files are found and for what.
+_OF_A_DATASET = (
+    "type",
+    "pipeline",
+    "data_root",
+    "data_prefix",
+    "ann_file",
+    "split",
+    "classes",
+    "metainfo",
+    "test_mode",
+    "with_label",
+    "dataset",
+    "times",
+)
 _ASSUMED_GPUS = 8  # what MMClassification's model zoo is trained on where a file's name does not say
 _BATCH_IN_NAME = re.compile(r"(\d+)xb(\d+)|b(\d+)x(\d+)")
 
@@ -66,24 +91,12 @@ def import_data(config: Section, draft: Draft) -> None:
     for section in (processor, own):
         section.skip_all()
     for part in (parts["train"], train, parts["val"], parts["test"]):
-        part.skip_all()
+        part.skip(*_OF_A_DATASET)
     for step in [*train_steps, *test_steps]:
         if step.values.get("type") == "Normalize":
             step.skip_all()
     per_gpu = int(holder.number(key, 0)) or 32
     draft.settings["global_batch_size"] = _global_batch(config, per_gpu, holder.at(key), draft)
-
-
-# Keys of a data loader that change how fast a run is, and not its result.
-_INVISIBLE = (
-    "num_workers",
-    "workers_per_gpu",
-    "persistent_workers",
-    "pin_memory",
-    "prefetch_factor",
-    "collate_fn",
-    "round_up",
-)
 
 
 def _unwrap(part: Section, draft: Draft) -> Section:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.importing.dataset import import_data
@@ -37,12 +38,13 @@ def import_config(path: str | Path) -> Draft:
         import_optimizer(config, draft)
         import_schedule(config, draft)
         import_runtime(config, draft)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # A config of a shape that MMEngine would not take either; which part of it is in the error's own words.
         raise UserError(
             f"{path}: a setting has an unusual form ({type(error).__name__}: {error}); compare it with the configs of"
             " MMClassification, or write the recipe by hand."
         ) from error
+    draft.settings = {key: _as_yaml(key, value, draft) for key, value in draft.settings.items()}
     config.skip("val_cfg")
     for place, value in config.unread():
         top = place.split(".")[0]
@@ -59,3 +61,16 @@ def import_config(path: str | Path) -> Draft:
         place, _, reason = note.partition(": ")
         draft.remark(place, reason)
     return draft
+
+
+def _as_yaml(key: str, value: Any, draft: Draft) -> Any:
+    """Returns a setting as plain YAML values; raises `UserError` where something of it could not be read."""
+    if isinstance(value, dict):
+        return {str(name): _as_yaml(key, item, draft) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_yaml(key, item, draft) for item in value]
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    if isinstance(value, Unreadable):
+        raise UserError(f"{value}, but {key} needs it; write the value itself.")
+    raise draft.refusal(f"what becomes {key}", f"is {shown(value)}; write a number, a text or a list.")

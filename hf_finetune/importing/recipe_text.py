@@ -34,7 +34,8 @@ def write_recipe(draft: Draft, bases: dict[str, dict[str, Any]], command: str) -
     names = choose_bases(draft.settings, bases)
     inherited = {key: value for name in names for key, value in bases[name].items()}
     own = {key: value for key, value in draft.settings.items() if key not in inherited or inherited[key] != value}
-    lines = [f"# {draft.file}, imported by {command}", f"_base_: [{', '.join(names)}]"]
+    file = " ".join(draft.file.split())  # whatever a file is called, a comment is one line
+    lines = [f"# {file}, imported by {command}", f"_base_: [{', '.join(names)}]"]
     text = "\n".join(lines) + "\n"
     if own:
         text += to_yaml(Recipe("imported", own, {}))

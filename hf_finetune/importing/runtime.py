@@ -22,7 +22,6 @@ _TRACKERS = {
 # Keys that change how a run is started, shown or how fast it is, and not its result.
 _INVISIBLE = (
     "cudnn_benchmark",
-    "custom_imports",
     "default_scope",
     "device",
     "dist_params",
@@ -33,8 +32,6 @@ _INVISIBLE = (
     "log_processor",
     "opencv_num_threads",
     "mp_start_method",
-    "resume",
-    "resume_from",
     "runner_type",
     "test_cfg",
     "test_evaluator",
@@ -70,6 +67,9 @@ def import_runtime(config: Section, draft: Draft) -> None:
     if isinstance(config.take("work_dir"), str):
         draft.settings["output_dir"] = config.take("work_dir").rstrip("/")
     for key, reason in {
+        "custom_imports": "code of your own is not run",
+        "resume": "an interrupted run of this package goes on from its own checkpoint",
+        "resume_from": "write load_from to begin with its weights",
         "strategy": "write deepspeed, fsdp or fsdp_config with its settings",
         "compile": "write torch_compile: true",
         "tta_model": "pictures are evaluated once",
