@@ -43,6 +43,8 @@ _RANGES = {
     "lr_gamma": (0, math.inf),
     "label_smoothing_factor": (0, 1),
     "warmup_steps": (0, math.inf),
+    "warmup_epochs": (0, math.inf),
+    "warmup_start_factor": (0, 1),
     "per_device_eval_batch_size": (1, math.inf),
     "save_total_limit": (1, math.inf),
     "dataloader_num_workers": (0, math.inf),
@@ -100,15 +102,12 @@ class ModelArguments:
         for name in self.freeze or ():
             if not isinstance(name, str):
                 raise UserError(f"freeze holds {name!r}; write backbone, or names of modules of the network.")
-
-    def __post_init__(self) -> None:
-        if self.load_from is None:
-            if self.load_from_sha256 is not None:
-                raise UserError("load_from_sha256 is given without load_from; write --load_from FILE_OR_URL as well.")
-            return
-        if not self.pretrained:
-            raise UserError("pretrained is false, so that load_from would not be read; write --pretrained true.")
-        self.model_name_or_path = None  # a recipe's; its Hub is not asked
+        if self.load_from_sha256 is not None and self.load_from is None:
+            raise UserError("load_from_sha256 is given without load_from; write --load_from FILE_OR_URL as well.")
+        if self.load_from is not None:
+            if not self.pretrained:
+                raise UserError("pretrained is false, so that load_from would not be read; write --pretrained true.")
+            self.model_name_or_path = None  # a recipe's; its Hub is not asked
 
 
 @dataclass
@@ -214,6 +213,19 @@ class FinetuneArguments(TrainingArguments):
         default_factory=lambda: [15.0], metadata={"help": "Epochs at which multistep multiplies the rate by lr_gamma."}
     )
     lr_gamma: float = field(default=0.1, metadata={"help": "Factor of multistep at each milestone."})
+    lr_by_epoch: bool = field(
+        default=False, metadata={"help": "The schedule changes the rate between epochs only, not at each step."}
+    )
+    warmup_epochs: float | None = field(
+        default=None, metadata={"help": "Epochs of linear warm-up, in place of warmup_steps."}
+    )
+    warmup_start_factor: float | None = field(
+        default=None,
+        metadata={"help": "Part of the rate that the warm-up begins with; its own first step when absent."},
+    )
+    warmup_multiplies: bool = field(
+        default=False, metadata={"help": "The schedule runs during the warm-up too, instead of beginning after it."}
+    )
     logging_steps: float = field(default=100, metadata={"help": "Optimizer steps between two log lines."})
     # The stock filter hides a NaN loss behind the running average; this package stops at the first one instead.
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN losses in the log."})
@@ -299,6 +311,14 @@ class FinetuneArguments(TrainingArguments):
             for name in ("hub_model_id", "hub_private_repo"):
                 if getattr(self, name) is not None:
                     raise UserError(f"{name} is set, but nothing is pushed; write --push_to_hub, or --{name} null.")
+        if self.warmup_steps and self.warmup_epochs:
+            raise UserError(
+                f"warmup_steps is {self.warmup_steps:g} and warmup_epochs is {self.warmup_epochs:g}; write one of them."
+            )
+        if self.warmup_multiplies and self.warmup_start_factor is None:
+            raise UserError(
+                "warmup_multiplies needs to know where the warm-up begins; write --warmup_start_factor 0.001."
+            )
         if self.dataloader_persistent_workers and not self.dataloader_num_workers:
             raise UserError("dataloader_persistent_workers needs workers; write --dataloader_num_workers 2 or more.")
 

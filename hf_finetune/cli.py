@@ -23,6 +23,7 @@ VERBS = {
     "push": "push the folder of a finished run to the Hub",
     "convert": "make a Transformers folder of weights of torchvision, timm or MMPretrain",
     "recipes": "list the packaged recipes, or show one resolved",
+    "import-config": "write a config of MMClassification or MMPretrain as a recipe",
 }
 
 _HELP = """usage: hf-finetune VERB ...
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code: 0 if it did its work, 2 for a user's mistake, 130 if interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
-        print(_HELP.format(verbs="\n".join(f"  {verb:<10}{text}" for verb, text in VERBS.items())), end="")
+        print(_HELP.format(verbs="\n".join(f"  {verb:<15}{text}" for verb, text in VERBS.items())), end="")
         return 0 if words else 2
     verb, rest = words[0], words[1:]
     try:
@@ -58,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "push": _push,
             "convert": _convert,
             "recipes": _recipes,
+            "import-config": _import_config,
         }
         return handlers[verb](rest)
     except UserError as error:
@@ -227,4 +229,30 @@ def _recipes(words: list[str]) -> int:
         raise UserError(f'"{namespace.show}" is not what recipes does; write hf-finetune recipes show NAME_OR_PATH.')
     recipe = override(load_recipe(namespace.recipe, argument_fields()), flag_values(namespace))
     print(to_yaml(recipe, explain=namespace.explain), end="")
+    return 0
+
+
+def _import_config(words: list[str]) -> int:
+    from hf_finetune.errors import OneLineParser
+
+    parser = OneLineParser(
+        prog="hf-finetune import-config",
+        description=f"{VERBS['import-config'].capitalize()}. The config is read, never run.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", metavar="CONFIG.py", help="A config of MMClassification 0.x or MMPretrain 1.x.")
+    parser.add_argument(
+        "-o", "--output", metavar="RECIPE.yaml", type=Path, help="Where to write it; printed when absent."
+    )
+    namespace = parser.parse_args(words)
+
+    from hf_finetune.jobs.import_config import import_as_recipe
+
+    text = import_as_recipe(namespace.config, namespace.output)
+    if namespace.output is None:
+        print(text, end="")
+    else:
+        remarks = text.count("\n# - ")
+        told = f", with {remarks} remark{'s' * (remarks > 1)} at its end" if remarks else ""
+        print(f"The recipe is in {namespace.output}{told}.")
     return 0

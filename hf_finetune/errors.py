@@ -6,8 +6,10 @@ that line and exits with code 2; a Python caller catches `UserError`.
 
 from __future__ import annotations
 
+import argparse
 import difflib
 from collections.abc import Iterable
+from typing import NoReturn
 
 
 class UserError(Exception):
@@ -18,3 +20,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns ` Did you mean "x"?` for the nearest known spelling of `word`, or an empty string if none is near."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f' Did you mean "{matches[0]}"?' if matches else ""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one line and exit code 2, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message.rstrip('.')}; its use is shown by: {self.prog} --help")

@@ -13,9 +13,10 @@ import typing
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import Field, fields
 from enum import Enum
-from typing import Any, NoReturn, Union
+from typing import Any, Union
 
 from hf_finetune.arguments import DataArguments, FinetuneArguments, ModelArguments
+from hf_finetune.errors import OneLineParser as OneLineParser
 from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.recipe import Recipe, read_value
 
@@ -146,13 +147,6 @@ def build_arguments(recipe: Recipe) -> tuple[ModelArguments, DataArguments, Fine
             raise UserError(" ".join(str(error).split())) from error
     model, data, training = groups
     return model, data, training
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """An argparse parser whose errors are one line and exit code 2, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message.rstrip('.')}; its use is shown by: {self.prog} --help")
 
 
 def add_argument_flags(parser: argparse.ArgumentParser, names: Collection[str] | None = None) -> None:

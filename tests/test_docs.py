@@ -2,8 +2,8 @@
 
 The fenced blocks are read in order, as a reader follows them. A block `yaml recipe NAME` is written to NAME in an
 empty folder, `yaml recipe append NAME` is added to it; each recipe is resolved and its values are checked. A block
-`bash` goes through the real parsers, with the jobs themselves left out; `text output` is what the command before it
-prints.
+`python config NAME` is written to NAME. `bash` goes through the real parsers, with the jobs themselves left out;
+`text output` is what the command before it prints.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from hf_finetune.data.catalog import CATALOG, DatasetEntry
 from hf_finetune.jobs.evaluate import evaluate_model
 from hf_finetune.jobs.export import export_model
 from hf_finetune.jobs.finetune import finetune
+from hf_finetune.jobs.import_config import import_as_recipe
 from hf_finetune.parsing import argument_fields, build_arguments
 from hf_finetune.recipe import Recipe, load_recipe, override
 
@@ -92,6 +93,7 @@ class Reader:
         monkeypatch.setattr("hf_finetune.jobs.export.export_model", self.job("export"))
         monkeypatch.setattr("hf_finetune.publishing.hub.push_folder", self.job("push"))
         monkeypatch.setattr("hf_finetune.jobs.convert.convert_weights", self.job("convert"))
+        monkeypatch.setattr("hf_finetune.jobs.import_config.import_as_recipe", self.import_config)
 
     def train(self, recipe: Recipe, command: str) -> None:
         self.jobs.append("train")
@@ -100,6 +102,10 @@ class Reader:
     def check(self, recipe: Recipe) -> None:
         # Where the tests run there may be any number of devices; a document means one.
         build_arguments(override(recipe, {"use_cpu": True, "output_dir": "runs/none"}))
+
+    def import_config(self, config: str, output: Path | None = None) -> str:
+        self.jobs.append("import-config")
+        return import_as_recipe(config, output) if Path(config).is_file() else ""  # or a config that the reader has
 
     def job(self, verb: str) -> Callable[..., list[str]]:
         def stand_in(*arguments: Any, **settings: Any) -> list[str]:
@@ -117,6 +123,8 @@ class Reader:
             recipe = load_recipe(name, argument_fields())
             assert recipe.values
             self.check(recipe)
+        elif block.info.startswith("python config"):
+            Path(block.info.split()[2]).write_text(block.text, encoding="utf-8")
         elif block.info == "bash":
             for words in block.commands:
                 self.run(words)

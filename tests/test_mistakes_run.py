@@ -120,6 +120,19 @@ def test_a_recipe_that_cannot_be_read(refused: Refused, tmp_path: Path, text: st
         (("--optim_args", "momentum=0.5"), "optim_args is not read where optim is sgd; write --momentum"),
         (("--optim", "adamw_torch", "--adam_beta1", "2"), "optim adamw_torch cannot be used: Invalid beta parameter"),
         (("--nesterov", "--momentum", "0"), "nesterov needs a momentum, which is 0; write --momentum 0.9"),
+        (
+            ("--warmup_steps", "5", "--warmup_epochs", "2"),
+            "warmup_steps is 5 and warmup_epochs is 2; write one of them.",
+        ),
+        (
+            ("--warmup_epochs", "1", "--warmup_multiplies"),
+            "where the warm-up begins; write --warmup_start_factor 0.001",
+        ),
+        (("--warmup_start_factor", "2"), "warmup_start_factor is 2; write a number from 0 to 1."),
+        (
+            ("--lr_by_epoch", "--lr_scheduler_type", "reduce_lr_on_plateau"),
+            "lr_scheduler_type reduce_lr_on_plateau cannot be used: it is no function of the step",
+        ),
         (("--dataloader_persistent_workers",), "needs workers; write --dataloader_num_workers 2 or more"),
         (("--gradient_checkpointing",), "ResNetForImageClassification does not support gradient_checkpointing"),
         (("--dataloader_drop_last", "--global_batch_size", "500"), "leaves none of the 65 training pictures"),

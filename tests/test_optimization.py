@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from hf_finetune.training.optimization import classification_loss, multistep_factor, multistep_schedule
+from hf_finetune.training.optimization import (
+    classification_loss,
+    multistep_factor,
+    multistep_schedule,
+    warmed_up_factor,
+    warmed_up_schedule,
+)
 
 
 @pytest.mark.parametrize(("epoch", "factor"), [(0, 1.0), (14, 1.0), (15, 0.1), (199, 0.1)])
@@ -38,6 +44,31 @@ def test_the_scheduler_of_torch_follows_the_function():
         optimizer.step()
         schedule.step()
     assert rates == [0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
+
+
+def test_a_warm_up_before_a_schedule_ends_with_its_last_step_and_below_one_with_the_step_after():
+    settings = {"shape": lambda step: 2.0 if step < 7 else 1.0, "warmup_steps": 5, "start_factor": 0.2, "hold": 1}
+    before = [warmed_up_factor(step, multiplies=False, **settings) for step in range(8)]
+    assert before == pytest.approx([0.4, 0.8, 1.2, 1.6, 2, 2, 2, 1])
+    below = [warmed_up_factor(step, multiplies=True, **settings) for step in range(8)]
+    assert below == pytest.approx([0.4, 0.72, 1.04, 1.36, 1.68, 2, 2, 1])
+
+
+def test_a_schedule_that_is_held_changes_between_epochs_only():
+    settings = {"warmup_steps": 2, "start_factor": None, "multiplies": False, "hold": 4}
+    factors = [warmed_up_factor(step, shape=float, **settings) for step in range(9)]
+    assert factors == [0, 1, 2, 2, 4, 4, 4, 4, 8]  # its own warm-up is not held, and it begins where that ends
+
+
+def test_a_warm_up_of_one_step_begins_and_ends_there():
+    settings = {"shape": lambda step: 1.0, "warmup_steps": 1, "start_factor": 0.5, "hold": 1}
+    assert [warmed_up_factor(step, multiplies=False, **settings) for step in range(2)] == [0.5, 1]
+
+
+def test_only_a_function_of_the_step_can_be_warmed_up():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    with pytest.raises(ValueError, match="no function of the step"):
+        warmed_up_schedule(torch.optim.lr_scheduler.StepLR(optimizer, 3))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

@@ -1,15 +1,16 @@
-"""Training room: the step schedule and the loss, as pure functions."""
+"""Training room: the schedules that Transformers lacks and the loss, as pure functions."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch.nn import functional
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 
 def multistep_factor(
@@ -38,6 +39,41 @@ def multistep_schedule(
         gamma=gamma,
     )
     return LambdaLR(optimizer, factor)
+
+
+def warmed_up_factor(
+    step: int,
+    *,
+    shape: Callable[[int], float],
+    warmup_steps: int,
+    start_factor: float | None,
+    multiplies: bool,
+    hold: int,
+) -> float:
+    """Returns the factor on the learning rate at optimizer step `step` with a warm-up as in MMClassification.
+
+    `shape` is the schedule's factor at a step. Where `multiplies`, it runs from step 0 and the warm-up is multiplied to
+    it: linear from `start_factor` at step 0 to 1 at step `warmup_steps`, as MMCV's. Otherwise it begins at step
+    `warmup_steps`, and the warm-up reaches 1 one step earlier, as MMEngine's LinearLR does. Without `start_factor` the
+    warm-up is the schedule's own. `hold` is for how many steps the shape stands still: an epoch's, or 1.
+    """
+    if start_factor is None and step < warmup_steps:
+        return shape(step)
+    factor = shape(max(step // hold * hold, 0 if multiplies else warmup_steps))
+    if step < warmup_steps:
+        last = warmup_steps if multiplies else max(1, warmup_steps - 1)
+        factor *= start_factor + (1 - start_factor) * step / last
+    return factor
+
+
+def warmed_up_schedule(schedule: LRScheduler, **settings: Any) -> LambdaLR:
+    """Returns a schedule of Transformers with the warm-up of `warmed_up_factor`, which takes the settings.
+
+    Raises `ValueError` for a schedule that is no function of the step, such as reduce_lr_on_plateau.
+    """
+    if not isinstance(schedule, LambdaLR):
+        raise ValueError("it is no function of the step, so warm-up and lr_by_epoch have no meaning for it")
+    return LambdaLR(schedule.optimizer, partial(warmed_up_factor, shape=schedule.lr_lambdas[0], **settings))
 
 
 def classification_loss(label_smoothing: float) -> Callable[..., torch.Tensor]:

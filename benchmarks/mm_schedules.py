@@ -1,0 +1,86 @@
+"""Compares the learning rate of imported schedules with MMEngine's own, step by step; needs mmengine installed.
+
+    python benchmarks/mm_schedules.py wheel/mmpretrain/.mim/configs
+
+Each schedule of the folder's importable configs is run once, in epochs of 100 steps. It prints the greatest difference
+as a part of the peak rate, and what the recipe says of the schedule.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.optim import scheduler as schedulers
+
+from hf_finetune.arguments import FinetuneArguments
+from hf_finetune.errors import UserError
+from hf_finetune.importing.importer import import_config
+from hf_finetune.training.trainer import ImageClassificationTrainer
+
+UPDATES = 100  # steps of an epoch
+
+
+def new_optimizer(learning_rate: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=learning_rate)
+
+
+def our_rates(settings: dict[str, Any]) -> Iterator[float]:
+    prefixes = ("lr_", "warmup_", "learning_rate", "num_train_epochs", "max_steps")
+    keys = {key: value for key, value in settings.items() if key.startswith(prefixes)}
+    args = FinetuneArguments(output_dir="runs/none", use_cpu=True, report_to=[], **keys)
+    steps = args.max_steps if args.max_steps > 0 else int(args.num_train_epochs * UPDATES)
+    optimizer = new_optimizer(args.learning_rate)
+    trainer = SimpleNamespace(args=args, optimizer=optimizer, lr_scheduler=None, _updates_per_epoch=UPDATES)
+    schedule = ImageClassificationTrainer.create_scheduler(trainer, steps)
+    for _ in range(steps):
+        yield optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        schedule.step()
+
+
+def their_rates(config: Config) -> Iterator[float]:
+    epochs, steps = config.train_cfg.get("max_epochs"), config.train_cfg.get("max_iters")
+    steps = epochs * UPDATES if epochs else steps
+    optimizer = new_optimizer(config.optim_wrapper.optimizer.lr)
+    stated = config.param_scheduler if isinstance(config.param_scheduler, list) else [config.param_scheduler]
+    built = []
+    for settings in map(dict, stated):
+        kind = getattr(schedulers, settings.pop("type"))
+        convert = settings.pop("convert_to_iter_based", False)
+        settings.setdefault("end", epochs if settings.setdefault("by_epoch", True) else steps)
+        if convert:
+            built.append(kind.build_iter_from_epoch(optimizer, **settings, epoch_length=UPDATES))
+        else:
+            built.append(kind(optimizer, **settings))
+    for step in range(1, steps + 1):
+        yield optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        for scheduler in built:
+            if not scheduler.by_epoch or step % UPDATES == 0:
+                scheduler.step()
+
+
+if __name__ == "__main__":
+    seen = set()
+    for path in sorted(Path(sys.argv[1]).rglob("*.py")):
+        if "_base_" in path.parts:
+            continue
+        try:
+            draft = import_config(path)
+            config = Config.fromfile(path, import_custom_modules=False)
+        except (UserError, KeyError):  # two configs of mmpretrain 1.2 name a base value that is not there
+            continue
+        key = str((config.get("param_scheduler"), config.get("train_cfg"), draft.settings["learning_rate"]))
+        if not {"param_scheduler", "train_cfg"} <= set(config) or key in seen:
+            continue
+        seen.add(key)
+        ours, theirs = list(our_rates(draft.settings)), list(their_rates(config))
+        difference = max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) / max(theirs)
+        told = [str(remark) for remark in draft.remarks if remark.place.startswith("param_scheduler")]
+        print(f"{difference:.1e}  {path.relative_to(sys.argv[1])}  {' '.join(told)}", flush=True)

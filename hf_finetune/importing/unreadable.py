@@ -1,0 +1,26 @@
+"""Importing room: a value that only running a config would give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A value that only running the file would give: where it stands, its source, and why it was not read."""
+
+    file: str
+    line: int
+    source: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}: `{self.source}` {self.reason}"
+
+
+class UnreadableError(Exception):
+    """Raised inside an expression that cannot be worked out; `value` says what and why."""
+
+    def __init__(self, value: Unreadable) -> None:
+        super().__init__(str(value))
+        self.value = value

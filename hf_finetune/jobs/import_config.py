@@ -1,0 +1,25 @@
+"""The corridor of `hf-finetune import-config`: a config of MMClassification in, a recipe out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hf_finetune.errors import UserError
+from hf_finetune.importing.importer import import_config
+from hf_finetune.importing.recipe_text import packaged_bases, write_recipe
+
+
+def import_as_recipe(config: str, output: Path | None = None) -> str:
+    """Returns the recipe of a config, and writes it to `output` if one is given.
+
+    Raises `UserError` for a config that cannot be imported, and for an output that is there already.
+    """
+    if output is not None and output.exists():
+        raise UserError(f"--output: {output} is there already; write another name, or move it away.")
+    draft = import_config(config)
+    text = write_recipe(draft, packaged_bases(), "hf-finetune import-config")
+    if output is not None:
+        if not output.parent.is_dir():
+            raise UserError(f"--output: there is no folder {output.parent}; make it first.")
+        output.write_text(text, encoding="utf-8")
+    return text
