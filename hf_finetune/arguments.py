@@ -324,7 +324,7 @@ class FinetuneArguments(TrainingArguments):
 
     def say(self, *lines: str) -> None:
         """Prints lines for the user, from one process only."""
-        if self.process_index == 0:
+        if lines and self.process_index == 0:
             print(*lines, sep="\n", flush=True)
 
     def prepare_for_run(self, has_validation: bool, metrics: Collection[str] = ()) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Before any library reads them: nothing here may reach for a network, and two cores are shared with other tests.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# What is decoded, computed or converted goes with the tests, and finds nothing that another run of them left.
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="hf_finetune_tests_")
 
 from pathlib import Path
 
@@ -19,6 +24,8 @@ import torch
 from tests.hub_session import logged_in, server  # noqa: F401 - fixtures
 from tests.mistakes import refused  # noqa: F401 - a fixture
 from tests.tiny import write_recipe
+
+atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ from hf_finetune.data.pixels import decode_pixels
 from hf_finetune.errors import UserError
 
 AUTO_LIMIT = 2 * 2**30  # bytes of one file: CIFAR-10's 50,000 training pictures take 154 MB
+_WORTH_SAYING = 10 * 2**20  # bytes
 _CHUNK = 256  # pictures decoded at a time where none is asked for
 _SECONDS_BEFORE_BAR = 2
 _ABANDONED = 2 * 24 * 3600  # seconds after which an unfinished file is taken for that of a run that was killed
@@ -155,7 +156,8 @@ def _open(
                     f" {needed / 1e9:.1f} GB; write --decode_cache never, or set HF_DATASETS_CACHE."
                 )
             _create(unfinished, shape)
-            say(f"Pictures are decoded once, for this and later runs: {needed / 1e6:,.0f} MB in {folder}.")
+            if needed > _WORTH_SAYING:
+                say(f"Pictures are decoded once, for this and later runs: {needed / 1e6:,.0f} MB in {folder}.")
         return DecodedPictures(source, size, finished, unfinished)
     except OSError as error:
         if mode == "always":

@@ -87,13 +87,13 @@ class RunRecord:
 
 def license_of(checkpoint: str) -> str | None:
     """Returns the license that a checkpoint's own model card states, or None where there is no such word to be had."""
-    folder = Path(resolve_checkpoint(checkpoint))
     try:
+        folder = Path(resolve_checkpoint(checkpoint))
         if folder.is_dir():
             return ModelCard.load(folder / "README.md").data.license
         card = HfApi().model_info(checkpoint, timeout=_SECONDS_TO_ANSWER).card_data
         return None if card is None else card.license
-    except Exception:  # no file, no metadata, no network: the client's errors share no base class
+    except Exception:  # a file, no metadata, no network: the client's errors share no base class
         return None
 
 
