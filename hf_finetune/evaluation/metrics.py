@@ -90,7 +90,7 @@ class ClassificationMetrics:
                 " choose a split with labels by --test_split or --validation_split."
             )
         with _many_classes_are_no_regression():
-            return self._module.compute(
+            return self._module.figures(
                 predictions=predictions[labelled],
                 references=prediction.label_ids[labelled],
                 top5_hits=top5_hits[labelled],
