@@ -45,7 +45,8 @@ def write_table(session: Session, rows: int) -> Path:
 
 def measure(session: Session) -> Answer:
     sizes = {"few": session.size(50_000, 500), "many": session.size(1_000_000, 5_000)}
-    resident: dict[str, float] = {}
+    first: dict[str, float] = {"few": 0, "many": 0}
+    resident: dict[str, float] = {"few": 0, "many": 0}
 
     def peak(name: str) -> float:
         recipe = {
@@ -62,8 +63,10 @@ def measure(session: Session) -> Answer:
             "use_cpu": session.cpu,
         }
         with datasets_cache(session):
-            report = run_child(session, session.size(50, 2), write_recipe(session, name, recipe))
-        resident[name] = max(resident.get(name, 0), report.resident_megabytes)
+            words = write_recipe(session, name, recipe)
+            converting, report = (run_child(session, session.size(50, 2), words) for _ in range(2))
+        first[name] = max(first[name], converting.anonymous_megabytes)
+        resident[name] = max(resident[name], report.resident_megabytes)
         return report.anonymous_megabytes
 
     samples = alternate({name: lambda name=name: peak(name) for name in sizes}, session.pairs)
@@ -71,7 +74,9 @@ def measure(session: Session) -> Answer:
     few, many = (f"{statistics.median(samples[name]):.0f} MB" for name in ("few", "many"))
     row = Row(f"peak memory, {sizes['few']:,} rows against {sizes['many']:,}", many, f"{few} (ours, few rows)", ratio)
     note = (
-        "Memory of the process itself, conversion of the table included. With the pages of mapped files, which the"
-        f" system can drop, the greatest figures are {resident['few']:.0f} and {resident['many']:.0f} MB."
+        "Memory of the process itself, of a table that an earlier run has converted. The run that converts it takes"
+        f" {first['few']:.0f} and {first['many']:.0f} MB. With the pages of mapped files, which the system can drop, the"
+        f" greatest figures are {resident['few']:.0f} and {resident['many']:.0f} MB. What grows is `datasets`' own: a"
+        " record batch for every 100 rows, and the row numbers of what is held out; a row of ours takes 8 bytes."
     )
     return Answer([row], [note])

@@ -16,7 +16,7 @@ from hf_finetune.data.loading import ImageDataset, load_image_dataset
 from hf_finetune.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "hub" / "datasets"
-FEATURES = Features({"image": Image(decode=False), "label": Value("int64"), "sample_index": Value("int64")})
+FEATURES = Features({"image": Image(decode=False), "label": Value("int32"), "sample_index": Value("int32")})
 
 
 @pytest.fixture(autouse=True)

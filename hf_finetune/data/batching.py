@@ -9,8 +9,10 @@ processor.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import torch
 from datasets import Dataset
@@ -99,7 +101,6 @@ class PictureBatches(torch.utils.data.Dataset):
     """A split as a loader's dataset that hands over whole batches, which its stage has stacked already.
 
     Where the split's pictures are decoded already, they and the labels come from memory, past the split's table.
-    `labels` and `sample_index` are int64 (pictures,).
     """
 
     def __init__(
@@ -108,8 +109,15 @@ class PictureBatches(torch.utils.data.Dataset):
         self.split = split.with_transform(stage)
         self.stage = stage
         self.decoded = decoded
-        self.labels = arrow_column(split, "label").to_numpy()
-        self.sample_index = arrow_column(split, "sample_index").to_numpy()
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """The class ids, int64 (pictures,)."""
+        return arrow_column(self.split, "label").to_numpy().astype(np.int64)
+
+    @cached_property
+    def _sample_index(self) -> np.ndarray:
+        return arrow_column(self.split, "sample_index").to_numpy().astype(np.int64)
 
     def __len__(self) -> int:
         return len(self.split)
@@ -117,7 +125,7 @@ class PictureBatches(torch.utils.data.Dataset):
     def __getitems__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
         if self.decoded is None:
             return self.split[rows]
-        sample_index = self.sample_index[rows]
+        sample_index = self._sample_index[rows]
         return self.stage(
             {"pixels": self.decoded[sample_index], "label": self.labels[rows], "sample_index": sample_index}
         )

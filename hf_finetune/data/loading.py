@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset, Value
 
 from hf_finetune.arguments import DataArguments
@@ -29,7 +30,7 @@ class ImageDataset:
     """Pictures for training and evaluation, none decoded yet.
 
     splits: "train", "validation" and "test", those that there are. Columns: `image`, datasets.Image(decode=False), so
-        {"bytes", "path"}; `label`, int64 class id 0 to n-1; `sample_index`, int64 row number in the source's split.
+        {"bytes", "path"}; `label`, int32 class id 0 to n-1; `sample_index`, int32 row number in the source's split.
     split_names: what each is, in words: "10 % of train, stratified, seed 42".
     label_names: by class id.
     source: the Hub id or the path.
@@ -82,8 +83,10 @@ def load_image_dataset(arguments: DataArguments, seed: int, require_train: bool 
             result.notes.append(f"Split {split} is not used as {role}: it {labels.unlabelled[split]}.")
             continue
         images = image_dataset(raw, split, image_column)
-        labelled = images.add_column("label", labels.ids[split], feature=Value("int64"))
-        result.splits[role] = labelled.add_column("sample_index", np.arange(len(images)), feature=Value("int64"))
+        # The only thing in memory that grows with the rows, so it is kept small.
+        labelled = images.add_column("label", labels.ids[split].astype(np.int32), feature=Value("int32"))
+        numbers = np.arange(len(images), dtype=np.int32)
+        result.splits[role] = labelled.add_column("sample_index", numbers, feature=Value("int32"))
         result.split_names[role] = split
         result.sources[role] = images
 
@@ -93,6 +96,7 @@ def load_image_dataset(arguments: DataArguments, seed: int, require_train: bool 
             _hold_out_validation(result, arguments.validation_fraction, seed)
             totals["validation"] = len(result.splits["validation"])
         _note_what_reports(result)
+    pa.default_memory_pool().release_unused()  # what converting and comparing the columns has taken
     result.splits = {role: result.splits[role] for role in ROLES if role in result.splits}
     result.split_names = {role: result.split_names[role] for role in result.splits}
     _note_missing_classes(result)

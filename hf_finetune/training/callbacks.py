@@ -9,10 +9,7 @@ from transformers import ProgressCallback, TrainerCallback, TrainerControl, Trai
 
 
 class EpochCallback(TrainerCallback):
-    """Tells the training pictures' draws which epoch it is.
-
-    Accelerate forwards `set_epoch` to the dataset in some configurations only (not under DDP, not after a resume).
-    """
+    """Tells which epoch begins, counted from 0."""
 
     def __init__(self, set_epoch: Callable[[int], None]) -> None:
         self.set_epoch = set_epoch

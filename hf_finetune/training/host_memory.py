@@ -19,6 +19,7 @@ def keep_freed_memory() -> None:
     (benchmarks/RESULTS.md); the peak stays what it was. Other C libraries are left as they are.
     """
     if platform.libc_ver()[0] == "glibc":
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_TRIM_THRESHOLD, _LARGEST_TRIM_THRESHOLD)
-        mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+        library = ctypes.CDLL(None)
+        library.malloc_trim(0)  # what loading has freed is not what a step needs
+        library.mallopt(_M_TRIM_THRESHOLD, _LARGEST_TRIM_THRESHOLD)
+        library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.distributed import broadcast
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from transformers import (
     BaseImageProcessor,
     EvalPrediction,
@@ -33,6 +33,7 @@ from hf_finetune.models.loading import quiet_transformers
 from hf_finetune.training.callbacks import EpochCallback, LogLineCallback, PlainLogLineCallback
 from hf_finetune.training.host_memory import keep_freed_memory
 from hf_finetune.training.optimization import classification_loss, multistep_schedule, warmed_up_schedule
+from hf_finetune.training.sampling import EpochSampler
 
 
 class ImageClassificationTrainer(Trainer):
@@ -69,14 +70,17 @@ class ImageClassificationTrainer(Trainer):
         )
         if args.device.type == "cpu":
             keep_freed_memory()
+        if self.accelerator.ddp_handler is not None:
+            self.accelerator.ddp_handler.gradient_as_bucket_view = True  # gradients are reduced where they lie
         self.device_stage = device_stage
         # The loss is divided in `classification_loss` alone, and no model is handed arguments it may misread.
         self.model_accepts_loss_kwargs = False
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         self.add_callback(PlainLogLineCallback() if args.disable_tqdm else LogLineCallback())
-        if training_stage is not None:
-            self.add_callback(EpochCallback(training_stage.set_epoch))
+        self._training_stage = training_stage
+        self._sampler: EpochSampler | None = None
+        self.add_callback(EpochCallback(self._set_epoch))
         self._updates_per_epoch = 1
         self._is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         # The first optimizer step whose loss was not finite, kept on the device so that no step waits for it.
@@ -146,6 +150,19 @@ class ImageClassificationTrainer(Trainer):
             )
         self.lr_scheduler, self._created_lr_scheduler = schedule, True
         return schedule
+
+    def _get_train_sampler(self, train_dataset: PictureBatches | None = None) -> Sampler[int] | None:
+        if self.args.train_sampling_strategy != "random":
+            return super()._get_train_sampler(train_dataset)
+        self._sampler = EpochSampler(len(train_dataset or self.train_dataset), self.args.data_seed or self.args.seed)
+        return self._sampler
+
+    def _set_epoch(self, epoch: int) -> None:
+        """Tells the draws and the order. Accelerate reaches neither in all configurations (DDP, after a resume)."""
+        if self._training_stage is not None:
+            self._training_stage.set_epoch(epoch)
+        if self._sampler is not None:
+            self._sampler.set_epoch(epoch)
 
     # ---- before the first step ----
 
