@@ -54,6 +54,35 @@ def test_the_same_pixels_as_decoding(pictures, cache):
                 assert fresh.keys() == batch.keys() and all(torch.equal(fresh[name], batch[name]) for name in fresh)
 
 
+def test_two_roles_of_one_split_have_one_file(picture_folder):
+    arguments = DataArguments(dataset=str(picture_folder), validation_split="test")
+    decoded = open_decoded_pictures(load_image_dataset(arguments, seed=0), "auto")
+    assert decoded["validation"] is decoded["test"]
+    before = decoded["validation"][np.arange(24)]
+    finish(decoded.values())
+    again = open_decoded_pictures(load_image_dataset(arguments, seed=0), "auto")["test"]
+    assert before.any() and np.array_equal(again[np.arange(24)], before)
+
+
+def test_an_earlier_run_of_the_process_does_not_publish_the_file_of_a_later_one(pictures):
+    first = open_decoded_pictures(pictures, "auto")["test"]
+    second = open_decoded_pictures(pictures, "auto")["test"]
+    before = first[np.arange(24)]
+    assert first.unfinished != second.unfinished
+    second.finish()
+    first.finish()
+    assert np.array_equal(open_decoded_pictures(pictures, "auto")["test"][np.arange(24)], before)
+
+
+def test_a_file_that_was_put_in_its_place_is_not_published(pictures, cache):
+    decoded = open_decoded_pictures(pictures, "auto")["test"]
+    content = decoded.unfinished.read_bytes()
+    decoded.unfinished.unlink()
+    decoded.unfinished.write_bytes(content)
+    decoded.finish()
+    assert not list(cache.glob("*.npy"))
+
+
 def test_each_picture_is_decoded_once(pictures, monkeypatch):
     decoded = open_decoded_pictures(pictures, "auto")["test"]
     count = []
@@ -78,9 +107,12 @@ def test_what_one_run_decoded_another_finds(pictures, cache, monkeypatch):
 
 
 def test_two_processes_of_a_run_fill_one_file(pictures, monkeypatch):
+    first_run = 7
+    monkeypatch.setattr(decode_cache, "_runs", iter([first_run]))
     first = open_decoded_pictures(pictures, "auto", processes=2, local_process_index=0)["test"]
     first[np.arange(12)]
     monkeypatch.setattr(decode_cache, "decode_pixels", None)  # the second finds what the first has done
+    monkeypatch.setattr(decode_cache, "_runs", iter([first_run]))
     second = open_decoded_pictures(pictures, "auto", processes=2, local_process_index=1)["test"]
     assert second[np.arange(12)].any() and second.unfinished == first.unfinished
 

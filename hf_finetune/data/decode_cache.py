@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import itertools
 import os
 import shutil
 import time
@@ -35,6 +36,8 @@ _CHUNK = 256  # pictures decoded at a time where none is asked for
 _SECONDS_BEFORE_BAR = 2
 _ABANDONED = 2 * 24 * 3600  # seconds after which an unfinished file is taken for that of a run that was killed
 
+_runs = itertools.count()
+
 
 class DecodedPictures:
     """The pixels of a source's split, uint8 (pictures, height, width, 3), each decoded when it is first asked for.
@@ -50,6 +53,7 @@ class DecodedPictures:
             self._file = np.load(finished, mmap_mode="r", allow_pickle=False)
         else:
             self._file = np.load(unfinished, mmap_mode="r+", allow_pickle=False)
+            self._inode = os.stat(unfinished).st_ino
             self._filled = np.asarray(np.load(_marks(unfinished), mmap_mode="r+", allow_pickle=False))
         self._pixels = np.asarray(self._file)  # the same memory, without what a memmap does at every access
 
@@ -91,6 +95,8 @@ class DecodedPictures:
             ):
                 self._decode(rest[start : start + _CHUNK])
             self._file.flush()  # to the disk, before the name says that it is there
+            if os.stat(self.unfinished).st_ino != self._inode:
+                return  # somebody has put another file in its place
             os.replace(self.unfinished, self.finished)
         except (OSError, UserError):
             return
@@ -117,18 +123,20 @@ def open_decoded_pictures(
             f"decode_cache is always, but the pictures of {data.source} are not known to be small and of one size;"
             " write --decode_cache auto."
         )
-    # What the processes of one run, and no others, have in common: the launcher that started them.
-    run = str(os.getppid() if processes > 1 else os.getpid())
+    # What the processes of one run, and no others, have in common: the launcher that started them, and how often they
+    # have come here.
+    run = f"{os.getppid() if processes > 1 else os.getpid()}-{next(_runs)}"
     creates = local_process_index == 0
-    decoded: dict[int, DecodedPictures | None] = {}
-    for role in data.splits:
-        source = data.sources[role]
-        if id(source) not in decoded:  # a held-out part shares the source, and the file, of what it was held out from
-            used = sum(len(split) for other, split in data.splits.items() if data.sources[other] is source)
+    # A held-out part has the source, and so the file, of what it was held out from; two roles may be one split.
+    keys = {role: _key(data.sources[role]) for role in data.splits}
+    decoded: dict[str, DecodedPictures | None] = {}
+    for role, key in keys.items():
+        if key not in decoded:
+            source = data.sources[role]
+            used = sum(len(split) for other, split in data.splits.items() if keys[other] == key)
             worth_it = mode == "always" or 2 * used >= len(source)
-            decoded[id(source)] = _open(source, data.image_sizes, mode, run, creates, say) if worth_it else None
-    found = {role: decoded[id(data.sources[role])] for role in data.splits}
-    return {role: pictures for role, pictures in found.items() if pictures is not None}
+            decoded[key] = _open(source, data.image_sizes, mode, key, run, creates, say) if worth_it else None
+    return {role: decoded[key] for role, key in keys.items() if decoded[key] is not None}
 
 
 def finish(decoded: Collection[DecodedPictures]) -> None:
@@ -138,12 +146,18 @@ def finish(decoded: Collection[DecodedPictures]) -> None:
 
 
 def _open(
-    source: Dataset, size: tuple[int, int], mode: str, run: str, creates: bool, say: Callable[[str], object]
+    source: Dataset,
+    size: tuple[int, int],
+    mode: str,
+    key: str,
+    run: str,
+    creates: bool,
+    say: Callable[[str], object],
 ) -> DecodedPictures | None:
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_finetune"
+    finished = folder / f"decoded-{key}.npy"
+    unfinished = finished.with_suffix(f".{run}.unfinished")
     try:
-        finished = folder / f"decoded-{_key(source)}.npy"
-        unfinished = finished.with_suffix(f".{run}.unfinished")
         if creates and not finished.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             shape = (len(source), *size, 3)
@@ -173,8 +187,8 @@ def _key(source: Dataset) -> str:
     digest = hashlib.sha256(f"{PIL.__version__} {len(source)}".encode())
     if are_files(source):
         for path in pc.struct_field(arrow_column(source, "image"), "path").to_pylist():
-            status = os.stat(path)
-            digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
+            status = os.stat(path) if os.path.exists(path) else None  # one that is missing is in no split
+            digest.update(f"{path} {status and (status.st_size, status.st_mtime_ns)}\n".encode())
     else:
         digest.update(source._fingerprint.encode())
     return digest.hexdigest()[:32]
