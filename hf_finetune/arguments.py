@@ -12,6 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
@@ -242,11 +243,19 @@ class FinetuneArguments(TrainingArguments):
     license: str | None = field(
         default=None, metadata={"help": "License for the model card, such as apache-2.0; the checkpoint's when absent."}
     )
+    dataloader_num_workers: int | None = field(
+        default=None,
+        metadata={"help": "Processes that load pictures, for each that trains; absent, some where there is a GPU."},
+    )
     # The Trainer would drop the image column before the transform sees it.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns the model does not name."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Passed to DDP."})
 
     def __post_init__(self) -> None:
+        if self.dataloader_num_workers is None:
+            has_gpu = torch.accelerator.is_available() and not self.use_cpu
+            processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            self.dataloader_num_workers = default_workers(os.cpu_count() or 1, processes) if has_gpu else 0
         self._check_values()
         schedule = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)
         # The base class validates against its closed enum, and needs a number for the batch, which depends on the
@@ -334,6 +343,8 @@ class FinetuneArguments(TrainingArguments):
         """
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # it would warn that there is no device to pin for
+        elif self.dataloader_pin_memory:
+            self.accelerator_config.non_blocking = True  # a pinned batch is copied while the device still computes
         if not has_validation:
             self.eval_strategy = IntervalStrategy.NO
             self.load_best_model_at_end = False
@@ -349,6 +360,15 @@ class FinetuneArguments(TrainingArguments):
                 f"Warning: lr_milestones {beyond} lie beyond the end at epoch {self.num_train_epochs:g};"
                 " the learning rate is not lowered there."
             )
+
+
+def default_workers(cores: int, processes: int) -> int:
+    """Returns how many processes load pictures for each of the `processes` of a machine that feed a GPU.
+
+    One core of its share is left to the process itself. More than eight rarely help: a core decodes and crops 500
+    pictures of ImageNet's size a second (benchmarks/RESULTS.md).
+    """
+    return min(8, max(1, cores // processes - 1))
 
 
 def split_global_batch(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hf_finetune.arguments import MULTISTEP, DataArguments, FinetuneArguments, ModelArguments
+from hf_finetune.arguments import MULTISTEP, DataArguments, FinetuneArguments, ModelArguments, default_workers
 from hf_finetune.errors import UserError
 from hf_finetune.parsing import (
     DATA_FLAGS,
@@ -203,3 +203,13 @@ def test_the_metric_that_chooses_is_one_that_is_measured():
         training.prepare_for_run(has_validation=True, metrics=["accuracy", "loss"])
     training.prepare_for_run(has_validation=False)  # nothing is chosen
     assert training.load_best_model_at_end is False
+
+
+@pytest.mark.parametrize(("cores", "processes", "workers"), [(16, 1, 8), (16, 4, 3), (6, 1, 5), (2, 2, 1), (1, 1, 1)])
+def test_workers_for_a_gpu_are_its_share_of_the_cores(cores, processes, workers):
+    assert default_workers(cores, processes) == workers
+
+
+def test_without_a_gpu_no_workers_are_started():
+    assert FinetuneArguments(output_dir="runs/none", use_cpu=True).dataloader_num_workers == 0
+    assert FinetuneArguments(output_dir="runs/none", use_cpu=True, dataloader_num_workers=3).dataloader_num_workers == 3
