@@ -189,7 +189,8 @@ def _parse(text: str, origin: str) -> tuple[yaml.Node | None, Any]:
         loader = _RecipeLoader(text)
         node = loader.get_single_node()
         return node, None if node is None else loader.construct_document(node)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        # All but the first: values that a tag such as !!int does not fit, and nesting without end.
         mark = getattr(error, "problem_mark", None)
         place = f"{origin}, line {mark.line + 1}" if mark and "\n" in text else origin
         problem = getattr(error, "problem", None) or " ".join(str(error).split())

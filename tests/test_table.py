@@ -93,7 +93,7 @@ def test_fingerprint_is_stable(tmp_path: Path) -> None:
         ("t.tsv", "image\tlabel\na.jpg\n", r"t\.tsv, line 2: 1 values where"),
         ("t.csv", "", r"t\.csv cannot be read: Empty CSV file\."),
         ("t.csv", "image,label\n", r"t\.csv has no rows"),
-        ("t.csv", "image,label\na.jpg,caf\xe9\n", r"t\.csv: column label is not UTF-8 text"),
+        ("t.csv", "image,label\na.jpg,caf\xe9\n", r"t\.csv, line 2: not UTF-8 text"),
         (
             "t.jsonl",
             '{"image": "a.jpg"}\n\n{"image": b.jpg}\n',

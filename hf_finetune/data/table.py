@@ -97,7 +97,18 @@ def _to_dataset(table: pa.Table) -> Dataset:
     return Dataset.from_dict({name: table[name].combine_chunks() for name in table.column_names})
 
 
+def _check_text(path: Path) -> None:
+    """Raises for the first line that is not UTF-8: Arrow does not say where, or says it on its own road to stderr."""
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}, line {number}: not UTF-8 text; save the table as UTF-8.") from error
+
+
 def _read_csv(path: Path) -> pa.Table:
+    _check_text(path)
     malformed: list[pa.csv.InvalidRow] = []
 
     def remember(row: pa.csv.InvalidRow) -> str:
@@ -126,13 +137,15 @@ def _read_csv(path: Path) -> pa.Table:
             f"{path}, line {number}: {row.actual_columns} values where the first line names {row.expected_columns}"
             " columns; put values that contain the separator in double quotes."
         ) from error
-    for name, type_ in zip(table.column_names, table.schema.types, strict=True):
-        if pa.types.is_binary(type_):
-            raise UserError(f"{path}: column {name} is not UTF-8 text; save the table as UTF-8.")
     return table
 
 
 def _read_json_lines(path: Path) -> pa.Table:
+    _check_text(path)
+    with open(path, encoding="utf-8-sig") as lines:
+        if not all(line.startswith(("{", "\n")) or not line.strip() for line in lines):
+            lines.seek(0)
+            _find_malformed_line(path, lines)  # Arrow's reader would crash on a line that is null
     try:
         return pa.json.read_json(path)
     except (pa.ArrowInvalid, OSError) as error:
@@ -147,7 +160,7 @@ def _find_malformed_line(path: Path, lines: Iterable[str]) -> None:
         try:
             if line.strip() and not isinstance(json.loads(line), dict):
                 raise ValueError('it is not an object, such as {"image": "cats/1.jpg", "label": "cat"}')
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: not a JSON object: {first_line(error)}.") from error
 
 
@@ -162,5 +175,6 @@ def _read_json(path: Path) -> pa.Table:
         TypeError,
         AttributeError,
         OSError,
+        RecursionError,
     ) as error:  # ArrowInvalid and JSONDecodeError are ValueErrors
         raise UserError(f"{path} cannot be read as a list of JSON objects: {first_line(error)}.") from error
