@@ -76,7 +76,7 @@ def measure(session: Session) -> Answer:
     note = (
         "Memory of the process itself, of a table that an earlier run has converted. The run that converts it takes"
         f" {first['few']:.0f} and {first['many']:.0f} MB. With the pages of mapped files, which the system can drop,"
-        f" the greatest figures are {resident['few']:.0f} and {resident['many']:.0f} MB. What grows is `datasets`' own: a"
+        f" they are {resident['few']:.0f} and {resident['many']:.0f} MB. What grows is `datasets`' own: a"
         " record batch for every 100 rows, and the row numbers of what is held out; ours are 8 bytes a row."
     )
     return Answer([row], [note])

@@ -1,4 +1,4 @@
-"""What the fuzzing tests share: a number of generated inputs, the same ones at every run, and files that are damaged."""
+"""What the fuzzing tests share: generated inputs, the same ones at every run, and files that are damaged."""
 
 from __future__ import annotations
 

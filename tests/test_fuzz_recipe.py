@@ -17,9 +17,52 @@ KNOWN = argument_fields()
 # What reaches outside a recipe: other programs, the network, and processes.
 OUTSIDE = ("deepspeed", "fsdp", "fsdp_config", "ddp_backend", "accelerator_config", "use_cpu", "torch_compile_backend")
 WORDS = st.sampled_from(
-    ["seed", "optim", "_base_", "finetune", "1e-2", "no", "null", "~", "~nobody/x", ".", "<<", "&a", "*a", "!!int", "!!bool"]
-    + ["!!float", "!!binary", "!!timestamp", "!!set", "!!python/object:os.system", "- ", "? ", ": ", "[", "]", "{", "}"]
-    + ["|", ">", "'", '"', "\n", "\n  ", "\t", "\x00", "#", "---", "...", "%YAML 9", "=", "2024-99-99", "1:99", "0x", "é"]
+    [
+        "seed",
+        "optim",
+        "_base_",
+        "finetune",
+        "1e-2",
+        "no",
+        "null",
+        "~",
+        "~nobody/x",
+        ".",
+        "<<",
+        "&a",
+        "*a",
+        "!!int",
+        "!!bool",
+        "!!float",
+        "!!binary",
+        "!!timestamp",
+        "!!set",
+        "!!python/object:os.system",
+        "- ",
+        "? ",
+        ": ",
+        "[",
+        "]",
+        "{",
+        "}",
+        "|",
+        ">",
+        "'",
+        '"',
+        "\n",
+        "\n  ",
+        "\t",
+        "\x00",
+        "#",
+        "---",
+        "...",
+        "%YAML 9",
+        "=",
+        "2024-99-99",
+        "1:99",
+        "0x",
+        "é",
+    ]
 )
 SCALARS = st.one_of(
     st.none(),

@@ -210,6 +210,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("empty", "does not hold a whole checkpoint"),
         ("nothing", "there is no checkpoint"),
         ("resnet/config.json", "resnet/config.json is a file; write the folder that it is in"),
+        ("exported.onnx", "exported.onnx is an exported file, which hf-finetune predict runs; write the model's own"),
     ],
 )
 def test_a_checkpoint_that_is_no_image_classifier(refused: Refused, checkpoints: Path, name: str, message: str):

@@ -64,6 +64,8 @@ def resolve_checkpoint(name: str) -> str:
             f"model_name_or_path: {name} is a file of another library's weights; train from it with --load_from {name},"
             f" or make a folder of it: hf-finetune convert {name} {path.stem}"
         )
+    if path.is_file() and path.suffix == ".onnx":
+        raise UserError(f"{name} is an exported file, which hf-finetune predict runs; write the model's own folder.")
     if path.is_file():
         raise UserError(f"model_name_or_path: {name} is a file; write the folder that it is in: {path.parent}")
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
