@@ -17,7 +17,7 @@ KNOWN = argument_fields()
 # What reaches outside a recipe: other programs, the network, and processes.
 OUTSIDE = ("deepspeed", "fsdp", "fsdp_config", "ddp_backend", "accelerator_config", "use_cpu", "torch_compile_backend")
 WORDS = st.sampled_from(
-    [  # noqa: E501
+    [
         "seed",
         "optim",
         "_base_",

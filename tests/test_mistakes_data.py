@@ -187,6 +187,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ResNetForImageClassification(ResNetConfig(**TINY_RESNET)).save_pretrained(folder / "resnet")
     for name in ("weightless", "cut", "pickled", "garbled", "crooked"):
         shutil.copytree(folder / "resnet", folder / name)
+    (folder / "exported.onnx").write_bytes(b"")
     (folder / "weightless/model.safetensors").unlink()
     weights = (folder / "resnet/model.safetensors").read_bytes()
     (folder / "cut/model.safetensors").write_bytes(weights[: len(weights) // 2])
