@@ -90,7 +90,10 @@ def _read_file(path: Path, *more: Path) -> Dataset:
     table = pa.concat_tables([readers[extension](shard) for shard in (path, *more)], promote_options="default")
     if not table.num_rows:
         raise UserError(f"{path} has no rows.")
-    return _to_dataset(table)
+    try:
+        return _to_dataset(table)
+    except (KeyError, TypeError, ValueError, pa.ArrowException) as error:  # such as a column whose name is empty
+        raise UserError(f"{path} has columns that a dataset cannot hold: {first_line(error)}.") from error
 
 
 def _to_dataset(table: pa.Table) -> Dataset:
