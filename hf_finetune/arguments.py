@@ -270,6 +270,8 @@ class FinetuneArguments(TrainingArguments):
         )
         if any(milestone <= 0 for milestone in self.lr_milestones):
             raise UserError(f"lr_milestones is {self.lr_milestones}; write epochs above 0, such as [15].")
+        if any(not isinstance(name, str) for name in self.report_to):
+            raise UserError(f"report_to is {self.report_to}; write names, such as [tensorboard], or none.")
         absent = set(self.report_to) - set(get_available_reporting_integrations() if self.report_to else ())
         if absent:
             raise UserError(
