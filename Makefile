@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_FOLDER := runs/demo
 
-.PHONY: demo test lint
+.PHONY: demo test test-faults lint
 
 # The stamp is as new as the last set-up, so a changed list of packages is installed again.
 $(VENV)/installed: constraints.txt setup.cfg pyproject.toml
@@ -19,6 +19,10 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
+
+# Kills runs at random instants, tears files and fills disks: minutes.
+test-faults: $(VENV)/installed
+	$(BIN)/python -m pytest -m faults tests/faults
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

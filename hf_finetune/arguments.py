@@ -232,6 +232,9 @@ class FinetuneArguments(TrainingArguments):
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept: the best and the last."})
+    save_on_signal: bool = field(
+        default=True, metadata={"help": "On SIGTERM and Ctrl-C finish the step, save a checkpoint and stop."}
+    )
     load_best_model_at_end: bool = field(default=True, metadata={"help": "The result is the best checkpoint."})
     metric_for_best_model: str | None = field(default="accuracy", metadata={"help": "Metric that chooses the best."})
     push_to_hub: bool = field(default=False, metadata={"help": "Push the result to the Hub at the end."})
