@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from hf_finetune.errors import UserError, did_you_mean
+from hf_finetune.errors import Interrupted, UserError, did_you_mean
 
 VERBS = {
     "train": "fine-tune an image classifier by a recipe or on a dataset",
@@ -42,7 +42,10 @@ first steps:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb and returns the exit code: 0 if it did its work, 2 for a user's mistake, 130 if interrupted."""
+    """Runs one verb and returns the exit code: 0 if it did its work, 2 for a user's mistake, 130 if interrupted.
+
+    A training that SIGTERM or SIGINT stopped, and that was saved, returns 143 or 130, as a shell has it.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(_HELP.format(verbs="\n".join(f"  {verb:<15}{text}" for verb, text in VERBS.items())), end="")
@@ -65,6 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"hf-finetune: error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as interruption:
+        print(f"hf-finetune: {interruption}", file=sys.stderr)
+        return 128 + interruption.signal
     except BrokenPipeError:  # whoever read the output, such as head, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as a shell reports a program that SIGPIPE ended

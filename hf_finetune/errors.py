@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import signal
 from collections.abc import Iterable
 from typing import NoReturn
 
 
 class UserError(Exception):
     """Something that the user can mend. Its message is one line, complete as it stands."""
+
+
+class Interrupted(Exception):
+    """A training that a signal ended after a step, and that was saved. The command line exits with 128 + `signal`."""
+
+    def __init__(self, signal: signal.Signals, step: int) -> None:
+        super().__init__(f"Interrupted by {signal.name} after step {step}; saved. The same command goes on.")
+        self.signal = signal
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

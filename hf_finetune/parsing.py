@@ -1,4 +1,4 @@
-"""Second room, with arguments.py: turns a recipe's values and the command line's words into the three dataclasses.
+"""Second room, with arguments: turns a recipe's values and the command line's words into the three dataclasses.
 
 A flag's value is read as the same YAML that a recipe's value is, so both are written alike: `--learning_rate 1e-2`,
 `--lr_milestones 100 150`, `--train_transforms '[{Resize: {size: 224}}]'`, `--max_train_samples null`.

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from hf_finetune.errors import UserError
-from hf_finetune.training.run_folder import find_resumable, last_whole_checkpoint, prepare_folder
+from hf_finetune.training.run_folder import find_resumable, prepare_folder
 
 VALUES = {"dataset": "digits", "learning_rate": 0.1, "lr_milestones": [15]}
 CHECKPOINT_FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt")
@@ -50,12 +50,17 @@ def test_an_interrupted_run_goes_on_from_its_newest_checkpoint(folder: Path):
     assert find_resumable(folder, VALUES, overwrite=False) == folder / "checkpoint-100"  # not by the names' order
 
 
-def test_a_checkpoint_that_was_cut_short_is_passed_over(folder: Path):
+def test_a_torn_checkpoint_is_named_set_aside_and_passed_over(folder: Path):
+    said: list[str] = []
     (folder / "checkpoint-100/optimizer.pt").unlink()
-    assert last_whole_checkpoint(folder) == folder / "checkpoint-90"
+    assert find_resumable(folder, VALUES, False, said.append) == folder / "checkpoint-90"
     (folder / "checkpoint-90/trainer_state.json").write_text('{"global_step"')
-    assert last_whole_checkpoint(folder) is None
-    assert find_resumable(folder, VALUES, overwrite=False) is None
+    assert find_resumable(folder, VALUES, False, said.append) is None
+    assert said == [
+        "Note: checkpoint-100 is torn: optimizer.pt is missing; it is set aside as torn-checkpoint-100.",
+        "Note: checkpoint-90 is torn: trainer_state.json is cut short; it is set aside as torn-checkpoint-90.",
+    ]
+    assert (folder / "torn-checkpoint-100").is_dir() and (folder / "torn-checkpoint-90").is_dir()
 
 
 def test_where_and_how_it_runs_may_change_but_not_what_it_computes(folder: Path):
@@ -95,6 +100,8 @@ def test_overwriting_removes_the_runs_own_things_and_nothing_else(folder: Path):
     for name in ("metrics.json", "model.safetensors", "config.json", "README.md", "notes.txt", "checkpoint-old.txt"):
         (folder / name).write_text("{}")
     (folder / "checkpoint-best").mkdir()
+    (folder / "torn-checkpoint-80").mkdir()
+    (folder / ".unfinished").mkdir()
     prepare_folder(folder, yaml.safe_dump({"seed": 1}), overwrite=True)
     assert {path.name for path in folder.iterdir()} == {
         "recipe.yaml", "notes.txt", "checkpoint-old.txt", "checkpoint-best",

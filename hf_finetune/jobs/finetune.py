@@ -17,7 +17,7 @@ from hf_finetune.data.catalog import CATALOG, find_entry
 from hf_finetune.data.decode_cache import DecodedPictures, finish, open_decoded_pictures
 from hf_finetune.data.loading import ImageDataset, load_image_dataset
 from hf_finetune.data.transforms import build_train_transforms
-from hf_finetune.errors import UserError
+from hf_finetune.errors import Interrupted, UserError
 from hf_finetune.evaluation.metrics import ClassificationMetrics, reduce_logits
 from hf_finetune.models.freezing import freeze_modules
 from hf_finetune.models.head import head_linear
@@ -97,7 +97,8 @@ def prepare(recipe: Recipe) -> PreparedRun:
     recipe = recipe if "output_dir" in recipe.values else override(recipe, {"output_dir": f"runs/{recipe.name}"})
     model_arguments, data_arguments, args = build_arguments(recipe)
     folder = Path(args.output_dir)
-    checkpoint = find_resumable(folder, recipe.values, args.overwrite_output_dir)
+    with args.main_process_first(local=False, desc="checkpoints"):  # the others find torn ones set aside
+        checkpoint = find_resumable(folder, recipe.values, args.overwrite_output_dir, args.say)
     args.say(f"Recipe {recipe.name}, into {folder}.")
     repository = None
     if args.push_to_hub:
@@ -158,6 +159,7 @@ def prepare(recipe: Recipe) -> PreparedRun:
     if args.local_process_index == 0:
         trainer.add_callback(SecondEpochCallback(partial(finish, decoded.values())))
     trainer.rehearse()
+    trainer.check_room()
     used = train_on_features(trainer, batches, items) if frozen.backbone else batches
     if model_arguments.head_init == "probe" and checkpoint is None:
         from hf_finetune.training.head_probe import probe_head  # scikit-learn: only where it is needed
@@ -176,7 +178,11 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
             prepare_folder(folder, to_yaml(recipe), args.overwrite_output_dir)
     if checkpoint is not None:
         args.say(f"An interrupted run is here; it goes on from {checkpoint.name}.")
-    training = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        training = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except Interrupted:
+        trainer.end()
+        raise
 
     from hf_finetune.publishing.result import METRIC_PREFIXES, RunRecord, save_result  # plots: not before they are due
 

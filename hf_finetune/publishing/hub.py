@@ -32,7 +32,8 @@ from hf_finetune.training.run_folder import METRICS_FILE, RECIPE_FILE
 
 # Names of files and folders that stay at home: what only a resume needs, and hidden ones.
 _LEFT_OUT = (
-    ".*", "checkpoint-*", "optimizer*", "rng_state*", "scaler.pt", "scheduler.pt", "training_args.bin", "__pycache__",
+    ".*", "checkpoint-*", "torn-checkpoint-*", "optimizer*", "rng_state*", "scaler.pt", "scheduler.pt",
+    "training_args.bin", "__pycache__",
 )  # fmt: skip
 _PAUSES = (2, 4, 8, 16, 24)
 _PATIENCE = 60  # seconds; some of the client's calls pause by themselves as well, so tries alone would not bound it

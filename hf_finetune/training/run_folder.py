@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from hf_finetune.errors import UserError
+from hf_finetune.training.checkpoints import find_fault, list_checkpoints, remove_all, set_aside
 
 RECIPE_FILE = "recipe.yaml"
 METRICS_FILE = "metrics.json"  # written last: a folder that has it holds a finished run
@@ -40,35 +39,20 @@ _MAY_CHANGE = {
     "per_device_train_batch_size",
     "push_to_hub",
     "report_to",
+    "save_on_signal",
     "save_total_limit",
     "use_cpu",
 }
-_WHOLE_CHECKPOINT = ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    """Returns the folders `checkpoint-STEP`, the newest first."""
-    steps = {path: path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*") if path.is_dir()}
-    return sorted((path for path in steps if steps[path].isdigit()), key=lambda path: int(steps[path]), reverse=True)
-
-
-def last_whole_checkpoint(folder: Path) -> Path | None:
-    """Returns the newest `checkpoint-STEP` of a run that has all its files, or None."""
-    for checkpoint in _checkpoints(folder):
-        if all((checkpoint / name).is_file() for name in _WHOLE_CHECKPOINT):
-            try:
-                json.loads((checkpoint / "trainer_state.json").read_text())  # the stock Trainer writes it last
-            except ValueError:
-                continue
-            return checkpoint
-    return None
-
-
-def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool) -> Path | None:
+def find_resumable(
+    folder: Path, values: Mapping[str, Any], overwrite: bool, say: Callable[[str], None] = print
+) -> Path | None:
     """Returns the checkpoint from which a run with these recipe values goes on in `folder`, or None for a new run.
 
-    Reads only. Raises `UserError` where the folder holds a finished run, another run, or anything else that a new run
-    would write over.
+    That is the newest whole one. Torn ones that are newer are named to `say` and set aside; else it only reads.
+    Raises `UserError` where the folder holds a finished run, another run, or anything else that a new run would write
+    over.
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
@@ -87,7 +71,7 @@ def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool) -> 
     choice = "write another --output_dir, or --overwrite_output_dir to start anew"
     if (folder / METRICS_FILE).is_file():
         raise UserError(f"output_dir: {folder} holds the results of a finished run; {choice}.")
-    if not _checkpoints(folder):
+    if not list_checkpoints(folder):
         return None  # it ended before there was anything to lose
     earlier = yaml.safe_load((folder / RECIPE_FILE).read_text()) or {}
     for key in sorted((earlier.keys() | values.keys()) - _MAY_CHANGE):
@@ -96,7 +80,12 @@ def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool) -> 
                 f"output_dir: {folder} holds an unfinished run with {key} {earlier.get(key)!r}, not"
                 f" {values.get(key)!r}; {choice}."
             )
-    return last_whole_checkpoint(folder)
+    for checkpoint in list_checkpoints(folder):
+        fault = find_fault(checkpoint)
+        if fault is None:
+            return checkpoint
+        say(f"Note: {checkpoint.name} is torn: {fault}; it is set aside as {set_aside(checkpoint).name}.")
+    return None
 
 
 def _holds_run(folder: Path) -> bool:
@@ -110,8 +99,7 @@ def prepare_folder(folder: Path, recipe_yaml: str, overwrite: bool) -> None:
     With `overwrite`, first removes the earlier run's checkpoints and its result; files that are not a run's stay.
     """
     if overwrite and folder.is_dir():
-        for checkpoint in _checkpoints(folder):
-            shutil.rmtree(checkpoint)
+        remove_all(folder)
         for name in _RESULT_FILES:
             (folder / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,6 @@ from transformers import (
     PreTrainedModel,
     PrinterCallback,
     ProgressCallback,
-    Trainer,
     get_scheduler,
 )
 from transformers.trainer_utils import EvalLoopOutput
@@ -29,14 +28,14 @@ from hf_finetune.arguments import MULTISTEP, FinetuneArguments
 from hf_finetune.data.batching import DeviceStage, PictureBatches, TrainingStage, pass_on
 from hf_finetune.data.raw import first_line
 from hf_finetune.errors import UserError
-from hf_finetune.models.loading import quiet_transformers
 from hf_finetune.training.callbacks import EpochCallback, LogLineCallback, PlainLogLineCallback
 from hf_finetune.training.host_memory import keep_freed_memory
 from hf_finetune.training.optimization import classification_loss, multistep_schedule, warmed_up_schedule
+from hf_finetune.training.resumable import ResumableTrainer
 from hf_finetune.training.sampling import EpochSampler
 
 
-class ImageClassificationTrainer(Trainer):
+class ImageClassificationTrainer(ResumableTrainer):
     """Fine-tunes an image classifier on uint8 batches that a `DeviceStage` completes on the model's device.
 
     `reduce_logits` maps logits
@@ -81,8 +80,6 @@ class ImageClassificationTrainer(Trainer):
         self._training_stage = training_stage
         self._sampler: EpochSampler | None = None
         self.add_callback(EpochCallback(self._set_epoch))
-        self._updates_per_epoch = 1
-        self._is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         # The first optimizer step whose loss was not finite, kept on the device so that no step waits for it.
         self._broken_step = torch.tensor(-1, device=args.device)
 
@@ -108,11 +105,6 @@ class ImageClassificationTrainer(Trainer):
             }
             self.optimizer_cls_and_kwargs = (torch.optim.SGD, settings)
         return super().create_optimizer(model)
-
-    def set_initial_training_values(self, args: FinetuneArguments, dataloader: DataLoader) -> tuple:
-        values = super().set_initial_training_values(args, dataloader)
-        self._updates_per_epoch = values[1]
-        return values
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
         """The step schedule and MMClassification's warm-up, which Transformers lacks; else the stock Trainer's."""
@@ -296,37 +288,6 @@ class ImageClassificationTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._stop_if_broken()  # a checkpoint is never written over good ones with broken weights
         super()._save_checkpoint(model, trial)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        """Saves weights, config and processor, without the stock pickle of the arguments: the recipe says it all."""
-        if self.args.should_save:
-            model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-            with quiet_transformers():
-                model.save_pretrained(output_dir or self.args.output_dir, state_dict=state_dict)
-                self.processing_class.save_pretrained(output_dir or self.args.output_dir)
-
-    def _reload_whole(self, folder: str) -> None:
-        """Reloads weights through `from_pretrained`, strictly.
-
-        `save_pretrained` writes ViT-like models under legacy key names, and the stock Trainer then skips most of them
-        in silence (transformers#43701).
-        """
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        with quiet_transformers():
-            saved = type(model).from_pretrained(folder, config=model.config, use_safetensors=True, dtype=model.dtype)
-        model.load_state_dict(saved.state_dict(), strict=True)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self._is_sharded:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            self._reload_whole(resume_from_checkpoint)
-
-    def _load_best_model(self) -> None:
-        if self._is_sharded:
-            super()._load_best_model()
-        else:
-            self._reload_whole(self.state.best_model_checkpoint)
 
     def end(self) -> None:
         """Ends the process group without the abort that gloo jobs meet at random at exit (pytorch#190489)."""

@@ -1,8 +1,4 @@
-"""The second room: every setting of a run, as three dataclasses. Their fields are the keys of a recipe and the flags.
-
-`FinetuneArguments` extends `transformers.TrainingArguments`, so every key that a user of the Trainer knows keeps its
-name; only the defaults that the reference recipe contradicts are changed.
-"""
+"""Arguments room: how the network is trained."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import math
 import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -22,7 +17,6 @@ from transformers.utils import ExplicitEnum
 from hf_finetune.errors import UserError, did_you_mean
 
 MULTISTEP = "multistep"
-HEAD_INITS = ("random", "probe")
 
 # `SchedulerType` is a closed enum, and parts of the Trainer call `.value` on the field, so a plain string will not do.
 ScheduleType = ExplicitEnum(
@@ -52,125 +46,6 @@ _RANGES = {
     "seed": (0, 2**32 - 1),
 }
 _ABOVE_ZERO = ("num_train_epochs", "logging_steps", "eval_steps", "save_steps")
-
-
-@dataclass
-class ModelArguments:
-    """Which network, and from which weights."""
-
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Pretrained image classifier: a Hub id or a local folder."}
-    )
-    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the Hub checkpoint."})
-    load_from: str | None = field(
-        default=None,
-        metadata={
-            "help": "File or address of another library's weights (torchvision, timm, MMPretrain); it says itself which"
-            " network it is of, and takes the place of model_name_or_path."
-        },
-    )
-    load_from_sha256: str | None = field(
-        default=None, metadata={"help": "Beginning of that file's SHA-256, if its name does not end in it."}
-    )
-    pretrained: bool = field(
-        default=True,
-        metadata={"help": "Start from the checkpoint's weights; false keeps its architecture with random weights."},
-    )
-    model_type: str | None = field(
-        default=None,
-        metadata={"help": "Architecture to build from scratch instead of a checkpoint, such as lenet5 or resnet."},
-    )
-    model_config: dict[str, Any] | None = field(
-        default=None, metadata={"help": "Settings of that architecture's configuration class, as a mapping."}
-    )
-    num_labels: int | None = field(
-        default=None, metadata={"help": "Number of classes the dataset must have; found in the dataset when absent."}
-    )
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run model code that comes with a checkpoint. Only for authors you trust."}
-    )
-    freeze: list[str] | None = field(
-        default=None, metadata={"help": "What is not trained: backbone, or names of modules of the network."}
-    )
-    head_init: str = field(
-        default="random",
-        metadata={"help": "How a new head starts: random, or probe, a logistic regression on the network's features."},
-    )
-
-    def __post_init__(self) -> None:
-        if self.head_init not in HEAD_INITS:
-            raise UserError(f'head_init is "{self.head_init}"; write {" or ".join(HEAD_INITS)}.')
-        for name in self.freeze or ():
-            if not isinstance(name, str):
-                raise UserError(f"freeze holds {name!r}; write backbone, or names of modules of the network.")
-        if self.load_from_sha256 is not None and self.load_from is None:
-            raise UserError("load_from_sha256 is given without load_from; write --load_from FILE_OR_URL as well.")
-        if self.load_from is not None:
-            if not self.pretrained:
-                raise UserError("pretrained is false, so that load_from would not be read; write --pretrained true.")
-            self.model_name_or_path = None  # a recipe's; its Hub is not asked
-
-
-@dataclass
-class DataArguments:
-    """Which pictures, which of them for what, and how they become tensors."""
-
-    dataset: str | None = field(
-        default=None,
-        metadata={"help": "A named dataset, a Hub id, a folder of pictures, or a CSV, JSONL or Parquet table."},
-    )
-    dataset_path: str | None = field(
-        default=None, metadata={"help": "Folder with a local copy of the named dataset, for machines without network."}
-    )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration name of a Hub dataset."})
-    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."})
-    image_column: str | None = field(default=None, metadata={"help": "Column of pictures; found by its type."})
-    label_column: str | None = field(default=None, metadata={"help": "Column of labels; found by its type."})
-    train_split: str | None = field(default=None, metadata={"help": "Split to train on."})
-    validation_split: str | None = field(default=None, metadata={"help": "Split that chooses the best checkpoint."})
-    test_split: str | None = field(default=None, metadata={"help": "Split that reports the final figures."})
-    validation_fraction: float = field(
-        default=0.1,
-        metadata={"help": "Part of train held out, stratified, where there is no validation split; 0 holds out none."},
-    )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on this many pictures at most."})
-    max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Evaluate on this many pictures of each split at most."}
-    )
-    on_bad_image: str = field(
-        default="stop",
-        metadata={"help": "Unreadable pictures: stop names them, skip leaves them out and counts them."},
-    )
-    decode_cache: str = field(
-        default="auto",
-        metadata={"help": "Decode small pictures of one size once, into a file in the cache: auto, always or never."},
-    )
-    train_transforms: list[Any] | None = field(
-        default=None,
-        metadata={"help": "torchvision.transforms.v2 names with their arguments, in order, for training pictures."},
-    )
-    image_size: int | None = field(default=None, metadata={"help": "Side in pixels of the picture the network sees."})
-    crop_pct: float | None = field(
-        default=None,
-        metadata={"help": "Evaluation resizes the short side to image_size / crop_pct and cuts out the centre."},
-    )
-    image_mean: list[float] | None = field(
-        default=None, metadata={"help": "Mean of each channel in pixel units, 0 to 255."}
-    )
-    image_std: list[float] | None = field(
-        default=None, metadata={"help": "Standard deviation of each channel in pixel units, 0 to 255."}
-    )
-    resample: str | None = field(
-        default=None, metadata={"help": "Interpolation of resizing: nearest, bilinear, bicubic or lanczos."}
-    )
-
-    def __post_init__(self) -> None:
-        if self.on_bad_image not in ("stop", "skip"):
-            raise UserError(f'on_bad_image is "{self.on_bad_image}"; write stop or skip.')
-        if self.decode_cache not in ("auto", "always", "never"):
-            raise UserError(f'decode_cache is "{self.decode_cache}"; write auto, always or never.')
-        if not 0 <= self.validation_fraction < 1:
-            raise UserError(f"validation_fraction is {self.validation_fraction}; write a part of 1, such as 0.1.")
 
 
 @dataclass
@@ -233,6 +108,9 @@ class FinetuneArguments(TrainingArguments):
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept: the best and the last."})
+    save_on_signal: bool = field(
+        default=True, metadata={"help": "On SIGTERM and Ctrl-C finish the step, save a checkpoint and stop."}
+    )
     load_best_model_at_end: bool = field(default=True, metadata={"help": "The result is the best checkpoint."})
     metric_for_best_model: str | None = field(default="accuracy", metadata={"help": "Metric that chooses the best."})
     push_to_hub: bool = field(default=False, metadata={"help": "Push the result to the Hub at the end."})

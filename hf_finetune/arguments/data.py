@@ -1,0 +1,70 @@
+"""Arguments room: which pictures, which of them for what, and how they become tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hf_finetune.errors import UserError
+
+
+@dataclass
+class DataArguments:
+    """Which pictures, which of them for what, and how they become tensors."""
+
+    dataset: str | None = field(
+        default=None,
+        metadata={"help": "A named dataset, a Hub id, a folder of pictures, or a CSV, JSONL or Parquet table."},
+    )
+    dataset_path: str | None = field(
+        default=None, metadata={"help": "Folder with a local copy of the named dataset, for machines without network."}
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration name of a Hub dataset."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."})
+    image_column: str | None = field(default=None, metadata={"help": "Column of pictures; found by its type."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of labels; found by its type."})
+    train_split: str | None = field(default=None, metadata={"help": "Split to train on."})
+    validation_split: str | None = field(default=None, metadata={"help": "Split that chooses the best checkpoint."})
+    test_split: str | None = field(default=None, metadata={"help": "Split that reports the final figures."})
+    validation_fraction: float = field(
+        default=0.1,
+        metadata={"help": "Part of train held out, stratified, where there is no validation split; 0 holds out none."},
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on this many pictures at most."})
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate on this many pictures of each split at most."}
+    )
+    on_bad_image: str = field(
+        default="stop",
+        metadata={"help": "Unreadable pictures: stop names them, skip leaves them out and counts them."},
+    )
+    decode_cache: str = field(
+        default="auto",
+        metadata={"help": "Decode small pictures of one size once, into a file in the cache: auto, always or never."},
+    )
+    train_transforms: list[Any] | None = field(
+        default=None,
+        metadata={"help": "torchvision.transforms.v2 names with their arguments, in order, for training pictures."},
+    )
+    image_size: int | None = field(default=None, metadata={"help": "Side in pixels of the picture the network sees."})
+    crop_pct: float | None = field(
+        default=None,
+        metadata={"help": "Evaluation resizes the short side to image_size / crop_pct and cuts out the centre."},
+    )
+    image_mean: list[float] | None = field(
+        default=None, metadata={"help": "Mean of each channel in pixel units, 0 to 255."}
+    )
+    image_std: list[float] | None = field(
+        default=None, metadata={"help": "Standard deviation of each channel in pixel units, 0 to 255."}
+    )
+    resample: str | None = field(
+        default=None, metadata={"help": "Interpolation of resizing: nearest, bilinear, bicubic or lanczos."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.on_bad_image not in ("stop", "skip"):
+            raise UserError(f'on_bad_image is "{self.on_bad_image}"; write stop or skip.')
+        if self.decode_cache not in ("auto", "always", "never"):
+            raise UserError(f'decode_cache is "{self.decode_cache}"; write auto, always or never.')
+        if not 0 <= self.validation_fraction < 1:
+            raise UserError(f"validation_fraction is {self.validation_fraction}; write a part of 1, such as 0.1.")

@@ -1,0 +1,163 @@
+"""Training room: the folders `checkpoint-STEP` of a run — whole or not there, and found out when they are torn.
+
+A checkpoint is written in a hidden folder beside, flushed to the disk, listed in a manifest and renamed. Whatever ends
+the process, and at whatever instant, a folder of that name is whole; what befalls it later, its manifest shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+from hf_finetune.errors import UserError
+
+MANIFEST_FILE = "manifest.json"
+STATE_FILE = "trainer_state.json"
+# Holds what is being written or removed. Hidden, and on the run's own file system, so that one rename publishes it.
+UNFINISHED_FOLDER = ".unfinished"
+# Not "checkpoint-...": the stock Trainer would count it among the checkpoints, and delete it.
+_TORN_PREFIX = "torn-"
+# What a checkpoint of an earlier version, which has no manifest, must have.
+_NECESSARY_FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", STATE_FILE)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Returns the folders `checkpoint-STEP`, the newest first."""
+    steps = {path: path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*") if path.is_dir()}
+    return sorted((path for path in steps if steps[path].isdigit()), key=lambda path: int(steps[path]), reverse=True)
+
+
+def find_fault(checkpoint: Path) -> str | None:
+    """Returns what is wrong with a checkpoint ("optimizer.pt has 10 of 4,096 bytes"), or None if it is whole."""
+    try:
+        if not (checkpoint / MANIFEST_FILE).is_file():
+            missing = [name for name in _NECESSARY_FILES if not (checkpoint / name).is_file()]
+            if missing:
+                return f"{missing[0]} is missing"
+            json.loads((checkpoint / STATE_FILE).read_text())  # the stock Trainer writes it last
+            return None
+        for name, listed in json.loads((checkpoint / MANIFEST_FILE).read_text())["files"].items():
+            file = checkpoint / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if (size := file.stat().st_size) != listed["bytes"]:
+                return f"{name} has {size:,} of {listed['bytes']:,} bytes"
+            if _sha256(file) != listed["sha256"]:
+                return f"{name} is not what was written, by its checksum"
+    except OSError as error:
+        return f"{Path(error.filename or checkpoint).name} cannot be read ({error.strerror})"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        unreadable = MANIFEST_FILE if (checkpoint / MANIFEST_FILE).is_file() else STATE_FILE
+        return f"{unreadable} is cut short"
+    return None
+
+
+def set_aside(checkpoint: Path) -> Path:
+    """Renames a torn checkpoint, so that nothing takes it for one, and returns where it is."""
+    name, number = _TORN_PREFIX + checkpoint.name, 1
+    while checkpoint.with_name(name).exists():
+        number += 1
+        name = f"{_TORN_PREFIX}{checkpoint.name}-{number}"
+    return checkpoint.rename(checkpoint.with_name(name))
+
+
+def publish(unfinished: Path, folder: Path) -> Path:
+    """Makes a complete but unlisted checkpoint one of the run in `folder`, and returns its place there."""
+    files = sorted(path for path in unfinished.rglob("*") if path.is_file())
+    listed = {
+        path.relative_to(unfinished).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        for path in files
+    }
+    (unfinished / MANIFEST_FILE).write_text(json.dumps({"files": listed}, indent=1))
+    for path in (*files, unfinished / MANIFEST_FILE, *(path for path in unfinished.rglob("*") if path.is_dir())):
+        _flush(path)
+    _flush(unfinished)
+    final = folder / unfinished.name
+    if final.exists():
+        remove_checkpoint(final)
+    unfinished.rename(final)
+    _flush(folder)
+    return final
+
+
+def rotate(folder: Path, limit: int | None, best: Path | None) -> None:
+    """Removes the oldest checkpoints beyond `limit`, but never the newest nor the best."""
+    checkpoints = list_checkpoints(folder)
+    kept = {checkpoint.name for checkpoint in (*checkpoints[:1], best) if checkpoint is not None}
+    excess = 0 if limit is None else len(checkpoints) - max(limit, len(kept))
+    removable = [checkpoint for checkpoint in reversed(checkpoints) if checkpoint.name not in kept]
+    for checkpoint in removable[: max(0, excess)]:
+        remove_checkpoint(checkpoint)
+
+
+def remove_checkpoint(checkpoint: Path) -> None:
+    """Removes a checkpoint. It has gone from its name before the first of its files goes."""
+    aside = checkpoint.parent / UNFINISHED_FOLDER / f"removed-{checkpoint.name}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.parent.mkdir(exist_ok=True)
+    shutil.rmtree(checkpoint.rename(aside))
+
+
+def remove_unfinished(folder: Path) -> None:
+    shutil.rmtree(folder / UNFINISHED_FOLDER, ignore_errors=True)
+
+
+def remove_all(folder: Path) -> None:
+    """Removes all checkpoints of a run: whole ones, torn ones and what is left of unfinished ones."""
+    for checkpoint in (*list_checkpoints(folder), *folder.glob(f"{_TORN_PREFIX}checkpoint-*")):
+        shutil.rmtree(checkpoint)
+    remove_unfinished(folder)
+
+
+def check_room(folder: Path, checkpoint_bytes: int, weight_bytes: int, kept: int) -> None:
+    """Raises `UserError`, with the room that is missing, where the checkpoints of a run will not fit on the disk.
+
+    `checkpoint_bytes` is the size of one, of which `kept` stay; while one is written there is one more. The result
+    takes `weight_bytes`. Checkpoints that are there already count as room.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    taken = sum(file.stat().st_size for old in list_checkpoints(folder) for file in old.rglob("*") if file.is_file())
+    needed = (kept + 1) * checkpoint_bytes + weight_bytes - taken
+    if needed > free:
+        raise UserError(
+            f"output_dir: {kept + 1} checkpoints of {_size(checkpoint_bytes)} and the result need {_size(needed)} on"
+            f" the disk of {existing} and {_size(free)} are free: {_size(needed - free)} are missing; free them, or"
+            " write another --output_dir or a lower --save_total_limit."
+        )
+
+
+def no_room(folder: Path, checkpoint_bytes: int) -> UserError:
+    """Returns what to say when the disk was full while a checkpoint was written."""
+    free = shutil.disk_usage(folder).free
+    whole = list_checkpoints(folder)
+    kept = f"{whole[0].name} is whole, and the same command goes on from it" if whole else "none was saved before"
+    missing = max(checkpoint_bytes - free, 0) or checkpoint_bytes  # a quota does not show in what is free
+    return UserError(
+        f"output_dir: the disk of {folder} is full: a checkpoint of {_size(checkpoint_bytes)} could not be written,"
+        f" {_size(free)} are free; free {_size(missing)} or more. {kept[0].upper()}{kept[1:]}."
+    )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Waits until the disk has a file, or a folder's list of names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
