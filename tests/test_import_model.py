@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageClassification
 
+from hf_finetune.data.transforms import build_train_transforms
 from hf_finetune.errors import UserError
 from hf_finetune.importing.architectures import TIMM_NAMES
 from tests.mm_configs import RESNET, imported, new_config, old_config, remarks, settings
@@ -167,15 +168,51 @@ def test_smoothing_as_classy_vision_has_pytorchs_targets(tmp_path: Path) -> None
     assert torch.allclose((1 - epsilon) * target + epsilon / 4, (target + 0.3 / 4) / 1.3)
 
 
-def test_mixing_adapters_and_necks_are_told(tmp_path: Path) -> None:
-    model = {
-        **RESNET,
-        "neck": dict(type="GeneralizedMeanPooling"),
-        "train_cfg": dict(augments=[dict(type="Mixup", alpha=0.8), dict(type="CutMix", alpha=1.0)]),
-    }
+MIXUP, CUTMIX = {"MixUp": {"alpha": 0.8}}, {"CutMix": {"alpha": 1.0}}
+MIXINGS: list[tuple[dict, list, str]] = [
+    (dict(augments=[dict(type="Mixup", alpha=0.8)]), [MIXUP], ""),
+    (dict(augments=dict(type="BatchMixup", alpha=0.8, num_classes=10, prob=1.0)), [MIXUP], ""),
+    (
+        dict(augments=[dict(type="Mixup", alpha=0.8), dict(type="CutMix", alpha=1.0)]),
+        [{"RandomChoice": {"transforms": [MIXUP, CUTMIX]}}],
+        "",
+    ),
+    (
+        dict(augments=[dict(type="Mixup", alpha=0.8), dict(type="CutMix", alpha=1.0)], probs=[0.1, 0.5]),
+        [{"RandomChoice": {"transforms": [MIXUP, CUTMIX, "Identity"], "p": [0.1, 0.5, 0.4]}}],
+        "",
+    ),
+    (
+        dict(augments=[dict(type="BatchMixup", alpha=0.8, num_classes=10, prob=0.3)]),
+        [{"RandomChoice": {"transforms": [MIXUP, "Identity"], "p": [0.3, 0.7]}}],
+        "",
+    ),
+    (
+        dict(augments=[dict(type="Mixup", alpha=0.8), dict(type="ResizeMix", alpha=1.0)]),
+        [{"RandomChoice": {"transforms": [MIXUP, "Identity"]}}],
+        "augments.ResizeMix: ResizeMix is not supported; 0.5 of the batches are not mixed by it",
+    ),
+    (
+        dict(augments=dict(type="CutMix", alpha=1.0, cutmix_minmax=[0.2, 0.8], correct_lam=False)),
+        [CUTMIX],
+        "augments.CutMix.cutmix_minmax: is not supported",
+    ),
+]
+
+
+@pytest.mark.parametrize(("train_cfg", "last", "remark"), MIXINGS, ids=lambda value: str(value)[:70])
+def test_mixing_ends_the_training_transforms(tmp_path: Path, train_cfg: dict, last: list, remark: str) -> None:
+    draft = imported(tmp_path, old_config(model={**RESNET, "train_cfg": train_cfg}))
+    items = draft.settings["train_transforms"]
+    assert items[-1:] == last and len(items) == 3
+    assert build_train_transforms(items, uniform=True).mixing is not None
+    assert remark in remarks(draft) and bool(remark) == bool(draft.remarks)
+
+
+def test_adapters_and_necks_are_told(tmp_path: Path) -> None:
+    model = {**RESNET, "neck": dict(type="GeneralizedMeanPooling")}
     lines = remarks(imported(tmp_path, old_config(model=model)))
-    assert "model.train_cfg.augments.Mixup: Mixup (alpha 0.8) is not supported yet" in lines
-    assert "CutMix (alpha 1.0)" in lines and "model.neck.GeneralizedMeanPooling: is not supported" in lines
+    assert "model.neck.GeneralizedMeanPooling: is not supported" in lines
     vit = dict(type="VisionTransformer", arch="b", drop_path_rate=0.1)
     adapted = dict(type="LoRAModel", module=vit, alpha=16)
     draft = imported(tmp_path, with_backbone(**adapted))

@@ -99,7 +99,7 @@ def test_interpolation_is_written_as_a_word():
         (["Normalize"], "Normalize is always applied last"),
         ([{"Resize": [8]}], "the arguments of Resize are a mapping"),
         ([17], "17 is not a transform"),
-        (["MixUp"], '"MixUp" is not a picture transform'),
+        (["ToTensor"], '"ToTensor" is not a picture transform'),
     ],
 )
 def test_mistakes_are_one_line(items, message):

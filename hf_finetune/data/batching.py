@@ -146,11 +146,16 @@ class DeviceStage:
         transforms: TrainTransforms = NO_TRANSFORMS,
         mean: Sequence[float] = (0.0, 0.0, 0.0),
         std: Sequence[float] = (255.0, 255.0, 255.0),
+        num_labels: int = 0,
     ) -> None:
-        """`uniform` is as the `EvaluationStage`'s; `mean` and `std`, of training, are in pixel units, 0 to 255."""
+        """`uniform` is as the `EvaluationStage`'s; `mean` and `std`, of training, are in pixel units, 0 to 255.
+
+        `num_labels`, the number of classes, is for transforms that mix labels.
+        """
         self.image_processor = image_processor
         self.uniform = uniform
         self.transforms = transforms
+        self.num_labels = num_labels
         std = torch.tensor(std)
         self.scale, self.offset = 1 / std, -torch.tensor(mean) / std
 
@@ -159,6 +164,9 @@ class DeviceStage:
         keys = batch.pop("draw_keys", None)
         if keys is not None:
             images = self._normalize(self.transforms.apply_to_batch(images, keys))
+            if self.transforms.mixing is not None:
+                images, labels = self.transforms.mixing(images, batch["labels"], keys, self.num_labels)
+                batch = {**batch, "labels": labels}
         elif images.dtype == torch.uint8:
             images = self._process(images)
         return {**batch, "pixel_values": images.contiguous(memory_format=torch.channels_last)}

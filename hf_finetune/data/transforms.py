@@ -7,6 +7,7 @@ batch on the training device. So the pictures cross to the device as uint8 and a
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,9 @@ import torch
 from torchvision.transforms import InterpolationMode, v2
 
 from hf_finetune.data.batch_transforms import BATCH_TRANSFORMS, BatchTransform
+from hf_finetune.data.mixing import MIXING_TRANSFORMS, Mixing
 from hf_finetune.data.pixels import decode_pixels
+from hf_finetune.data.raw import first_line
 from hf_finetune.data.reduced_decoding import ReducedRandomResizedCrop, ReducedResize
 from hf_finetune.errors import UserError, did_you_mean
 
@@ -23,8 +26,8 @@ from hf_finetune.errors import UserError, did_you_mean
 _SIZE_FIXING = ("CenterCrop", "RandomCrop", "RandomResizedCrop", "Resize")
 _SMOOTH = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
 _INTERPOLATIONS = {mode.value: mode for mode in InterpolationMode}
-# They mix pictures or change what is not a picture, so no place in a list of picture transforms can hold them.
-_NOT_FOR_PICTURES = ("CutMix", "MixUp", "ToTensor", "ToImage", "ToDtype", "PILToTensor", "ToPILImage", "Normalize")
+# They change what is not a picture, so no place in a list of picture transforms can hold them.
+_NOT_FOR_PICTURES = ("ToTensor", "ToImage", "ToDtype", "PILToTensor", "ToPILImage", "Normalize")
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,14 @@ class TrainTransforms:
 
     `decoding` is a first transform that decodes no more of a picture than it keeps, None where whole pictures are
     needed. `picture` are transforms of one uint8 tensor of shape (channels, height, width); `batch` are transforms of a
-    batch of them, all of one size, with the samples' draw keys.
+    batch of them, all of one size, with the samples' draw keys. `mixing` mixes the pictures of a normalized batch, None
+    where each stays itself.
     """
 
     picture: tuple[v2.Transform, ...]
     batch: tuple[BatchTransform, ...]
     decoding: ReducedRandomResizedCrop | ReducedResize | None = None
+    mixing: Mixing | None = None
 
     def decode(self, values: Sequence[Any], keys: torch.Tensor) -> list[torch.Tensor]:
         """Returns encoded pictures as uint8 of shape (channels, height, width). Raises `UnreadableImage`."""
@@ -92,6 +97,8 @@ def _build_transform(item: Any) -> v2.Transform:
     if not isinstance(arguments, Mapping):
         raise UserError(f"train_transforms: the arguments of {name} are a mapping, such as {{size: 224}}.")
     arguments = dict(arguments)
+    if isinstance(arguments.get("transforms"), list):  # of RandomApply, RandomChoice and RandomOrder
+        arguments["transforms"] = [_build_transform(inner) for inner in arguments["transforms"]]
     if isinstance(arguments.get("interpolation"), str):
         mode = arguments["interpolation"]
         if mode not in _INTERPOLATIONS:
@@ -106,10 +113,13 @@ def _build_transform(item: Any) -> v2.Transform:
                 f'train_transforms: {name} has no argument "{argument}".{did_you_mean(argument, parameters)}'
                 f" Its arguments are {', '.join(parameters)}."
             )
+    alpha = arguments.get("alpha", 1.0) if name in MIXING_TRANSFORMS else 1.0
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
+        raise UserError(f"train_transforms: the alpha of {name} is {alpha!r}; write a number above 0.")
     try:
         transform = getattr(v2, name)(**arguments)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"train_transforms: {name}: {error}") from error
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise UserError(f"train_transforms: {name}: {first_line(error)}") from error
     if isinstance(getattr(transform, "interpolation", None), str):  # torchvision's defaults are words in some versions
         transform.interpolation = InterpolationMode(transform.interpolation)
     return transform
@@ -134,6 +144,13 @@ def build_train_transforms(items: Sequence[Any], uniform: bool) -> TrainTransfor
     and for a list that leaves pictures of different sizes.
     """
     transforms = [_build_transform(item) for item in items]
+    mixing = _mixing(transforms[-1], stream=len(transforms) - 1) if transforms else None
+    transforms = transforms[:-1] if mixing else transforms
+    if any(_mixes(transform) for transform in transforms):
+        raise UserError(
+            "train_transforms: MixUp and CutMix mix whole batches: write one, or a RandomChoice of them, as the last of"
+            " the list."
+        )
     first_part = 0
     for position, transform in enumerate(transforms):
         if not _runs_on_batches(transform):
@@ -149,12 +166,38 @@ def build_train_transforms(items: Sequence[Any], uniform: bool) -> TrainTransfor
     decoding = None if uniform else _reduced(transforms[0])
     return TrainTransforms(
         decoding=decoding,
+        mixing=mixing,
         picture=tuple(transforms[1 if decoding else 0 : first_part]),
         batch=tuple(
             BATCH_TRANSFORMS[type(transform).__name__](transform, stream=position)
             for position, transform in enumerate(transforms)
             if position >= first_part
         ),
+    )
+
+
+def _mixes(transform: v2.Transform) -> bool:
+    """Says whether a transform is, or holds, one that mixes pictures."""
+    inner = getattr(transform, "transforms", None) or ()
+    return type(transform).__name__ in MIXING_TRANSFORMS or any(map(_mixes, inner))
+
+
+def _mixing(transform: v2.Transform, stream: int) -> Mixing | None:
+    """Returns the last transform of a list as what mixes batches, None if it changes each picture by itself.
+
+    Raises `UserError` where it mixes in a way that is more than a choice.
+    """
+    if not _mixes(transform):
+        return None
+    if type(transform).__name__ in MIXING_TRANSFORMS:
+        return Mixing([transform], [1.0], stream)
+    if isinstance(transform, v2.RandomChoice):
+        allowed = (*MIXING_TRANSFORMS, "Identity")
+        if all(type(inner).__name__ in allowed for inner in transform.transforms):
+            return Mixing(transform.transforms, transform.p, stream)
+    raise UserError(
+        "train_transforms: MixUp and CutMix stand alone, or with each other and Identity in a RandomChoice, such as"
+        " - RandomChoice: {transforms: [MixUp, CutMix]}"
     )
 
 

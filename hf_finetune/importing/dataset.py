@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hf_finetune.importing.evaluation_pipeline import import_normalization, import_test_pipeline
+from hf_finetune.importing.mixing import import_mixing
 from hf_finetune.importing.section import Draft, Section
 from hf_finetune.importing.train_pipeline import import_train_pipeline
 
@@ -83,7 +84,8 @@ def import_data(config: Section, draft: Draft) -> None:
     name = _import_dataset(train, evaluated, draft)
     train_steps, test_steps = train.sections("pipeline"), evaluated.sections("pipeline")
     native = _NATIVE_SIZES.get(name or "")
-    import_train_pipeline(train_steps, native is not None, draft)
+    mixing = import_mixing(config.section("model").section("train_cfg"), draft)
+    import_train_pipeline(train_steps, native is not None, mixing, draft)
     import_test_pipeline(test_steps, native, draft)
     processor = config.section("data_preprocessor")
     own = config.section("model").section("data_preprocessor")

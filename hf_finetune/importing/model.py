@@ -55,13 +55,12 @@ def import_model(config: Section, draft: Draft) -> None:
         backbone = backbone.section("module")
     import_backbone(backbone, draft)
     _import_head(model, backbone, draft)
-    _import_augments(model, draft)
     _import_weights(config, model, backbone, draft)
     for neck in model.sections("neck"):
         if neck.take("type") not in _NECKS:
             draft.remark(neck.place, "is not supported; the network here pools by the mean")
         neck.skip_all()
-    model.skip("data_preprocessor")  # import_normalization reads it
+    model.skip("data_preprocessor", "train_cfg")  # import_data reads them
 
 
 def _import_library_model(model: Section, draft: Draft, kind: str) -> None:
@@ -72,8 +71,7 @@ def _import_library_model(model: Section, draft: Draft, kind: str) -> None:
     if num_classes:
         draft.settings["num_labels"] = num_classes
     _import_loss(model.section("loss"), draft)
-    model.skip("with_cp", "data_preprocessor")
-    _import_augments(model, draft)
+    model.skip("with_cp", "data_preprocessor", "train_cfg")
 
 
 def _import_head(model: Section, backbone: Section, draft: Draft) -> None:
@@ -115,16 +113,6 @@ def _import_loss(loss: Section, draft: Draft) -> None:
     if weight != 1:
         draft.remark(loss.at("loss_weight"), f"{weight:g}; the loss here has weight 1, multiply learning_rate instead")
     loss.skip("num_classes", "reduction", "use_soft")
-
-
-def _import_augments(model: Section, draft: Draft) -> None:
-    train = model.section("train_cfg")
-    for augment in train.sections("augments"):
-        kind = augment.take("type")
-        words = ", ".join(f"{key} {value}" for key, value in augment.values.items() if key in ("alpha", "prob"))
-        draft.remark(augment.place, f"{kind} ({words}) is not supported yet; pictures are not mixed")
-        augment.skip_all()
-    train.skip("probs")
 
 
 def _import_weights(config: Section, model: Section, backbone: Section, draft: Draft) -> None:

@@ -12,8 +12,8 @@ from hf_finetune.importing.steps import PLUMBING, as_lists, as_pair, read_interp
 _SIZE_FIXING = {"CenterCrop", "RandomCrop", "RandomResizedCrop", "Resize"}
 
 
-def import_train_pipeline(steps: list[Section], square: bool, draft: Draft) -> None:
-    """Sets train_transforms. `square` says that all pictures are known to be as high as wide."""
+def import_train_pipeline(steps: list[Section], square: bool, mixing: list[Any], draft: Draft) -> None:
+    """Sets train_transforms, which end in `mixing`. `square` says that all pictures are known to be as high as wide."""
     transforms: list[Any] = []
     for step in steps:
         kind = step.take("type")
@@ -35,7 +35,10 @@ def import_train_pipeline(steps: list[Section], square: bool, draft: Draft) -> N
             steps[0].place, "no step known here gives the pictures one size; they are cropped at random and flipped"
         )
     elif steps:
-        draft.settings["train_transforms"] = transforms
+        draft.settings["train_transforms"] = [*transforms, *mixing]
+        mixing = []
+    if mixing:
+        draft.remark("model.train_cfg.augments", "has no train_transforms to end; pictures are not mixed")
 
 
 def _resampled(step: Section, draft: Draft) -> dict[str, str]:

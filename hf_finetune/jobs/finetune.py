@@ -148,7 +148,9 @@ def prepare(recipe: Recipe) -> PreparedRun:
     trainer = ImageClassificationTrainer(
         loaded.model,
         args,
-        device_stage=DeviceStage(image_processor, data.uniform, transforms, preprocessing.mean, preprocessing.std),
+        device_stage=DeviceStage(
+            image_processor, data.uniform, transforms, preprocessing.mean, preprocessing.std, len(data.label_names)
+        ),
         training_stage=training_stage,
         image_processor=image_processor,
         train_dataset=batches["train"],

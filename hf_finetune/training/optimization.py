@@ -81,7 +81,8 @@ def classification_loss(label_smoothing: float) -> Callable[..., torch.Tensor]:
 
     The stock Trainer believes that a model divides its loss by `num_items_in_batch`; ResNet and many other families do
     not, and their gradients come out multiplied by accumulation steps and processes (transformers#47688). Here the
-    division is in one place, for every model.
+    division is in one place, for every model. Labels are class ids, int64 (batch,), or of mixed pictures targets,
+    float32 (batch, classes), whose rows count for as much as they add up to.
     """
 
     def compute_loss(
@@ -89,7 +90,11 @@ def classification_loss(label_smoothing: float) -> Callable[..., torch.Tensor]:
     ) -> torch.Tensor:
         if num_items_in_batch is None:
             return functional.cross_entropy(outputs.logits, labels, label_smoothing=label_smoothing)
-        total = functional.cross_entropy(outputs.logits, labels, label_smoothing=label_smoothing, reduction="sum")
+        if labels.is_floating_point():
+            smoothed = torch.lerp(labels, labels.mean(dim=1, keepdim=True), label_smoothing)
+            total = -(smoothed * functional.log_softmax(outputs.logits, dim=1)).sum()
+        else:
+            total = functional.cross_entropy(outputs.logits, labels, label_smoothing=label_smoothing, reduction="sum")
         return total / num_items_in_batch
 
     return compute_loss
