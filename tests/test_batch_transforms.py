@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
@@ -123,6 +125,18 @@ def test_random_erasing(images, keys, value):
         box = picture[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
         assert torch.equal(box, fill[:, None, None].expand_as(box))
         assert 0.01 < box[0].numel() / image[0].numel() < 0.36
+
+
+def test_random_erasing_with_noise(images, keys):
+    normalized = images.float() / 255 + 10
+    transform = batch_transforms.RandomErasing(v2.RandomErasing(p=0.5, value="random"), stream=4)
+    marked = batch_transforms.RandomErasing(v2.RandomErasing(p=0.5, value=-1), stream=4)(normalized, keys) == -1
+    erased = transform(normalized, keys)
+    assert torch.equal(erased[~marked], normalized[~marked]) and marked.any()
+    noise = erased[marked].double().numpy()
+    assert scipy.stats.kstest(noise, scipy.stats.norm.cdf).pvalue > 0.01
+    assert len(np.unique(noise)) > 0.99 * len(noise)
+    assert torch.equal(transform(normalized[5:6], keys[5:6]), erased[5:6])  # whatever else is in the batch
 
 
 def test_every_transform_keeps_the_batch_independent(images, keys):

@@ -58,8 +58,8 @@ def test_a_batch_is_uint8_and_channels_last():
 def test_training_is_normalized_in_pixel_units():
     transforms = build_train_transforms([], uniform=True)
     device_stage = DeviceStage(BitImageProcessor(), True, transforms, mean=(10.0, 20.0, 30.0), std=(2.0, 4.0, 5.0))
-    images = torch.full((1, 3, 4, 4), 50, dtype=torch.uint8)
-    result = device_stage({"pixel_values": images, "draw_keys": torch.zeros(1, dtype=torch.int64)})["pixel_values"]
+    images, zero = torch.full((1, 3, 4, 4), 50, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
+    result = device_stage({"pixel_values": images, "labels": zero, "draw_keys": zero})["pixel_values"]
     assert result[0, :, 0, 0].tolist() == pytest.approx([20.0, 7.5, 4.0])
     assert result.is_contiguous(memory_format=torch.channels_last)
 

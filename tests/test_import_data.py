@@ -9,7 +9,7 @@ import pytest
 
 from hf_finetune.data.transforms import build_train_transforms
 from hf_finetune.errors import UserError
-from tests.mm_configs import NORMALIZATION, imported, new_config, old_config, old_data, remarks, settings
+from tests.mm_configs import NORMALIZATION, RESNET, imported, new_config, old_config, old_data, remarks, settings
 
 CROP = dict(type="RandomResizedCrop", size=224)
 MEAN, STD = NORMALIZATION["mean"], NORMALIZATION["std"]
@@ -58,6 +58,10 @@ STEPS = [
         },
     ),
     (
+        dict(type="RandomErasing", mode="rand", fill_color=MEAN[::-1], fill_std=[57.375, 57.12, 58.395]),
+        {"RandomErasing": {"p": 0.5, "scale": [0.02, 0.4], "ratio": [0.3, 3.333333], "value": "random"}},
+    ),
+    (
         dict(type="RandAugment", policies="timm_increasing", num_policies=2, magnitude_level=9, total_level=10),
         {"RandAugment": {"num_ops": 2, "magnitude": 27}},
     ),
@@ -69,8 +73,8 @@ STEPS = [
 
 @pytest.mark.parametrize(("step", "expected"), STEPS, ids=lambda value: str(value)[:60])
 def test_a_training_step_becomes_a_transform_that_can_be_built(tmp_path: Path, step: dict, expected: Any) -> None:
-    items = settings(tmp_path, with_steps(step, CROP))["train_transforms"]
-    assert items == [expected, {"RandomResizedCrop": {"size": 224}}]
+    items = settings(tmp_path, with_steps(CROP, step))["train_transforms"]
+    assert items == [{"RandomResizedCrop": {"size": 224}}, expected]
     build_train_transforms(items, uniform=False)
 
 
@@ -79,7 +83,6 @@ TOLD = [
     (dict(type="RandomResizedCrop", size=224, efficientnet_style=True), "EfficientNet's way of cropping"),
     (dict(type="EfficientNetRandomCrop", scale=224), "EfficientNet's way of cropping"),
     (dict(type="RandomFlip", prob=[0.3, 0.3], direction=["horizontal", "vertical"]), "flipped horizontally instead"),
-    (dict(type="RandomErasing", mode="rand"), "'rand' erases with noise"),
     (dict(type="RandAugment", policies=[dict(type="Rotate")], magnitude_std=0.5), "its policies and magnitude_std"),
     (dict(type="AutoAugment", policies=[[dict(type="Rotate")]]), "its list of policies"),
     (dict(type="Resize", size=224, interpolation="area"), "'area'; bilinear is taken"),
@@ -241,10 +244,27 @@ def test_parameterwise_options(tmp_path: Path) -> None:
     assert "decay_norm_and_bias" not in absent.settings and not absent.remarks
     for paramwise, remark in (
         (dict(norm_decay_mult=0), "norm_decay_mult 0 and bias_decay_mult 1; here"),
-        (dict(custom_keys={"head": dict(lr_mult=10)}), "lr_mult 10; parameters have no options of their own here"),
+        (dict(custom_keys={"head": dict(lr_mult=10)}), "lr_mult 10; parameters have no such options of their own"),
         (dict(layer_decay_rate=0.65), "0.65; all layers have one learning rate"),
     ):
         assert remark in remarks(wrapped(**paramwise))
+
+
+def test_parameters_that_are_not_decayed_go_by_their_names_here(tmp_path: Path) -> None:
+    names = ("cls_token", ".pos_embed", ".absolute_pos_embed", ".relative_position_bias_table", ".ln", ".bias")
+    keys = {name: dict(decay_mult=0.0) for name in names}
+    paramwise = dict(norm_decay_mult=0.0, bias_decay_mult=0.0, custom_keys=keys)
+    optimizer = dict(type="AdamW", lr=0.1)
+    for backbone, expected in (
+        (dict(type="VisionTransformer", arch="b"), ["cls_token", "position_embeddings"]),
+        (dict(type="SwinTransformer", arch="tiny"), ["position_embeddings", "relative_position_bias_table"]),
+        (dict(type="ResNet", depth=50), None),
+    ):
+        model = {**RESNET, "backbone": backbone}
+        config = new_config(model=model, optim_wrapper=dict(optimizer=optimizer, paramwise_cfg=paramwise))
+        draft = imported(tmp_path, config)
+        assert draft.settings.get("no_decay") == expected
+        assert "decay_mult" not in remarks(draft)
 
 
 def test_clipping_and_half_precision(tmp_path: Path) -> None:

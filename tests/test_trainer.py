@@ -242,6 +242,20 @@ def test_weight_decay_leaves_norms_and_biases_alone_on_request(tmp_path):
             assert (id(parameter) in decayed) == (decay_all or parameter.ndim > 1), name
 
 
+def test_named_parameters_are_not_decayed_and_a_name_of_none_is_told(tmp_path, capsys):
+    trainer = make_trainer(tmp_path, make_model("vit"), no_decay=["cls_token", "position_embeddings", "positions"])
+    trainer.rehearse()
+    parameters = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    left_out = {
+        parameters[id(parameter)]
+        for group in trainer.create_optimizer().param_groups
+        if group["weight_decay"] == 0
+        for parameter in group["params"]
+    }
+    assert left_out == {"vit.embeddings.cls_token", "vit.embeddings.position_embeddings"}
+    assert "Note: no_decay: no parameter is called positions." in capsys.readouterr().out
+
+
 def test_sgd_is_the_recipes_and_other_optimizers_are_the_stock_ones(tmp_path):
     trainer = make_trainer(tmp_path, make_model("resnet"), momentum=0.8, nesterov=True, learning_rate=0.3)
     group = trainer.create_optimizer().param_groups[0]

@@ -99,6 +99,10 @@ def test_interpolation_is_written_as_a_word():
         (["Normalize"], "Normalize is always applied last"),
         ([{"Resize": [8]}], "the arguments of Resize are a mapping"),
         ([17], "17 is not a transform"),
+        (
+            [{"RandomErasing": {"value": "random"}}, "RandomHorizontalFlip"],
+            "write it last, or before MixUp and CutMix",
+        ),
         (["ToTensor"], '"ToTensor" is not a picture transform'),
     ],
 )

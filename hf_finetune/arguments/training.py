@@ -81,6 +81,9 @@ class FinetuneArguments(TrainingArguments):
     decay_norm_and_bias: bool = field(
         default=True, metadata={"help": "Decay normalization layers and biases as well, as plain SGD does."}
     )
+    no_decay: list[str] | None = field(
+        default=None, metadata={"help": "Parameters, or modules, that are not decayed, such as cls_token."}
+    )
     max_grad_norm: float = field(default=0.0, metadata={"help": "Clip the gradient to this norm; 0 clips nothing."})
     lr_scheduler_type: str = field(
         default=MULTISTEP, metadata={"help": "Schedule: multistep, or any name Transformers knows, such as cosine."}
@@ -148,6 +151,9 @@ class FinetuneArguments(TrainingArguments):
         )
         if any(milestone <= 0 for milestone in self.lr_milestones):
             raise UserError(f"lr_milestones is {self.lr_milestones}; write epochs above 0, such as [15].")
+        for name in self.no_decay or ():
+            if not isinstance(name, str):
+                raise UserError(f"no_decay holds {name!r}; write names of parameters, such as [cls_token].")
         if any(not isinstance(name, str) for name in self.report_to):
             raise UserError(f"report_to is {self.report_to}; write names, such as [tensorboard], or none.")
         absent = set(self.report_to) - set(get_available_reporting_integrations() if self.report_to else ())

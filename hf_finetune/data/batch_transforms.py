@@ -15,7 +15,9 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torchvision.transforms import InterpolationMode, v2
 
-from hf_finetune.data.randomness import uniform_draws
+from hf_finetune.data.randomness import split_keys, uniform_draws
+
+_PICTURES_OF_NOISE = 32
 
 
 class BatchTransform:
@@ -201,8 +203,23 @@ class RandomErasing(BatchTransform):
         in_rows = (rows >= top) & (rows < top + box_height[:, None])
         in_columns = (columns >= left) & (columns < left + box_width[:, None])
         mask = (erased[:, None, None] & in_rows[:, :, None] & in_columns[:, None, :])[:, None]
+        if erasing.value is None:
+            return self._fill_with_noise(images, keys, mask, erased)
         value = torch.tensor(erasing.value, dtype=images.dtype, device=images.device)
         return torch.where(mask, value[None, :, None, None], images)
+
+    def _fill_with_noise(
+        self, images: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor, erased: torch.Tensor
+    ) -> torch.Tensor:
+        """Returns normalized images with standard normal noise under the mask, a few at a time: noise is large."""
+        keys, images = split_keys(keys, self.stream), images.clone()
+        # Elsewhere than on the host, finding out which are erased would make it wait.
+        pictures = erased.nonzero()[:, 0] if _on_host(images) else torch.arange(len(images), device=images.device)
+        for some in pictures.split(_PICTURES_OF_NOISE):
+            draws = uniform_draws(keys[some], 0, images[0].numel()).view(-1, *images.shape[1:])
+            noise = torch.special.ndtri(draws + 2.0**-25).to(images.dtype)
+            images[some] = torch.where(mask[some], noise, images[some])
+        return images
 
 
 BATCH_TRANSFORMS: dict[str, type[BatchTransform]] = {

@@ -164,9 +164,8 @@ class DeviceStage:
         keys = batch.pop("draw_keys", None)
         if keys is not None:
             images = self._normalize(self.transforms.apply_to_batch(images, keys))
-            if self.transforms.mixing is not None:
-                images, labels = self.transforms.mixing(images, batch["labels"], keys, self.num_labels)
-                batch = {**batch, "labels": labels}
+            images, labels = self.transforms.apply_to_normalized(images, batch["labels"], keys, self.num_labels)
+            batch = {**batch, "labels": labels}
         elif images.dtype == torch.uint8:
             images = self._process(images)
         return {**batch, "pixel_values": images.contiguous(memory_format=torch.channels_last)}

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torchvision.transforms import InterpolationMode, v2
 
-from hf_finetune.data.batch_transforms import BATCH_TRANSFORMS, BatchTransform
+from hf_finetune.data.batch_transforms import BATCH_TRANSFORMS, BatchTransform, RandomErasing
 from hf_finetune.data.mixing import MIXING_TRANSFORMS, Mixing
 from hf_finetune.data.pixels import decode_pixels
 from hf_finetune.data.raw import first_line
@@ -37,12 +37,13 @@ class TrainTransforms:
     `decoding` is a first transform that decodes no more of a picture than it keeps, None where whole pictures are
     needed. `picture` are transforms of one uint8 tensor of shape (channels, height, width); `batch` are transforms of a
     batch of them, all of one size, with the samples' draw keys. `mixing` mixes the pictures of a normalized batch, None
-    where each stays itself.
+    where each stays itself; `erasing` erases with noise before that, which is of normalized pixels too.
     """
 
     picture: tuple[v2.Transform, ...]
     batch: tuple[BatchTransform, ...]
     decoding: ReducedRandomResizedCrop | ReducedResize | None = None
+    erasing: RandomErasing | None = None
     mixing: Mixing | None = None
 
     def decode(self, values: Sequence[Any], keys: torch.Tensor) -> list[torch.Tensor]:
@@ -64,6 +65,14 @@ class TrainTransforms:
         for transform in self.batch:
             images = transform(images, keys)
         return images
+
+    def apply_to_normalized(
+        self, images: torch.Tensor, labels: torch.Tensor, keys: torch.Tensor, num_labels: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns a normalized batch and its labels after what is done last; labels are `Mixing`'s where it mixes."""
+        if self.erasing is not None:
+            images = self.erasing(images, keys)
+        return (images, labels) if self.mixing is None else self.mixing(images, labels, keys, num_labels)
 
 
 NO_TRANSFORMS = TrainTransforms(picture=(), batch=())
@@ -129,8 +138,6 @@ def _runs_on_batches(transform: v2.Transform) -> bool:
     name = type(transform).__name__
     if name == "RandomResizedCrop":
         return transform.antialias is not False and transform.interpolation in _SMOOTH
-    if name == "RandomErasing":
-        return transform.value is not None
     if name == "RandomCrop":
         return not isinstance(transform.fill, dict)
     return name in BATCH_TRANSFORMS
@@ -151,6 +158,14 @@ def build_train_transforms(items: Sequence[Any], uniform: bool) -> TrainTransfor
             "train_transforms: MixUp and CutMix mix whole batches: write one, or a RandomChoice of them, as the last of"
             " the list."
         )
+    erasing = None
+    if transforms and _erases_with_noise(transforms[-1]):
+        erasing = RandomErasing(transforms.pop(), stream=len(transforms))
+    if any(map(_erases_with_noise, transforms)):
+        raise UserError(
+            "train_transforms: RandomErasing with the value random fills with noise of normalized pixels; write it last,"
+            " or before MixUp and CutMix."
+        )
     first_part = 0
     for position, transform in enumerate(transforms):
         if not _runs_on_batches(transform):
@@ -166,6 +181,7 @@ def build_train_transforms(items: Sequence[Any], uniform: bool) -> TrainTransfor
     decoding = None if uniform else _reduced(transforms[0])
     return TrainTransforms(
         decoding=decoding,
+        erasing=erasing,
         mixing=mixing,
         picture=tuple(transforms[1 if decoding else 0 : first_part]),
         batch=tuple(
@@ -174,6 +190,10 @@ def build_train_transforms(items: Sequence[Any], uniform: bool) -> TrainTransfor
             if position >= first_part
         ),
     )
+
+
+def _erases_with_noise(transform: v2.Transform) -> bool:
+    return isinstance(transform, v2.RandomErasing) and transform.value is None
 
 
 def _mixes(transform: v2.Transform) -> bool:

@@ -18,13 +18,24 @@ _STAND_INS = {
 }
 _ADAM_DEFAULTS = {"adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8}
 _WRAPPERS = ("OptimWrapper", "AmpOptimWrapper", "ApexOptimWrapper", "DeepSpeedOptimWrapper")
-# Parameters that MMClassification names and that the networks here have not, or that `decay_norm_and_bias` covers.
-_TRANSFORMER_PARAMETERS = {
-    "vit": ("cls_token", "pos_embed"),
-    "swin": ("relative_position_bias_table",),
-    "swinv2": (),
-    "timm_wrapper": ("cls_token", "pos_embed", "relative_position_bias_table", "attention_biases"),
+# What parameters that MMClassification names are called in the networks here; those that are not listed they have not.
+_NAMES_HERE = {
+    "vit": {"cls_token": "cls_token", "pos_embed": "position_embeddings"},
+    "swin": {
+        "absolute_pos_embed": "position_embeddings",
+        "relative_position_bias_table": "relative_position_bias_table",
+    },
+    "timm_wrapper": {
+        name: name
+        for name in (
+            *("attention_biases", "cls_token", "gamma", "pos_embed", "q_bias", "rel_pos_h", "rel_pos_w"),
+            *("relative_position_bias_table", "v_bias"),
+        )
+    },
 }
+# Layers and parameters of one dimension, which `decay_norm_and_bias` covers.
+_OF_ONE_DIMENSION = ("bias", "bn", "gamma", "ln", "norm", "q_bias", "v_bias")
+_TRANSFORMERS_ALONE = ("absolute_pos_embed", "cls_token", "pos_embed", "relative_position_bias_table")
 
 
 def import_optimizer(config: Section, draft: Draft) -> None:
@@ -89,17 +100,21 @@ def _import_paramwise(paramwise: Section, draft: Draft) -> None:
         words = f"norm_decay_mult {norm:g} and bias_decay_mult {bias:g}"
         draft.remark(paramwise.place, f"{words}; here norms and biases are decayed both or neither, and both are")
     paramwise.skip("flat_decay_mult" if norm == bias else "bypass_duplicate", "bypass_duplicate", "_delete")
-    present = _TRANSFORMER_PARAMETERS.get(draft.settings.get("model_type", ""), ())
+    here = _NAMES_HERE.get(draft.settings.get("model_type", ""), {})
     custom = paramwise.section("custom_keys")
+    no_decay: list[str] = []
     for key, options in custom.values.items():
         name = key.rsplit(".", 1)[-1]
         custom.take(key)
         undecayed = isinstance(options, dict) and set(options) == {"decay_mult"} and options["decay_mult"] == 0
-        absent = name in ("cls_token", "pos_embed", "absolute_pos_embed", "relative_position_bias_table")
-        absent = absent and name not in present
-        covered = draft.settings.get("decay_norm_and_bias") is False and name in ("ln", "bn", "norm", "bias", "gamma")
-        if not (undecayed and (absent or covered)):
-            draft.remark(custom.at(key), f"{_words(options)}; parameters have no options of their own here")
+        covered = draft.settings.get("decay_norm_and_bias") is False and name in _OF_ONE_DIMENSION
+        absent = name in _TRANSFORMERS_ALONE and name not in here
+        if undecayed and name in here and not covered:
+            no_decay.append(here[name])
+        elif not (undecayed and (absent or covered)):
+            draft.remark(custom.at(key), f"{_words(options)}; parameters have no such options of their own here")
+    if no_decay:
+        draft.settings["no_decay"] = no_decay
     if paramwise.take("layer_decay_rate"):
         rate = paramwise.take("layer_decay_rate")
         draft.remark(paramwise.at("layer_decay_rate"), f"{rate:g}; all layers have one learning rate")

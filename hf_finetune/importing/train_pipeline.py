@@ -122,14 +122,15 @@ def _color_jitter(step: Section, square: bool, draft: Draft) -> list[Any]:
 
 
 def _random_erasing(step: Section, square: bool, draft: Draft) -> list[Any]:
-    if step.take("mode", "const") == "rand":
-        draft.remark(step.at("mode"), "'rand' erases with noise; here with one colour")
-    step.skip("fill_std")
+    # Noise has the mean and deviation of the normalization here, which is what configs write there.
+    noise, colour = step.take("mode", "const") == "rand", step.take("fill_color", (128, 128, 128))
+    if step.take("fill_std") is None and noise:
+        draft.remark(step.at("mode"), "'rand' without fill_std is uniform noise; here it is normal")
     arguments = {
         "p": step.take("erase_prob", 0.5),
         "scale": [step.take("min_area_ratio", 0.02), round(step.take("max_area_ratio", 0.4), 6)],
         "ratio": [round(value, 6) for value in as_pair(step.take("aspect_range", (3 / 10, 10 / 3)))],
-        "value": _rgb(step.take("fill_color", (128, 128, 128))),
+        "value": "random" if noise else _rgb(colour),
     }
     if len(arguments["ratio"]) == 2 and arguments["ratio"][0] == arguments["ratio"][1]:
         arguments["ratio"] = sorted((arguments["ratio"][0], round(1 / arguments["ratio"][0], 6)))

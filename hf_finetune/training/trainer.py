@@ -27,7 +27,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from hf_finetune.arguments import MULTISTEP, FinetuneArguments
 from hf_finetune.data.batching import DeviceStage, PictureBatches, TrainingStage, pass_on
 from hf_finetune.data.raw import first_line
-from hf_finetune.errors import UserError
+from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.training.callbacks import EpochCallback, LogLineCallback, PlainLogLineCallback
 from hf_finetune.training.host_memory import keep_freed_memory
 from hf_finetune.training.optimization import classification_loss, multistep_schedule, warmed_up_schedule
@@ -88,10 +88,14 @@ class ImageClassificationTrainer(ResumableTrainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """All parameters, or without norms and biases those of two and more dimensions, as timm counts them.
 
-        The stock rule goes by names and misses ResNet's `normalization`.
+        The stock rule goes by names and misses ResNet's `normalization`. Those that `no_decay` names are left out.
         """
-        everything = self.args.decay_norm_and_bias
-        return [name for name, parameter in model.named_parameters() if everything or parameter.ndim > 1]
+        everything, left_out = self.args.decay_norm_and_bias, set(self.args.no_decay or ())
+        return [
+            name
+            for name, parameter in model.named_parameters()
+            if (everything or parameter.ndim > 1) and left_out.isdisjoint(name.split("."))
+        ]
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         """SGD with momentum; any other optimizer is the stock Trainer's."""
@@ -176,6 +180,14 @@ class ImageClassificationTrainer(ResumableTrainer):
             )
         if self.args.gradient_checkpointing and not self.model.supports_gradient_checkpointing:
             raise UserError(f"{type(self.model).__name__} does not support gradient_checkpointing; leave it out.")
+        parts = {part for name, _ in self.model.named_parameters() for part in name.split(".")}
+        self.args.say(
+            *(
+                f"Note: no_decay: no parameter is called {name}.{did_you_mean(name, parts)}"
+                for name in self.args.no_decay or ()
+                if name not in parts
+            )
+        )
         pictures = self.args.train_batch_size * self.args.world_size
         if self.args.dataloader_drop_last and len(self.train_dataset) < pictures:
             raise UserError(
