@@ -63,6 +63,29 @@ STEPS = [
     ),
     (
         dict(type="RandAugment", policies="timm_increasing", num_policies=2, magnitude_level=9, total_level=10),
+        {"IncreasingRandAugment": {"num_ops": 2, "magnitude": 9.0, "magnitude_std": 0.0}},
+    ),
+    (
+        dict(
+            type="RandAugment",
+            policies="timm_increasing",
+            num_policies=3,
+            magnitude_level=14,
+            magnitude_std=0.5,
+            total_level=20,
+            hparams=dict(pad_val=MEAN[::-1], interpolation="bicubic"),
+        ),
+        {
+            "IncreasingRandAugment": {
+                "num_ops": 3,
+                "magnitude": 7.0,
+                "magnitude_std": 0.25,
+                "fill": [124, 116, 104],
+            }
+        },
+    ),
+    (
+        dict(type="RandAugment", policies=[dict(type="Invert")], num_policies=2, magnitude_level=9, total_level=10),
         {"RandAugment": {"num_ops": 2, "magnitude": 27}},
     ),
     (dict(type="AutoAugment", policies="imagenet"), "AutoAugment"),
@@ -83,7 +106,7 @@ TOLD = [
     (dict(type="RandomResizedCrop", size=224, efficientnet_style=True), "EfficientNet's way of cropping"),
     (dict(type="EfficientNetRandomCrop", scale=224), "EfficientNet's way of cropping"),
     (dict(type="RandomFlip", prob=[0.3, 0.3], direction=["horizontal", "vertical"]), "flipped horizontally instead"),
-    (dict(type="RandAugment", policies=[dict(type="Rotate")], magnitude_std=0.5), "its policies and magnitude_std"),
+    (dict(type="RandAugment", policies=[dict(type="Rotate")], magnitude_std=0.5), "its list of policies"),
     (dict(type="AutoAugment", policies=[[dict(type="Rotate")]]), "its list of policies"),
     (dict(type="Resize", size=224, interpolation="area"), "'area'; bilinear is taken"),
 ]

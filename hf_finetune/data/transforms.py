@@ -18,6 +18,7 @@ from torchvision.transforms import InterpolationMode, v2
 from hf_finetune.data.batch_transforms import BATCH_TRANSFORMS, BatchTransform, RandomErasing
 from hf_finetune.data.mixing import MIXING_TRANSFORMS, Mixing
 from hf_finetune.data.pixels import decode_pixels
+from hf_finetune.data.rand_augment import IncreasingRandAugment
 from hf_finetune.data.raw import first_line
 from hf_finetune.data.reduced_decoding import ReducedRandomResizedCrop, ReducedResize
 from hf_finetune.errors import UserError, did_you_mean
@@ -89,11 +90,11 @@ def _build_transform(item: Any) -> v2.Transform:
             f"train_transforms: {item!r} is not a transform; write a name with its arguments,"
             " such as - RandomCrop: {size: 32, padding: 4}"
         )
-    known = [
-        name
-        for name, member in vars(v2).items()
+    known = {
+        name: member
+        for name, member in {**vars(v2), "IncreasingRandAugment": IncreasingRandAugment}.items()
         if inspect.isclass(member) and issubclass(member, v2.Transform) and name not in _NOT_FOR_PICTURES
-    ]
+    }
     if name == "Normalize":
         raise UserError(
             "train_transforms: Normalize is always applied last; write its figures as image_mean, image_std."
@@ -115,7 +116,7 @@ def _build_transform(item: Any) -> v2.Transform:
                 f'train_transforms: {name} has no interpolation "{mode}"; the modes are {", ".join(_INTERPOLATIONS)}.'
             )
         arguments["interpolation"] = _INTERPOLATIONS[mode]
-    parameters = list(inspect.signature(getattr(v2, name).__init__).parameters)[1:]
+    parameters = list(inspect.signature(known[name].__init__).parameters)[1:]
     for argument in arguments:
         if argument not in parameters:
             raise UserError(
@@ -126,7 +127,7 @@ def _build_transform(item: Any) -> v2.Transform:
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
         raise UserError(f"train_transforms: the alpha of {name} is {alpha!r}; write a number above 0.")
     try:
-        transform = getattr(v2, name)(**arguments)
+        transform = known[name](**arguments)
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise UserError(f"train_transforms: {name}: {first_line(error)}") from error
     if isinstance(getattr(transform, "interpolation", None), str):  # torchvision's defaults are words in some versions
@@ -163,8 +164,8 @@ def build_train_transforms(items: Sequence[Any], uniform: bool) -> TrainTransfor
         erasing = RandomErasing(transforms.pop(), stream=len(transforms))
     if any(map(_erases_with_noise, transforms)):
         raise UserError(
-            "train_transforms: RandomErasing with the value random fills with noise of normalized pixels; write it last,"
-            " or before MixUp and CutMix."
+            "train_transforms: RandomErasing with the value random fills with noise of normalized pixels; write it"
+            " last, or before MixUp and CutMix."
         )
     first_part = 0
     for position, transform in enumerate(transforms):

@@ -137,22 +137,49 @@ def _random_erasing(step: Section, square: bool, draft: Draft) -> list[Any]:
     return [{"RandomErasing": arguments}]
 
 
+# timm's operations with their ranges: the policies "timm_increasing", which 0.x's configs write out.
+_INCREASING = {
+    *(("AutoContrast", None, None), ("Equalize", None, None), ("Invert", None, None), ("Rotate", (0, 30), None)),
+    *(("Posterize", (4, 0), None), ("Solarize", (256, 0), None), ("SolarizeAdd", (0, 110), None)),
+    *((name, (0, 0.9), None) for name in ("ColorTransform", "Contrast", "Brightness", "Sharpness")),
+    *(("Shear", (0, 0.3), direction) for direction in ("horizontal", "vertical")),
+    *(("Translate", (0, 0.45), direction) for direction in ("horizontal", "vertical")),
+}
+
+
+def _are_increasing(policies: Any) -> bool:
+    if not isinstance(policies, (list, tuple)) or not all(isinstance(policy, dict) for policy in policies):
+        return policies == "timm_increasing"
+    found = [
+        (policy.get("type"), tuple(as_lists(policy.get("magnitude_range")) or ()) or None, policy.get("direction"))
+        for policy in policies
+    ]
+    return len(found) == len(_INCREASING) and set(found) == _INCREASING
+
+
 def _rand_augment(step: Section, square: bool, draft: Draft) -> list[Any]:
     level, levels = step.number("magnitude_level", 10), step.number("total_level", 10)
+    spread, count = step.take("magnitude_std", 0), step.take("num_policies", 2)
     hyperparameters = step.section("hparams")
-    # torchvision counts its magnitudes from 0 to 30.
-    arguments: dict[str, Any] = {
-        "num_ops": step.take("num_policies", 2),
-        "magnitude": min(30, round(30 * level / levels)),
-    }
-    if hyperparameters.take("interpolation", "nearest") != "nearest":
-        arguments["interpolation"] = hyperparameters.take("interpolation")
+    fill, increasing = hyperparameters.take("pad_val", 128), _are_increasing(step.take("policies"))
     for section in (step, hyperparameters):
         section.skip_all()
-    draft.remark(
-        step.place, "its policies and magnitude_std; torchvision's RandAugment has 14 operations of one magnitude"
-    )
-    return [{"RandAugment": arguments}]
+    if not increasing:
+        draft.remark(step.place, "its list of policies; torchvision's RandAugment has 14 operations of one magnitude")
+        # torchvision counts its magnitudes from 0 to 30.
+        return [{"RandAugment": {"num_ops": count, "magnitude": min(30, round(30 * level / levels))}}]
+    magnitude = 10 * level / levels
+    if magnitude > 10:
+        draft.remark(step.at("magnitude_level"), f"{level:g} of {levels:g}; here with the full strength, 10 of 10")
+    if spread == "inf":
+        draft.remark(step.at("magnitude_std"), "'inf' draws magnitudes from 0 on; here they are all the same")
+        spread = 0
+    arguments = {
+        "num_ops": count,
+        "magnitude": round(min(10.0, magnitude), 6),
+        "magnitude_std": round(10 * max(0, spread) / levels, 6),
+    }
+    return [{"IncreasingRandAugment": arguments | ({} if fill == 128 else {"fill": _rgb(fill)})}]
 
 
 def _auto_augment(step: Section, square: bool, draft: Draft) -> list[Any]:

@@ -1,0 +1,106 @@
+"""Data room: timm's RandAugment, whose operations all grow with the magnitude (its `rand-m9-mstd0.5-inc1`).
+
+RandAugment is Cubuk et al., "RandAugment: Practical automated data augmentation with a reduced search space", 2019. The
+operations and their strengths are `_RAND_INCREASING_TRANSFORMS` of timm's data/auto_augment.py, which MMPretrain's
+policies "timm_increasing" are too; torchvision's RandAugment has others, each of one strength.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional
+
+LEVELS = 10.0  # the magnitude at which an operation has its full strength
+Operation = Callable[["IncreasingRandAugment", torch.Tensor, float], torch.Tensor]
+
+
+class IncreasingRandAugment(v2.Transform):
+    """Applies `num_ops` operations of fifteen, each with the probability `p`, to a uint8 picture (3, height, width).
+
+    `magnitude` is 0 to 10; each operation's is drawn from a normal distribution around it with the deviation
+    `magnitude_std`, cut off at 0 and 10. Turned, sheared and moved pictures are filled up with `fill`, a grey or RGB.
+    """
+
+    def __init__(
+        self,
+        num_ops: int = 2,
+        magnitude: float = 9.0,
+        magnitude_std: float = 0.5,
+        p: float = 0.5,
+        interpolation: InterpolationMode = InterpolationMode.BILINEAR,
+        fill: int | Sequence[int] = 128,
+    ) -> None:
+        super().__init__()
+        if not 0 <= magnitude <= LEVELS or magnitude_std < 0 or not 0 <= p <= 1 or num_ops < 1:
+            raise ValueError("magnitude is 0 to 10, magnitude_std at least 0, p 0 to 1 and num_ops at least 1")
+        if interpolation not in (InterpolationMode.NEAREST, InterpolationMode.BILINEAR):
+            raise ValueError("its interpolation is nearest or bilinear")
+        self.num_ops, self.magnitude, self.magnitude_std, self.p = num_ops, magnitude, magnitude_std, p
+        self.interpolation = interpolation
+        self.fill = [float(fill)] if isinstance(fill, (int, float)) else [float(value) for value in fill]
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        for number in torch.randint(len(OPERATIONS), (self.num_ops,)).tolist():
+            applies, magnitude, sign = torch.rand(()), torch.randn(()), torch.rand(())
+            if applies < self.p:
+                magnitude = min(LEVELS, max(0.0, self.magnitude + self.magnitude_std * float(magnitude)))
+                strength = magnitude / LEVELS * (1 if sign < 0.5 else -1)
+                image = list(OPERATIONS.values())[number](self, image, strength)
+        return image
+
+    def moved(
+        self, image: torch.Tensor, translate: Sequence[float] = (0, 0), shear: Sequence[float] = (0, 0)
+    ) -> torch.Tensor:
+        """Returns a picture moved by (x, y) in parts of its sides, or sheared by (x, y) about its upper left corner."""
+        height, width = image.shape[-2:]
+        return functional.affine(
+            image,
+            angle=0.0,
+            translate=[translate[0] * width, translate[1] * height],
+            scale=1.0,
+            shear=[math.degrees(math.atan(value)) for value in shear],
+            interpolation=self.interpolation,
+            fill=self.fill,
+            center=[0, 0],
+        )
+
+    def turned(self, image: torch.Tensor, degrees: float) -> torch.Tensor:
+        return functional.rotate(image, degrees, interpolation=self.interpolation, fill=self.fill)
+
+
+def _posterize(image: torch.Tensor, strength: float) -> torch.Tensor:
+    bits = max(1, 4 - int(4 * strength))
+    return image & (256 - 2 ** (8 - bits))
+
+
+def _solarize(image: torch.Tensor, strength: float) -> torch.Tensor:
+    return torch.where(image.int() >= 256 - int(256 * strength), 255 - image, image)
+
+
+def _solarize_add(image: torch.Tensor, strength: float) -> torch.Tensor:
+    brighter = (image.int() + int(110 * strength)).clamp_(max=255).to(image.dtype)
+    return torch.where(image < 128, brighter, image)
+
+
+# Each is given the transform, the picture and a strength from -1 to 1, whose sign some leave alone.
+OPERATIONS: dict[str, Operation] = {
+    "AutoContrast": lambda transform, image, strength: functional.autocontrast(image),
+    "Equalize": lambda transform, image, strength: functional.equalize(image),
+    "Invert": lambda transform, image, strength: functional.invert(image),
+    "Rotate": lambda transform, image, strength: transform.turned(image, 30 * strength),
+    "Posterize": lambda transform, image, strength: _posterize(image, abs(strength)),
+    "Solarize": lambda transform, image, strength: _solarize(image, abs(strength)),
+    "SolarizeAdd": lambda transform, image, strength: _solarize_add(image, abs(strength)),
+    "Color": lambda transform, image, strength: functional.adjust_saturation(image, 1 + 0.9 * strength),
+    "Contrast": lambda transform, image, strength: functional.adjust_contrast(image, 1 + 0.9 * strength),
+    "Brightness": lambda transform, image, strength: functional.adjust_brightness(image, 1 + 0.9 * strength),
+    "Sharpness": lambda transform, image, strength: functional.adjust_sharpness(image, 1 + 0.9 * strength),
+    "ShearX": lambda transform, image, strength: transform.moved(image, shear=(0.3 * strength, 0)),
+    "ShearY": lambda transform, image, strength: transform.moved(image, shear=(0, 0.3 * strength)),
+    "TranslateXRel": lambda transform, image, strength: transform.moved(image, translate=(0.45 * strength, 0)),
+    "TranslateYRel": lambda transform, image, strength: transform.moved(image, translate=(0, 0.45 * strength)),
+}
