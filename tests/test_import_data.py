@@ -290,6 +290,16 @@ def test_parameters_that_are_not_decayed_go_by_their_names_here(tmp_path: Path) 
         assert "decay_mult" not in remarks(draft)
 
 
+def test_an_average_of_the_weights(tmp_path: Path) -> None:
+    draft = imported(tmp_path, new_config(custom_hooks=[dict(type="EMAHook", momentum=4e-5, priority="HIGH")]))
+    assert draft.settings["ema_decay"] == 0.99996 and not draft.remarks
+    hook = dict(type="EMAHook", ema_type="ExpMomentumEMA", update_buffers=True, begin_epoch=3)
+    draft = imported(tmp_path, new_config(custom_hooks=[hook]))
+    assert draft.settings["ema_decay"] == 0.9998
+    for remark in ("ema_type: ExpMomentumEMA;", "update_buffers: True;", "begin_epoch: 3;"):
+        assert remark in remarks(draft)
+
+
 def test_clipping_and_half_precision(tmp_path: Path) -> None:
     assert settings(tmp_path, old_config())["max_grad_norm"] == 0
     assert settings(tmp_path, old_config(optimizer_config=dict(grad_clip=dict(max_norm=5.0))))["max_grad_norm"] == 5.0
@@ -339,13 +349,13 @@ def test_intervals_and_hooks_are_told(tmp_path: Path) -> None:
         old_config(
             evaluation=dict(interval=10),
             checkpoint_config=dict(interval=5),
-            custom_hooks=[dict(type="EMAHook", momentum=4e-5), dict(type="MyHook")],
+            custom_hooks=[dict(type="PreciseBNHook"), dict(type="MyHook")],
         ),
     )
     lines = remarks(draft).splitlines()
     assert len(lines) == 4
     assert lines[0].startswith("evaluation.interval: 10;") and lines[1].startswith("checkpoint_config.interval: 5;")
-    assert "no average of the weights is kept" in lines[2] and "MyHook: there is no such hook here" in lines[3]
+    assert "BatchNorm keeps its running statistics" in lines[2] and "MyHook: there is no such hook here" in lines[3]
 
 
 def test_a_run_of_iterations_is_evaluated_by_steps(tmp_path: Path) -> None:

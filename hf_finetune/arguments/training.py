@@ -36,6 +36,7 @@ _RANGES = {
     "weight_decay": (0, math.inf),
     "max_grad_norm": (0, math.inf),
     "lr_gamma": (0, math.inf),
+    "ema_decay": (0, 1),
     "label_smoothing_factor": (0, 1),
     "warmup_steps": (0, math.inf),
     "warmup_epochs": (0, math.inf),
@@ -83,6 +84,10 @@ class FinetuneArguments(TrainingArguments):
     )
     no_decay: list[str] | None = field(
         default=None, metadata={"help": "Parameters, or modules, that are not decayed, such as cls_token."}
+    )
+    ema_decay: float | None = field(
+        default=None,
+        metadata={"help": "Evaluate and keep a moving average of the weights, which keeps this part at each step."},
     )
     max_grad_norm: float = field(default=0.0, metadata={"help": "Clip the gradient to this norm; 0 clips nothing."})
     lr_scheduler_type: str = field(

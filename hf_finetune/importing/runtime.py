@@ -5,8 +5,6 @@ from __future__ import annotations
 from hf_finetune.importing.section import Draft, Section
 
 _HOOK_REASONS = {
-    "EMAHook": "no average of the weights is kept; the weights of the last step are evaluated",
-    "ExpMomentumEMA": "no average of the weights is kept",
     "PreciseBNHook": "BatchNorm keeps its running statistics",
     "SwitchRecipeHook": "transforms and loss stay the same over the whole run",
 }
@@ -53,8 +51,11 @@ def import_runtime(config: Section, draft: Draft) -> None:
     _import_intervals(config, hooks, draft)
     for hook in config.sections("custom_hooks"):
         kind = hook.take("type")
+        if kind == "EMAHook":
+            _import_average(hook, draft)
+        else:
+            draft.remark(hook.place, _HOOK_REASONS.get(str(kind), "there is no such hook here"))
         hook.skip_all()
-        draft.remark(hook.place, _HOOK_REASONS.get(str(kind), "there is no such hook here"))
     randomness = config.section("randomness")
     seed = randomness.take("seed", config.take("seed"))
     if isinstance(seed, int):
@@ -77,6 +78,19 @@ def import_runtime(config: Section, draft: Draft) -> None:
     }.items():
         if config.take(key):
             draft.remark(key, f"not imported; {reason}")
+
+
+def _import_average(hook: Section, draft: Draft) -> None:
+    """Sets ema_decay. MMCV's warm-up of the momentum, at most 1 / 100 of a step, is above it and changes nothing."""
+    momentum = hook.number("momentum", 0.0002)
+    draft.settings["ema_decay"] = round(1 - momentum, 12)
+    if hook.take("ema_type", "ExponentialMovingAverage") != "ExponentialMovingAverage":
+        draft.remark(hook.at("ema_type"), f"{hook.take('ema_type')}; here the momentum is the same in all steps")
+    if hook.take("update_buffers"):
+        draft.remark(hook.at("update_buffers"), "True; BatchNorm's statistics are those of the last step here")
+    for key, default in (("interval", 1), ("begin_iter", 0), ("begin_epoch", 0), ("evaluate_on_origin", False)):
+        if hook.take(key, default) != default:
+            draft.remark(hook.at(key), f"{hook.take(key)}; the average is taken from the first step on, at each step")
 
 
 def _import_trackers(config: Section, logger: Section, draft: Draft) -> None:

@@ -28,14 +28,14 @@ from hf_finetune.arguments import MULTISTEP, FinetuneArguments
 from hf_finetune.data.batching import DeviceStage, PictureBatches, TrainingStage, pass_on
 from hf_finetune.data.raw import first_line
 from hf_finetune.errors import UserError, did_you_mean
+from hf_finetune.training.averaging import AveragingTrainer
 from hf_finetune.training.callbacks import EpochCallback, LogLineCallback, PlainLogLineCallback
 from hf_finetune.training.host_memory import keep_freed_memory
 from hf_finetune.training.optimization import classification_loss, multistep_schedule, warmed_up_schedule
-from hf_finetune.training.resumable import ResumableTrainer
 from hf_finetune.training.sampling import EpochSampler
 
 
-class ImageClassificationTrainer(ResumableTrainer):
+class ImageClassificationTrainer(AveragingTrainer):
     """Fine-tunes an image classifier on uint8 batches that a `DeviceStage` completes on the model's device.
 
     `reduce_logits` maps logits
