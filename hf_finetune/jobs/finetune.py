@@ -12,6 +12,7 @@ from typing import Any
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_finetune.arguments import ModelArguments
+from hf_finetune.data.bad_images import BadImages, note_lost
 from hf_finetune.data.batching import DeviceStage, EvaluationStage, PictureBatches, TrainingStage
 from hf_finetune.data.catalog import CATALOG, find_entry
 from hf_finetune.data.decode_cache import DecodedPictures, finish, open_decoded_pictures
@@ -28,6 +29,7 @@ from hf_finetune.publishing.hub import check_push, push_folder
 from hf_finetune.recipe import Recipe, load_recipe, override, packaged_recipes, to_yaml
 from hf_finetune.training.callbacks import SecondEpochCallback
 from hf_finetune.training.features import FeatureDataset, train_on_features, train_on_pictures
+from hf_finetune.training.guarded import left_out_pictures
 from hf_finetune.training.run_folder import find_resumable, prepare_folder
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
@@ -107,7 +109,8 @@ def prepare(recipe: Recipe) -> PreparedRun:
             repository = check_push(args.hub_model_id, folder, args.hub_private_repo, args.say)
 
     with args.main_process_first(desc="dataset"):
-        data = load_image_dataset(data_arguments, args.seed)
+        left_out = left_out_pictures(checkpoint) if checkpoint else None
+        data = load_image_dataset(data_arguments, args.seed, left_out=left_out)
     args.say(f"Data: {data.source}, {len(data.label_names)} classes.")
     args.say(*(f"  {role}: {name}" for role, name in data.split_names.items()), *data.notes)
     check_num_labels(model_arguments, data.label_names)
@@ -136,12 +139,15 @@ def prepare(recipe: Recipe) -> PreparedRun:
         decoded = open_decoded_pictures(
             data, data_arguments.decode_cache, args.say, args.world_size, args.local_process_index
         )
+    bad_images = BadImages(data, data_arguments.on_bad_image)
     evaluated = {
-        role: PictureBatches(split, evaluation_stage, decoded.get(role)) for role, split in data.splits.items()
+        role: bad_images.watch(role, PictureBatches(split, evaluation_stage, decoded.get(role)))
+        for role, split in data.splits.items()
     }
     batches = dict(evaluated)
     if not as_evaluated:
-        batches["train"] = PictureBatches(data.splits["train"], training_stage, decoded.get("train"))
+        training = PictureBatches(data.splits["train"], training_stage, decoded.get("train"))
+        batches["train"] = bad_images.watch("train", training)
 
     metrics = ClassificationMetrics(data.label_names)
     args.prepare_for_run(has_validation="validation" in data.splits, metrics=metrics.names)
@@ -155,6 +161,7 @@ def prepare(recipe: Recipe) -> PreparedRun:
         eval_dataset=batches.get("validation"),
         compute_metrics=metrics,
         reduce_logits=reduce_logits,
+        bad_images=bad_images,
     )
     if args.local_process_index == 0:
         trainer.add_callback(SecondEpochCallback(partial(finish, decoded.values())))
@@ -186,6 +193,12 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
 
     from hf_finetune.publishing.result import METRIC_PREFIXES, RunRecord, save_result  # plots: not before they are due
 
+    predictions = {
+        role: trainer.predict(prepared.batches[role], metric_key_prefix=prefix)
+        for role, prefix in METRIC_PREFIXES.items()
+        if role in prepared.batches
+    }
+    args.say(*note_lost(data, trainer.unreadable_pictures()))
     record = RunRecord(
         recipe=recipe,
         command=command,
@@ -194,13 +207,10 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
         or (model_arguments.model_name_or_path if model_arguments.pretrained else None),
         chose_checkpoint=args.load_best_model_at_end,
         data=data,
-        predictions={
-            role: trainer.predict(prepared.batches[role], metric_key_prefix=prefix)
-            for role, prefix in METRIC_PREFIXES.items()
-            if role in prepared.batches
-        },
+        predictions=predictions,
         training_metrics=training.metrics,
         log_history=trainer.state.log_history,
+        skipped_steps=trainer.skipped_steps,
     )
     trainer.save_model()
     if args.local_process_index == 0:
