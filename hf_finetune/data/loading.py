@@ -66,20 +66,29 @@ class ImageDataset:
         return self.image_sizes is not None and math.prod(self.image_sizes) <= _SMALL_PICTURE
 
 
+@dataclass(frozen=True)
+class EarlierPictures:
+    """What a run that goes on knows of its pictures, which it needs in the same order as before.
+
+    By role: `counts`, how many the source's split had, and `left_out`, the `sample_index` of those that could not be
+    read when the run began. `lost_files` are files that have vanished since, relative to the dataset's folder.
+    """
+
+    counts: Mapping[str, int]
+    left_out: Mapping[str, Sequence[int]]
+    lost_files: Sequence[str] = ()
+
+
 def load_image_dataset(
-    arguments: DataArguments,
-    seed: int,
-    require_train: bool = True,
-    left_out: Mapping[str, Sequence[int]] | None = None,
+    arguments: DataArguments, seed: int, require_train: bool = True, earlier: EarlierPictures | None = None
 ) -> ImageDataset:
     """Opens, checks and divides a dataset.
 
     `seed` decides which part of train is held out and which pictures a limit leaves. Evaluation alone may do without
-    train (`require_train=False`). A run that goes on leaves out what it did when it began, `left_out`, and no more: a
-    picture that is lost since then keeps its row, or all others would come in another order. Raises `UserError` for
-    everything that the user can mend.
+    train (`require_train=False`). A run that goes on leaves out what it did when it began (`earlier`) and no more.
+    Raises `UserError` for everything that the user can mend.
     """
-    raw, entry = open_source(arguments)
+    raw, entry = open_source(arguments, earlier.lost_files if earlier else ())
     roles = choose_splits(raw, {role: getattr(arguments, f"{role}_split") for role in ROLES}, entry)
     reference = _reference_split(raw, roles, require_train)
     image_column, labels = _read_columns(raw, roles, reference, arguments, entry)
@@ -103,6 +112,12 @@ def load_image_dataset(
         result.split_names[role] = split
         result.sources[role] = images
 
+    for role, count in earlier.counts.items() if earlier else ():
+        if role in result.sources and len(result.sources[role]) != count:
+            raise UserError(
+                f"{raw.source}: {role} has {len(result.sources[role]):,} pictures, and had {count:,} when the run"
+                " began; make it as it was, or write another --output_dir."
+            )
     totals = {role: len(dataset) for role, dataset in result.splits.items()}
     if "train" in result.splits:
         if "validation" not in result.splits and arguments.validation_fraction > 0:
@@ -114,7 +129,7 @@ def load_image_dataset(
     result.split_names = {role: result.split_names[role] for role in result.splits}
     _note_missing_classes(result)
     _limit(result, arguments, seed)
-    _check_pictures(result, raw, arguments.on_bad_image, left_out)
+    _check_pictures(result, raw, arguments.on_bad_image, earlier)
     for role, dataset in result.splits.items():
         if len(dataset) != totals[role]:
             result.split_names[role] += f" ({len(dataset):,} of {totals[role]:,})"
@@ -210,9 +225,7 @@ def _limit(result: ImageDataset, arguments: DataArguments, seed: int) -> None:
             result.splits[role] = _select(dataset, random_subset(len(dataset), limit, seed))
 
 
-def _check_pictures(
-    result: ImageDataset, raw: RawDataset, on_bad_image: str, left_out: Mapping[str, Sequence[int]] | None
-) -> None:
+def _check_pictures(result: ImageDataset, raw: RawDataset, on_bad_image: str, earlier: EarlierPictures | None) -> None:
     """Looks at the headers; stops at unreadable pictures or leaves them out, and finds out whether all have one size.
 
     Files of their own are all looked at. Pictures inside a dataset came through a program, so a sample will do, unless
@@ -227,14 +240,15 @@ def _check_pictures(
         bad_rows = sorted(check.bad_rows)
         if len(bad_rows) == len(dataset):
             unreadable_role = unreadable_role or role
-        if not bad_rows and not (left_out and left_out.get(role)):
+        if not bad_rows and not (earlier and earlier.left_out.get(role)):
             continue
         sample_index = arrow_column(dataset, "sample_index").to_numpy()
         for row in bad_rows:
             error = check.bad_rows[row]
             missing_files |= error.reason == NO_SUCH_FILE
             result.bad_images.append(describe_bad_image(error, raw.folder, role, int(sample_index[row])))
-        gone = bad_rows if left_out is None else np.flatnonzero(np.isin(sample_index, left_out.get(role, [])))
+        # A picture that is lost since the run began keeps its row, or all others would come in another order.
+        gone = bad_rows if earlier is None else np.flatnonzero(np.isin(sample_index, earlier.left_out.get(role, [])))
         result.left_out[role] = sample_index[gone].tolist()
         result.splits[role] = _select(dataset, np.setdiff1d(np.arange(len(dataset)), gone))
     count = len(result.bad_images)

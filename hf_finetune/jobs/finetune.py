@@ -12,7 +12,7 @@ from typing import Any
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_finetune.arguments import ModelArguments
-from hf_finetune.data.bad_images import BadImages, note_lost
+from hf_finetune.data.bad_images import BadImages, earlier_pictures, note_lost
 from hf_finetune.data.batching import DeviceStage, EvaluationStage, PictureBatches, TrainingStage
 from hf_finetune.data.catalog import CATALOG, find_entry
 from hf_finetune.data.decode_cache import DecodedPictures, finish, open_decoded_pictures
@@ -29,7 +29,6 @@ from hf_finetune.publishing.hub import check_push, push_folder
 from hf_finetune.recipe import Recipe, load_recipe, override, packaged_recipes, to_yaml
 from hf_finetune.training.callbacks import SecondEpochCallback
 from hf_finetune.training.features import FeatureDataset, train_on_features, train_on_pictures
-from hf_finetune.training.guarded import left_out_pictures
 from hf_finetune.training.run_folder import find_resumable, prepare_folder
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
@@ -109,8 +108,8 @@ def prepare(recipe: Recipe) -> PreparedRun:
             repository = check_push(args.hub_model_id, folder, args.hub_private_repo, args.say)
 
     with args.main_process_first(desc="dataset"):
-        left_out = left_out_pictures(checkpoint) if checkpoint else None
-        data = load_image_dataset(data_arguments, args.seed, left_out=left_out)
+        earlier = earlier_pictures(folder) if checkpoint else None
+        data = load_image_dataset(data_arguments, args.seed, earlier=earlier)
     args.say(f"Data: {data.source}, {len(data.label_names)} classes.")
     args.say(*(f"  {role}: {name}" for role, name in data.split_names.items()), *data.notes)
     check_num_labels(model_arguments, data.label_names)
@@ -217,6 +216,8 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
         finish(prepared.decoded.values())
     if args.process_index == 0:
         save_result(folder, record)
+    if trainer.bad_images is not None:
+        trainer.bad_images.close()
     own_code = ", trust_remote_code=True" if getattr(trainer.model.config, "auto_map", None) else ""
     loads = f"pipeline('image-classification', '{folder}'{own_code}) loads it"
     args.say("", record.table(), "", f"The model is in {folder}; {loads}.")

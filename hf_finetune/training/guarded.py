@@ -5,7 +5,7 @@ A run stops at either with one line that says how it goes on, or does without: `
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from hf_finetune.training.checkpoints import list_checkpoints
 from hf_finetune.training.loader_errors import loader_errors_in_one_line
 from hf_finetune.training.resumable import ResumableTrainer
 
-FAULTS = "faults"  # their place in a checkpoint's trainer_state.json, below stateful_callbacks
+_SKIPPED = "skipped_steps"  # in a checkpoint's trainer_state.json, below stateful_callbacks
 _NAMED = 128  # pictures in the message of a run that stops
 _STEPS_UNCHECKED = 1000  # at most, so that what is kept of them stays small
 
@@ -59,9 +59,13 @@ class GuardedTrainer(ResumableTrainer):
             advice = "The checkpoints stay, and the same command goes on." if saved else "No checkpoint was due yet."
             raise UserError(f"{error} {advice}") from error
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
+        if self.bad_images is not None:
+            with self.args.main_process_first(desc="list of unreadable pictures"):
+                first = self.args.local_process_index == 0
+                self.bad_images.keep_in(Path(self.args.output_dir), resume_from_checkpoint is not None, first)
         with self.loading():
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         with self.loading():
@@ -170,23 +174,16 @@ class GuardedTrainer(ResumableTrainer):
     # ---- checkpoints ----
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Saves what was met so far as well, and never puts broken weights in the place of good ones."""
+        """Saves which steps were skipped as well, and never puts broken weights in the place of good ones."""
         self._stop_if_broken()
         if not self._is_sharded and not all(weights.isfinite().all() for weights in self.model.parameters()):
             raise self._diverged("weights are not numbers", self.state.global_step)
-        self.state.stateful_callbacks[FAULTS] = {
-            "skipped_steps": self.skipped_steps,
-            "unreadable_pictures": self.unreadable_pictures(),
-            "left_out": self.bad_images.left_out if self.bad_images else {},
-        }
+        self.state.stateful_callbacks[_SKIPPED] = {"steps": self.skipped_steps}
         super()._save_checkpoint(model, trial)
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         position = super()._init_training_state(*args, **kwargs)
-        faults = self.state.stateful_callbacks.get(FAULTS, {})
-        self.skipped_steps = list(faults.get("skipped_steps", []))
-        if self.bad_images is not None:
-            self.bad_images.add(faults.get("unreadable_pictures", []))
+        self.skipped_steps = list(self.state.stateful_callbacks.get(_SKIPPED, {}).get("steps", []))
         return position
 
 
@@ -205,12 +202,3 @@ class _SkipCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.trainer.skip_if_broken()
-
-
-def left_out_pictures(checkpoint: Path) -> Mapping[str, list[int]] | None:
-    """Returns by role the pictures that a run has left out since it began, by a checkpoint of it.
-
-    None where the checkpoint does not say.
-    """
-    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    return state.stateful_callbacks.get(FAULTS, {}).get("left_out")
