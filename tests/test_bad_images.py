@@ -128,9 +128,11 @@ def test_an_unreadable_picture_stops_with_its_name(pictures, damage, workers):
     batches = BadImages(data, "stop").watch("train", batches)
     batches.__getitems__([0, 1])
     DAMAGES[damage](pictures / LOST)
-    loader = DataLoader(batches, batch_size=16, collate_fn=pass_on, num_workers=workers)
+    loader = iter(DataLoader(batches, batch_size=16, collate_fn=pass_on, num_workers=workers))
     with pytest.raises(LoadingError) as caught, loader_errors_in_one_line():
         list(loader)
+    if workers:
+        loader._shutdown_workers()  # or the garbage collector waits five seconds for each
     message = str(caught.value)
     assert message.startswith(f"A picture of train cannot be read: {LOST} (") and "\n" not in message
     assert message.endswith("; mend it, or write --on_bad_image skip.")
@@ -262,6 +264,7 @@ def test_a_resumed_run_is_the_undisturbed_one(pictures, tmp_path, monkeypatch, c
             never.unlink()
             shutil.copy(pictures / "train/red/04.png", never)  # mended, but the run began without it
         else:
+            capsys.readouterr()
             assert main([*settings, "--output_dir", str(resumed)]) == 2
             assert main([*settings, "--output_dir", str(resumed)]) == 2  # by the header check
             assert capsys.readouterr().err.count(f"{LOST} (no such file") == 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,13 +34,19 @@ def loader_errors_in_one_line() -> Iterator[None]:
         if own:
             words = message[own[-1].end() :].strip()
             raise (type(error) if isinstance(error, UserError) else LoadingError)(words) from None
-        fault = None if isinstance(error, UserError) else _explain(message)
+        fault = None if isinstance(error, UserError) else _explain(message, _is_of_loader(error))
         if fault is None:
             raise
         raise LoadingError(fault) from error
 
 
-def _explain(message: str) -> str | None:
+def _is_of_loader(error: Exception) -> bool:
+    """Says whether the error came up as a batch was received, from a worker that died before it was handed over."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code.co_name == "_try_get_data" for frame, _ in frames)
+
+
+def _explain(message: str, of_loader: bool) -> str | None:
     """Returns one line on an error of torch's loader, None for any other error."""
     dead = _DEAD_WORKER.search(message)
     signal = dead and dead["signal"]
@@ -50,15 +57,15 @@ def _explain(message: str) -> str | None:
             f"The shared memory{size} ({_SHARED_MEMORY}), by which the processes that load pictures hand over their"
             " batches, is full; make it larger (docker run --shm-size 8g), or write --dataloader_num_workers 0."
         )
-    if dead or "in pin memory thread" in message or "Pin memory thread exited" in message:
-        how = f"was ended by the signal {signal}" if signal else "ended unexpectedly"
-        return (
-            f"A process that loads pictures {how}; where the system does that for want of memory, write a lower"
-            " --dataloader_num_workers."
-        )
     if "Too many open files" in message:
         return (
             "The processes that load pictures need more open files than are allowed; write ulimit -n 65536 before the"
             " command, or --dataloader_num_workers 0."
+        )
+    if dead or of_loader or "in pin memory thread" in message or "Pin memory thread exited" in message:
+        how = f"was ended by the signal {signal}" if signal else "ended unexpectedly"
+        return (
+            f"A process that loads pictures {how}; where the system does that for want of memory, write a lower"
+            " --dataloader_num_workers."
         )
     return None
