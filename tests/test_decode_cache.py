@@ -195,7 +195,7 @@ def test_a_picture_that_cannot_be_read_leaves_no_file(pictures, cache, monkeypat
 def test_a_picture_of_another_size_is_named(pictures):
     pictures.image_sizes = (16, 18)
     decoded = open_decoded_pictures(pictures, "auto")
-    with pytest.raises(UserError, match="^The picture in row 3 has 16 x 16 pixels and the others have 16 x 18;"):
+    with pytest.raises(UserError, match="it is of 16 x 16 pixels, not of 16 x 18"):
         decoded["test"][np.array([3])]
 
 

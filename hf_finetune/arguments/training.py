@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -113,6 +114,10 @@ class FinetuneArguments(TrainingArguments):
     logging_steps: float = field(default=100, metadata={"help": "Optimizer steps between two log lines."})
     # The stock filter hides a NaN loss behind the running average; this package stops at the first one instead.
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN losses in the log."})
+    on_nan: list[Any] = field(
+        default_factory=lambda: ["stop"],
+        metadata={"help": "Losses that are not numbers: stop, or skip N to leave out at most N steps."},
+    )
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept: the best and the last."})
@@ -190,6 +195,11 @@ class FinetuneArguments(TrainingArguments):
             if value is not None and not least <= value <= greatest:
                 limits = f"of at least {least}" if greatest == math.inf else f"from {least} to {greatest}"
                 raise UserError(f"{name} is {value}; write a number {limits}.")
+        word, *count = self.on_nan or ["stop"]
+        counted = len(count) == 1 and type(count[0]) is int and count[0] > 0
+        if not (counted if word == "skip" else word == "stop" and not count):
+            written = " ".join(map(str, self.on_nan))
+            raise UserError(f'on_nan is "{written}"; write stop, or skip and a number of steps, such as skip 10.')
         for name in _ABOVE_ZERO:
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -221,6 +231,11 @@ class FinetuneArguments(TrainingArguments):
             )
         if self.dataloader_persistent_workers and not self.dataloader_num_workers:
             raise UserError("dataloader_persistent_workers needs workers; write --dataloader_num_workers 2 or more.")
+
+    @property
+    def max_skipped_steps(self) -> int:
+        """How many optimizer steps with a loss that is not a number may be skipped (`on_nan`)."""
+        return self.on_nan[1] if self.on_nan and self.on_nan[0] == "skip" else 0
 
     def say(self, *lines: str) -> None:
         """Prints lines for the user, from one process only."""

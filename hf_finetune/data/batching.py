@@ -8,7 +8,7 @@ processor.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -21,10 +21,13 @@ from transformers.image_processing_backends import TorchvisionBackend
 
 from hf_finetune.data.columns import arrow_column
 from hf_finetune.data.decode_cache import DecodedPictures
-from hf_finetune.data.decoding import decode_image
+from hf_finetune.data.decoding import UnreadableImage, decode_image, image_name
 from hf_finetune.data.pixels import decode_pixels
 from hf_finetune.data.randomness import draw_keys
 from hf_finetune.data.transforms import NO_TRANSFORMS, TrainTransforms
+from hf_finetune.errors import UserError
+
+NOT_COUNTED = -100  # cross_entropy's own mark of a label that does not count
 
 
 class TrainingStage:
@@ -101,14 +104,24 @@ class PictureBatches(torch.utils.data.Dataset):
     """A split as a loader's dataset that hands over whole batches, which its stage has stacked already.
 
     Where the split's pictures are decoded already, they and the labels come from memory, past the split's table.
+
+    `on_unreadable` is called with the error and the `sample_index` of each picture that cannot be read when its batch
+    is due. If it returns, another picture stands in, under the label -100: no loss, gradient or figure counts it, and
+    batches keep their size and order. Without it the error is raised.
     """
 
     def __init__(
-        self, split: Dataset, stage: TrainingStage | EvaluationStage, decoded: DecodedPictures | None = None
+        self,
+        split: Dataset,
+        stage: TrainingStage | EvaluationStage,
+        decoded: DecodedPictures | None = None,
+        on_unreadable: Callable[[UnreadableImage, int], None] | None = None,
     ) -> None:
         self.split = split.with_transform(stage)
         self.stage = stage
         self.decoded = decoded
+        self.on_unreadable = on_unreadable
+        self._shape: torch.Size | None = None  # of a picture in a batch
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -116,23 +129,82 @@ class PictureBatches(torch.utils.data.Dataset):
         return arrow_column(self.split, "label").to_numpy().astype(np.int64)
 
     @cached_property
-    def _sample_index(self) -> np.ndarray:
+    def sample_index(self) -> np.ndarray:
+        """The row numbers in the source's split, int64 (pictures,)."""
         return arrow_column(self.split, "sample_index").to_numpy().astype(np.int64)
 
     def __len__(self) -> int:
         return len(self.split)
 
     def __getitems__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Returns what the stage makes of the rows, and their `sample_index`, int64 (batch,)."""
+        try:
+            batch = self._read(rows)
+        except (UnreadableImage, RuntimeError):  # torch's, of pictures that differ in size and cannot be stacked
+            if self.on_unreadable is None:
+                raise
+            batch = self._read_with_stand_ins(rows)
+        self._shape = self._shape or batch["pixel_values"].shape[1:]
+        return batch
+
+    def _read(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        sample_index = self.sample_index[rows]
         if self.decoded is None:
-            return self.split[rows]
-        sample_index = self._sample_index[rows]
-        return self.stage(
-            {"pixels": self.decoded[sample_index], "label": self.labels[rows], "sample_index": sample_index}
-        )
+            batch = self.split[rows]
+        else:
+            batch = self.stage(
+                {"pixels": self.decoded[sample_index], "label": self.labels[rows], "sample_index": sample_index}
+            )
+        return {**batch, "sample_index": torch.from_numpy(sample_index)}
+
+    def _read_with_stand_ins(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Returns a batch with, for each unreadable row, the next readable one of the batch or else of the split."""
+        read = [self._read_one(row) for row in rows]
+        good = [place for place, batch in enumerate(read) if batch is not None]
+        if not good:
+            stand_in = self._next_readable(rows[-1])
+            batch = {key: value.expand(len(rows), *value.shape[1:]).clone() for key, value in stand_in.items()}
+            return {**batch, "labels": torch.full_like(batch["labels"], NOT_COUNTED)}
+        batch = {key: torch.cat([read[place][key] for place in good]) for key in read[good[0]]}
+        # Where each row's picture lies among the good ones: its own place, or that of the next good one.
+        places = np.searchsorted(good, np.arange(len(rows))) % len(good)
+        batch = {key: value[torch.from_numpy(places)] for key, value in batch.items()}
+        batch["labels"][[place for place, one in enumerate(read) if one is None]] = NOT_COUNTED
+        return batch
+
+    def _read_one(self, row: int) -> dict[str, torch.Tensor] | None:
+        """Returns a batch of one row, None where it cannot be read."""
+        try:
+            batch = self._read([row])
+            shape = batch["pixel_values"].shape[1:]
+            if self._shape is not None and shape != self._shape:
+                name = image_name(self.split.with_format(None)[int(row)]["image"])
+                raise UnreadableImage(
+                    name, f"it is of {shape[1]} x {shape[2]} pixels now, not of {self._shape[1]} x {self._shape[2]}"
+                )
+        except UnreadableImage as error:
+            self.on_unreadable(error, int(self.sample_index[row]))
+            return None
+        return batch
+
+    def _next_readable(self, row: int) -> dict[str, torch.Tensor]:
+        """Returns a batch of the first readable row after `row`. Raises `UserError` where there is none."""
+        for step in range(1, len(self)):
+            batch = self._read_one((row + step) % len(self))
+            if batch is not None:
+                return batch
+        raise UserError("Not one picture of a split can be read any more; check that their folder is there.")
 
 
 def pass_on(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The collator of `PictureBatches`, whose batches are whole."""
+    """The collator of `PictureBatches`, whose batches are whole.
+
+    A loader's worker moves its batch to shared memory here, where a lack of it is an error that the main process gets.
+    Later it would be one of the queue's own thread, which loses the batch, and the main process would wait for ever.
+    """
+    if torch.utils.data.get_worker_info() is not None:
+        for tensor in batch.values():
+            tensor.share_memory_()
     return batch
 
 
@@ -162,6 +234,7 @@ class DeviceStage:
     def __call__(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         images = batch["pixel_values"]
         keys = batch.pop("draw_keys", None)
+        batch.pop("sample_index", None)
         if keys is not None:
             images = self._normalize(self.transforms.apply_to_batch(images, keys))
             images, labels = self.transforms.apply_to_normalized(images, batch["labels"], keys, self.num_labels)

@@ -26,6 +26,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from hf_finetune.data.columns import are_files, arrow_column
+from hf_finetune.data.decoding import UnreadableImage, image_name
 from hf_finetune.data.loading import ImageDataset
 from hf_finetune.data.pixels import decode_pixels
 from hf_finetune.errors import UserError
@@ -60,7 +61,7 @@ class DecodedPictures:
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         """Returns the pictures of `rows`, int64 (batch,), as uint8 (batch, height, width, 3).
 
-        Raises `UserError` for a picture that cannot be read or is of another size.
+        Raises `UnreadableImage` for a picture that cannot be read or is of another size.
         """
         if self._filled is not None and not (filled := self._filled[rows]).all():
             self._decode(rows[filled == 0])
@@ -74,9 +75,8 @@ class DecodedPictures:
             pixels = decode_pixels(value)
             if pixels.shape[1:] != self.size:
                 height, width = pixels.shape[1:]
-                raise UserError(
-                    f"The picture in row {row} has {height} x {width} pixels and the others have {self.size[0]} x"
-                    f" {self.size[1]}; mend it or take it away."
+                raise UnreadableImage(
+                    image_name(value), f"it is of {height} x {width} pixels, not of {self.size[0]} x {self.size[1]}"
                 )
             self._pixels[row] = pixels.permute(1, 2, 0).numpy()
         self._filled[rows] = 1

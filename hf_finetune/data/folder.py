@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,12 +25,13 @@ class _Tree:
     subfolders: dict[str, list[str]] = field(default_factory=dict)
 
 
-def read_class_folders(folder: Path) -> RawDataset:
+def read_class_folders(folder: Path, lost_files: Sequence[str] = ()) -> RawDataset:
     """Reads paths and labels, no picture.
 
     A class is a subfolder with all pictures in it, however deep. Where subfolders are named like splits and their
     pictures lie in further subfolders, those are the splits. Hidden files and files that are not pictures by their
-    extension are left aside and counted in a note. Raises `UserError` for a folder that is not laid out so.
+    extension are left aside and counted in a note. `lost_files`, relative to the folder, are read as if they were still
+    there. Raises `UserError` for a folder that is not laid out so.
     """
     ignored: list[str] = []
     tree = _read_tree(folder, ignored)
@@ -49,7 +50,7 @@ def read_class_folders(folder: Path) -> RawDataset:
             raw.notes.append(f"Folders beside the splits are not used: {listing(unrelated)}.")
         for name in split_names:
             # Walking the split once more, instead of cutting its paths, also finds its empty class folders.
-            raw.splits[name] = _class_dataset(folder, name, _read_tree(folder / name, []), raw.notes)
+            raw.splits[name] = _class_dataset(folder, name, _read_tree(folder / name, []), raw.notes, lost_files)
     elif not any(tree.subfolders.values()) and not tree.loose:
         found = f": it holds {listing(sorted(os.listdir(folder)))}" if os.listdir(folder) else ""
         raise UserError(f"{folder} has no pictures{found}. Write a folder of class folders: {_example(folder)}.")
@@ -57,7 +58,7 @@ def read_class_folders(folder: Path) -> RawDataset:
         name = next(name for name, paths in tree.subfolders.items() if paths)
         raise UserError(_loose_message(folder / name))
     else:
-        raw.splits["train"] = _class_dataset(folder, "", tree, raw.notes)
+        raw.splits["train"] = _class_dataset(folder, "", tree, raw.notes, lost_files)
     if ignored:
         raw.notes.append(f"{len(ignored):,} files that are hidden or no pictures are not used: {listing(ignored, 3)}.")
     return raw
@@ -99,8 +100,13 @@ def _is_split(paths: list[str]) -> bool:
     return bool(paths) and all(path.count("/") > 1 for path in paths)
 
 
-def _class_dataset(folder: Path, split: str, tree: _Tree, notes: list[str]) -> Dataset:
+def _class_dataset(folder: Path, split: str, tree: _Tree, notes: list[str], lost_files: Sequence[str]) -> Dataset:
     root = folder / split
+    for path in lost_files:
+        path = path.removeprefix(f"{split}/") if split else path
+        name = path.split("/")[0]
+        if name in tree.subfolders and path not in tree.subfolders[name] and not (folder / split / path).exists():
+            tree.subfolders[name] = sorted([*tree.subfolders[name], path], key=lambda path: path.split("/"))
     if tree.loose and not tree.subfolders:
         raise UserError(_loose_message(root))
     if tree.loose:

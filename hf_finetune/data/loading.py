@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -37,10 +39,12 @@ class ImageDataset:
     entry: the catalog's entry of a named dataset.
     revision: the commit of a dataset that the Hub gave.
     notes: sentences that the user should read.
-    bad_images: the unreadable pictures that were left out (`on_bad_image=skip`), each with the reason.
+    bad_images: the unreadable pictures (`on_bad_image=skip`), each with the reason.
+    left_out: by role, the `sample_index` of the pictures that are in no split because they could not be read.
     image_sizes: the (height, width) in pixels that all pictures are known to have, from every header or, with a sample
         that agrees, from the catalog; None where they differ or are not known.
     sources: by role, the undivided split of the source that `sample_index` counts in, as the one column `image`.
+    folder: what names of pictures are shortened by, None where there is no such folder.
     """
 
     splits: dict[str, Dataset]
@@ -50,9 +54,11 @@ class ImageDataset:
     entry: DatasetEntry | None
     notes: list[str] = field(default_factory=list)
     bad_images: list[str] = field(default_factory=list)
+    left_out: dict[str, list[int]] = field(default_factory=dict)
     image_sizes: tuple[int, int] | None = None
     revision: str | None = None
     sources: dict[str, Dataset] = field(default_factory=dict)
+    folder: Path | None = None
 
     @property
     def uniform(self) -> bool:
@@ -60,19 +66,35 @@ class ImageDataset:
         return self.image_sizes is not None and math.prod(self.image_sizes) <= _SMALL_PICTURE
 
 
-def load_image_dataset(arguments: DataArguments, seed: int, require_train: bool = True) -> ImageDataset:
+@dataclass(frozen=True)
+class EarlierPictures:
+    """What a run that goes on knows of its pictures, which it needs in the same order as before.
+
+    By role: `counts`, how many the source's split had, and `left_out`, the `sample_index` of those that could not be
+    read when the run began. `lost_files` are files that have vanished since, relative to the dataset's folder.
+    """
+
+    counts: Mapping[str, int]
+    left_out: Mapping[str, Sequence[int]]
+    lost_files: Sequence[str] = ()
+
+
+def load_image_dataset(
+    arguments: DataArguments, seed: int, require_train: bool = True, earlier: EarlierPictures | None = None
+) -> ImageDataset:
     """Opens, checks and divides a dataset.
 
     `seed` decides which part of train is held out and which pictures a limit leaves. Evaluation alone may do without
-    train (`require_train=False`). Raises `UserError` for everything that the user can mend.
+    train (`require_train=False`). A run that goes on leaves out what it did when it began (`earlier`) and no more.
+    Raises `UserError` for everything that the user can mend.
     """
-    raw, entry = open_source(arguments)
+    raw, entry = open_source(arguments, earlier.lost_files if earlier else ())
     roles = choose_splits(raw, {role: getattr(arguments, f"{role}_split") for role in ROLES}, entry)
     reference = _reference_split(raw, roles, require_train)
     image_column, labels = _read_columns(raw, roles, reference, arguments, entry)
 
     result = ImageDataset({}, {}, labels.names, raw.source, entry, [*raw.notes, *labels.notes])
-    result.revision = raw.revision
+    result.revision, result.folder = raw.revision, raw.folder
     unused = [split for split in raw.splits if split not in roles.values()]
     if unused:
         result.notes.append(f"Splits not used: {', '.join(unused)}.")
@@ -90,6 +112,12 @@ def load_image_dataset(arguments: DataArguments, seed: int, require_train: bool 
         result.split_names[role] = split
         result.sources[role] = images
 
+    for role, count in earlier.counts.items() if earlier else ():
+        if role in result.sources and len(result.sources[role]) != count:
+            raise UserError(
+                f"{raw.source}: {role} has {len(result.sources[role]):,} pictures, and had {count:,} when the run"
+                " began; make it as it was, or write another --output_dir."
+            )
     totals = {role: len(dataset) for role, dataset in result.splits.items()}
     if "train" in result.splits:
         if "validation" not in result.splits and arguments.validation_fraction > 0:
@@ -101,7 +129,7 @@ def load_image_dataset(arguments: DataArguments, seed: int, require_train: bool 
     result.split_names = {role: result.split_names[role] for role in result.splits}
     _note_missing_classes(result)
     _limit(result, arguments, seed)
-    _check_pictures(result, raw, arguments.on_bad_image)
+    _check_pictures(result, raw, arguments.on_bad_image, earlier)
     for role, dataset in result.splits.items():
         if len(dataset) != totals[role]:
             result.split_names[role] += f" ({len(dataset):,} of {totals[role]:,})"
@@ -197,27 +225,32 @@ def _limit(result: ImageDataset, arguments: DataArguments, seed: int) -> None:
             result.splits[role] = _select(dataset, random_subset(len(dataset), limit, seed))
 
 
-def _check_pictures(result: ImageDataset, raw: RawDataset, on_bad_image: str) -> None:
+def _check_pictures(result: ImageDataset, raw: RawDataset, on_bad_image: str, earlier: EarlierPictures | None) -> None:
     """Looks at the headers; stops at unreadable pictures or leaves them out, and finds out whether all have one size.
 
     Files of their own are all looked at. Pictures inside a dataset came through a program, so a sample will do, unless
     unreadable ones are to be left out.
     """
     sizes: set[tuple[int, int]] = set()
-    complete, missing_files = True, False
+    complete, missing_files, unreadable_role = True, False, None
     for role, dataset in result.splits.items():
         check = check_headers(dataset, every=on_bad_image == "skip" or are_files(dataset))
         sizes |= check.sizes
         complete &= check.complete
         bad_rows = sorted(check.bad_rows)
-        if not bad_rows:
+        if len(bad_rows) == len(dataset):
+            unreadable_role = unreadable_role or role
+        if not bad_rows and not (earlier and earlier.left_out.get(role)):
             continue
-        sample_indices = dataset.select(bad_rows, keep_in_memory=True)["sample_index"]
-        for row, sample_index in zip(bad_rows, sample_indices, strict=True):
+        sample_index = arrow_column(dataset, "sample_index").to_numpy()
+        for row in bad_rows:
             error = check.bad_rows[row]
             missing_files |= error.reason == NO_SUCH_FILE
-            result.bad_images.append(describe_bad_image(error, raw.folder, role, sample_index))
-        result.splits[role] = _select(dataset, np.setdiff1d(np.arange(len(dataset)), bad_rows))
+            result.bad_images.append(describe_bad_image(error, raw.folder, role, int(sample_index[row])))
+        # A picture that is lost since the run began keeps its row, or all others would come in another order.
+        gone = bad_rows if earlier is None else np.flatnonzero(np.isin(sample_index, earlier.left_out.get(role, [])))
+        result.left_out[role] = sample_index[gone].tolist()
+        result.splits[role] = _select(dataset, np.setdiff1d(np.arange(len(dataset)), gone))
     count = len(result.bad_images)
     pictures = f"{count:,} picture{'' if count == 1 else 's'}"
     if count and on_bad_image == "stop":
@@ -226,9 +259,8 @@ def _check_pictures(result: ImageDataset, raw: RawDataset, on_bad_image: str) ->
             f"{raw.source}: {pictures} cannot be read: {listing(result.bad_images)}; mend or remove them, or write"
             f" --on_bad_image skip.{hint}"
         )
-    for role, dataset in result.splits.items():
-        if not len(dataset):
-            raise UserError(f"{raw.source}: no picture of {role} can be read: {listing(result.bad_images)}.")
+    if unreadable_role is not None:
+        raise UserError(f"{raw.source}: no picture of {unreadable_role} can be read: {listing(result.bad_images)}.")
     if count:
         result.notes.append(
             f"{pictures} cannot be read and {'is' if count == 1 else 'are'} left out: {listing(result.bad_images)}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -19,11 +20,12 @@ from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.recipe import packaged_recipes
 
 
-def open_source(arguments: DataArguments) -> tuple[RawDataset, DatasetEntry | None]:
+def open_source(arguments: DataArguments, lost_files: Sequence[str] = ()) -> tuple[RawDataset, DatasetEntry | None]:
     """Opens the dataset that the arguments name, and returns it with its entry in the catalog where it has one.
 
     A name of the catalog goes before a path of the same name (write ./digits for the path), and a path before a Hub
-    id. Raises `UserError` for what is none of them.
+    id. `lost_files` are pictures that a folder, to which they are relative, is to be read with though they are gone.
+    Raises `UserError` for what is none of them.
     """
     dataset, local_copy = arguments.dataset, arguments.dataset_path
     if not dataset:
@@ -43,7 +45,7 @@ def open_source(arguments: DataArguments) -> tuple[RawDataset, DatasetEntry | No
             raise UserError(
                 f"dataset_path is for a copy of a named dataset, but {dataset} is a path itself; leave it out."
             )
-        return _open_path(path, arguments.dataset_config, None), None
+        return _open_path(path, arguments.dataset_config, None, lost_files), None
     if entry is None and not is_hub_id(dataset):
         if _looks_like_path(dataset):
             advice = did_you_mean(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
@@ -70,7 +72,7 @@ def open_source(arguments: DataArguments) -> tuple[RawDataset, DatasetEntry | No
     path = Path(local_copy).expanduser()
     if not path.exists():
         raise UserError(f"dataset_path: there is no folder {local_copy}; write the one that holds {dataset}.")
-    raw = _open_path(path, arguments.dataset_config, entry)
+    raw = _open_path(path, arguments.dataset_config, entry, lost_files)
     raw.source = f"{entry.hub_id if entry else dataset}, local copy"
     return raw, entry
 
@@ -79,14 +81,14 @@ def _looks_like_path(dataset: str) -> bool:
     return dataset.startswith((".", "/", "~")) or dataset.count("/") > 1 or dataset.lower().endswith(TABLE_EXTENSIONS)
 
 
-def _open_path(path: Path, config: str | None, entry: DatasetEntry | None) -> RawDataset:
+def _open_path(path: Path, config: str | None, entry: DatasetEntry | None, lost_files: Sequence[str]) -> RawDataset:
     try:
-        return _open_layout(path, config, entry)
+        return _open_layout(path, config, entry, lost_files)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {first_line(error)}.") from error
 
 
-def _open_layout(path: Path, config: str | None, entry: DatasetEntry | None) -> RawDataset:
+def _open_layout(path: Path, config: str | None, entry: DatasetEntry | None, lost_files: Sequence[str]) -> RawDataset:
     if path.is_file():
         return read_table(path)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
@@ -101,7 +103,7 @@ def _open_layout(path: Path, config: str | None, entry: DatasetEntry | None) -> 
         return _load_hub_copy(path, config, entry)
     tables = [table.name for table in sorted(path.iterdir()) if table.suffix.lower() in TABLE_EXTENSIONS]
     try:
-        return read_class_folders(path)
+        return read_class_folders(path, lost_files)
     except UserError as error:
         if not tables:
             raise

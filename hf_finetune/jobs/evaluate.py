@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_finetune.data.bad_images import BadImages, note_lost
 from hf_finetune.data.batching import DeviceStage, EvaluationStage, PictureBatches
 from hf_finetune.data.decode_cache import finish, open_decoded_pictures
 from hf_finetune.data.labels import match_classes
@@ -26,7 +27,7 @@ class EvaluationResult:
     """`metrics` under their own names (accuracy, loss and so on), and for each picture, in the split's order:
 
     `predictions` and `labels`, class ids of the model, int64, and `losses`, cross entropy in nats, float32; all of the
-    shape (pictures,).
+    shape (pictures,). A picture that could not be read has the label -100.
     """
 
     metrics: dict[str, float]
@@ -60,7 +61,9 @@ def evaluate_model(model: str, **settings: Any) -> EvaluationResult:
         decoded = open_decoded_pictures(
             data, data_arguments.decode_cache, args.say, args.world_size, args.local_process_index
         )
-    batches = PictureBatches(split, EvaluationStage(image_processor, data.uniform, class_ids), decoded.get(role))
+    bad_images = BadImages(data, data_arguments.on_bad_image)
+    stage = EvaluationStage(image_processor, data.uniform, class_ids)
+    batches = bad_images.watch(role, PictureBatches(split, stage, decoded.get(role)))
     with tempfile.TemporaryDirectory() as folder:
         args.output_dir = folder  # the Trainer creates its folder even if nothing is ever written there
         trainer = ImageClassificationTrainer(
@@ -70,8 +73,10 @@ def evaluate_model(model: str, **settings: Any) -> EvaluationResult:
             image_processor=image_processor,
             compute_metrics=ClassificationMetrics(names),
             reduce_logits=reduce_logits,
+            bad_images=bad_images,
         )
         output = trainer.predict(batches, metric_key_prefix="test")
+        args.say(*note_lost(data, trainer.unreadable_pictures()))
         trainer.end()
     if args.local_process_index == 0:
         finish(decoded.values())

@@ -12,6 +12,7 @@ from typing import Any
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_finetune.arguments import ModelArguments
+from hf_finetune.data.bad_images import BadImages, earlier_pictures, note_lost
 from hf_finetune.data.batching import DeviceStage, EvaluationStage, PictureBatches, TrainingStage
 from hf_finetune.data.catalog import CATALOG, find_entry
 from hf_finetune.data.decode_cache import DecodedPictures, finish, open_decoded_pictures
@@ -107,7 +108,8 @@ def prepare(recipe: Recipe) -> PreparedRun:
             repository = check_push(args.hub_model_id, folder, args.hub_private_repo, args.say)
 
     with args.main_process_first(desc="dataset"):
-        data = load_image_dataset(data_arguments, args.seed)
+        earlier = earlier_pictures(folder) if checkpoint else None
+        data = load_image_dataset(data_arguments, args.seed, earlier=earlier)
     args.say(f"Data: {data.source}, {len(data.label_names)} classes.")
     args.say(*(f"  {role}: {name}" for role, name in data.split_names.items()), *data.notes)
     check_num_labels(model_arguments, data.label_names)
@@ -136,12 +138,15 @@ def prepare(recipe: Recipe) -> PreparedRun:
         decoded = open_decoded_pictures(
             data, data_arguments.decode_cache, args.say, args.world_size, args.local_process_index
         )
+    bad_images = BadImages(data, data_arguments.on_bad_image)
     evaluated = {
-        role: PictureBatches(split, evaluation_stage, decoded.get(role)) for role, split in data.splits.items()
+        role: bad_images.watch(role, PictureBatches(split, evaluation_stage, decoded.get(role)))
+        for role, split in data.splits.items()
     }
     batches = dict(evaluated)
     if not as_evaluated:
-        batches["train"] = PictureBatches(data.splits["train"], training_stage, decoded.get("train"))
+        training = PictureBatches(data.splits["train"], training_stage, decoded.get("train"))
+        batches["train"] = bad_images.watch("train", training)
 
     metrics = ClassificationMetrics(data.label_names)
     args.prepare_for_run(has_validation="validation" in data.splits, metrics=metrics.names)
@@ -157,6 +162,7 @@ def prepare(recipe: Recipe) -> PreparedRun:
         eval_dataset=batches.get("validation"),
         compute_metrics=metrics,
         reduce_logits=reduce_logits,
+        bad_images=bad_images,
     )
     if args.local_process_index == 0:
         trainer.add_callback(SecondEpochCallback(partial(finish, decoded.values())))
@@ -188,6 +194,12 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
 
     from hf_finetune.publishing.result import METRIC_PREFIXES, RunRecord, save_result  # plots: not before they are due
 
+    predictions = {
+        role: trainer.predict(prepared.batches[role], metric_key_prefix=prefix)
+        for role, prefix in METRIC_PREFIXES.items()
+        if role in prepared.batches
+    }
+    args.say(*note_lost(data, trainer.unreadable_pictures()))
     record = RunRecord(
         recipe=recipe,
         command=command,
@@ -196,19 +208,18 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
         or (model_arguments.model_name_or_path if model_arguments.pretrained else None),
         chose_checkpoint=args.load_best_model_at_end,
         data=data,
-        predictions={
-            role: trainer.predict(prepared.batches[role], metric_key_prefix=prefix)
-            for role, prefix in METRIC_PREFIXES.items()
-            if role in prepared.batches
-        },
+        predictions=predictions,
         training_metrics=training.metrics,
         log_history=trainer.state.log_history,
+        skipped_steps=trainer.skipped_steps,
     )
     trainer.save_model()
     if args.local_process_index == 0:
         finish(prepared.decoded.values())
     if args.process_index == 0:
         save_result(folder, record)
+    if trainer.bad_images is not None:
+        trainer.bad_images.close()
     own_code = ", trust_remote_code=True" if getattr(trainer.model.config, "auto_map", None) else ""
     loads = f"pipeline('image-classification', '{folder}'{own_code}) loads it"
     args.say("", record.table(), "", f"The model is in {folder}; {loads}.")

@@ -35,7 +35,7 @@ class RunRecord:
     """What a finished run knows of itself.
 
     `predictions` maps each evaluated role ("validation", "test") to the Trainer's output for it, whose predictions are
-    those of `reduce_logits`. `training_metrics` and `log_history` are the Trainer's.
+    those of `reduce_logits`. `training_metrics`, `log_history` and `skipped_steps` are the Trainer's.
     """
 
     recipe: Recipe
@@ -47,11 +47,13 @@ class RunRecord:
     predictions: Mapping[str, PredictionOutput]
     training_metrics: Mapping[str, float]
     log_history: Sequence[Mapping[str, Any]]
+    skipped_steps: Sequence[Mapping[str, Any]] = ()
 
     @property
     def metrics(self) -> dict[str, float]:
         """All figures in one flat mapping: train_*, eval_* of validation, test_* of test."""
         figures = dict(self.training_metrics)
+        figures |= {"train_skipped_steps": len(self.skipped_steps), "unreadable_pictures": len(self.data.bad_images)}
         for output in self.predictions.values():
             figures |= output.metrics
         return figures
@@ -138,6 +140,7 @@ def save_result(folder: Path, record: RunRecord) -> None:
             "splits": data.split_names,
             "per_class": per_class,
             "unreadable_pictures": data.bad_images,
+            "skipped_steps": record.skipped_steps,
             "versions": library_versions(),
         },
     )

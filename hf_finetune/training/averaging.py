@@ -19,7 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import EvalLoopOutput
 
 from hf_finetune.errors import UserError
-from hf_finetune.training.resumable import ResumableTrainer
+from hf_finetune.training.guarded import GuardedTrainer
 
 AVERAGE_FILE = "averaged_weights.safetensors"
 
@@ -57,7 +57,7 @@ class AveragedWeights:
             average.copy_(saved[name])
 
 
-class AveragingTrainer(ResumableTrainer):
+class AveragingTrainer(GuardedTrainer):
     """Keeps, with `ema_decay`, an average of the weights: evaluation sees it, checkpoints hold it, the result is it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

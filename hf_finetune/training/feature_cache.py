@@ -71,9 +71,11 @@ def _digest_of_pictures(split: Dataset) -> bytes:
         for image in table["image"].to_pylist():
             if image["bytes"] is not None:
                 digest.update(image["bytes"])
-            else:
+            elif os.path.exists(image["path"]):
                 state = os.stat(image["path"])
                 digest.update(f"{image['path']} {state.st_size} {state.st_mtime_ns}".encode())
+            else:
+                digest.update(f"{image['path']} is lost".encode())
             digest.update(b"\0")
     return digest.digest()
 

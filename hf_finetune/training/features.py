@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from hf_finetune.data.batching import PictureBatches, pass_on
+from hf_finetune.data.batching import NOT_COUNTED, PictureBatches
 from hf_finetune.models.head import head_module
 from hf_finetune.models.loading import head_parameter_names
 from hf_finetune.training.feature_cache import FeaturesNotKept, feature_file, write_features
@@ -32,18 +32,30 @@ _SECONDS_BEFORE_BAR = 2
 
 
 class FeatureDataset(torch.utils.data.Dataset):
-    """Features, float32 (pictures, ...), and labels, int64 (pictures,), given a whole batch at a time."""
+    """Features, float32 (pictures, ...), and labels, int64 (pictures,), given a whole batch at a time.
 
-    def __init__(self, features: np.ndarray, labels: np.ndarray) -> None:
+    `sample_index`, int64 (pictures,), are the rows of the source's split that they are of.
+    """
+
+    def __init__(self, features: np.ndarray, labels: np.ndarray, sample_index: np.ndarray) -> None:
         self.features = features
         self.labels = labels
+        self.sample_index = sample_index
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitems__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
         """Returns the batch, stacked: features under `pixel_values`, which is what the Trainer calls its input."""
-        return {"pixel_values": torch.from_numpy(self.features[rows]), "labels": torch.from_numpy(self.labels[rows])}
+        return {
+            "pixel_values": torch.from_numpy(self.features[rows]),
+            "labels": torch.from_numpy(self.labels[rows]),
+            "sample_index": torch.from_numpy(self.sample_index[rows]),
+        }
+
+
+def _without_sample_index(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in batch.items() if key != "sample_index"}
 
 
 def random_transforms(train_transforms: Sequence[Any]) -> list[str]:
@@ -85,7 +97,8 @@ def module_inputs(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields what `module` is given for each batch of a dataset, float32 (batch, ...), and its labels, int64 (batch,).
 
-    The model runs in evaluation mode, on the trainer's device and in its precision, in this process alone.
+    A label of -100 says that the picture cannot be read, and that another was in its place. The model runs in
+    evaluation mode, on the trainer's device and in its precision, in this process alone.
     """
     args, model = trainer.args, trainer.model.eval()
     loader = DataLoader(
@@ -99,7 +112,7 @@ def module_inputs(
     bar = tqdm(
         total=len(dataset), desc=description, unit="picture", delay=_SECONDS_BEFORE_BAR, disable=args.disable_tqdm
     )
-    with bar, _inputs_of(module) as given:
+    with bar, trainer.loading(), _inputs_of(module) as given:
         for batch in loader:
             inputs = trainer._prepare_inputs(batch)
             labels = inputs.pop("labels")
@@ -141,11 +154,18 @@ def _features(
         args.say(f"Features of {role}: read from {path.parent}.")
     else:
         began = time.perf_counter()
-        batches = (batch for batch, _ in module_inputs(trainer, split, module, f"Features of {role}"))
-        write_features(path, (len(split), *shape), batches)
+        inputs = module_inputs(trainer, split, module, f"Features of {role}")
+        write_features(path, (len(split), *shape), _of_readable_pictures(inputs, role))
         seconds = time.perf_counter() - began
         args.say(f"Features of {role}: {len(split):,} pictures in {seconds:.0f} s, kept in {path.parent}.")
-    return FeatureDataset(np.load(path, mmap_mode="r"), split.labels)
+    return FeatureDataset(np.load(path, mmap_mode="r"), split.labels, split.sample_index)
+
+
+def _of_readable_pictures(inputs: Iterator[tuple[np.ndarray, np.ndarray]], role: str) -> Iterator[np.ndarray]:
+    for features, labels in inputs:
+        if (labels == NOT_COUNTED).any():
+            raise FeaturesNotKept(f"there are pictures of {role} that cannot be read")
+        yield features
 
 
 def _after_backbone(
@@ -214,7 +234,7 @@ def _give_features(
 
     trainer.model.forward = forward
     trainer.train_dataset, trainer.eval_dataset = features["train"], features.get("validation")
-    trainer.device_stage = pass_on
+    trainer.device_stage = _without_sample_index
     # A batch is one gather from memory: workers would only be in its way.
     args = trainer.args
     args.dataloader_num_workers, args.dataloader_prefetch_factor, args.dataloader_persistent_workers = 0, None, False

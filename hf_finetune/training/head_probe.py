@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from torch.utils.data import Subset
 from tqdm.auto import tqdm
 
-from hf_finetune.data.batching import PictureBatches
+from hf_finetune.data.batching import NOT_COUNTED, PictureBatches
 from hf_finetune.data.splits import stratified_split
 from hf_finetune.errors import UserError
 from hf_finetune.models.freezing import trains_backbone
@@ -58,6 +58,8 @@ def probe_head(
         _, rows = stratified_split(dataset.labels, PICTURES / len(rows), args.seed)
     sample = Subset(dataset, rows.tolist())
     features, labels = map(np.concatenate, zip(*module_inputs(trainer, sample, linear, "Features"), strict=True))
+    readable = labels != NOT_COUNTED
+    features, labels = features[readable], labels[readable]
     if features.ndim != 2 or not np.isfinite(features).all():
         raise UserError(
             "head_init: probe needs one vector of finite numbers for each picture, which the network does not give its"

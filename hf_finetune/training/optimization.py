@@ -95,6 +95,8 @@ def classification_loss(label_smoothing: float) -> Callable[..., torch.Tensor]:
             total = -(smoothed * functional.log_softmax(outputs.logits, dim=1)).sum()
         else:
             total = functional.cross_entropy(outputs.logits, labels, label_smoothing=label_smoothing, reduction="sum")
+        if isinstance(num_items_in_batch, torch.Tensor):
+            num_items_in_batch = num_items_in_batch.clamp(min=1)  # not one picture of the batch could be read
         return total / num_items_in_batch
 
     return compute_loss

@@ -33,6 +33,8 @@ _MAY_CHANGE = {
     "hub_private_repo",
     "license",
     "logging_steps",
+    "on_bad_image",
+    "on_nan",
     "output_dir",
     "overwrite_output_dir",
     "per_device_eval_batch_size",

@@ -25,6 +25,7 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput
 
 from hf_finetune.arguments import MULTISTEP, FinetuneArguments
+from hf_finetune.data.bad_images import BadImages
 from hf_finetune.data.batching import DeviceStage, PictureBatches, TrainingStage, pass_on
 from hf_finetune.data.raw import first_line
 from hf_finetune.errors import UserError, did_you_mean
@@ -54,6 +55,7 @@ class ImageClassificationTrainer(AveragingTrainer):
         eval_dataset: PictureBatches | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
         reduce_logits: Callable[[torch.Tensor, torch.Tensor], Any] | None = None,
+        bad_images: BadImages | None = None,
     ) -> None:
         super().__init__(
             # Convolutions are fastest in this layout; other layers do not mind.
@@ -66,6 +68,7 @@ class ImageClassificationTrainer(AveragingTrainer):
             compute_metrics=compute_metrics,
             preprocess_logits_for_metrics=reduce_logits,
             compute_loss_func=classification_loss(args.label_smoothing_factor),
+            bad_images=bad_images,
         )
         if args.device.type == "cpu":
             keep_freed_memory()
@@ -80,8 +83,6 @@ class ImageClassificationTrainer(AveragingTrainer):
         self._training_stage = training_stage
         self._sampler: EpochSampler | None = None
         self.add_callback(EpochCallback(self._set_epoch))
-        # The first optimizer step whose loss was not finite, kept on the device so that no step waits for it.
-        self._broken_step = torch.tensor(-1, device=args.device)
 
     # ---- optimizer and schedule ----
 
@@ -244,30 +245,6 @@ class ImageClassificationTrainer(AveragingTrainer):
             return None
         return super()._get_grad_norm(model, grad_norm)
 
-    def training_step(
-        self, model: nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | int | None = None
-    ) -> torch.Tensor:
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        broken = ~torch.isfinite(loss) & (self._broken_step < 0)
-        self._broken_step = torch.where(broken, self.state.global_step + 1, self._broken_step)
-        if loss.device.type == "cpu":
-            self._stop_if_broken()
-        return loss
-
-    def _stop_if_broken(self) -> None:
-        step = int(self._broken_step)
-        if step >= 0:
-            kept = self.state.best_model_checkpoint or "none was saved yet"
-            rate = self._get_learning_rate()
-            raise UserError(
-                f"The loss is not a number at step {step} (epoch {self.state.epoch or 0:.2f}, rate {rate:.3g});"
-                f" write a lower --learning_rate or add --warmup_steps. Last good checkpoint: {kept}."
-            )
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        self._stop_if_broken()
-        super().log(logs, start_time)
-
     # ---- evaluation ----
 
     def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
@@ -294,12 +271,6 @@ class ImageClassificationTrainer(AveragingTrainer):
         with torch.inference_mode() if self.args.world_size == 1 else torch.no_grad():
             logits = model(**inputs).logits
         return None, logits.float(), labels
-
-    # ---- checkpoints ----
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        self._stop_if_broken()  # a checkpoint is never written over good ones with broken weights
-        super()._save_checkpoint(model, trial)
 
     def end(self) -> None:
         """Ends the process group without the abort that gloo jobs meet at random at exit (pytorch#190489)."""

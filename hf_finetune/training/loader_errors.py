@@ -1,0 +1,71 @@
+"""Training room: what a loader's worker processes can fail of, in one line each.
+
+torch hands an error of a worker on with the worker's whole traceback as its message, and reports the death of one as a
+`RuntimeError` wherever the main process happens to be.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hf_finetune.data.bad_images import LoadingError
+from hf_finetune.errors import UserError
+
+_SHARED_MEMORY = Path("/dev/shm")
+_OWN_ERROR = re.compile(r"\nhf_finetune\.[\w.]+: ")  # before the words of one of ours, at the end of a traceback
+_DEAD_WORKER = re.compile(
+    r"DataLoader worker \(pid\S* [\d, ]+\) (?:is killed by signal: (?P<signal>[\w ]+)|exited unexpectedly)"
+)
+
+
+@contextmanager
+def loader_errors_in_one_line() -> Iterator[None]:
+    """Raises `LoadingError` or another `UserError` of one line for what goes wrong with a loader's workers within."""
+    try:
+        yield
+    except (RuntimeError, OSError, EOFError, UserError) as error:
+        message = str(error)
+        own = list(_OWN_ERROR.finditer(message))
+        if own:
+            words = message[own[-1].end() :].strip()
+            raise (type(error) if isinstance(error, UserError) else LoadingError)(words) from None
+        fault = None if isinstance(error, UserError) else _explain(message, _is_of_loader(error))
+        if fault is None:
+            raise
+        raise LoadingError(fault) from error
+
+
+def _is_of_loader(error: Exception) -> bool:
+    """Says whether the error came up as a batch was received, from a worker that died before it was handed over."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code.co_name == "_try_get_data" for frame, _ in frames)
+
+
+def _explain(message: str, of_loader: bool) -> str | None:
+    """Returns one line on an error of torch's loader, None for any other error."""
+    dead = _DEAD_WORKER.search(message)
+    signal = dead and dead["signal"]
+    no_room = "/torch_" in message and ("No space left" in message or "shared memory" in message)
+    if no_room or signal == "Bus error":
+        size = f" of {shutil.disk_usage(_SHARED_MEMORY).total / 1e6:,.0f} MB" if _SHARED_MEMORY.is_dir() else ""
+        return (
+            f"The shared memory{size} ({_SHARED_MEMORY}), by which the processes that load pictures hand over their"
+            " batches, is full; make it larger (docker run --shm-size 8g), or write --dataloader_num_workers 0."
+        )
+    if "Too many open files" in message:
+        return (
+            "The processes that load pictures need more open files than are allowed; write ulimit -n 65536 before the"
+            " command, or --dataloader_num_workers 0."
+        )
+    if dead or of_loader or "in pin memory thread" in message or "Pin memory thread exited" in message:
+        how = f"was ended by the signal {signal}" if signal else "ended unexpectedly"
+        return (
+            f"A process that loads pictures {how}; where the system does that for want of memory, write a lower"
+            " --dataloader_num_workers."
+        )
+    return None
