@@ -5,6 +5,7 @@ Nothing heavy is imported at the top, so `hf-finetune --help` answers at once.
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import shlex
@@ -74,6 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output, such as head, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as a shell reports a program that SIGPIPE ended
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"hf-finetune: error: {where}the disk is full; free some room on it.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         advice = "; the same command goes on from the last checkpoint" if verb == "train" else ""
         print(f"\nhf-finetune: interrupted{advice}.", file=sys.stderr)

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from hf_finetune.errors import UserError
+from hf_finetune.training.checkpoints import publish
 from hf_finetune.training.run_folder import find_resumable, prepare_folder
 
 VALUES = {"dataset": "digits", "learning_rate": 0.1, "lr_milestones": [15]}
@@ -17,12 +18,12 @@ CHECKPOINT_FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt")
 
 
 def save_checkpoint(folder: Path, step: int, state: str = '{"global_step": 1}') -> Path:
-    checkpoint = folder / f"checkpoint-{step}"
-    checkpoint.mkdir()
+    unfinished = folder / ".unfinished" / f"checkpoint-{step}"
+    unfinished.mkdir(parents=True)
     for name in CHECKPOINT_FILES:
-        (checkpoint / name).write_bytes(b"")
-    (checkpoint / "trainer_state.json").write_text(state)
-    return checkpoint
+        (unfinished / name).write_bytes(b"")
+    (unfinished / "trainer_state.json").write_text(state)
+    return publish(unfinished, folder)
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_a_torn_checkpoint_is_named_set_aside_and_passed_over(folder: Path):
     assert find_resumable(folder, VALUES, False, said.append) is None
     assert said == [
         "Note: checkpoint-100 is torn: optimizer.pt is missing; it is set aside as torn-checkpoint-100.",
-        "Note: checkpoint-90 is torn: trainer_state.json is cut short; it is set aside as torn-checkpoint-90.",
+        "Note: checkpoint-90 is torn: trainer_state.json has 14 of 18 bytes; it is set aside as torn-checkpoint-90.",
     ]
     assert (folder / "torn-checkpoint-100").is_dir() and (folder / "torn-checkpoint-90").is_dir()
 
@@ -71,6 +72,13 @@ def test_where_and_how_it_runs_may_change_but_not_what_it_computes(folder: Path)
             find_resumable(folder, changed, overwrite=False)
     with pytest.raises(UserError, match=r"an unfinished run with learning_rate 0\.1, not 0\.2;"):
         find_resumable(folder, {**VALUES, "learning_rate": 0.2}, overwrite=False)
+
+
+def test_a_kill_while_the_recipe_is_written_leaves_a_new_folder(tmp_path: Path):
+    (tmp_path / ".recipe.yaml.unfinished").write_text("# The rec")
+    assert find_resumable(tmp_path, VALUES, overwrite=False) is None
+    prepare_folder(tmp_path, yaml.safe_dump(VALUES), overwrite=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
 
 
 def test_a_run_without_a_checkpoint_is_nothing_to_lose(tmp_path: Path):
@@ -101,7 +109,7 @@ def test_overwriting_removes_the_runs_own_things_and_nothing_else(folder: Path):
         (folder / name).write_text("{}")
     (folder / "checkpoint-best").mkdir()
     (folder / "torn-checkpoint-80").mkdir()
-    (folder / ".unfinished").mkdir()
+    (folder / ".unfinished").mkdir(exist_ok=True)
     prepare_folder(folder, yaml.safe_dump({"seed": 1}), overwrite=True)
     assert {path.name for path in folder.iterdir()} == {
         "recipe.yaml", "notes.txt", "checkpoint-old.txt", "checkpoint-best",

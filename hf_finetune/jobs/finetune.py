@@ -28,6 +28,7 @@ from hf_finetune.parsing import argument_fields, build_arguments, check_flags
 from hf_finetune.publishing.hub import check_push, push_folder
 from hf_finetune.recipe import Recipe, load_recipe, override, packaged_recipes, to_yaml
 from hf_finetune.training.callbacks import SecondEpochCallback
+from hf_finetune.training.checkpoints import full_disk_told
 from hf_finetune.training.features import FeatureDataset, train_on_features, train_on_pictures
 from hf_finetune.training.run_folder import find_resumable, prepare_folder
 from hf_finetune.training.trainer import ImageClassificationTrainer
@@ -64,7 +65,8 @@ def choose_recipe(recipe: str | None, settings: Mapping[str, Any], origin: Calla
 def finetune(recipe: str | None = None, **settings: Any) -> FinetuneResult:
     """Fine-tunes an image classifier by a recipe (a packaged name or a path), with any of its keys set otherwise.
 
-    Raises `UserError` for whatever the caller can mend.
+    Raises `UserError` for whatever the caller can mend, and `Interrupted` where SIGTERM or SIGINT ended the training,
+    which is saved: the same call goes on.
     """
     check_flags([f"--{key}" for key in settings if key not in argument_fields()])
     resolved = choose_recipe(recipe, settings, "finetune({}=...)".format)
@@ -213,11 +215,12 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
         log_history=trainer.state.log_history,
         skipped_steps=trainer.skipped_steps,
     )
-    trainer.save_model()
     if args.local_process_index == 0:
         finish(prepared.decoded.values())
-    if args.process_index == 0:
-        save_result(folder, record)
+    with full_disk_told(folder, "the result", trainer.sizes()[0]):
+        trainer.save_model()
+        if args.process_index == 0:
+            save_result(folder, record)
     if trainer.bad_images is not None:
         trainer.bad_images.close()
     own_code = ", trust_remote_code=True" if getattr(trainer.model.config, "auto_map", None) else ""

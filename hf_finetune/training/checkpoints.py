@@ -6,11 +6,17 @@ the process, and at whatever instant, a folder of that name is whole; what befal
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from hf_finetune.errors import UserError
 
@@ -20,8 +26,8 @@ STATE_FILE = "trainer_state.json"
 UNFINISHED_FOLDER = ".unfinished"
 # Not "checkpoint-...": the stock Trainer would count it among the checkpoints, and delete it.
 _TORN_PREFIX = "torn-"
-# What a checkpoint of an earlier version, which has no manifest, must have.
-_NECESSARY_FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", STATE_FILE)
+# Bytes. Who fails to write with less left has met a full disk, whatever the error says: that of torch.save does not.
+_ALMOST_NOTHING = 1 << 20
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -34,11 +40,7 @@ def find_fault(checkpoint: Path) -> str | None:
     """Returns what is wrong with a checkpoint ("optimizer.pt has 10 of 4,096 bytes"), or None if it is whole."""
     try:
         if not (checkpoint / MANIFEST_FILE).is_file():
-            missing = [name for name in _NECESSARY_FILES if not (checkpoint / name).is_file()]
-            if missing:
-                return f"{missing[0]} is missing"
-            json.loads((checkpoint / STATE_FILE).read_text())  # the stock Trainer writes it last
-            return None
+            return f"{MANIFEST_FILE} is missing"
         for name, listed in json.loads((checkpoint / MANIFEST_FILE).read_text())["files"].items():
             file = checkpoint / name
             if not file.is_file():
@@ -50,8 +52,7 @@ def find_fault(checkpoint: Path) -> str | None:
     except OSError as error:
         return f"{Path(error.filename or checkpoint).name} cannot be read ({error.strerror})"
     except (ValueError, KeyError, TypeError, AttributeError):
-        unreadable = MANIFEST_FILE if (checkpoint / MANIFEST_FILE).is_file() else STATE_FILE
-        return f"{unreadable} is cut short"
+        return f"{MANIFEST_FILE} is no manifest"
     return None
 
 
@@ -66,20 +67,23 @@ def set_aside(checkpoint: Path) -> Path:
 
 def publish(unfinished: Path, folder: Path) -> Path:
     """Makes a complete but unlisted checkpoint one of the run in `folder`, and returns its place there."""
-    files = sorted(path for path in unfinished.rglob("*") if path.is_file())
-    listed = {
-        path.relative_to(unfinished).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        for path in files
-    }
+    paths = sorted(unfinished.rglob("*"))
+    with ThreadPoolExecutor(1) as other_thread:
+        flushed = other_thread.map(flush, paths)  # the disk writes while this thread reckons the checksums
+        listed = {
+            path.relative_to(unfinished).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            for path in paths
+            if path.is_file()
+        }
+        list(flushed)  # raises what a flush has raised
     (unfinished / MANIFEST_FILE).write_text(json.dumps({"files": listed}, indent=1))
-    for path in (*files, unfinished / MANIFEST_FILE, *(path for path in unfinished.rglob("*") if path.is_dir())):
-        _flush(path)
-    _flush(unfinished)
+    flush(unfinished / MANIFEST_FILE)
+    flush(unfinished)
     final = folder / unfinished.name
     if final.exists():
         remove_checkpoint(final)
     unfinished.rename(final)
-    _flush(folder)
+    flush(folder)
     return final
 
 
@@ -112,34 +116,53 @@ def remove_all(folder: Path) -> None:
     remove_unfinished(folder)
 
 
-def check_room(folder: Path, checkpoint_bytes: int, weight_bytes: int, kept: int) -> None:
+def check_room(folder: Path, checkpoint_bytes: int, weight_bytes: int, checkpoints: int) -> None:
     """Raises `UserError`, with the room that is missing, where the checkpoints of a run will not fit on the disk.
 
-    `checkpoint_bytes` is the size of one, of which `kept` stay; while one is written there is one more. The result
-    takes `weight_bytes`. Checkpoints that are there already count as room.
+    `checkpoint_bytes` is the size of one; `checkpoints` is how many there are at most at a time. The result takes
+    `weight_bytes`. Checkpoints that are there already count as room.
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     taken = sum(file.stat().st_size for old in list_checkpoints(folder) for file in old.rglob("*") if file.is_file())
-    needed = (kept + 1) * checkpoint_bytes + weight_bytes - taken
+    needed = checkpoints * checkpoint_bytes + weight_bytes - taken
     if needed > free:
+        plural = "s" * (checkpoints != 1)
         raise UserError(
-            f"output_dir: {kept + 1} checkpoints of {_size(checkpoint_bytes)} and the result need {_size(needed)} on"
-            f" the disk of {existing} and {_size(free)} are free: {_size(needed - free)} are missing; free them, or"
-            " write another --output_dir or a lower --save_total_limit."
+            f"output_dir: {checkpoints} checkpoint{plural} of {_size(checkpoint_bytes)} and the result need"
+            f" {_size(needed)} on the disk of {existing} and {_size(free)} are free: {_size(needed - free)} are"
+            " missing; free them, or write another --output_dir or a lower --save_total_limit."
         )
 
 
-def no_room(folder: Path, checkpoint_bytes: int) -> UserError:
-    """Returns what to say when the disk was full while a checkpoint was written."""
-    free = shutil.disk_usage(folder).free
-    whole = list_checkpoints(folder)
-    kept = f"{whole[0].name} is whole, and the same command goes on from it" if whole else "none was saved before"
-    missing = max(checkpoint_bytes - free, 0) or checkpoint_bytes  # a quota does not show in what is free
-    return UserError(
-        f"output_dir: the disk of {folder} is full: a checkpoint of {_size(checkpoint_bytes)} could not be written,"
-        f" {_size(free)} are free; free {_size(missing)} or more. {kept[0].upper()}{kept[1:]}."
-    )
+@contextmanager
+def full_disk_told(folder: Path, what: str, needed: int) -> Iterator[None]:
+    """Turns the errors of a full disk, met while `what` of about `needed` bytes is written, into one `UserError`.
+
+    It says how much room is missing and which checkpoint is whole. Nothing unfinished stays.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        full = _is_full(error) or shutil.disk_usage(folder).free < min(needed, _ALMOST_NOTHING)
+        remove_unfinished(folder)
+        if not full:
+            raise
+        free = shutil.disk_usage(folder).free
+        missing = max(needed - free, 0) or needed  # a quota does not show in what is free
+        whole = list_checkpoints(folder)
+        kept = f"{whole[0].name} is whole, and the same command goes on from it" if whole else "None was saved before"
+        raise UserError(
+            f"output_dir: the disk of {folder} is full: {what} of {_size(needed)} could not be written, {_size(free)}"
+            f" are free; free {_size(missing)} or more. {kept}."
+        ) from error
+
+
+def _is_full(error: BaseException) -> bool:
+    """Says whether an error is that of a full disk, which safetensors tells by its message alone."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return os.strerror(errno.ENOSPC) in str(error) or (error.__context__ is not None and _is_full(error.__context__))
 
 
 def _size(count: int) -> str:
@@ -154,7 +177,7 @@ def _sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Waits until the disk has a file, or a folder's list of names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

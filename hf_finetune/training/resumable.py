@@ -7,10 +7,8 @@ the end of an epoch, is kept.
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
 import signal
 from contextlib import nullcontext
 from functools import partial
@@ -18,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
-from transformers.trainer_utils import SaveStrategy
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hf_finetune.arguments import FinetuneArguments
 from hf_finetune.errors import Interrupted
@@ -32,7 +29,7 @@ from hf_finetune.training.checkpoints import (
     UNFINISHED_FOLDER,
     check_room,
     find_fault,
-    no_room,
+    full_disk_told,
     publish,
     remove_unfinished,
     rotate,
@@ -55,8 +52,6 @@ class ResumableTrainer(Trainer):
         self._interrupted = False
         self._writing_to: str | None = None
         self._seen_step = self._saved_step = -1
-        self._save_is_due = False
-        self._loss_counts_from = 0  # the step from which the mean loss of the run is counted
         self._resumed_from: Path | None = None
 
     # ---- the loop ----
@@ -76,14 +71,14 @@ class ResumableTrainer(Trainer):
         self._updates_per_epoch = values[1]
         return values
 
-    def get_train_dataloader(self) -> DataLoader:
-        loader = super().get_train_dataloader()
-        if self.args.save_on_signal:
-            loader.worker_init_fn = partial(_init_worker, loader.worker_init_fn)
-        return loader
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        """Takes the seed of the loader's workers from a generator of its own.
 
-    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
-        loader = super().get_eval_dataloader(*args, **kwargs)
+        The stock loader draws it from the one of the process, but once only where workers persist: dropout after a stop
+        would not be what it had been without.
+        """
+        loader = super()._get_dataloader(*args, **kwargs)
+        loader.generator = torch.Generator().manual_seed(self.args.seed)
         if self.args.save_on_signal:
             loader.worker_init_fn = partial(_init_worker, loader.worker_init_fn)
         return loader
@@ -91,9 +86,11 @@ class ResumableTrainer(Trainer):
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         """Finds the best checkpoint again, which is beside the one that is resumed, wherever the run was begun."""
         position = super()._init_training_state(*args, **kwargs)
-        step = self.state.best_global_step
-        if self._resumed_from is not None and step:
-            best = self._resumed_from.with_name(f"checkpoint-{step}")
+        if self._resumed_from is None:
+            return position
+        recorded = json.loads((self._resumed_from / STATE_FILE).read_text())["best_model_checkpoint"]
+        if recorded is not None:
+            best = self._resumed_from.with_name(Path(recorded).name)
             fault = find_fault(best) if best.is_dir() else "it is missing"
             self.state.best_model_checkpoint = str(best) if fault is None else None
             if fault is not None and self.args.load_best_model_at_end:
@@ -118,16 +115,12 @@ class ResumableTrainer(Trainer):
             return  # in mid-epoch nothing of its end is due
         step = self.state.global_step
         after_step, self._seen_step = step != self._seen_step, step
-        epoch_ends = step % self._updates_per_epoch == 0 or step >= self.state.max_steps
-        if after_step and epoch_ends:
-            # What is logged and evaluated at the end of the epoch belongs in the checkpoint of its last step: whoever
-            # goes on from there does not come by it again.
-            self._save_is_due = self.control.should_save
-            self.control.should_save = False
-        elif self._save_is_due:
-            self._save_is_due, self.control.should_save = False, True
+        if after_step and (step % self._updates_per_epoch == 0 or step >= self.state.max_steps):
+            # Left to the call that follows at the end of the epoch. What is logged and evaluated there belongs in the
+            # checkpoint of the last step: whoever goes on from that does not come by it again.
+            return
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
-        if not (after_step and epoch_ends) and self._all_agree_to_stop():
+        if self._all_agree_to_stop():
             if self._saved_step != step:
                 self._save_checkpoint(model, trial)
             self._interrupted = self.control.should_training_stop = True
@@ -146,26 +139,42 @@ class ResumableTrainer(Trainer):
             self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
             raise Interrupted(self._signals.received or signal.SIGTERM, self.state.global_step)
         self._restore_running_loss()  # if not one step was left
-        return super()._finalize_training(*args, **kwargs)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:  # the stock Trainer would remove the last checkpoint where the limit is 1, and the result is not there yet
+            return super()._finalize_training(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "train_loss" in logs:  # the stock figure leaves out what was before a resume
-            logs["train_loss"] = self._total_loss_scalar / max(1, self.state.global_step - self._loss_counts_from)
+            logs["train_loss"] = self._total_loss_scalar / max(1, self.state.global_step)
         super().log(logs, start_time)
 
     # ---- checkpoints ----
 
     def check_room(self) -> None:
         """Raises `UserError` where the checkpoints of the run will not fit on the disk."""
-        weight_bytes, checkpoint_bytes = self._sizes()
-        if self.args.save_strategy == SaveStrategy.NO:
-            checkpoint_bytes = 0
-        kept = self.args.save_total_limit or 1
-        if self.args.save_strategy == SaveStrategy.EPOCH and self.args.max_steps < 0:
-            kept = min(kept, math.ceil(self.args.num_train_epochs) - 1)
-        check_room(Path(self.args.output_dir), checkpoint_bytes, weight_bytes, kept)
+        args, (weight_bytes, checkpoint_bytes) = self.args, self.sizes()
+        evaluates = args.eval_strategy != IntervalStrategy.NO
+        # The newest, the best and the one that is being written; all that are saved, where none is removed.
+        at_a_time = math.inf if args.save_total_limit is None else max(args.save_total_limit, 1 + evaluates) + 1
+        checkpoints = min(at_a_time, self._checkpoints_to_come())
+        check_room(Path(args.output_dir), checkpoint_bytes, weight_bytes, checkpoints)
 
-    def _sizes(self) -> tuple[int, int]:
+    def _checkpoints_to_come(self) -> int:
+        """Returns how many checkpoints the schedule of the whole run has, as far as it can be known."""
+        args = self.args
+        if args.save_strategy == SaveStrategy.NO:
+            return 0
+        if args.save_strategy == SaveStrategy.BEST:
+            return 1
+        per_epoch = math.ceil(len(self.train_dataset) / args.global_batch_size)
+        steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
+        if args.save_strategy == SaveStrategy.EPOCH:
+            return math.ceil(steps / per_epoch)
+        return math.ceil(steps / (args.save_steps if args.save_steps >= 1 else math.ceil(args.save_steps * steps)))
+
+    def sizes(self) -> tuple[int, int]:
         """Returns the bytes of the weights and, about, of a checkpoint: SGD keeps one state per weight, Adam two."""
         weights = sum(tensor.nbytes for tensor in self.model.state_dict().values())
         trained = sum(parameter.nbytes for parameter in self.model.parameters() if parameter.requires_grad)
@@ -179,60 +188,46 @@ class ResumableTrainer(Trainer):
         """Writes the checkpoint aside, whole, before it takes its name; then removes what is too many."""
         folder = Path(super()._get_output_dir(trial))
         unfinished = folder / UNFINISHED_FOLDER
+        name = f"checkpoint-{self.state.global_step}"
+        is_due, best = self.control.should_save, self.state.best_model_checkpoint
         losses = self.accelerator.gather(self._tr_loss.reshape(1)).tolist()
-        try:
+        with full_disk_told(folder, "a checkpoint", self.sizes()[1]):
             if self.args.should_save:
                 remove_unfinished(folder)
                 unfinished.mkdir(parents=True)
             self.accelerator.wait_for_everyone()
             self._writing_to = str(unfinished)
-            super()._save_checkpoint(model, trial)
-            self._writing_to = None
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._writing_to = None
+            # The stock Trainer has looked for the best one where this one is written. What only a signal has saved is
+            # never the best: without the signal it would not be there.
+            is_best = is_due and self.state.best_global_step == self.state.global_step
+            self.state.best_model_checkpoint = str(folder / name) if is_best else best
             self.accelerator.wait_for_everyone()  # the random state of each process is there
-            self._name_best(folder)
             if self.args.should_save:
-                checkpoint = unfinished / f"checkpoint-{self.state.global_step}"
                 running = {"since_log": losses, "before": self._total_loss_scalar, "log": self._globalstep_last_logged}
-                (checkpoint / _RUNNING_LOSS_FILE).write_text(
-                    json.dumps({**running, "counts_from": self._loss_counts_from})
-                )
-                self.state.save_to_json(str(checkpoint / STATE_FILE))
-                publish(checkpoint, folder)
+                (unfinished / name / _RUNNING_LOSS_FILE).write_text(json.dumps(running))
+                self.state.save_to_json(str(unfinished / name / STATE_FILE))
+                publish(unfinished / name, folder)
                 best = self.state.best_model_checkpoint
                 rotate(folder, self.args.save_total_limit, Path(best) if best else None)
                 remove_unfinished(folder)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            remove_unfinished(folder)
-            if _is_full(error):
-                raise no_room(folder, self._sizes()[1]) from error
-            raise
-        finally:
-            self._writing_to = None
         self.accelerator.wait_for_everyone()
         self._saved_step = self.state.global_step
-
-    def _name_best(self, folder: Path) -> None:
-        """Gives the best checkpoint its final name; the stock Trainer has looked for it where this one is written."""
-        step = self.state.best_global_step
-        if step and (step == self.state.global_step or (folder / f"checkpoint-{step}").is_dir()):
-            self.state.best_model_checkpoint = str(folder / f"checkpoint-{step}")
 
     def _restore_running_loss(self) -> None:
         """Takes up, once, the sum of losses since the last log line, so that the next one is of the same steps."""
         checkpoint, self._resumed_from = self._resumed_from, None
         if checkpoint is None:
             return
-        try:
-            running = json.loads((checkpoint / _RUNNING_LOSS_FILE).read_text())
-        except FileNotFoundError:  # a checkpoint of an earlier version
-            self._loss_counts_from = self.state.global_step
-            return
+        running = json.loads((checkpoint / _RUNNING_LOSS_FILE).read_text())
         losses = running["since_log"]
         own = losses[self.args.process_index] if len(losses) == self.args.world_size else sum(losses) / len(losses)
         self._tr_loss.fill_(own)
         self._total_loss_scalar = running["before"]
         self._globalstep_last_logged = running["log"]
-        self._loss_counts_from = running["counts_from"]
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """Saves weights, config and processor, without the stock pickle of the arguments: the recipe says it all."""
@@ -270,12 +265,3 @@ def _init_worker(stock: Any, worker: int) -> None:
     if stock is not None:
         stock(worker)
     outlive_stop_signals()
-
-
-def _is_full(error: BaseException) -> bool:
-    """Says whether an error is that of a full disk, which safetensors and torch.save tell by their message alone."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if os.strerror(errno.ENOSPC) in str(error):
-        return True
-    return error.__context__ is not None and _is_full(error.__context__)

@@ -10,9 +10,10 @@ from typing import Any
 import yaml
 
 from hf_finetune.errors import UserError
-from hf_finetune.training.checkpoints import find_fault, list_checkpoints, remove_all, set_aside
+from hf_finetune.training.checkpoints import find_fault, flush, list_checkpoints, remove_all, set_aside
 
 RECIPE_FILE = "recipe.yaml"
+_UNFINISHED_RECIPE = ".recipe.yaml.unfinished"
 METRICS_FILE = "metrics.json"  # written last: a folder that has it holds a finished run
 # The first line of a run's recipe: a recipe.yaml without it is somebody's own, and so is its folder.
 _RECIPE_HEADER = "# The recipe of the run in this folder, resolved by hf-finetune\n"
@@ -61,7 +62,7 @@ def find_resumable(
         raise UserError(f"output_dir: {existing} is a file; write a folder.")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"output_dir: there is no permission to write in {existing}; write another --output_dir.")
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir() or not any(path.name != _UNFINISHED_RECIPE for path in folder.iterdir()):
         return None
     if not _holds_run(folder):
         raise UserError(
@@ -105,4 +106,6 @@ def prepare_folder(folder: Path, recipe_yaml: str, overwrite: bool) -> None:
         for name in _RESULT_FILES:
             (folder / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / RECIPE_FILE).write_text(_RECIPE_HEADER + recipe_yaml)
+    (folder / _UNFINISHED_RECIPE).write_text(_RECIPE_HEADER + recipe_yaml)
+    flush(folder / _UNFINISHED_RECIPE)
+    (folder / _UNFINISHED_RECIPE).replace(folder / RECIPE_FILE)  # without it, the folder is nobody's run
