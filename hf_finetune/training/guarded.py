@@ -124,6 +124,10 @@ class GuardedTrainer(ResumableTrainer):
             return [f"row {index} of train" for index in indices]
         return [self.bad_images.name("train", index) for index in indices]
 
+    @property
+    def steps_without_loss(self) -> int:
+        return len(self.skipped_steps)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         self._stop_if_broken()
         super().log(logs, start_time)
@@ -167,7 +171,6 @@ class GuardedTrainer(ResumableTrainer):
         # The means of the loss are over the other steps.
         self._tr_loss.copy_(self._loss_before)
         self._globalstep_last_logged += 1
-        self._loss_counts_from += 1
         self._broken_step.fill_(-1)
         self._unchecked.clear()
 

@@ -145,9 +145,14 @@ class ResumableTrainer(Trainer):
         finally:
             self.args.save_total_limit = limit
 
+    @property
+    def steps_without_loss(self) -> int:
+        """How many optimizer steps of the run had no loss that counts."""
+        return 0
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "train_loss" in logs:  # the stock figure leaves out what was before a resume
-            logs["train_loss"] = self._total_loss_scalar / max(1, self.state.global_step)
+            logs["train_loss"] = self._total_loss_scalar / max(1, self.state.global_step - self.steps_without_loss)
         super().log(logs, start_time)
 
     # ---- checkpoints ----
