@@ -184,6 +184,7 @@ class ResumableTrainer(Trainer):
         weights = sum(tensor.nbytes for tensor in self.model.state_dict().values())
         trained = sum(parameter.nbytes for parameter in self.model.parameters() if parameter.requires_grad)
         states = int(self.args.momentum > 0) if self.args.optim == "sgd" else 1 + ("adam" in str(self.args.optim))
+        states += self.args.ema_decay is not None
         return weights, weights + states * trained
 
     def _get_output_dir(self, trial: Any) -> str:
