@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +18,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy, Scheduler
 from transformers.training_args import OptimizerNames
 from transformers.utils import ExplicitEnum
 
+from hf_finetune.arguments.processes import all_see, first_process_first, have_met, join_processes
 from hf_finetune.errors import UserError, did_you_mean
 
 MULTISTEP = "multistep"
@@ -47,7 +51,7 @@ _RANGES = {
     "dataloader_num_workers": (0, math.inf),
     "seed": (0, 2**32 - 1),
 }
-_ABOVE_ZERO = ("num_train_epochs", "logging_steps", "eval_steps", "save_steps")
+_ABOVE_ZERO = ("num_train_epochs", "logging_steps", "eval_steps", "save_steps", "ddp_timeout")
 
 
 @dataclass
@@ -141,6 +145,12 @@ class FinetuneArguments(TrainingArguments):
     # The Trainer would drop the image column before the transform sees it.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns the model does not name."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Passed to DDP."})
+    ddp_timeout: int = field(
+        default=600, metadata={"help": "Seconds that a step may wait for another process before the run fails."}
+    )
+    sync_batchnorm: bool = field(
+        default=False, metadata={"help": "BatchNorm over the pictures of all GPUs instead of each one's own."}
+    )
 
     def __post_init__(self) -> None:
         if self.dataloader_num_workers is None:
@@ -154,6 +164,7 @@ class FinetuneArguments(TrainingArguments):
         self.lr_scheduler_type = SchedulerType.CONSTANT if schedule == MULTISTEP else schedule
         stated = (self.per_device_train_batch_size, self.gradient_accumulation_steps)
         self.per_device_train_batch_size, self.gradient_accumulation_steps = 1, 1
+        join_processes(self.use_cpu, timedelta(seconds=self.ddp_timeout))
         super().__post_init__()
         self.lr_scheduler_type = ScheduleType(schedule)
         self.per_device_train_batch_size, self.gradient_accumulation_steps = split_global_batch(
@@ -173,6 +184,8 @@ class FinetuneArguments(TrainingArguments):
             )
         if self.fp16 and self.device.type == "cpu":
             raise UserError("fp16 needs a GPU, and this run is on the CPU; write --bf16, or leave it out.")
+        if self.sync_batchnorm and self.device.type in ("cpu", "mps"):
+            raise UserError("sync_batchnorm needs GPUs, and this run is on the CPU; leave it out.")
         launched = int(os.environ.get("WORLD_SIZE", "1"))
         if launched != self.world_size:
             raise UserError(
@@ -241,6 +254,21 @@ class FinetuneArguments(TrainingArguments):
         """Prints lines for the user, from one process only."""
         if lines and self.process_index == 0:
             print(*lines, sep="\n", flush=True)
+
+    @contextmanager
+    def main_process_first(self, local: bool = True, desc: str = "work") -> Iterator[None]:
+        """As in Transformers, but the others wait for as long as it takes, and not `ddp_timeout`."""
+        if have_met():
+            with first_process_first(self.process_index, self.process_index - self.local_process_index if local else 0):
+                yield
+        else:
+            with super().main_process_first(local, desc):
+                yield
+
+    def is_shared(self, folder: Path) -> bool:
+        """Says, alike in all processes, whether `folder` is one and the same on all machines of the run."""
+        one_machine = self.world_size == int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
+        return one_machine or not have_met() or all_see(folder, self.process_index, self.world_size)
 
     def prepare_for_run(self, has_validation: bool, metrics: Collection[str] = ()) -> None:
         """Adapts what evaluates and chooses to a run without validation split, and says what will never happen.

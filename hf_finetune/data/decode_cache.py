@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -123,9 +124,9 @@ def open_decoded_pictures(
             f"decode_cache is always, but the pictures of {data.source} are not known to be small and of one size;"
             " write --decode_cache auto."
         )
-    # What the processes of one run, and no others, have in common: the launcher that started them, and how often they
-    # have come here.
-    run = f"{os.getppid() if processes > 1 else os.getpid()}-{next(_runs)}"
+    # What the processes of one run on one machine, and no others, have in common: the machine, where the folder is on a
+    # disk that several share, the launcher that started them, and how often they have come here.
+    run = f"{socket.gethostname()}-{os.getppid() if processes > 1 else os.getpid()}-{next(_runs)}"
     creates = local_process_index == 0
     # A held-out part has the source, and so the file, of what it was held out from; two roles may be one split.
     keys = {role: _key(data.sources[role]) for role in data.splits}

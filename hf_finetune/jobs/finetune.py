@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_finetune.arguments import ModelArguments
@@ -20,6 +21,7 @@ from hf_finetune.data.loading import ImageDataset, load_image_dataset
 from hf_finetune.data.transforms import build_train_transforms
 from hf_finetune.errors import Interrupted, UserError
 from hf_finetune.evaluation.metrics import ClassificationMetrics, reduce_logits
+from hf_finetune.models.batch_norm import synchronize_batch_norm
 from hf_finetune.models.freezing import freeze_modules
 from hf_finetune.models.head import head_linear
 from hf_finetune.models.image_processor import default_train_transforms, describe, load_image_processor
@@ -100,6 +102,11 @@ def prepare(recipe: Recipe) -> PreparedRun:
     recipe = recipe if "output_dir" in recipe.values else override(recipe, {"output_dir": f"runs/{recipe.name}"})
     model_arguments, data_arguments, args = build_arguments(recipe)
     folder = Path(args.output_dir)
+    if not args.is_shared(folder):
+        raise UserError(
+            f"output_dir: {folder} is not the same folder on all machines, and checkpoints would not be whole; write"
+            " one on a disk that all of them share."
+        )
     with args.main_process_first(local=False, desc="checkpoints"):  # the others find torn ones set aside
         checkpoint = find_resumable(folder, recipe.values, args.overwrite_output_dir, args.say)
     args.say(f"Recipe {recipe.name}, into {folder}.")
@@ -109,18 +116,22 @@ def prepare(recipe: Recipe) -> PreparedRun:
         if args.process_index == 0:
             repository = check_push(args.hub_model_id, folder, args.hub_private_repo, args.say)
 
-    with args.main_process_first(desc="dataset"):
+    # A cache that all machines share is filled by the first of them alone.
+    each_machine = not args.is_shared(Path(datasets.config.HF_DATASETS_CACHE))
+    with args.main_process_first(local=each_machine, desc="dataset"):
         earlier = earlier_pictures(folder) if checkpoint else None
         data = load_image_dataset(data_arguments, args.seed, earlier=earlier)
     args.say(f"Data: {data.source}, {len(data.label_names)} classes.")
     args.say(*(f"  {role}: {name}" for role, name in data.split_names.items()), *data.notes)
     check_num_labels(model_arguments, data.label_names)
 
-    with args.main_process_first(desc="weights"):  # an address is fetched once
+    with args.main_process_first(local=each_machine, desc="weights"):  # an address is fetched once
         config = load_config(model_arguments, data.label_names)
     image_processor = load_image_processor(model_arguments, config, data_arguments)
     loaded = load_model(model_arguments, config, data.label_names, args.seed)
     args.say(f"Model: {loaded.report}")
+    if args.sync_batchnorm:
+        synchronize_batch_norm(loaded.model)  # before freezing, which binds to the modules as they are
     frozen = freeze_modules(loaded.model, model_arguments.freeze or ())
     args.say(*frozen.report)
     if model_arguments.head_init == "probe":

@@ -13,7 +13,7 @@ from torch import nn
 from torch.distributed import broadcast
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import (
     BaseImageProcessor,
     EvalPrediction,
@@ -33,7 +33,7 @@ from hf_finetune.training.averaging import AveragingTrainer
 from hf_finetune.training.callbacks import EpochCallback, LogLineCallback, PlainLogLineCallback
 from hf_finetune.training.host_memory import keep_freed_memory
 from hf_finetune.training.optimization import classification_loss, multistep_schedule, warmed_up_schedule
-from hf_finetune.training.sampling import EpochSampler
+from hf_finetune.training.sampling import CountedOnce, EpochSampler
 
 
 class ImageClassificationTrainer(AveragingTrainer):
@@ -151,8 +151,16 @@ class ImageClassificationTrainer(AveragingTrainer):
     def _get_train_sampler(self, train_dataset: PictureBatches | None = None) -> Sampler[int] | None:
         if self.args.train_sampling_strategy != "random":
             return super()._get_train_sampler(train_dataset)
-        self._sampler = EpochSampler(len(train_dataset or self.train_dataset), self.args.data_seed or self.args.seed)
+        args = self.args
+        in_one_pass = 1 if args.dataloader_drop_last else args.train_batch_size * args.world_size
+        count = len(train_dataset or self.train_dataset)
+        self._sampler = EpochSampler(count, args.data_seed or args.seed, in_one_pass if args.world_size > 1 else 1)
         return self._sampler
+
+    def _get_dataloader(self, dataset: Dataset, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
+        if is_training and self.args.world_size > 1:
+            dataset = CountedOnce(dataset)
+        return super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
 
     def _set_epoch(self, epoch: int) -> None:
         """Tells the draws and the order. Accelerate reaches neither in all configurations (DDP, after a resume)."""

@@ -1,0 +1,23 @@
+"""Models room: BatchNorm over the pictures of all processes, in place of each one's own."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_finetune.errors import UserError
+
+
+def synchronize_batch_norm(model: PreTrainedModel) -> None:
+    """Turns every BatchNorm of a network into `torch.nn.SyncBatchNorm`, with the same weights, statistics and names.
+
+    Raises `UserError` for a network that has none.
+    """
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        raise UserError(f"sync_batchnorm: {type(model).__name__} has no BatchNorm; leave it out.")
+    if model.config.model_type == "timm_wrapper":  # its layers hold their activation, which torch's function drops
+        from timm.layers import convert_sync_batchnorm  # timm is optional
+
+        convert_sync_batchnorm(model)
+    else:
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
