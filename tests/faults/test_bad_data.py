@@ -90,11 +90,12 @@ def test_a_killed_worker_ends_the_run_and_the_same_command_goes_on(pictures, tmp
     reason="a /dev/shm of one's own takes the right to mount",
 )
 def test_too_little_shared_memory_is_one_line(pictures, tmp_path):
+    """Too little for the processes' locks, or only for their batches; with less than a page, nothing can be shared."""
     output = ["--output_dir", str(tmp_path / "output")]
-    # A batch of 16 pictures takes 12 kB at 16 pixels a side; so many wait for their turn.
-    completed = train(tmp_path, "none", *output, "--dataloader_num_workers", "2", shm="20k")
-    assert_one_line(completed, "The shared memory of 0 MB (/dev/shm)", "or write --dataloader_num_workers 0.")
-    completed = train(tmp_path, "none", *output, "--dataloader_num_workers", "0", shm="20k")
+    for pages in (1, 8, 20):
+        completed = train(tmp_path, "none", *output, "--dataloader_num_workers", "2", shm=f"{4 * pages}k")
+        assert_one_line(completed, "The shared memory of 0.", "(/dev/shm)", "or write --dataloader_num_workers 0.")
+    completed = train(tmp_path, "none", *output, "--dataloader_num_workers", "0", shm="4k")
     assert completed.returncode == 0, completed.stderr[-3000:]
 
 
