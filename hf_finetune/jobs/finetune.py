@@ -134,7 +134,7 @@ def prepare(recipe: Recipe) -> PreparedRun:
         default_train_transforms(preprocessing) if items is None else items, data.uniform
     )
     with loader_errors_in_one_line():  # the number of the epoch is in shared memory too
-        training_stage = TrainingStage(transforms, args.seed)
+        training_stage = TrainingStage(transforms, args.seed, shared=args.dataloader_num_workers > 0)
     evaluation_stage = EvaluationStage(image_processor, data.uniform)
     with args.main_process_first(desc="decoded pictures"):
         decoded = open_decoded_pictures(
