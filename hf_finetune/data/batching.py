@@ -33,13 +33,16 @@ NOT_COUNTED = -100  # cross_entropy's own mark of a label that does not count
 class TrainingStage:
     """Stage one of training: decodes, transforms single pictures, and keys every sample's draws.
 
-    Given to `Dataset.set_transform`. The epoch lives in shared memory, so that workers that persist see it change.
+    Given to `Dataset.set_transform`. Where it is `shared` with workers, the epoch lives in shared memory, so that those
+    that persist see it change.
     """
 
-    def __init__(self, transforms: TrainTransforms, seed: int) -> None:
+    def __init__(self, transforms: TrainTransforms, seed: int, shared: bool = True) -> None:
         self.transforms = transforms
         self.seed = seed
-        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self.epoch = torch.zeros((), dtype=torch.int64)
+        if shared:
+            self.epoch.share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch.fill_(epoch)

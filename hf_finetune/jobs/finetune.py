@@ -32,6 +32,7 @@ from hf_finetune.recipe import Recipe, load_recipe, override, packaged_recipes, 
 from hf_finetune.training.callbacks import SecondEpochCallback
 from hf_finetune.training.checkpoints import full_disk_told
 from hf_finetune.training.features import FeatureDataset, train_on_features, train_on_pictures
+from hf_finetune.training.loader_errors import loader_errors_in_one_line
 from hf_finetune.training.run_folder import find_resumable, prepare_folder
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
@@ -145,7 +146,8 @@ def prepare(recipe: Recipe) -> PreparedRun:
     transforms = build_train_transforms(
         default_train_transforms(preprocessing) if items is None else items, data.uniform
     )
-    training_stage = TrainingStage(transforms, args.seed)
+    with loader_errors_in_one_line():  # the number of the epoch is in shared memory too
+        training_stage = TrainingStage(transforms, args.seed, shared=args.dataloader_num_workers > 0)
     evaluation_stage = EvaluationStage(image_processor, data.uniform)
     with args.main_process_first(desc="decoded pictures"):
         decoded = open_decoded_pictures(

@@ -6,6 +6,7 @@ torch hands an error of a worker on with the worker's whole traceback as its mes
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import traceback
@@ -34,25 +35,24 @@ def loader_errors_in_one_line() -> Iterator[None]:
         if own:
             words = message[own[-1].end() :].strip()
             raise (type(error) if isinstance(error, UserError) else LoadingError)(words) from None
-        fault = None if isinstance(error, UserError) else _explain(message, _is_of_loader(error))
+        fault = None if isinstance(error, UserError) else _explain(error)
         if fault is None:
             raise
         raise LoadingError(fault) from error
 
 
-def _is_of_loader(error: Exception) -> bool:
-    """Says whether the error came up as a batch was received, from a worker that died before it was handed over."""
-    frames = traceback.walk_tb(error.__traceback__)
-    return any(frame.f_code.co_name == "_try_get_data" for frame, _ in frames)
-
-
-def _explain(message: str, of_loader: bool) -> str | None:
+def _explain(error: Exception) -> str | None:
     """Returns one line on an error of torch's loader, None for any other error."""
+    message = str(error)
+    within = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
+    starting = isinstance(error, OSError) and "_get_iterator" in within
+    if starting:
+        _forget_half_made_iterator(error)
     dead = _DEAD_WORKER.search(message)
     signal = dead and dead["signal"]
     no_room = "/torch_" in message and ("No space left" in message or "shared memory" in message)
-    if no_room or signal == "Bus error":
-        size = f" of {shutil.disk_usage(_SHARED_MEMORY).total / 1e6:,.0f} MB" if _SHARED_MEMORY.is_dir() else ""
+    if no_room or signal == "Bus error" or (starting and error.errno == errno.ENOSPC):
+        size = f" of {shutil.disk_usage(_SHARED_MEMORY).total / 1e6:,.1f} MB" if _SHARED_MEMORY.is_dir() else ""
         return (
             f"The shared memory{size} ({_SHARED_MEMORY}), by which the processes that load pictures hand over their"
             " batches, is full; make it larger (docker run --shm-size 8g), or write --dataloader_num_workers 0."
@@ -62,10 +62,24 @@ def _explain(message: str, of_loader: bool) -> str | None:
             "The processes that load pictures need more open files than are allowed; write ulimit -n 65536 before the"
             " command, or --dataloader_num_workers 0."
         )
-    if dead or of_loader or "in pin memory thread" in message or "Pin memory thread exited" in message:
+    if starting:
+        return (
+            f"The processes that load pictures cannot be started ({error.strerror}); write a lower"
+            " --dataloader_num_workers."
+        )
+    # A worker may die before the batch that it announced is handed over, which is then an error of the connection.
+    if dead or "_try_get_data" in within or "in pin memory thread" in message or "Pin memory thread exited" in message:
         how = f"was ended by the signal {signal}" if signal else "ended unexpectedly"
         return (
             f"A process that loads pictures {how}; where the system does that for want of memory, write a lower"
             " --dataloader_num_workers."
         )
     return None
+
+
+def _forget_half_made_iterator(error: Exception) -> None:
+    """Keeps torch's iterator, which did not come to have workers, from printing a traceback when it is deleted."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        iterator = frame.f_locals.get("self")
+        if type(iterator).__name__ == "_MultiProcessingDataLoaderIter":
+            iterator._shutdown = True
