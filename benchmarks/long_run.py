@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -47,7 +48,12 @@ def _hold(session: Session, every: int, *words: str) -> list[Holding]:
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "benchmarks.long_run_child", str(report), str(every), *words]
     completed = subprocess.run(
-        command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # so small a network gains nothing by threads
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     if completed.returncode:
         raise RuntimeError(f"the long run of {words[0]} failed:\n{completed.stdout[-2000:]}")
