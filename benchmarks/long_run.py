@@ -22,6 +22,7 @@ from benchmarks.steps import CROP_AND_FLIP
 from benchmarks.stock import Schedule, twin
 
 _BATCH = 16
+_LOOKS = 2  # in an epoch
 _NAMES = {
     "anonymous_megabytes": "MB of their own",
     "resident_megabytes": "MB with mapped files",
@@ -61,13 +62,11 @@ def _hold(session: Session, every: int, *words: str) -> list[Holding]:
 
 
 def _runs(session: Session, steps: int, pictures: int, workers: int) -> dict[str, list[Holding]]:
-    """Runs both sides to their end, with an evaluation and a checkpoint every fiftieth of it."""
+    """Runs both sides to their end, with an evaluation and a checkpoint in each epoch, and returns what they held."""
     path = hub_copy(session, "cifar10")
     common = {
-        "eval_strategy": "steps",
-        "eval_steps": steps // 50,
-        "save_strategy": "steps",
-        "save_steps": steps // 50,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
         "save_total_limit": 2,
         "logging_steps": steps // 100,
         "dataloader_num_workers": workers,
@@ -91,7 +90,7 @@ def _runs(session: Session, steps: int, pictures: int, workers: int) -> dict[str
         "use_cpu": session.cpu,
         **common,
     }
-    every = pictures // _BATCH  # once an epoch
+    every = pictures // _BATCH // _LOOKS
     schedule = Schedule(_BATCH, max_steps=steps)
     model = session.folder / "start-of-long-run"
     settings = {key: recipe[key] for key in ("model_type", "model_config", "image_size", "dataset", "dataset_path")}
@@ -125,8 +124,8 @@ def plot(runs: dict[str, list[Holding]]) -> Figure:
 
 def _rows(words: str, steps: int, both: dict[str, list[Holding]]) -> list[Row]:
     """Returns the growth of memory, and of the number of all else, from the end of the first epoch."""
-    slopes = {side: slope(holdings[1:]) for side, holdings in both.items()}
-    more = {side: gained(holdings[1:]) for side, holdings in both.items()}
+    slopes = {side: slope(holdings[_LOOKS:]) for side, holdings in both.items()}
+    more = {side: gained(holdings[_LOOKS:]) for side, holdings in both.items()}
     return [
         Row(
             f"growth of memory in 1,000 of {steps:,} steps, {words}",
@@ -147,7 +146,7 @@ def _note(words: str, holdings: Sequence[Holding]) -> str:
     """Says between which numbers each thing lay after the first epoch."""
     held = []
     for name in ("anonymous_megabytes", "resident_megabytes", "files", "threads", "processes", "segments"):
-        values = [getattr(holding, name) for holding in holdings[1:]]
+        values = [getattr(holding, name) for holding in holdings[_LOOKS:]]
         held.append(f"{min(values):.0f} to {max(values):.0f} {_NAMES.get(name, name)}")
     return f"Ours with {words}, after the first epoch: {', '.join(held)}."
 
@@ -155,7 +154,7 @@ def _note(words: str, holdings: Sequence[Holding]) -> str:
 def measure(session: Session) -> Answer:
     if not Path("/proc/self/smaps_rollup").exists():
         return Answer(notes=["Skipped: this system does not tell what a process holds (/proc/self/smaps_rollup)."])
-    steps, pictures = session.size(10_000, 100), session.size(1_600, 64)
+    steps, pictures = session.size(10_000, 100), session.size(3_200, 64)
     answer, runs = Answer(), {}
     for workers, words in ((0, "no loader workers"), (2, "2 loader workers")):
         both = _runs(session, steps, pictures, workers)

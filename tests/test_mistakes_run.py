@@ -128,7 +128,7 @@ def test_a_recipe_that_cannot_be_read(refused: Refused, tmp_path: Path, text: st
             ("--warmup_epochs", "1", "--warmup_multiplies"),
             "where the warm-up begins; write --warmup_start_factor 0.001",
         ),
-        (("--warmup_type", "exp"), 'warmup_type is "exp". Did you mean "exponential"?'),
+        (("--warmup_type", "linaer"), 'warmup_type is "linaer". Did you mean "linear"? Write one of'),
         (("--warmup_type", "constant"), "warmup_type needs to know where the warm-up begins; write"),
         (("--warmup_between_epochs",), "warmup_between_epochs needs to know where the warm-up begins; write"),
         (("--lr_reaches_end",), "lr_reaches_end has no meaning for multistep; its lr_milestones say"),
