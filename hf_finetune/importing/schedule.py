@@ -1,7 +1,7 @@
 """Importing room: `lr_config` of 0.x and `param_scheduler` of 1.x as the schedule's keys.
 
-What each library does at a step is in `_Shape` and `_WarmUp`; where the recipe cannot follow it exactly, a remark says
-by how much it differs.
+What each library does at a step is in `hf_finetune/training/optimization.py`; where the recipe cannot follow it, a
+remark says how it differs.
 """
 
 from __future__ import annotations
@@ -233,8 +233,10 @@ def _import_main(scheduler: Section, warmed: float, length: _Length, draft: Draf
         draft.settings["lr_by_epoch"] = True
     if warmed and begin == 0:
         draft.settings["warmup_multiplies"] = True
+        unit = "epoch" if "warmup_between_epochs" in draft.settings else "step"
         draft.remark(
-            scheduler.place, "runs below the warm-up, whose last step here is the one after it: at most a step apart"
+            scheduler.place,
+            f"runs below the warm-up, whose last {unit} here is the one after it: at most one {unit} apart",
         )
     elif begin != warmed:
         draft.remark(
