@@ -34,6 +34,7 @@ MODULES = (
     "start",
     "memory",
     "processes",
+    "long_run",
 )
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -80,7 +81,8 @@ def main(words: Sequence[str] | None = None) -> int:
     data = options.data or (PICTURES if PICTURES.is_dir() else None)
     answers = {}
     with tempfile.TemporaryDirectory(prefix="benchmarks-", ignore_cleanup_errors=True) as folder:
-        session = Session(Path(folder), options.pairs, options.quick, data, options.cpu, options.whole)
+        plots = None if options.quick else options.results.parent
+        session = Session(Path(folder), options.pairs, options.quick, data, options.cpu, options.whole, plots)
         with datasets_cache(session):
             for name in options.modules or MODULES:
                 start = time.perf_counter()

@@ -29,6 +29,7 @@ class Session:
     cpu: leave a GPU alone.
     whole: all of MNIST where a part of it is the default, for the sake of time.
     folder: temporary folder for pictures, caches and outputs.
+    plots: folder for figures to be kept, None where none are drawn.
     """
 
     folder: Path
@@ -37,6 +38,7 @@ class Session:
     data: Path | None = None
     cpu: bool = False
     whole: bool = False
+    plots: Path | None = None
 
     def size(self, full: int, quick: int) -> int:
         return quick if self.quick else full

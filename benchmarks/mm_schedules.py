@@ -2,13 +2,15 @@
 
     python benchmarks/mm_schedules.py wheel/mmpretrain/.mim/configs
 
-Each schedule of the folder's importable configs is run once, in epochs of 100 steps. It prints the greatest difference
-as a part of the peak rate, and what the recipe says of the schedule.
+Each schedule of the folder's importable configs is run once, in epochs of 100 steps, and so are policies that none of
+them has, in the place of ResNet-50's. It prints the greatest difference as a part of the peak rate, and what the recipe
+says of the schedule.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +26,18 @@ from hf_finetune.importing.importer import import_config
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
 UPDATES = 100  # steps of an epoch
+RESNET50 = "resnet/resnet50_8xb32_in1k.py"  # 100 epochs
+WARM_UP = dict(type="LinearLR", start_factor=0.1, end=5, convert_to_iter_based=True)
+FURTHER = {
+    "PolyLR by step": [dict(type="PolyLR", power=0.9, eta_min=1e-4, by_epoch=False)],
+    "PolyLR by epoch": [dict(type="PolyLR", power=2.0)],
+    "PolyLR after a warm-up": [WARM_UP, dict(type="PolyLR", begin=5, convert_to_iter_based=True)],
+    "PolyLR to epoch 50": [dict(type="PolyLR", end=50, eta_min=1e-4)],
+    "ConstantLR by step": [dict(type="ConstantLR", factor=0.1, end=250, by_epoch=False)],
+    "ConstantLR by epoch": [dict(type="ConstantLR", end=5), dict(type="CosineAnnealingLR", begin=5)],
+    "LinearLR by epoch": [dict(type="LinearLR", end=5), dict(type="StepLR", step_size=30)],
+    "CosineAnnealingLR beyond the run": [WARM_UP, dict(type="CosineAnnealingLR", begin=5, T_max=150)],
+}
 
 
 def new_optimizer(learning_rate: float) -> torch.optim.Optimizer:
@@ -66,21 +80,42 @@ def their_rates(config: Config) -> Iterator[float]:
                 scheduler.step()
 
 
-if __name__ == "__main__":
+def compare(path: Path) -> tuple[float, str]:
+    """Returns the greatest difference as a part of the peak rate, and the recipe's remarks on the schedule."""
+    draft, config = import_config(path), Config.fromfile(path, import_custom_modules=False)
+    ours, theirs = list(our_rates(draft.settings)), list(their_rates(config))
+    difference = max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) / max(theirs)
+    return difference, " ".join(str(note) for note in draft.remarks if note.place.startswith("param_scheduler"))
+
+
+def different_schedules(folder: Path) -> Iterator[Path]:
+    """Yields the importable configs of a folder, one of each schedule."""
     seen = set()
-    for path in sorted(Path(sys.argv[1]).rglob("*.py")):
+    for path in sorted(folder.rglob("*.py")):
         if "_base_" in path.parts:
             continue
         try:
-            draft = import_config(path)
+            rate = import_config(path).settings["learning_rate"]
             config = Config.fromfile(path, import_custom_modules=False)
         except (UserError, KeyError):  # two configs of mmpretrain 1.2 name a base value that is not there
             continue
-        key = str((config.get("param_scheduler"), config.get("train_cfg"), draft.settings["learning_rate"]))
-        if not {"param_scheduler", "train_cfg"} <= set(config) or key in seen:
-            continue
-        seen.add(key)
-        ours, theirs = list(our_rates(draft.settings)), list(their_rates(config))
-        difference = max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) / max(theirs)
-        told = [str(remark) for remark in draft.remarks if remark.place.startswith("param_scheduler")]
-        print(f"{difference:.1e}  {path.relative_to(sys.argv[1])}  {' '.join(told)}", flush=True)
+        key = str((config.get("param_scheduler"), config.get("train_cfg"), rate))
+        if {"param_scheduler", "train_cfg"} <= set(config) and key not in seen:
+            seen.add(key)
+            yield path
+
+
+def main(folder: Path) -> None:
+    for path in different_schedules(folder):
+        difference, remarks = compare(path)
+        print(f"{difference:.1e}  {path.relative_to(folder)}  {remarks}", flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary, "further_8xb32.py")
+        for name, stated in FURTHER.items():
+            path.write_text(f"_base_ = {str((folder / RESNET50).absolute())!r}\nparam_scheduler = {stated!r}\n")
+            difference, remarks = compare(path)
+            print(f"{difference:.1e}  {name}  {remarks}", flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -104,7 +104,9 @@ def stock_trainer(
     train_dataset: Dataset | None,
     eval_dataset: Dataset | None = None,
     compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = accuracy,
+    **settings: Any,
 ) -> Trainer:
+    """Makes the Trainer; `settings` are further arguments of it, over those of the schedule."""
     args = TrainingArguments(
         output_dir=str(session.folder / "stock"),
         per_device_train_batch_size=schedule.batch,
@@ -112,7 +114,7 @@ def stock_trainer(
         optim_args=f"momentum={schedule.momentum}",
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available() and not session.cpu,
-        **schedule.common(session),
+        **{**schedule.common(session), **settings},
     )
     trainer = Trainer(
         model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, compute_metrics=compute_metrics

@@ -1,4 +1,8 @@
-"""What the fuzzing tests share: generated inputs, the same ones at every run, and files that are damaged."""
+"""What the fuzzing tests share: generated inputs, and files that are damaged.
+
+The inputs are the same at every run of the same selection of tests on the same sources: Hypothesis draws on constants
+that it finds in the project's modules that are loaded.
+"""
 
 from __future__ import annotations
 

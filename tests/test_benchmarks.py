@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 
 from benchmarks import __main__ as command
 from benchmarks.harness import Answer, Ratio, Row, Session, alternate, compare_seconds, datasets_cache, seconds
+from benchmarks.long_run import gained, plot, slope
+from benchmarks.long_run_child import Holding, look
 from benchmarks.memory import write_table
 from benchmarks.ours import TINY_RESNET, prepare_ours, source_rows
 from benchmarks.pictures import CIFAR10_MEAN, CIFAR10_STD, hub_copy
@@ -17,7 +20,7 @@ from benchmarks.report import OtherMachine, cells, describe_machine, format_tabl
 from benchmarks.stock import Schedule, load_stock_dataset, set_stock_transform, stock_trainer, twin
 
 # Left out here, because they start processes that import everything anew, five seconds each.
-SLOW = {"start", "memory", "processes"}
+SLOW = {"start", "memory", "processes", "long_run"}
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +149,31 @@ def test_the_table_of_many_rows_is_read_as_pictures(session):
     dataset = datasets.Dataset.from_parquet(str(write_table(session, 300)))
     assert len(dataset) == 300 and dataset[299]["image"].size == (8, 8)
     assert isinstance(dataset.features["label"], datasets.ClassLabel)
+
+
+def make_holding(step: int, megabytes: float, files: int) -> Holding:
+    return Holding(step, megabytes, megabytes, files, threads=2, processes=1, segments=0)
+
+
+def test_growth_over_a_long_run_is_found():
+    flat = [make_holding(step, 500 + step % 200 / 100, 9) for step in range(50, 10_000, 100)]
+    assert abs(slope(flat)) < 0.01 and gained(flat) == 0
+    leaking = [make_holding(step, 500 + step / 500, 9 + step // 1000) for step in range(50, 10_000, 100)]
+    assert slope(leaking) == pytest.approx(2) and gained(leaking) == 9
+    lines = plot({"ours": flat, "stock": leaking}).axes[0].lines
+    assert [line.get_label() for line in lines] == ["ours", "stock"] and len(lines[0].get_xdata()) == 100
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="this system does not tell")
+def test_what_a_process_holds_is_counted_with_its_children(tmp_path):
+    before = look(1)
+    kept = b"x" * 2**25  # 32 MiB
+    with open(tmp_path / "file", "w"), subprocess.Popen(["sleep", "9"]) as child:
+        after = look(2)
+        child.kill()
+    assert 25 < after.anonymous_megabytes - before.anonymous_megabytes < 45 and kept
+    assert after.processes == before.processes + 1 and after.files > before.files
+    assert after.resident_megabytes > after.anonymous_megabytes
 
 
 def test_the_command_runs_what_is_named_and_refuses_the_rest(tmp_path, capsys):

@@ -79,7 +79,7 @@ def test_an_odd_table_is_read_or_refused(tmp_path: Path, extension: str, example
     fuzz(check, INPUTS[extension], examples)
 
 
-@pytest.mark.parametrize("examples", [10, pytest.param(1000, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("examples", [10, EXAMPLES[1]])
 def test_a_damaged_parquet_table_is_read_or_refused(datasets_cache: Path, tmp_path: Path, examples: int):
     path = tmp_path / "table.parquet"
 

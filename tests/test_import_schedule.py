@@ -52,7 +52,12 @@ def mmcv_rates(lr: dict[str, Any]) -> list[float]:
         else:
             rate = least + (RATE - least) * (1 - progress) ** lr.get("power", 1)
         if lr.get("warmup") and step < warmup:
-            rate *= 1 - (1 - step / warmup) * (1 - lr.get("warmup_ratio", 0.1))
+            ratio = lr.get("warmup_ratio", 0.1)
+            rate *= {
+                "linear": 1 - (1 - step / warmup) * (1 - ratio),
+                "constant": ratio,
+                "exp": ratio ** (1 - step / warmup),
+            }[lr["warmup"]]
         rates.append(rate)
     return rates
 
@@ -70,6 +75,8 @@ LR_CONFIGS = [
     dict(policy="CosineAnnealing", min_lr=0, **WARM_STEPS),
     dict(policy="poly", min_lr=1e-4, power=2.0, by_epoch=False, **WARM_STEPS),
     dict(policy="poly", min_lr=0),
+    dict(policy="step", step=[10], warmup="constant", warmup_iters=20, warmup_ratio=0.25),
+    dict(policy="CosineAnnealing", min_lr=0, warmup="exp", warmup_iters=5, warmup_ratio=1e-2, warmup_by_epoch=True),
 ]
 
 
@@ -95,6 +102,31 @@ PARAM_SCHEDULERS = {
     ],
     "warm-up by step": [WARM_UP_STEPS, dict(type="MultiStepLR", by_epoch=True, milestones=[10], gamma=0.5)],
     "warm-up alone": [WARM_UP],
+    "warm-up between epochs": [
+        dict(type="LinearLR", start_factor=0.1, by_epoch=True, begin=0, end=5),
+        dict(type="CosineAnnealingLR", by_epoch=True, begin=5, end=30),
+    ],
+    "warm-up that is constant, by step": [
+        dict(type="ConstantLR", factor=0.1, by_epoch=False, begin=0, end=50),
+        dict(type="MultiStepLR", by_epoch=True, milestones=[10], gamma=0.5),
+    ],
+    "warm-up that is constant, between epochs": [
+        dict(type="ConstantLR", factor=0.1, by_epoch=True, begin=0, end=5),
+        dict(type="CosineAnnealingLR", by_epoch=True, begin=5, end=30, convert_to_iter_based=True),
+    ],
+    "warm-up that is constant, of whole epochs by step": [
+        dict(type="ConstantLR", factor=0.1, by_epoch=True, begin=0, end=5, convert_to_iter_based=True),
+        dict(type="CosineAnnealingLR", by_epoch=True, begin=5, end=30),
+    ],
+    "poly by step": [dict(type="PolyLR", by_epoch=False, begin=0, eta_min=1e-3, power=0.9)],
+    "poly by epoch": [dict(type="PolyLR", by_epoch=True, begin=0, power=2.0)],
+    "poly after a warm-up": [WARM_UP, dict(type="PolyLR", by_epoch=True, begin=5, convert_to_iter_based=True)],
+    "poly that ends before the run": [WARM_UP, dict(type="PolyLR", by_epoch=True, begin=5, end=20, eta_min=1e-3)],
+    "cosine of a period beyond the run": [WARM_UP, dict(type="CosineAnnealingLR", T_max=30, by_epoch=True, begin=5)],
+    "cosine by step of a period beyond the run": [
+        WARM_UP,
+        dict(type="CosineAnnealingLR", T_max=45, eta_min=1e-5, by_epoch=True, begin=5, convert_to_iter_based=True),
+    ],
 }
 
 
@@ -146,20 +178,22 @@ def test_the_points_of_a_warm_up_that_can_be_worked_out_by_hand(tmp_path: Path) 
     assert rates[15 * UPDATES] == pytest.approx(middle)
 
 
-def test_poly_of_mmengine_is_one_step_apart_and_says_so(tmp_path: Path) -> None:
-    scheduler = [dict(type="PolyLR", by_epoch=False, begin=0, eta_min=0, power=1.0)]
+@pytest.mark.parametrize(("by_epoch", "unit"), [(False, 1), (True, UPDATES)])
+def test_poly_is_the_closed_form_of_mmengines_recursion(tmp_path: Path, by_epoch: bool, unit: int) -> None:
+    scheduler = [dict(type="PolyLR", by_epoch=by_epoch, begin=0, eta_min=0, power=2.0)]
     draft = imported(tmp_path, new_config(param_scheduler=scheduler, train_cfg=dict(max_epochs=EPOCHS)))
-    assert "reaches its end one step before the run's, here at the end: at most 1/steps apart" in remarks(draft)
+    assert "param_scheduler" not in remarks(draft)
     steps = EPOCHS * UPDATES
-    theirs = [0.1 * (1 - step / (steps - 1)) for step in range(steps)]  # the closed form of its recursion
-    ours = our_rates(draft.settings, tmp_path)
-    assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) <= 0.1 / steps * (1 + 1e-9)
+    theirs = [0.1 * (1 - (step // unit) / (steps // unit - 1)) ** 2 for step in range(steps)]
+    assert our_rates(draft.settings, tmp_path) == pytest.approx(theirs, rel=1e-9, abs=1e-12)
 
 
 DIFFERENCES = [
-    ([dict(type="LinearLR", start_factor=0.1, by_epoch=True, end=5)], "differs by up to 0.225 of the rate"),
-    ([dict(type="ConstantLR", factor=0.1, by_epoch=False, end=50)], "the warm-up here is linear from it to the whole"),
-    ([WARM_UP, dict(type="CosineAnnealingLR", T_max=90, begin=5)], "a cosine of 90 from 5 in a run of 100"),
+    ([dict(type="LinearLR", start_factor=0.1, by_epoch=True, end=1)], "stays at 0.1 of the rate there"),
+    ([dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=5, end=9)], "begins with the run"),
+    ([dict(type="ConstantLR", factor=0.1, begin=90, end=100)], "here the schedule goes on"),
+    ([WARM_UP, dict(type="CosineAnnealingLR", T_max=90, begin=5)], "a cosine of 90 from 5 in a run of 100 rises again"),
+    ([WARM_UP, dict(type="CosineAnnealingLR", begin=5, end=90)], "stays a step short of its end; here it stays at its"),
     ([WARM_UP, dict(type="CosineAnnealingLR", T_max=80, begin=20)], "but the warm-up ends at 5"),
     ([WARM_UP, dict(type="CosineAnnealingLR", begin=0, end=100)], "runs below the warm-up"),
     ([dict(type="CosineAnnealingParamScheduler", param_name="weight_decay")], "changes the weight decay in the run"),

@@ -128,6 +128,11 @@ def test_a_recipe_that_cannot_be_read(refused: Refused, tmp_path: Path, text: st
             ("--warmup_epochs", "1", "--warmup_multiplies"),
             "where the warm-up begins; write --warmup_start_factor 0.001",
         ),
+        (("--warmup_type", "linaer"), 'warmup_type is "linaer". Did you mean "linear"? Write one of'),
+        (("--warmup_type", "constant"), "warmup_type needs to know where the warm-up begins; write"),
+        (("--warmup_between_epochs",), "warmup_between_epochs needs to know where the warm-up begins; write"),
+        (("--lr_reaches_end",), "lr_reaches_end has no meaning for multistep; its lr_milestones say"),
+        (("--lr_decay_epochs", "3"), "lr_decay_epochs has no meaning for multistep; its lr_milestones say"),
         (("--warmup_start_factor", "2"), "warmup_start_factor is 2; write a number from 0 to 1."),
         (
             ("--lr_by_epoch", "--lr_scheduler_type", "reduce_lr_on_plateau"),

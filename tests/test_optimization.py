@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from hf_finetune.arguments import FinetuneArguments
 from hf_finetune.training.optimization import (
+    build_schedule,
     classification_loss,
     multistep_factor,
     multistep_schedule,
@@ -63,6 +65,53 @@ def test_a_schedule_that_is_held_changes_between_epochs_only():
 def test_a_warm_up_of_one_step_begins_and_ends_there():
     settings = {"shape": lambda step: 1.0, "warmup_steps": 1, "start_factor": 0.5, "hold": 1}
     assert [warmed_up_factor(step, multiplies=False, **settings) for step in range(2)] == [0.5, 1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "below"),
+    [
+        ("linear", [0.25, 0.5, 0.75, 1, 1], [0.25, 0.4375, 0.625, 0.8125, 1]),
+        ("constant", [0.25, 0.25, 0.25, 1, 1], [0.25, 0.25, 0.25, 0.25, 1]),
+        ("exponential", [0.25, 0.25 ** (2 / 3), 0.25 ** (1 / 3), 1, 1], [0.25, 0.25**0.75, 0.5, 0.25**0.25, 1]),
+    ],
+)
+def test_the_kinds_of_warm_up(kind, before, below):
+    settings = {"shape": lambda step: 1.0, "warmup_steps": 4, "start_factor": 0.25, "hold": 1, "warmup_type": kind}
+    for multiplies, expected in ((False, before), (True, below)):
+        factors = [warmed_up_factor(step, multiplies=multiplies, **settings) for step in range(5)]
+        assert factors == pytest.approx(expected)
+
+
+def test_a_warm_up_that_is_held_reaches_the_whole_rate_in_its_last_epoch():
+    settings = {"shape": lambda step: 1.0, "warmup_steps": 6, "start_factor": 0.5, "hold": 1, "warmup_hold": 2}
+    factors = [warmed_up_factor(step, multiplies=False, **settings) for step in range(8)]
+    assert factors == [0.5, 0.5, 0.75, 0.75, 1, 1, 1, 1]
+
+
+def test_a_schedule_stays_where_it_ends():
+    settings = {"warmup_steps": 0, "start_factor": None, "multiplies": False, "hold": 1, "end": 3}
+    assert [warmed_up_factor(step, shape=float, **settings) for step in range(6)] == [0, 1, 2, 3, 3, 3]
+
+
+def polynomial_rates(tmp_path, updates=4, **settings):
+    args = FinetuneArguments(
+        output_dir=str(tmp_path), use_cpu=True, report_to=[], learning_rate=1, lr_scheduler_type="polynomial",
+        lr_scheduler_kwargs={"lr_end": 0.0}, **settings,
+    )  # fmt: skip
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1)
+    shape = build_schedule(args, optimizer, 3 * updates, updates).lr_lambdas[0]
+    return [shape(step) for step in range(3 * updates)]
+
+
+def test_a_schedule_ends_with_the_last_step_or_epoch_or_before(tmp_path):
+    assert polynomial_rates(tmp_path)[-1] == pytest.approx(1 / 12)
+    assert polynomial_rates(tmp_path, lr_reaches_end=True) == pytest.approx([1 - step / 11 for step in range(12)])
+    by_epoch = polynomial_rates(tmp_path, lr_reaches_end=True, lr_by_epoch=True)
+    assert by_epoch == pytest.approx([1] * 4 + [0.5] * 4 + [0] * 4)
+    early = polynomial_rates(tmp_path, lr_decay_epochs=2)
+    assert early == pytest.approx([1 - step / 8 for step in range(8)] + [0] * 4)
+    assert polynomial_rates(tmp_path, lr_decay_epochs=6)[-1] == pytest.approx(1 - 11 / 24)
+    assert polynomial_rates(tmp_path, lr_reaches_end=True, lr_by_epoch=True, updates=12, lr_decay_epochs=1)[-1] == 0
 
 
 def test_only_a_function_of_the_step_can_be_warmed_up():

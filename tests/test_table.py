@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
@@ -93,6 +95,11 @@ def test_fingerprint_is_stable(tmp_path: Path) -> None:
         ("t.tsv", "image\tlabel\na.jpg\n", r"t\.tsv, line 2: 1 values where"),
         ("t.csv", "", r"t\.csv cannot be read: Empty CSV file\."),
         ("t.csv", "image,label\n", r"t\.csv has no rows"),
+        ("t.csv", "image,label,label\na.jpg,0,1\n", r't\.csv has 2 columns named "label"; give each a name'),
+        ("t.tsv", "\t\n", r't\.tsv has 2 columns named ""'),
+        ("t.csv", "ima\0ge,label\na.jpg,0\n", r"t\.csv names a column 'ima\\x00ge', which is no text; save"),
+        ("t.jsonl", '{"label": [null, null]}\n', r"t\.jsonl has columns that a dataset cannot hold"),
+        ("t.json", '[{"image": 9223372036854775808}]', r"t\.json cannot be read as a list .*: Python int too large"),
         ("t.csv", "image,label\na.jpg,caf\xe9\n", r"t\.csv, line 2: not UTF-8 text"),
         (
             "t.jsonl",
@@ -116,3 +123,13 @@ def test_malformed_tables(name: str, contents: str, message: str, tmp_path: Path
     with pytest.raises(UserError, match=message) as caught:
         read_table(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("column", ["split", "image"])
+def test_text_of_a_parquet_table_that_is_not_utf_8(column: str, tmp_path: Path) -> None:
+    names = pa.array([b"train", b"caf\xe9"])
+    latin_1 = pa.Array.from_buffers(pa.string(), 2, names.buffers())  # as some tools write it
+    table = {"image": pa.array(["a.jpg", "b.jpg"]), "split": pa.array(["train", "test"]), column: latin_1}
+    pq.write_table(pa.table(table), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"t\.parquet cannot be read as Parquet: .*Invalid UTF8"):
+        read_table(tmp_path / "t.parquet")

@@ -22,6 +22,7 @@ from hf_finetune.arguments.processes import all_see, first_process_first, have_m
 from hf_finetune.errors import UserError, did_you_mean
 
 MULTISTEP = "multistep"
+WARM_UPS = ("linear", "constant", "exponential")
 
 # `SchedulerType` is a closed enum, and parts of the Trainer call `.value` on the field, so a plain string will not do.
 ScheduleType = ExplicitEnum(
@@ -51,7 +52,7 @@ _RANGES = {
     "dataloader_num_workers": (0, math.inf),
     "seed": (0, 2**32 - 1),
 }
-_ABOVE_ZERO = ("num_train_epochs", "logging_steps", "eval_steps", "save_steps", "ddp_timeout")
+_ABOVE_ZERO = ("num_train_epochs", "lr_decay_epochs", "logging_steps", "eval_steps", "save_steps", "ddp_timeout")
 
 
 @dataclass
@@ -105,12 +106,23 @@ class FinetuneArguments(TrainingArguments):
     lr_by_epoch: bool = field(
         default=False, metadata={"help": "The schedule changes the rate between epochs only, not at each step."}
     )
-    warmup_epochs: float | None = field(
-        default=None, metadata={"help": "Epochs of linear warm-up, in place of warmup_steps."}
+    lr_decay_epochs: float | None = field(
+        default=None,
+        metadata={"help": "Epochs after which the schedule has come to its end; those that are left when absent."},
     )
+    lr_reaches_end: bool = field(
+        default=False, metadata={"help": "The schedule's last rate is that of the last step, not the one after it."}
+    )
+    warmup_epochs: float | None = field(default=None, metadata={"help": "Epochs of warm-up, in place of warmup_steps."})
     warmup_start_factor: float | None = field(
         default=None,
         metadata={"help": "Part of the rate that the warm-up begins with; its own first step when absent."},
+    )
+    warmup_type: str = field(
+        default="linear", metadata={"help": "How the warm-up goes on from there: linear, constant or exponential."}
+    )
+    warmup_between_epochs: bool = field(
+        default=False, metadata={"help": "The warm-up raises the rate between epochs only, not at each step."}
     )
     warmup_multiplies: bool = field(
         default=False, metadata={"help": "The schedule runs during the warm-up too, instead of beginning after it."}
@@ -242,6 +254,18 @@ class FinetuneArguments(TrainingArguments):
             raise UserError(
                 "warmup_multiplies needs to know where the warm-up begins; write --warmup_start_factor 0.001."
             )
+        if self.warmup_type not in WARM_UPS:
+            raise UserError(
+                f'warmup_type is "{self.warmup_type}".{did_you_mean(self.warmup_type, WARM_UPS)} Write one of'
+                f" {', '.join(WARM_UPS)}."
+            )
+        if (self.warmup_type != "linear" or self.warmup_between_epochs) and self.warmup_start_factor is None:
+            name = "warmup_between_epochs" if self.warmup_between_epochs else "warmup_type"
+            raise UserError(f"{name} needs to know where the warm-up begins; write --warmup_start_factor 0.1.")
+        schedule = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)
+        for name in ("lr_decay_epochs", "lr_reaches_end"):
+            if getattr(self, name) and schedule == MULTISTEP:
+                raise UserError(f"{name} has no meaning for multistep; its lr_milestones say when it falls.")
         if self.dataloader_persistent_workers and not self.dataloader_num_workers:
             raise UserError("dataloader_persistent_workers needs workers; write --dataloader_num_workers 2 or more.")
 

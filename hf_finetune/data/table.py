@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -47,7 +48,7 @@ def read_table(path: Path) -> RawDataset:
 def _rows_of_split(path: Path, table: Dataset, split_column: pa.ChunkedArray, name: str) -> Dataset:
     """Returns a table's rows of one split as a table of their own: rows merely selected would be slow to add to."""
     if path.suffix.lower() == ".parquet":
-        return Dataset.from_parquet(str(path), filters=[(SPLIT_COLUMN, "==", name)])
+        return _read_parquet(path, filters=[(SPLIT_COLUMN, "==", name)])
     return _to_dataset(table.with_format("arrow")[:].filter(pc.equal(split_column, name)))
 
 
@@ -81,19 +82,34 @@ def _read_file(path: Path, *more: Path) -> Dataset:
     if extension not in TABLE_EXTENSIONS:
         raise UserError(f"{path} is neither a folder nor a table; tables end in {', '.join(TABLE_EXTENSIONS)}.")
     if extension == ".parquet":
-        try:
-            # Through the datasets cache, because a table that holds the pictures may be larger than memory.
-            return Dataset.from_parquet([str(shard) for shard in (path, *more)])
-        except (OSError, ValueError, DatasetsError) as error:
-            raise UserError(f"{path} cannot be read as Parquet: {first_line(error.__cause__ or error)}.") from error
+        return _read_parquet(path, *more)
     readers = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_json_lines, ".json": _read_json}
-    table = pa.concat_tables([readers[extension](shard) for shard in (path, *more)], promote_options="default")
-    if not table.num_rows:
-        raise UserError(f"{path} has no rows.")
+    tables = {shard: readers[extension](shard) for shard in (path, *more)}
+    for shard, table in tables.items():
+        for name, count in Counter(table.column_names).items():
+            if "\0" in name:
+                raise UserError(f"{shard} names a column {name!r}, which is no text; save the table as UTF-8.")
+            if count > 1:
+                raise UserError(f'{shard} has {count} columns named "{name}"; give each a name of its own.')
     try:
+        table = pa.concat_tables(tables.values(), promote_options="default")
+        if not table.num_rows:
+            raise UserError(f"{path} has no rows.")
         return _to_dataset(table)
     except (KeyError, TypeError, ValueError, pa.ArrowException) as error:  # such as a column whose name is empty
         raise UserError(f"{path} has columns that a dataset cannot hold: {first_line(error)}.") from error
+
+
+def _read_parquet(path: Path, *more: Path, filters: list[tuple] | None = None) -> Dataset:
+    """Reads through the datasets cache, because a table that holds the pictures may be larger than memory."""
+    try:
+        dataset = Dataset.from_parquet([str(shard) for shard in (path, *more)], filters=filters)
+        for name, feature in dataset.features.items():
+            if isinstance(feature, Value) and feature.dtype == "string":
+                arrow_column(dataset, name).validate(full=True)  # Arrow takes the file's word that it is UTF-8
+        return dataset
+    except (OSError, ValueError, DatasetsError) as error:
+        raise UserError(f"{path} cannot be read as Parquet: {first_line(error.__cause__ or error)}.") from error
 
 
 def _to_dataset(table: pa.Table) -> Dataset:
@@ -178,6 +194,7 @@ def _read_json(path: Path) -> pa.Table:
         TypeError,
         AttributeError,
         OSError,
+        OverflowError,
         RecursionError,
     ) as error:  # ArrowInvalid and JSONDecodeError are ValueErrors
         raise UserError(f"{path} cannot be read as a list of JSON objects: {first_line(error)}.") from error

@@ -1,7 +1,7 @@
 """Importing room: `lr_config` of 0.x and `param_scheduler` of 1.x as the schedule's keys.
 
-What each library does at a step is in `_Shape` and `_WarmUp`; where the recipe cannot follow it exactly, a remark says
-by how much it differs.
+What each library does at a step is in `hf_finetune/training/optimization.py`; where the recipe cannot follow it, a
+remark says how it differs.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from hf_finetune.importing.section import Draft, Section, shown
 _MMCV_WARMUP_RATIO = 0.1  # the defaults of MMCV's LrUpdaterHook and of MMEngine's LinearLR
 _LINEAR_START_FACTOR = 1 / 3
 _CONSTANT_FACTOR = 1 / 3
+_MMCV_WARM_UPS = {"linear": "linear", "constant": "constant", "exp": "exponential"}
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,10 @@ def _import_mmcv_warmup(lr: Section, length: _Length, draft: Draft) -> None:
     ratio, by_epoch = lr.number("warmup_ratio", _MMCV_WARMUP_RATIO), lr.take("warmup_by_epoch", False)
     if kind is None or not count:
         return
+    if kind not in _MMCV_WARM_UPS:
+        raise draft.refusal(lr.at("warmup"), f"is {kind!r}; the warm-ups known are linear, constant and exp.")
     if kind != "linear":
-        draft.remark(lr.at("warmup"), f"{kind!r}; the warm-up here is linear, from {ratio:g} of the rate to the whole")
+        draft.settings["warmup_type"] = _MMCV_WARM_UPS[kind]
     draft.settings |= {
         "warmup_epochs" if by_epoch else "warmup_steps": count,
         "warmup_start_factor": ratio,
@@ -150,10 +153,10 @@ def _counted_in_epochs(scheduler: Section, length: _Length) -> bool:
 
 
 def _import_warm_up(scheduler: Section, length: _Length, draft: Draft) -> float:
-    """MMEngine's LinearLR: from start_factor at its first step to 1 at its last. Returns its end, in its own unit."""
+    """MMEngine's LinearLR and ConstantLR, which reach 1 at their last step. Returns the end, in its own unit."""
     kind, in_epochs = scheduler.take("type"), _counted_in_epochs(scheduler, length)
     end, begin = scheduler.number("end", 0), scheduler.number("begin", 0)
-    by_iteration = scheduler.take("convert_to_iter_based", False) or not in_epochs
+    between_epochs = in_epochs and not scheduler.take("convert_to_iter_based", False)
     if kind == "ConstantLR":
         factor = scheduler.number("factor", _CONSTANT_FACTOR)
         if begin > 0:  # T2T-ViT's last epochs
@@ -161,23 +164,30 @@ def _import_warm_up(scheduler: Section, length: _Length, draft: Draft) -> float:
                 scheduler.place, f"at {factor:g} of the rate from {begin:g} to {end:g}; here the schedule goes on"
             )
             return 0.0
-        draft.remark(
-            scheduler.place, f"{factor:g} of the rate until {end:g}; the warm-up here is linear from it to the whole"
-        )
+        draft.settings["warmup_type"] = "constant"
     else:
         factor = scheduler.number("start_factor", _LINEAR_START_FACTOR)
         if scheduler.number("end_factor", 1.0) != 1:
             draft.remark(
                 scheduler.at("end_factor"), f"{scheduler.take('end_factor')}; the warm-up here ends at the whole rate"
             )
-        if not by_iteration:
-            share = (1 - factor) / max(1, end - 1)
+        if begin > 0:
+            draft.remark(scheduler.at("begin"), f"{begin:g}; the warm-up here begins with the run")
+    if between_epochs:
+        draft.settings["warmup_between_epochs"] = True
+        if end < 2:
             draft.remark(
-                scheduler.place,
-                f"rises between epochs; here with each step, which differs by up to {share:.3g} of the rate",
+                scheduler.place, f"stays at {factor:g} of the rate there, having no second epoch; here only until {end}"
             )
     draft.settings |= {"warmup_epochs" if in_epochs else "warmup_steps": end, "warmup_start_factor": factor}
     return end
+
+
+def _set_decay(scheduler: Section, period: float, in_epochs: bool, draft: Draft) -> None:
+    if in_epochs:
+        draft.settings["lr_decay_epochs"] = period
+    else:
+        draft.remark(scheduler.place, f"ends after {period:g} iterations of its own; here it ends with the run")
 
 
 def _import_main(scheduler: Section, warmed: float, length: _Length, draft: Draft) -> None:
@@ -199,17 +209,19 @@ def _import_main(scheduler: Section, warmed: float, length: _Length, draft: Draf
         _set_cosine(draft, min_lr=minimum, min_lr_rate=ratio)
         period = scheduler.take("T_max") or ((end or 0) - begin)
         if total is not None and begin + period != total:
-            draft.remark(
-                scheduler.place,
-                f"a cosine of {period:g} from {begin:g} in a run of {total:g}; here it ends with the run",
-            )
+            _set_decay(scheduler, period, in_epochs, draft)
+            if begin + period < total:
+                after = "rises again" if end > begin + period else "stays a step short of its end"
+                draft.remark(
+                    scheduler.place,
+                    f"a cosine of {period:g} from {begin:g} in a run of {total:g} {after}; here it stays at its end",
+                )
     elif kind == "PolyLR":
         kwargs = {"power": scheduler.number("power", 1.0), "lr_end": scheduler.number("eta_min", 0.0)}
-        draft.settings |= {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": kwargs}
-        unit = "epoch" if between_epochs else "step"
-        draft.remark(
-            scheduler.place, f"reaches its end one {unit} before the run's, here at the end: at most 1/{unit}s apart"
-        )
+        # MMEngine divides by one step, or epoch, less than there are.
+        draft.settings |= {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": kwargs, "lr_reaches_end": True}
+        if total is not None and end != total:
+            _set_decay(scheduler, end - begin, in_epochs, draft)
     elif kind == "ConstantLR" or kind == "LinearLR":
         raise draft.refusal(scheduler.place, "has no end and is no warm-up; write the epoch at which it ends.")
     else:
@@ -221,8 +233,10 @@ def _import_main(scheduler: Section, warmed: float, length: _Length, draft: Draf
         draft.settings["lr_by_epoch"] = True
     if warmed and begin == 0:
         draft.settings["warmup_multiplies"] = True
+        unit = "epoch" if "warmup_between_epochs" in draft.settings else "step"
         draft.remark(
-            scheduler.place, "runs below the warm-up, whose last step here is the one after it: at most a step apart"
+            scheduler.place,
+            f"runs below the warm-up, whose last {unit} here is the one after it: at most one {unit} apart",
         )
     elif begin != warmed:
         draft.remark(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,6 +12,9 @@ import torch
 from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from transformers import get_scheduler
+
+from hf_finetune.arguments import MULTISTEP, FinetuneArguments
 
 
 def multistep_factor(
@@ -41,6 +45,14 @@ def multistep_schedule(
     return LambdaLR(optimizer, factor)
 
 
+# The part of the rate at `part` of a warm-up, 0 to 1, that starts with `start`: MMCV's linear, constant and exp.
+_WARM_UPS: dict[str, Callable[[float, float], float]] = {
+    "linear": lambda start, part: start + (1 - start) * part,
+    "constant": lambda start, part: start if part < 1 else 1.0,
+    "exponential": lambda start, part: start ** (1 - part),
+}
+
+
 def warmed_up_factor(
     step: int,
     *,
@@ -49,20 +61,24 @@ def warmed_up_factor(
     start_factor: float | None,
     multiplies: bool,
     hold: int,
+    end: float = math.inf,
+    warmup_type: str = "linear",
+    warmup_hold: int = 1,
 ) -> float:
     """Returns the factor on the learning rate at optimizer step `step` with a warm-up as in MMClassification.
 
-    `shape` is the schedule's factor at a step. Where `multiplies`, it runs from step 0 and the warm-up is multiplied to
-    it: linear from `start_factor` at step 0 to 1 at step `warmup_steps`, as MMCV's. Otherwise it begins at step
-    `warmup_steps`, and the warm-up reaches 1 one step earlier, as MMEngine's LinearLR does. Without `start_factor` the
-    warm-up is the schedule's own. `hold` is for how many steps the shape stands still: an epoch's, or 1.
+    `shape` is the schedule's factor at a step; from step `end` on it stays. Where `multiplies`, it runs from step 0 and
+    the warm-up is multiplied to it: from `start_factor` at step 0 to 1 at step `warmup_steps`, as MMCV's. Otherwise it
+    begins at step `warmup_steps`, and the warm-up reaches 1 with its own last step, as MMEngine's LinearLR and
+    ConstantLR do. Without `start_factor` the warm-up is the schedule's own. `hold` and `warmup_hold` are for how many
+    steps the shape and the warm-up stand still: an epoch's, or 1.
     """
     if start_factor is None and step < warmup_steps:
         return shape(step)
-    factor = shape(max(step // hold * hold, 0 if multiplies else warmup_steps))
+    factor = shape(min(max(step // hold * hold, 0 if multiplies else warmup_steps), end))
     if step < warmup_steps:
-        last = warmup_steps if multiplies else max(1, warmup_steps - 1)
-        factor *= start_factor + (1 - start_factor) * step / last
+        last = warmup_steps if multiplies else max(1, warmup_steps - warmup_hold)
+        factor *= _WARM_UPS[warmup_type](start_factor, min(1.0, step // warmup_hold * warmup_hold / last))
     return factor
 
 
@@ -72,8 +88,61 @@ def warmed_up_schedule(schedule: LRScheduler, **settings: Any) -> LambdaLR:
     Raises `ValueError` for a schedule that is no function of the step, such as reduce_lr_on_plateau.
     """
     if not isinstance(schedule, LambdaLR):
-        raise ValueError("it is no function of the step, so warm-up and lr_by_epoch have no meaning for it")
+        raise ValueError(
+            "it is no function of the step, so warm-up, lr_by_epoch, lr_decay_epochs and lr_reaches_end have no"
+            " meaning for it"
+        )
     return LambdaLR(schedule.optimizer, partial(warmed_up_factor, shape=schedule.lr_lambdas[0], **settings))
+
+
+def build_schedule(
+    args: FinetuneArguments, optimizer: Optimizer, num_training_steps: int, updates_per_epoch: int
+) -> LRScheduler:
+    """Returns the schedule that a recipe describes: multistep or one of Transformers, with warm-up and end.
+
+    Raises `ValueError` as `warmed_up_schedule` does, and what Transformers raises for figures that it cannot use.
+    """
+    warmup_steps = args.get_warmup_steps(num_training_steps)
+    if args.warmup_epochs is not None:
+        warmup_steps = round(args.warmup_epochs * updates_per_epoch)
+    own_warm_up = args.warmup_start_factor is not None
+    hold = updates_per_epoch if args.lr_by_epoch else 1
+    begin = 0 if args.warmup_multiplies else warmup_steps
+    end = num_training_steps
+    if args.lr_decay_epochs is not None:
+        end = begin + round(args.lr_decay_epochs * updates_per_epoch)
+    if args.lr_reaches_end:
+        end -= hold
+    end = max(end, begin + 1)
+    if args.lr_scheduler_type.value == MULTISTEP:
+        schedule: LRScheduler = multistep_schedule(
+            optimizer,
+            warmup_steps=0 if own_warm_up else warmup_steps,
+            updates_per_epoch=updates_per_epoch,
+            milestones=args.lr_milestones,
+            gamma=args.lr_gamma,
+        )
+    else:
+        schedule = get_scheduler(
+            args.lr_scheduler_type.value,
+            optimizer=optimizer,
+            num_warmup_steps=begin,
+            num_training_steps=end,
+            scheduler_specific_kwargs=args.lr_scheduler_kwargs,
+        )
+    ends_before = end < num_training_steps
+    if own_warm_up or args.lr_by_epoch or ends_before:
+        schedule = warmed_up_schedule(
+            schedule,
+            warmup_steps=warmup_steps,
+            start_factor=args.warmup_start_factor,
+            multiplies=args.warmup_multiplies,
+            hold=hold,
+            end=end if ends_before else math.inf,
+            warmup_type=args.warmup_type,
+            warmup_hold=updates_per_epoch if args.warmup_between_epochs else 1,
+        )
+    return schedule
 
 
 def classification_loss(label_smoothing: float) -> Callable[..., torch.Tensor]:

@@ -20,11 +20,10 @@ from transformers import (
     PreTrainedModel,
     PrinterCallback,
     ProgressCallback,
-    get_scheduler,
 )
 from transformers.trainer_utils import EvalLoopOutput
 
-from hf_finetune.arguments import MULTISTEP, FinetuneArguments
+from hf_finetune.arguments import FinetuneArguments
 from hf_finetune.data.bad_images import BadImages
 from hf_finetune.data.batching import DeviceStage, PictureBatches, TrainingStage, pass_on
 from hf_finetune.data.raw import first_line
@@ -32,7 +31,7 @@ from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.training.averaging import AveragingTrainer
 from hf_finetune.training.callbacks import EpochCallback, LogLineCallback, PlainLogLineCallback
 from hf_finetune.training.host_memory import keep_freed_memory
-from hf_finetune.training.optimization import classification_loss, multistep_schedule, warmed_up_schedule
+from hf_finetune.training.optimization import build_schedule, classification_loss
 from hf_finetune.training.sampling import CountedOnce, EpochSampler
 
 
@@ -112,39 +111,10 @@ class ImageClassificationTrainer(AveragingTrainer):
         return super().create_optimizer(model)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
-        """The step schedule and MMClassification's warm-up, which Transformers lacks; else the stock Trainer's."""
+        """The step schedule and MMClassification's warm-ups, which Transformers lacks; else the stock Trainer's."""
         if self.lr_scheduler is not None:
             return self.lr_scheduler
-        args, optimizer = self.args, optimizer or self.optimizer
-        warmup_steps = args.get_warmup_steps(num_training_steps)
-        if args.warmup_epochs is not None:
-            warmup_steps = round(args.warmup_epochs * self._updates_per_epoch)
-        own_warm_up = args.warmup_start_factor is not None
-        schedule_warmup = 0 if args.warmup_multiplies else warmup_steps
-        if args.lr_scheduler_type.value == MULTISTEP:
-            schedule: LRScheduler = multistep_schedule(
-                optimizer,
-                warmup_steps=0 if own_warm_up else warmup_steps,
-                updates_per_epoch=self._updates_per_epoch,
-                milestones=args.lr_milestones,
-                gamma=args.lr_gamma,
-            )
-        else:
-            schedule = get_scheduler(
-                args.lr_scheduler_type.value,
-                optimizer=optimizer,
-                num_warmup_steps=schedule_warmup,
-                num_training_steps=num_training_steps,
-                scheduler_specific_kwargs=args.lr_scheduler_kwargs,
-            )
-        if own_warm_up or args.lr_by_epoch:
-            schedule = warmed_up_schedule(
-                schedule,
-                warmup_steps=warmup_steps,
-                start_factor=args.warmup_start_factor,
-                multiplies=args.warmup_multiplies,
-                hold=self._updates_per_epoch if args.lr_by_epoch else 1,
-            )
+        schedule = build_schedule(self.args, optimizer or self.optimizer, num_training_steps, self._updates_per_epoch)
         self.lr_scheduler, self._created_lr_scheduler = schedule, True
         return schedule
 
