@@ -130,6 +130,10 @@ class PictureBatches(torch.utils.data.Dataset):
             {"pixels": self.decoded[sample_index], "label": self.labels[rows], "sample_index": sample_index}
         )
 
+    def first(self, count: int) -> dict[str, torch.Tensor]:
+        """Returns the first pictures, at most `count`, as a batch."""
+        return self.__getitems__(range(min(count, len(self))))
+
 
 def pass_on(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The collator of `PictureBatches`, whose batches are whole."""

@@ -31,11 +31,11 @@ from hf_finetune.errors import UserError
 from hf_finetune.training.callbacks import EpochCallback, LogLineCallback, PlainLogLineCallback
 from hf_finetune.training.host_memory import keep_freed_memory
 from hf_finetune.training.optimization import classification_loss, multistep_schedule, warmed_up_schedule
-from hf_finetune.training.resumable import ResumableTrainer
 from hf_finetune.training.sampling import EpochSampler
+from hf_finetune.training.streaming import StreamingTrainer
 
 
-class ImageClassificationTrainer(ResumableTrainer):
+class ImageClassificationTrainer(StreamingTrainer):
     """Fine-tunes an image classifier on uint8 batches that a `DeviceStage` completes on the model's device.
 
     `reduce_logits` maps logits
@@ -164,7 +164,7 @@ class ImageClassificationTrainer(ResumableTrainer):
         Weights, statistics and random numbers stay as they are. Raises `UserError`.
         """
         sizes = [
-            self._rehearse_batch(dataset.__getitems__(range(min(2, len(dataset)))))
+            self._rehearse_batch(dataset.first(2))
             for dataset in (self.train_dataset, self.eval_dataset)
             if dataset is not None
         ]

@@ -1,0 +1,113 @@
+"""Data room: labels of a stream become class ids as they are read, by the classes that the first split has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import ClassLabel
+
+from hf_finetune.data.labels import UNLABELLED
+from hf_finetune.data.raw import listing
+from hf_finetune.data.shards import ParquetShards, TarShards
+from hf_finetune.errors import UserError
+
+
+def read_classes(
+    source: str, split: str, feature: Any, shards: ParquetShards | TarShards, num_labels: int | None
+) -> tuple[list[str], pa.Array]:
+    """Returns the names of the classes, and the values of the labels (names or integers) in the order of class ids.
+
+    They are those of a ClassLabel, in its order; else the different labels of `shards`, sorted, of which nothing but
+    the labels is fetched. Where they lie in tars that are not on this machine, `num_labels` must say that they are the
+    numbers from 0 on. Raises `UserError`.
+    """
+    if isinstance(feature, ClassLabel):
+        return list(feature.names), pa.array(feature.names, pa.string())
+    if isinstance(shards, TarShards) and not all(file.is_local for file in shards.files):
+        if num_labels is None:
+            raise UserError(
+                f"{source}: which classes its tars have is not known before they are read; write --num_labels N for"
+                " labels from 0 to N-1, or put their names into README.md as the feature of the column"
+                f" {shards.label_field} in dataset_info."
+            )
+        return [str(number) for number in range(num_labels)], pa.array(range(num_labels), pa.int64())
+    different: set[Any] = set()
+    first = 0
+    for labels in shards.labels():
+        values = plain_values(source, split, labels)
+        different.update(pc.unique(values).to_pylist())
+        if different & {None, "", UNLABELLED}:
+            row = next(row for row, value in enumerate(values.to_pylist()) if value in (None, "", UNLABELLED))
+            raise UserError(
+                f"{source}: a label of split {split} is missing, in row {first + row} (counted from 0); label this"
+                " picture or take it out."
+            )
+        first += len(values)
+    if len({type(value) for value in different}) > 1:
+        different = {str(value) for value in different}
+    if len(different) < 2:
+        only = f" ({', '.join(map(str, different))})" if different else ""
+        raise UserError(f"{source}: split {split} has {len(different)} class{only}; a classifier needs two at least.")
+    ordered = sorted(different)
+    return [str(value) for value in ordered], pa.array(ordered)
+
+
+def plain_values(source: str, split: str, labels: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Returns labels of any kind as strings or 64-bit integers."""
+    values = labels.combine_chunks() if isinstance(labels, pa.ChunkedArray) else labels
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if pa.types.is_string(values.type):
+        return values
+    try:
+        if pa.types.is_boolean(values.type) or pa.types.is_large_string(values.type):
+            return values.cast(pa.string())
+        return values.cast(pa.int64())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise UserError(
+            f"{source}: the labels of split {split} are {values.type}; a label is one class a picture, written as a"
+            " ClassLabel, a name or a whole number. Write --label_column NAME for another column."
+        ) from error
+
+
+@dataclass(frozen=True)
+class ClassIds:
+    """Maps the labels of a split to class ids.
+
+    `feature` is that of the column of labels. `known` are the classes of the split `reference`, in the order of their
+    ids: other splits are mapped by the values, so the order of their own classes does not matter.
+    """
+
+    source: str
+    split: str
+    feature: Any
+    known: pa.Array
+    reference: str
+
+    def __call__(self, labels: pa.Array, rows: Sequence[int]) -> list[int]:
+        """Returns the ids of `labels`, which are those of the split's `rows`.
+
+        Raises `UserError` for a missing label, and for one that is none of the classes.
+        """
+        values = plain_values(self.source, self.split, labels)
+        if isinstance(self.feature, ClassLabel):
+            names = pa.array(self.feature.names, pa.string())
+            outside = pc.or_(pc.less(values, 0), pc.greater_equal(values, len(names)))
+            keys = names.take(pc.if_else(outside, None, values))
+        elif values.type != self.known.type:
+            keys = values.cast(self.known.type, safe=False) if pa.types.is_string(self.known.type) else values
+        else:
+            keys = values
+        ids = pc.index_in(keys, value_set=self.known.cast(keys.type) if keys.type == pa.string() else self.known)
+        if ids.null_count:
+            first = ids.to_pylist().index(None)
+            raise UserError(
+                f"{self.source}: row {rows[first]} of split {self.split} (counted from 0) has the label"
+                f" {values[first].as_py()!r}, which is none of the {len(self.known):,} classes of {self.reference}:"
+                f" {listing(self.known.to_pylist())}; mend it or take the picture out."
+            )
+        return ids.to_pylist()
