@@ -93,21 +93,19 @@ class ClassIds:
 
         Raises `UserError` for a missing label, and for one that is none of the classes.
         """
-        values = plain_values(self.source, self.split, labels)
+        known, keys = self.known, plain_values(self.source, self.split, labels)
         if isinstance(self.feature, ClassLabel):
             names = pa.array(self.feature.names, pa.string())
-            outside = pc.or_(pc.less(values, 0), pc.greater_equal(values, len(names)))
-            keys = names.take(pc.if_else(outside, None, values))
-        elif values.type != self.known.type:
-            keys = values.cast(self.known.type, safe=False) if pa.types.is_string(self.known.type) else values
-        else:
-            keys = values
-        ids = pc.index_in(keys, value_set=self.known.cast(keys.type) if keys.type == pa.string() else self.known)
+            outside = pc.or_(pc.less(keys, 0), pc.greater_equal(keys, len(names)))
+            keys = names.take(pc.if_else(outside, None, keys))
+        if keys.type != known.type:
+            known, keys = known.cast(pa.string()), keys.cast(pa.string())
+        ids = pc.index_in(keys, value_set=known)
         if ids.null_count:
             first = ids.to_pylist().index(None)
             raise UserError(
                 f"{self.source}: row {rows[first]} of split {self.split} (counted from 0) has the label"
-                f" {values[first].as_py()!r}, which is none of the {len(self.known):,} classes of {self.reference}:"
+                f" {labels[first].as_py()!r}, which is none of the {len(self.known):,} classes of {self.reference}:"
                 f" {listing(self.known.to_pylist())}; mend it or take the picture out."
             )
         return ids.to_pylist()

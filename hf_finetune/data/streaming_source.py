@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ def _open(arguments: DataArguments) -> tuple[_Opened, DatasetEntry | None]:
         source = entry.hub_id if entry else arguments.dataset
     if not isinstance(builder, Parquet | WebDataset):
         raise _not_in_shards(source, arguments)
-    try:
+    with _reading(source):
         files = {
             str(split): [find_file(url) for url in urls] for split, urls in (builder.config.data_files or {}).items()
         }
@@ -146,16 +147,18 @@ def _open(arguments: DataArguments) -> tuple[_Opened, DatasetEntry | None]:
             else _features(builder.info.features, split_files)
             for split, split_files in files.items()
         }
-    except Exception as error:
-        raise _unreadable(source, error) from error
     return _Opened(files, features, isinstance(builder, WebDataset), source, commit), entry
 
 
-def _unreadable(name: str, error: Exception) -> Exception:
-    """Returns what to say where files of a dataset cannot be read; an error of another kind as it is."""
-    if isinstance(error, UserError) or not (is_passing(error) or isinstance(error, (*DAMAGE, ValueError))):
-        return error
-    return UserError(f"{name} cannot be read: {first_line(error)}.")
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Says in one line that files of a dataset cannot be read."""
+    try:
+        yield
+    except Exception as error:  # network clients and Arrow share no class of errors
+        if isinstance(error, UserError) or not (is_passing(error) or isinstance(error, (*DAMAGE, ValueError))):
+            raise
+        raise UserError(f"{name} cannot be read: {first_line(error)}.") from error
 
 
 def _not_in_shards(source: str, arguments: DataArguments) -> UserError:
@@ -193,7 +196,7 @@ def _tar_features(stated: Features | None, files: Sequence[DataFile], wanted: st
 
 def _shards(opened: _Opened, split: str, image_column: str, label_column: str) -> ParquetShards | TarShards:
     files = opened.files[split]
-    try:
+    with _reading(f"{opened.source}: split {split}"):
         if not opened.tars:
             return ParquetShards(files, image_column, label_column)
         lengths = _stated_lengths(files)
@@ -201,11 +204,9 @@ def _shards(opened: _Opened, split: str, image_column: str, label_column: str) -
             raise UserError(
                 f"{opened.source}: how many pictures the tars of {split} hold is not known before they are read; put"
                 f' {_LENGTHS_FILES[0]} beside them, {{"splits": {{"{split}": {{"filenames": [...],'
-                ' "shard_lengths": [...]}}}}, or download them first.'
+                ' "shard_lengths": [...]}}}, or download them first.'
             )
         return TarShards(files, image_column, label_column, lengths)
-    except Exception as error:
-        raise _unreadable(f"{opened.source}: split {split}", error) from error
 
 
 def _stated_lengths(files: Sequence[DataFile]) -> list[int] | None:

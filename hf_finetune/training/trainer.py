@@ -32,7 +32,7 @@ from hf_finetune.training.callbacks import EpochCallback, LogLineCallback, Plain
 from hf_finetune.training.host_memory import keep_freed_memory
 from hf_finetune.training.optimization import classification_loss, multistep_schedule, warmed_up_schedule
 from hf_finetune.training.sampling import EpochSampler
-from hf_finetune.training.streaming import StreamingTrainer
+from hf_finetune.training.streaming_trainer import StreamingTrainer
 
 
 class ImageClassificationTrainer(StreamingTrainer):
