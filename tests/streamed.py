@@ -41,7 +41,7 @@ def write_parquet(
     labels: Sequence[Any] | None = None,
     feature: Any = None,
 ) -> Path:
-    """Writes a split as Parquet files of row groups of `row_group` rows; `labels` of a `feature` in place of colours."""
+    """Writes a split as Parquet files of row groups of `row_group` rows; `labels` stand in place of the colours."""
     folder.mkdir(parents=True, exist_ok=True)
     encoded, colours = pictures(count)
     features = Features(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import pytest
+import torch
 
 from hf_finetune.data import streaming
+from hf_finetune.data.decoding import UnreadableImage
 from hf_finetune.data.streaming import Arrangement, HoldOut, StreamedBatches, StreamedSplit
 from hf_finetune.errors import UserError
 from tests.streamed import fake_split
@@ -19,13 +22,16 @@ UNEVEN = [17, 0, 40, 3, 61, 1, 29, 52]  # 203 rows
 class FakeStage:
     """Hands the rows on as they are; its epoch is what the order depends on."""
 
-    def __init__(self, epoch: int = 0) -> None:
-        self.epoch = epoch
+    def __init__(self, epoch: int = 0, unreadable: Sequence[int] = ()) -> None:
+        self.epoch, self.unreadable = epoch, unreadable
 
-    def __call__(self, rows: dict[str, list]) -> list[int]:
+    def __call__(self, rows: dict[str, list]) -> dict[str, torch.Tensor]:
         assert rows["image"] == [{"bytes": b"%d" % number, "path": None} for number in rows["sample_index"]]
         assert rows["label"] == [number % 10 for number in rows["sample_index"]]
-        return rows["sample_index"]
+        for number in rows["sample_index"]:
+            if number in self.unreadable:
+                raise UnreadableImage(f"{number}.png", "broken")
+        return {"labels": torch.tensor(rows["label"]), "pixel_values": torch.tensor(rows["sample_index"])}
 
 
 def make_batches(
@@ -39,25 +45,34 @@ def make_batches(
 def epoch_of(batches: StreamedBatches, first: int = 0, step: int = 1) -> list[list[int]]:
     length, size = batches.arrangement.length, batches.arrangement.batch_size
     starts = range(first * size, length, step * size)
-    return [batches.__getitems__(range(start, min(start + size, length))) for start in starts]
+    return [numbers(batches.__getitems__(range(start, min(start + size, length)))) for start in starts]
+
+
+def order_of(batches: StreamedBatches) -> list[int]:
+    return list(chain.from_iterable(epoch_of(batches)))
+
+
+def numbers(batch: dict[str, torch.Tensor]) -> list[int]:
+    assert torch.equal(batch["pixel_values"], batch["sample_index"])
+    return batch["sample_index"].tolist()
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 3, 8, 40])
 def test_an_epoch_has_every_row_once_and_no_two_have_one_order(lanes: int) -> None:
-    orders = [sum(epoch_of(make_batches(lanes=lanes, epoch=epoch)), []) for epoch in range(3)]
+    orders = [order_of(make_batches(lanes=lanes, epoch=epoch)) for epoch in range(3)]
     for order in orders:
         assert sorted(order) == list(range(203))
     assert orders[0] != orders[1] != orders[2] != orders[0]
     assert orders[0] != list(range(203))
-    assert orders[0] == sum(epoch_of(make_batches(lanes=lanes)), []), "the same seed and epoch, the same order"
+    assert orders[0] == order_of(make_batches(lanes=lanes)), "the same seed and epoch, the same order"
     batches = make_batches(lanes=lanes)
     batches.arrange(Arrangement(203, 8, lanes, block_size=20, seed=8))
-    assert orders[0] != sum(epoch_of(batches), [])
+    assert orders[0] != order_of(batches)
 
 
 def test_rows_of_many_shards_mix_in_a_block() -> None:
     batches = make_batches([5] * 40)
-    first = batches.__getitems__(range(20))
+    first = numbers(batches.__getitems__(range(20)))
     assert len({number // 5 for number in first}) == 4, "a block of 20 rows has the rows of four shards"
     assert first != sorted(first)
 
@@ -94,12 +109,12 @@ def test_each_worker_reads_its_own_shards() -> None:
 def test_the_end_of_an_epoch_is_filled_up_with_its_beginning(count: int, length: int) -> None:
     """Where processes must take as many steps, as the stock loader does it."""
     batches = make_batches([count], lanes=2, length=length)
-    times = Counter(sum(epoch_of(batches), []))
+    times = Counter(order_of(batches))
     assert set(times) == set(range(count)) and max(times.values()) <= -(-length // count)
 
 
 def test_a_last_batch_may_be_left_out() -> None:
-    order = sum(epoch_of(make_batches(lanes=2, length=192)), [])
+    order = order_of(make_batches(lanes=2, length=192))
     assert len(order) == len(set(order)) == 192
 
 
@@ -118,16 +133,16 @@ def test_what_is_held_and_what_is_read_does_not_grow(begin: int) -> None:
 
 
 def test_without_a_seed_the_order_is_the_source_s() -> None:
-    assert sum(epoch_of(make_batches(seed=None)), []) == list(range(203))
+    assert order_of(make_batches(seed=None)) == list(range(203))
     batches = make_batches(lanes=3, seed=None)
-    order = np.array(sum(epoch_of(batches), []))
+    order = np.array(order_of(batches))
     assert order.tolist() == batches.arrangement.source_rows().tolist()
     assert order[np.argsort(batches.arrangement.source_rows())].tolist() == list(range(203))
 
 
 def test_first_pictures_cost_no_block() -> None:
     batches = make_batches()
-    assert batches.first(2) == [0, 1]
+    assert numbers(batches.first(2)) == [0, 1]
     assert len(batches.split.shards.read_rows) <= batches.split.shards.piece
 
 
@@ -135,6 +150,21 @@ def test_a_worker_s_copy_begins_anew() -> None:
     batches = make_batches()
     batches.rows(range(4))
     assert batches._lanes and not batches.__getstate__()["_lanes"]
+
+
+def test_an_unreadable_picture_is_raised_or_stood_in_for() -> None:
+    batches = StreamedBatches(fake_split([20]), FakeStage(unreadable=[2, 5, 7]))
+    batches.arrange(Arrangement(20, 8))
+    with pytest.raises(UnreadableImage, match="2.png"):
+        batches.__getitems__(range(8))
+    met = []
+    batches.on_unreadable = lambda error, sample_index: met.append((error.name, sample_index))
+    batch = batches.__getitems__(range(8))
+    assert met == [("2.png", 2), ("5.png", 5), ("7.png", 7)]
+    assert batch["pixel_values"].tolist() == [0, 1, 3, 3, 4, 6, 6, 0]
+    assert batch["labels"].tolist() == [0, 1, -100, 3, 4, -100, 6, -100]
+    with pytest.raises(UserError, match="not one of 1 pictures in a row can be read"):
+        batches.__getitems__([2])
 
 
 # ---- parts of a split ----

@@ -161,6 +161,7 @@ class DeviceStage:
     def __call__(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         images = batch["pixel_values"]
         keys = batch.pop("draw_keys", None)
+        batch.pop("sample_index", None)
         if keys is not None:
             images = self._normalize(self.transforms.apply_to_batch(images, keys))
         elif images.dtype == torch.uint8:

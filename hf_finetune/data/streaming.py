@@ -24,6 +24,7 @@ from datasets import Dataset
 
 from hf_finetune.data.batching import EvaluationStage, PictureBatches, TrainingStage
 from hf_finetune.data.decode_cache import DecodedPictures
+from hf_finetune.data.decoding import UnreadableImage
 from hf_finetune.data.randomness import draw_keys, uniform_draws
 from hf_finetune.data.raw import first_line
 from hf_finetune.data.shards import DAMAGE, Shards, is_passing
@@ -31,6 +32,7 @@ from hf_finetune.errors import UserError
 
 # Seconds to wait before a shard is tried again, beside the shorter tries of huggingface_hub's own.
 _PAUSES = (1, 4, 15, 60, 120)
+NOT_COUNTED = -100  # cross_entropy's own mark of a label that does not count
 _HOLD_OUT_STREAM = 0x4C0  # of the draws that say what is held out; transforms count theirs from 0
 
 
@@ -248,11 +250,17 @@ def picture_batches(
 
 
 class StreamedBatches(torch.utils.data.Dataset):
-    """A streamed split as a loader's dataset, whose rows are numbered in the epoch's order."""
+    """A streamed split as a loader's dataset, whose rows are numbered in the epoch's order.
+
+    `on_unreadable` is called with the error and the `sample_index` of each picture that cannot be read. If it returns,
+    another picture of the batch stands in, under the label -100, which no loss and no figure counts; so batches keep
+    their size. Without it the error is raised.
+    """
 
     def __init__(self, split: StreamedSplit, stage: TrainingStage | EvaluationStage) -> None:
         self.split = split
         self.stage = stage
+        self.on_unreadable: Callable[[UnreadableImage, int], None] | None = None
         self.arrange(Arrangement(len(split), max(1, len(split))))
 
     def arrange(self, arrangement: Arrangement) -> None:
@@ -277,16 +285,41 @@ class StreamedBatches(torch.utils.data.Dataset):
         return found
 
     def __getitems__(self, positions: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Returns what the stage makes of the rows, and their `sample_index`, int64 (batch,)."""
         return self._prepare(self.rows(positions))
 
     def first(self, count: int) -> dict[str, torch.Tensor]:
-        """Returns the first pictures of the source as a batch; no block is read for it."""
+        """Returns the first pictures of the source, at most `count`, as a batch; no block is read for it."""
         in_order = StreamedBatches(self.split, self.stage)
         return self._prepare(in_order.rows(range(min(count, len(self)))))
 
     def _prepare(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        try:
+            return self._prepare_all(rows)
+        except UnreadableImage:
+            if self.on_unreadable is None:
+                raise
+        prepared = [self._prepare_one(row) for row in rows]
+        good = [place for place, batch in enumerate(prepared) if batch is not None]
+        if not good:
+            raise UserError(f"{self.split.name}: not one of {len(rows):,} pictures in a row can be read; mend them.")
+        # Where each row's picture lies among the good ones: its own place, or that of the next one.
+        places = np.searchsorted(good, np.arange(len(rows))) % len(good)
+        batch = {key: torch.cat([prepared[place][key] for place in good])[places] for key in prepared[good[0]]}
+        batch["labels"][[place for place, one in enumerate(prepared) if one is None]] = NOT_COUNTED
+        return batch
+
+    def _prepare_all(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         images, labels, sample_index = (list(column) for column in zip(*rows, strict=True))
-        return self.stage({"image": images, "label": labels, "sample_index": sample_index})
+        batch = self.stage({"image": images, "label": labels, "sample_index": sample_index})
+        return {**batch, "sample_index": torch.tensor(sample_index)}
+
+    def _prepare_one(self, row: Row) -> dict[str, torch.Tensor] | None:
+        try:
+            return self._prepare_all([row])
+        except UnreadableImage as error:
+            self.on_unreadable(error, row.sample_index)
+            return None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_lanes": {}, "_epoch": -1}  # a worker opens its own files
