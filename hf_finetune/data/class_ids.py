@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ from datasets import ClassLabel
 
 from hf_finetune.data.labels import UNLABELLED
 from hf_finetune.data.raw import listing
-from hf_finetune.data.shards import ParquetShards, TarShards
+from hf_finetune.data.shards import ParquetShards
+from hf_finetune.data.tars import LabelSurvey, TarShards
 from hf_finetune.errors import UserError
 
 
@@ -36,17 +37,15 @@ def read_classes(
             )
         return [str(number) for number in range(num_labels)], pa.array(range(num_labels), pa.int64())
     different: set[Any] = set()
-    first = 0
-    for labels in shards.labels():
-        values = plain_values(source, split, labels)
-        different.update(pc.unique(values).to_pylist())
-        if different & {None, "", UNLABELLED}:
-            row = next(row for row, value in enumerate(values.to_pylist()) if value in (None, "", UNLABELLED))
+    first_row = 0
+    for survey in _surveys(source, split, shards):
+        if survey.first_without is not None:
             raise UserError(
-                f"{source}: a label of split {split} is missing, in row {first + row} (counted from 0); label this"
-                " picture or take it out."
+                f"{source}: the label in row {first_row + survey.first_without} of split {split} (counted from 0) is"
+                " missing; label this picture or take it out."
             )
-        first += len(values)
+        different.update(survey.labels)
+        first_row += survey.samples
     if len({type(value) for value in different}) > 1:
         different = {str(value) for value in different}
     if len(different) < 2:
@@ -54,6 +53,18 @@ def read_classes(
         raise UserError(f"{source}: split {split} has {len(different)} class{only}; a classifier needs two at least.")
     ordered = sorted(different)
     return [str(value) for value in ordered], pa.array(ordered)
+
+
+def _surveys(source: str, split: str, shards: ParquetShards | TarShards) -> Iterator[LabelSurvey]:
+    """Yields what the labels of each file are."""
+    if isinstance(shards, TarShards):
+        yield from shards.surveys
+        return
+    for labels in shards.labels():
+        values = plain_values(source, split, labels)
+        blank = pc.equal(values, "" if pa.types.is_string(values.type) else UNLABELLED)
+        row = pc.index(pc.fill_null(blank, True), True).as_py()
+        yield LabelSurvey(len(values), pc.unique(values).to_pylist(), None if row < 0 else row)
 
 
 def plain_values(source: str, split: str, labels: pa.Array | pa.ChunkedArray) -> pa.Array:

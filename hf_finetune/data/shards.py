@@ -1,13 +1,11 @@
-"""Data room: the shards that a stream reads, Parquet row groups and WebDataset tars, one row after another.
+"""Data room: the shards that a stream reads one row after another, and the files that they are in.
 
 How many rows each shard has is known before the first picture is read: a Parquet file says it in its footer, and of a
-tar the headers are counted. So the place of every row is known, and a reader can begin at any of them.
+tar the headers are counted (`tars`). So the place of every row is known, and a reader can begin at any of them.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +21,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from hf_finetune.data.decoding import IMAGE_EXTENSIONS
 from hf_finetune.errors import UserError
 
 _THREADS = 16  # files whose footers or headers are read at a time
@@ -163,112 +160,6 @@ def _as_image(value: Any) -> dict[str, Any]:
     if isinstance(value, Mapping):
         return {"bytes": value.get("bytes"), "path": value.get("path")}
     return {"bytes": value, "path": None} if isinstance(value, bytes) else {"bytes": None, "path": value}
-
-
-class TarSample(NamedTuple):
-    """The members of a tar that belong to one sample: what its names begin with, and the members by what is left."""
-
-    key: str
-    members: dict[str, tarfile.TarInfo]
-
-
-@dataclass
-class TarShards:
-    """WebDataset tars as shards. A sample's members follow each other and share their name up to its first dot.
-
-    `lengths` are the numbers of samples of the tars, where they are known. `image_field` is the extension of the
-    pictures; `label_field` that of the labels, where json.NAME is an entry of a JSON object.
-    """
-
-    files: Sequence[DataFile]
-    image_field: str
-    label_field: str
-    lengths: Sequence[int] | None = None
-    rows: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        lengths = self.lengths
-        if lengths is None:
-            lengths = in_threads(_count_samples, self.files, "Counting pictures")
-        self.rows = np.array(list(lengths), np.int64)
-
-    def read(self, shard: int, first: int) -> Iterator[tuple[list[dict[str, Any]], pa.Array]]:
-        file = self.files[shard]
-        extension, _, entry = self.label_field.partition(".")
-        with file.open() as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
-            for number, sample in enumerate(iterate_samples(tar)):
-                if number >= first:
-                    picture = _content(tar, sample, self.image_field)
-                    image = {"bytes": picture, "path": f"{file.name}/{sample.key}.{self.image_field}"}
-                    yield [image], pa.array([parse_label(_content(tar, sample, extension), entry)])
-
-    def labels(self) -> Iterator[pa.Array]:
-        """Yields the labels of each tar; pictures are passed over, which takes as long as it takes to read them."""
-        yield from in_threads(self._labels_of, self.files, "Reading labels")
-
-    def _labels_of(self, file: DataFile) -> pa.Array:
-        extension, _, entry = self.label_field.partition(".")
-        with file.open() as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
-            values = [parse_label(_content(tar, sample, extension), entry) for sample in iterate_samples(tar)]
-        try:
-            return pa.array(values)
-        except (pa.ArrowInvalid, pa.ArrowTypeError):  # names and numbers side by side
-            return pa.array([None if value is None else str(value) for value in values])
-
-
-def first_sample(file: DataFile) -> TarSample | None:
-    """Returns the first sample of a tar, None where there is none."""
-    with file.open() as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
-        return next(iterate_samples(tar), None)
-
-
-def iterate_samples(tar: tarfile.TarFile) -> Iterator[TarSample]:
-    """Yields the samples of a WebDataset tar in their order."""
-    sample: TarSample | None = None
-    while (member := tar.next()) is not None:
-        tar.members = []  # the list of all members that a TarFile keeps
-        match = re.fullmatch(r"((?:.*/)?[^./]+)\.([^/]+)", member.name)
-        if not member.isfile() or match is None:
-            continue
-        key, extension = match[1], match[2].lower()
-        if sample is not None and sample.key != key:
-            yield sample
-            sample = None
-        if sample is None:
-            sample = TarSample(key, {})
-        sample.members[extension] = member
-    if sample is not None:
-        yield sample
-
-
-def image_fields(sample: TarSample) -> list[str]:
-    return [extension for extension in sample.members if f".{extension}" in IMAGE_EXTENSIONS]
-
-
-def parse_label(content: bytes | None, entry: str) -> int | str | None:
-    """Returns a label as it stands in a file: a whole number or text; of a JSON object its `entry`."""
-    if content is None:
-        return None
-    text = content.decode("utf-8", errors="replace").strip()
-    if entry:
-        try:
-            value = json.loads(text)
-        except ValueError:
-            return None
-        value = value.get(entry) if isinstance(value, dict) else None
-        return value if isinstance(value, int | str) else None
-    return int(text) if re.fullmatch(r"-?\d{1,18}", text) else text
-
-
-def _content(tar: tarfile.TarFile, sample: TarSample, extension: str) -> bytes | None:
-    member = sample.members.get(extension)
-    stream = None if member is None else tar.extractfile(member)
-    return None if stream is None else stream.read()
-
-
-def _count_samples(file: DataFile) -> int:
-    with file.open() as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
-        return sum(1 for _ in iterate_samples(tar))
 
 
 def in_threads(function: Callable[[DataFile], Any], files: Sequence[DataFile], description: str) -> Iterator[Any]:

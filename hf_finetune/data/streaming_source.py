@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,25 +26,14 @@ from hf_finetune.data.hub import open_on_hub
 from hf_finetune.data.labels import UNLABELLED
 from hf_finetune.data.loading import ImageDataset, note_what_reports
 from hf_finetune.data.raw import RawDataset, first_line
-from hf_finetune.data.shards import (
-    DAMAGE,
-    DataFile,
-    ParquetShards,
-    TarShards,
-    find_file,
-    first_sample,
-    image_fields,
-    is_passing,
-    read_schema,
-    read_text,
-)
+from hf_finetune.data.shards import DAMAGE, DataFile, ParquetShards, find_file, is_passing, read_schema
 from hf_finetune.data.sources import describe_copy, find_source, open_hub_copy
 from hf_finetune.data.splits import ROLES, choose_splits
 from hf_finetune.data.streaming import HoldOut, StreamedSplit
+from hf_finetune.data.tars import TarShards, first_sample, image_fields, stated_lengths
 from hf_finetune.errors import UserError
 
 _SAMPLE = 64  # pictures of each split whose headers are looked at
-_LENGTHS_FILES = ("_info.json", "info.json")  # timm's, beside WebDataset tars: the numbers of samples of each
 
 
 @dataclass(frozen=True)
@@ -199,34 +187,13 @@ def _shards(opened: _Opened, split: str, image_column: str, label_column: str) -
     with _reading(f"{opened.source}: split {split}"):
         if not opened.tars:
             return ParquetShards(files, image_column, label_column)
-        lengths = _stated_lengths(files)
-        if lengths is None and not all(file.is_local for file in files):
+        if not all(file.is_local for file in files) and stated_lengths(files) is None:
             raise UserError(
                 f"{opened.source}: how many pictures the tars of {split} hold is not known before they are read; put"
-                f' {_LENGTHS_FILES[0]} beside them, {{"splits": {{"{split}": {{"filenames": [...],'
+                f' _info.json beside them, {{"splits": {{"{split}": {{"filenames": [...],'
                 ' "shard_lengths": [...]}}}, or download them first.'
             )
-        return TarShards(files, image_column, label_column, lengths)
-
-
-def _stated_lengths(files: Sequence[DataFile]) -> list[int] | None:
-    """Returns the numbers of samples of tars from the file that timm's tools write beside them, None without it."""
-    folder = files[0].url.rsplit("/", 1)[0]
-    for name in _LENGTHS_FILES:
-        text = read_text(f"{folder}/{name}")
-        if text is None:
-            continue
-        try:
-            splits = json.loads(text)["splits"].values()
-            lengths = {
-                Path(file).name: int(length)
-                for split in splits
-                for file, length in zip(split["filenames"], split["shard_lengths"], strict=True)
-            }
-            return [lengths[file.name] for file in files]
-        except (AttributeError, KeyError, TypeError, ValueError):
-            continue
-    return None
+        return TarShards(files, image_column, label_column)
 
 
 def _hides_labels(shards: ParquetShards | TarShards) -> bool:
