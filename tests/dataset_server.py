@@ -32,6 +32,7 @@ class DatasetServer:
         self.sent: Counter[str] = Counter()
         self.requests: list[str] = []
         self.failures = 0
+        self.closed = False
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
 
@@ -47,10 +48,15 @@ class DatasetServer:
         self.thread.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
+        self.closed = True
         self.server.shutdown()
         self.thread.join()
         self.server.server_close()
+
+    def __exit__(self, *error: object) -> None:
+        if self.thread.is_alive():
+            self.close()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -71,6 +77,9 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_request(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = unquote(urlsplit(self.path).path)
+        if self.hub.closed:
+            self.close_connection = True
+            return None
         self.hub.requests.append(f"{self.command} {path}")
         for pattern, route in _ROUTES.items():
             match = re.fullmatch(pattern, f"{self.command} {path}")

@@ -253,6 +253,17 @@ def test_reading_goes_on_where_the_hub_fails_for_a_while(hub) -> None:
     assert not hub.failures
 
 
+def test_a_hub_that_goes_away_ends_in_one_line(hub, monkeypatch) -> None:
+    write_parquet(hub.folders["me/pets"], "train", 60)
+    data = load("me/pets", validation_fraction=0)
+    pauses: list[float] = []
+    monkeypatch.setattr("hf_finetune.data.streaming.time.sleep", pauses.append)  # huggingface_hub's own as well
+    hub.close()
+    with pytest.raises(UserError, match=r"^me/pets: split train cannot be read on: .*; the same command goes on from"):
+        rows_of(data.splits["train"])
+    assert {1, 4, 15, 60, 120} <= set(pauses)
+
+
 def test_tars_of_the_hub_need_their_lengths(hub) -> None:
     write_tars(hub.folders["me/pets"], "train", 40, 3)
     with pytest.raises(UserError, match=r"not known before they are read; put _info.json beside them"):

@@ -27,6 +27,7 @@ _THREADS = 16  # files whose footers or headers are read at a time
 _SECONDS_BEFORE_BAR = 2
 _ROWS = 64  # of a row group that are Python objects at a time
 _BUFFER = 8 * 2**20  # bytes of a column that are fetched at a time
+# How the packages of network clients begin: huggingface_hub's is httpx or httpx2, by its version.
 _NETWORK_CLIENTS = ("aiohttp", "httpcore", "httpx", "huggingface_hub", "requests", "urllib3")
 _FOOTERS = 256  # that a reader keeps
 
@@ -180,5 +181,4 @@ def is_passing(error: Exception) -> bool:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
         return status in (408, 429) or status >= 500
-    # Those of the clients (httpx, requests, aiohttp) stand below no class that is known here.
-    return isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.split(".")[0] in _NETWORK_CLIENTS
+    return isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith(_NETWORK_CLIENTS)

@@ -12,6 +12,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -134,12 +135,13 @@ def _survey_once(file: DataFile, label_field: str) -> LabelSurvey:
     except (OSError, ValueError, TypeError):
         survey = _survey(file, label_field)
     unfinished = kept.with_name(f".{kept.name}.{os.getpid()}.tmp")
-    try:
+    with suppress(OSError):  # a cache that is full or may not be written is none
         kept.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps(asdict(survey)), encoding="utf-8")
-        os.replace(unfinished, kept)
-    except OSError:  # a cache that is full or may not be written is none
-        unfinished.unlink(missing_ok=True)
+        try:
+            unfinished.write_text(json.dumps(asdict(survey)), encoding="utf-8")
+            os.replace(unfinished, kept)
+        finally:
+            unfinished.unlink(missing_ok=True)
     return survey
 
 
