@@ -9,7 +9,7 @@ from datasets import ClassLabel, Value
 
 from hf_finetune.arguments import DataArguments
 from hf_finetune.data.loading import ImageDataset, load_image_dataset
-from hf_finetune.data.streaming import StreamedSplit
+from hf_finetune.data.streaming import Arrangement, StreamedBatches, StreamedSplit
 from hf_finetune.data.streaming_source import load_streamed_dataset
 from hf_finetune.errors import UserError
 from tests.streamed import CLASSES, pictures, write_lengths, write_parquet, write_tars
@@ -243,6 +243,33 @@ def test_parquet_of_the_hub(hub, tmp_path) -> None:
     assert rows[0].image["bytes"] == pictures(2000)[0][750]
     assert 0 < sum(hub.sent.values()) < 1.2 * size / 20, "one row group of twenty, whatever lies before it"
     assert not [request for request in hub.requests if "datasets-server" in request]
+
+
+def test_a_resumed_run_does_not_read_from_the_start(hub) -> None:
+    """Of two lanes of a thousand pictures, in blocks of a hundred: one that is read again, and those that are left."""
+    write_parquet(hub.folders["me/pets"], "train", 2000, files=4, row_group=50)
+    split = load("me/pets", validation_fraction=0).splits["train"]
+
+    def read_from(position: int) -> tuple[list[int], int]:
+        batches = StreamedBatches(split, NoStage())
+        batches.arrange(Arrangement(2000, 20, lanes=2, block_size=100, seed=1))
+        hub.sent.clear()
+        batch = [
+            row.sample_index for start in range(position, 2000, 20) for row in batches.rows(range(start, start + 20))
+        ]
+        return batch, sum(hub.sent.values())
+
+    whole, whole_bytes = read_from(0)
+    assert sorted(whole) == list(range(2000))
+    for begin in (1000, 1700, 1900):
+        rest, rest_bytes = read_from(begin)
+        assert rest == whole[begin:]
+        # What is left, of each lane less than a block, and row groups that are begun at both ends.
+        assert rest_bytes < whole_bytes * (2000 - begin + 2 * 100 + 4 * 50) / 2000 * 1.1
+
+
+class NoStage:
+    epoch = 0
 
 
 def test_reading_goes_on_where_the_hub_fails_for_a_while(hub) -> None:

@@ -49,6 +49,15 @@ def test_a_resumed_run_ends_in_the_weights_of_an_undisturbed_one(dataset, tmp_pa
         assert_equal(resumed, undisturbed)
 
 
+def test_workers_that_persist_see_the_epoch(dataset, tmp_path) -> None:
+    settings = {"dataloader_num_workers": 1, "save_steps": 7}  # where epochs end
+    settings |= {"eval_strategy": "epoch"}
+    undisturbed = train(dataset, tmp_path / "a", **settings)
+    settings["dataloader_persistent_workers"] = True
+    assert_equal(train(dataset, tmp_path / "b", **settings), undisturbed)
+    assert_equal(train(dataset, tmp_path / "c", tmp_path / "b" / "checkpoint-14", **settings), undisturbed)
+
+
 def test_a_resumed_run_may_have_other_workers(dataset, tmp_path, capsys) -> None:
     undisturbed = train(dataset, tmp_path, dataloader_num_workers=2)
     for workers in (0, 1):

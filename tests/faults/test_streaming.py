@@ -70,7 +70,7 @@ def kill_after(words: list[str], steps: int, environment: dict[str, str]) -> boo
     return False
 
 
-@pytest.fixture(params=["parquet", "tars", "hub"])
+@pytest.fixture
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """A dataset and the environment in which it is found."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"}
@@ -90,7 +90,11 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str
         yield "me/pets", environment
 
 
-@pytest.mark.parametrize(("processes", "workers"), [(1, 0), (1, 2), (2, 1)])
+@pytest.mark.parametrize(
+    ("source", "processes", "workers"),
+    [("parquet", 1, 2), ("parquet", 2, 1), ("tars", 1, 0), ("tars", 2, 2), ("hub", 1, 2), ("hub", 2, 1)],
+    indirect=["source"],
+)
 def test_killed_runs_end_in_the_weights_of_an_undisturbed_one(source, tmp_path, processes, workers) -> None:
     dataset, environment = source
     recipe = write_recipe(tmp_path, **SETTINGS)
