@@ -37,7 +37,7 @@ _HOLD_OUT_STREAM = 0x4C0  # of the draws that say what is held out; transforms c
 
 
 class Row(NamedTuple):
-    """A picture, undecoded, as {"bytes", "path"}; its class id; its number in the source's split."""
+    """A picture, undecoded, as {"bytes", "path"}; its class id, or -100; its number in the source's split."""
 
     image: dict[str, Any]
     label: int
@@ -149,8 +149,8 @@ class Arrangement:
 
     Batches are of `batch_size` rows, the last may be shorter; of all processes together, the one numbered i comes from
     lane i modulo `lanes`. An epoch has `length` rows: more than the split where its end is filled up with rows of its
-    beginning, fewer where the last rows are left out. Blocks of `block_size` rows of a lane are shuffled by `seed`;
-    None keeps the order of the source.
+    beginning, under the label -100, and fewer where the last rows are left out. Blocks of `block_size` rows of a lane
+    are shuffled by `seed`; None keeps the order of the source.
     """
 
     length: int
@@ -230,7 +230,10 @@ class LaneReader:
             self.rows_read += 1
 
     def _rows_from(self, place: int) -> Iterator[Row]:
-        """Yields the lane's rows in the order of the shards; behind the last shard follows the first again."""
+        """Yields the lane's rows in the order of the shards; behind the last shard follows the first again.
+
+        Those are there to fill up the last batches, and do not count.
+        """
         total = int(self.shard_ends[-1])
         while True:
             position = (self.start + place) % total
@@ -238,7 +241,7 @@ class LaneReader:
             shard = int(self.shards[number])
             first = position - int(self.shard_ends[number] - self.split.counts[shard])
             for row in self.split.read(shard, first):
-                yield row
+                yield row if self.start + place < total else row._replace(label=NOT_COUNTED)
                 place += 1
 
 

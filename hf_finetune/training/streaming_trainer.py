@@ -93,8 +93,8 @@ class StreamState(TrainerCallback, ExportableState):
 def arrange(count: int, batch_size: int, args: FinetuneArguments, buffer_size: int, is_training: bool) -> Arrangement:
     """Returns how a loader of `args` asks for `count` rows: a lane for each worker of each process.
 
-    In training all processes must take as many steps: the last batches are filled up with rows of the beginning, or
-    left out with `dataloader_drop_last`, as the stock loader does.
+    In training all processes must take as many steps: the last batches are filled up with rows of the beginning, which
+    do not count, or left out with `dataloader_drop_last`.
     """
     workers = max(1, args.dataloader_num_workers)
     if not is_training:
