@@ -49,6 +49,8 @@ DATA_FLAGS = (
     "test_split",
     "max_eval_samples",
     "on_bad_image",
+    "streaming",
+    "num_labels",
     "model_revision",
     "trust_remote_code",
     "per_device_eval_batch_size",

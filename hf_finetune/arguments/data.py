@@ -38,6 +38,14 @@ class DataArguments:
         default="stop",
         metadata={"help": "Unreadable pictures: stop names them, skip leaves them out and counts them."},
     )
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Read Parquet or WebDataset shards while training; nothing of them is kept on the disk."},
+    )
+    shuffle_buffer_size: int = field(
+        default=10_000,
+        metadata={"help": "Streaming: pictures in memory, of each process that trains, from which it draws."},
+    )
     decode_cache: str = field(
         default="auto",
         metadata={"help": "Decode small pictures of one size once, into a file in the cache: auto, always or never."},
@@ -66,5 +74,12 @@ class DataArguments:
             raise UserError(f'on_bad_image is "{self.on_bad_image}"; write stop or skip.')
         if self.decode_cache not in ("auto", "always", "never"):
             raise UserError(f'decode_cache is "{self.decode_cache}"; write auto, always or never.')
+        if self.streaming and self.decode_cache == "always":
+            raise UserError(
+                "decode_cache is always, but with streaming no picture is kept; write --decode_cache auto, or"
+                " --streaming false."
+            )
+        if self.shuffle_buffer_size < 1:
+            raise UserError(f"shuffle_buffer_size is {self.shuffle_buffer_size}; write a number of at least 1.")
         if not 0 <= self.validation_fraction < 1:
             raise UserError(f"validation_fraction is {self.validation_fraction}; write a part of 1, such as 0.1.")

@@ -76,7 +76,8 @@ class BadImages:
 
     def name(self, role: str, sample_index: int) -> str:
         """Returns the path of a picture below the dataset's folder, or of one without a file its row."""
-        path = Path(image_name(self._sources[role][sample_index]["image"]))
+        source = self._sources.get(role)  # of a stream, nothing is at hand
+        path = Path(image_name(source[sample_index]["image"]) if source is not None else "")
         if not path.is_absolute():
             return f"row {sample_index} of {role}"
         below = self._folder is not None and path.is_relative_to(self._folder.absolute())

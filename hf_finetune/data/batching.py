@@ -163,17 +163,9 @@ class PictureBatches(torch.utils.data.Dataset):
     def _read_with_stand_ins(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
         """Returns a batch with, for each unreadable row, the next readable one of the batch or else of the split."""
         read = [self._read_one(row) for row in rows]
-        good = [place for place, batch in enumerate(read) if batch is not None]
-        if not good:
-            stand_in = self._next_readable(rows[-1])
-            batch = {key: value.expand(len(rows), *value.shape[1:]).clone() for key, value in stand_in.items()}
-            return {**batch, "labels": torch.full_like(batch["labels"], NOT_COUNTED)}
-        batch = {key: torch.cat([read[place][key] for place in good]) for key in read[good[0]]}
-        # Where each row's picture lies among the good ones: its own place, or that of the next good one.
-        places = np.searchsorted(good, np.arange(len(rows))) % len(good)
-        batch = {key: value[torch.from_numpy(places)] for key, value in batch.items()}
-        batch["labels"][[place for place, one in enumerate(read) if one is None]] = NOT_COUNTED
-        return batch
+        if any(one is not None for one in read):
+            return join_with_stand_ins(read)
+        return join_with_stand_ins([*read, self._next_readable(rows[-1])], len(rows))
 
     def _read_one(self, row: int) -> dict[str, torch.Tensor] | None:
         """Returns a batch of one row, None where it cannot be read."""
@@ -197,6 +189,25 @@ class PictureBatches(torch.utils.data.Dataset):
             if batch is not None:
                 return batch
         raise UserError("Not one picture of a split can be read any more; check that their folder is there.")
+
+    def first(self, count: int) -> dict[str, torch.Tensor]:
+        """Returns the first pictures, at most `count`, as a batch."""
+        return self.__getitems__(range(min(count, len(self))))
+
+
+def join_with_stand_ins(
+    read: Sequence[dict[str, torch.Tensor] | None], count: int | None = None
+) -> dict[str, torch.Tensor]:
+    """Returns batches of one row as one batch, of which the first `count` rows, or all, are kept.
+
+    In the place of None stands the next one that is there, or after the last the first, under a label that does not
+    count.
+    """
+    good = [place for place, one in enumerate(read) if one is not None]
+    rows = torch.from_numpy(np.searchsorted(good, np.arange(len(read))) % len(good))[:count]
+    batch = {key: torch.cat([read[place][key] for place in good])[rows] for key in read[good[0]]}
+    batch["labels"][[place for place, one in enumerate(read[:count]) if one is None]] = NOT_COUNTED
+    return batch
 
 
 def pass_on(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

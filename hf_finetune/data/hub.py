@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import datasets
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
@@ -25,7 +26,15 @@ def is_hub_id(dataset: str) -> bool:
 
 
 def load_from_hub(dataset: str, entry: DatasetEntry | None, config: str | None, revision: str | None) -> RawDataset:
-    """Downloads a dataset, or takes it from the datasets cache where the Hub cannot be reached.
+    """Downloads a dataset, or takes it from the datasets cache where the Hub cannot be reached; see `open_on_hub`."""
+    splits, commit = open_on_hub(dataset, entry, config, revision, datasets.load_dataset)
+    return RawDataset(dict(splits), source=entry.hub_id if entry else dataset, revision=commit)
+
+
+def open_on_hub(
+    dataset: str, entry: DatasetEntry | None, config: str | None, revision: str | None, load: Callable[..., Any]
+) -> tuple[Any, str | None]:
+    """Returns what `load`, a function of `datasets`, makes of a dataset, and its commit if the Hub could be reached.
 
     `dataset` is what the user wrote: a Hub id or the catalog's name for `entry`. Raises `UserError`, which says how to
     use a local copy, where there is neither network nor cache, or the Hub refuses.
@@ -50,7 +59,7 @@ def load_from_hub(dataset: str, entry: DatasetEntry | None, config: str | None, 
 
     try:
         with _hub_settings(offline=unreachable is not None):
-            splits = datasets.load_dataset(hub_id, name=config, revision=revision)
+            loaded = load(hub_id, name=config, revision=revision)
     except DatasetNotFoundError as error:
         message = _gated(hub_id, local_copy) if "gated" in str(error) else _not_found(dataset, hub_id)
         raise UserError(message) from error
@@ -69,7 +78,7 @@ def load_from_hub(dataset: str, entry: DatasetEntry | None, config: str | None, 
         raise UserError(
             f"{hub_id} cannot be fetched: {first_line(error.__cause__ or error)}; or {local_copy}."
         ) from error
-    return RawDataset(dict(splits), source=hub_id, revision=commit)
+    return loaded, commit
 
 
 @contextmanager

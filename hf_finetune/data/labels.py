@@ -169,13 +169,14 @@ def _to_ids(raw: RawDataset, split: str, labels: _LabelValues, known: pa.Array, 
     return ids.to_numpy().astype(np.int64)
 
 
-def match_classes(dataset: Dataset, label_names: Sequence[str], model_names: Sequence[str]) -> list[int]:
+def match_classes(dataset: Dataset | None, label_names: Sequence[str], model_names: Sequence[str]) -> list[int]:
     """Returns for each class of a dataset the id that a model has for the class of that name.
 
-    A class without pictures in `dataset` need not be known to the model. Raises `UserError` for any other.
+    A class without pictures in `dataset` need not be known to the model; None stands for one that is not known to lack
+    any. Raises `UserError` for any other.
     """
     position = {name: number for number, name in enumerate(model_names)}
-    absent = missing_classes(arrow_column(dataset, "label").to_numpy(), list(label_names))
+    absent = [] if dataset is None else missing_classes(arrow_column(dataset, "label").to_numpy(), list(label_names))
     unknown = [name for name in label_names if name not in position and name not in absent]
     if unknown:
         raise UserError(

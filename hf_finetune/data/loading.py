@@ -123,7 +123,7 @@ def load_image_dataset(
         if "validation" not in result.splits and arguments.validation_fraction > 0:
             _hold_out_validation(result, arguments.validation_fraction, seed)
             totals["validation"] = len(result.splits["validation"])
-        _note_what_reports(result)
+        note_what_reports(result)
     pa.default_memory_pool().release_unused()  # what converting and comparing the columns has taken
     result.splits = {role: result.splits[role] for role in ROLES if role in result.splits}
     result.split_names = {role: result.split_names[role] for role in result.splits}
@@ -186,7 +186,7 @@ def _hold_out_validation(result: ImageDataset, fraction: float, seed: int) -> No
     result.splits["train"] = _select(train, kept)
 
 
-def _note_what_reports(result: ImageDataset) -> None:
+def note_what_reports(result: ImageDataset) -> None:
     """Says aloud where the split that reports is not one that nothing was chosen by."""
     names = result.split_names
     for first, second in combinations(names, 2):

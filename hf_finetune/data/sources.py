@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 from datasets.exceptions import DatasetsError
@@ -23,9 +24,33 @@ from hf_finetune.recipe import packaged_recipes
 def open_source(arguments: DataArguments, lost_files: Sequence[str] = ()) -> tuple[RawDataset, DatasetEntry | None]:
     """Opens the dataset that the arguments name, and returns it with its entry in the catalog where it has one.
 
+    `lost_files` are pictures that a folder, to which they are relative, is to be read with though they are gone. Raises
+    `UserError` where `find_source` does, and for what cannot be opened.
+    """
+    path, entry = find_source(arguments)
+    if path is not None:
+        raw = _open_path(path, arguments.dataset_config, entry, lost_files)
+        if arguments.dataset_path:
+            raw.source = describe_copy(arguments, entry)
+        return raw, entry
+    if entry is not None and entry.hub_id is None:
+        # scikit-learn takes half a second to import, and only this dataset needs it.
+        from hf_finetune.data.digits import read_digits
+
+        return read_digits(entry), entry
+    config = arguments.dataset_config or (entry.config_name if entry else None)
+    return load_from_hub(arguments.dataset, entry, config, arguments.dataset_revision), entry
+
+
+def describe_copy(arguments: DataArguments, entry: DatasetEntry | None) -> str:
+    return f"{entry.hub_id if entry else arguments.dataset}, local copy"
+
+
+def find_source(arguments: DataArguments) -> tuple[Path | None, DatasetEntry | None]:
+    """Returns the path where the dataset lies, None for the Hub and what is built in, and its entry in the catalog.
+
     A name of the catalog goes before a path of the same name (write ./digits for the path), and a path before a Hub
-    id. `lost_files` are pictures that a folder, to which they are relative, is to be read with though they are gone.
-    Raises `UserError` for what is none of them.
+    id. Raises `UserError` for what is none of them.
     """
     dataset, local_copy = arguments.dataset, arguments.dataset_path
     if not dataset:
@@ -45,7 +70,7 @@ def open_source(arguments: DataArguments, lost_files: Sequence[str] = ()) -> tup
             raise UserError(
                 f"dataset_path is for a copy of a named dataset, but {dataset} is a path itself; leave it out."
             )
-        return _open_path(path, arguments.dataset_config, None, lost_files), None
+        return path, None
     if entry is None and not is_hub_id(dataset):
         if _looks_like_path(dataset):
             advice = did_you_mean(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
@@ -59,22 +84,14 @@ def open_source(arguments: DataArguments, lost_files: Sequence[str] = ()) -> tup
             f'dataset: "{dataset}" is no named dataset, no path and no Hub id.{did_you_mean(dataset, CATALOG)} The'
             f" names are {', '.join(CATALOG)}; a Hub id looks like uoft-cs/cifar10."
         )
-    if entry is not None and entry.hub_id is None:
-        if local_copy:
-            raise UserError(f"dataset_path: {entry.name} is built in and has no copies; leave it out.")
-        # scikit-learn takes half a second to import, and only this dataset needs it.
-        from hf_finetune.data.digits import read_digits
-
-        return read_digits(entry), entry
+    if entry is not None and entry.hub_id is None and local_copy:
+        raise UserError(f"dataset_path: {entry.name} is built in and has no copies; leave it out.")
     if not local_copy:
-        config = arguments.dataset_config or (entry.config_name if entry else None)
-        return load_from_hub(dataset, entry, config, arguments.dataset_revision), entry
+        return None, entry
     path = Path(local_copy).expanduser()
     if not path.exists():
         raise UserError(f"dataset_path: there is no folder {local_copy}; write the one that holds {dataset}.")
-    raw = _open_path(path, arguments.dataset_config, entry, lost_files)
-    raw.source = f"{entry.hub_id if entry else dataset}, local copy"
-    return raw, entry
+    return path, entry
 
 
 def _looks_like_path(dataset: str) -> bool:
@@ -133,7 +150,15 @@ def _load_saved(path: Path) -> RawDataset:
 
 
 def _load_hub_copy(path: Path, config: str | None, entry: DatasetEntry | None) -> RawDataset:
-    """Opens a folder that is laid out as on the Hub. Nothing of it is executed: `datasets` runs no scripts."""
+    splits = open_hub_copy(path, config, entry, datasets.load_dataset)
+    return RawDataset(dict(splits), source=str(path), folder=path)
+
+
+def open_hub_copy(path: Path, config: str | None, entry: DatasetEntry | None, load: Callable[..., Any]) -> Any:
+    """Returns what `load`, a function of `datasets`, makes of a folder that is laid out as on the Hub.
+
+    Nothing of it is executed: `datasets` runs no scripts. Raises `UserError`.
+    """
     try:
         configs = datasets.get_dataset_config_names(str(path))
         if config is not None and config not in configs:
@@ -147,9 +172,8 @@ def _load_hub_copy(path: Path, config: str | None, entry: DatasetEntry | None) -
             raise UserError(
                 f"{path} has several configurations; write --dataset_config and one of {', '.join(configs)}."
             )
-        splits = datasets.load_dataset(str(path), name=config)
+        return load(str(path), name=config)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         raise UserError(
             f"{path} cannot be read as a copy of a Hub dataset: {first_line(error.__cause__ or error)}."
         ) from error
-    return RawDataset(dict(splits), source=str(path), folder=path)

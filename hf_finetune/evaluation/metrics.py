@@ -19,10 +19,10 @@ import torch
 from torch.nn import functional
 from transformers import EvalPrediction
 
+from hf_finetune.data.batching import NOT_COUNTED
 from hf_finetune.errors import UserError
 
 _MODULE = Path(__file__).parent / "modules" / "image_classification"
-_IGNORED = -100  # cross_entropy's own mark of a target that does not count
 
 
 def reduce_logits(logits: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -39,12 +39,12 @@ def reduce_logits(logits: torch.Tensor, labels: torch.Tensor | None) -> tuple[to
     """
     predictions = logits.argmax(dim=-1)
     if labels is None:
-        labels = torch.full_like(predictions, _IGNORED)
+        labels = torch.full_like(predictions, NOT_COUNTED)
     unlabelled = labels < 0
     top5 = logits.topk(min(5, logits.shape[-1]), dim=-1).indices
     top5_hits = (top5 == labels[:, None]).any(dim=-1)
-    targets = labels.masked_fill(unlabelled, _IGNORED)
-    losses = functional.cross_entropy(logits.float(), targets, reduction="none", ignore_index=_IGNORED)
+    targets = labels.masked_fill(unlabelled, NOT_COUNTED)
+    losses = functional.cross_entropy(logits.float(), targets, reduction="none", ignore_index=NOT_COUNTED)
     return predictions, top5_hits, losses.masked_fill(unlabelled, float("nan"))
 
 

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from hf_finetune.data.bad_images import BadImages, note_lost
-from hf_finetune.data.batching import DeviceStage, EvaluationStage, PictureBatches
+from hf_finetune.data.batching import DeviceStage, EvaluationStage
 from hf_finetune.data.decode_cache import finish, open_decoded_pictures
 from hf_finetune.data.labels import match_classes
 from hf_finetune.data.loading import load_image_dataset
+from hf_finetune.data.streaming import picture_batches
+from hf_finetune.data.streaming_source import load_streamed_dataset
 from hf_finetune.evaluation.metrics import ClassificationMetrics, per_class_figures, reduce_logits
 from hf_finetune.evaluation.report import describe_split, format_report
 from hf_finetune.models.image_processor import load_image_processor
@@ -48,22 +50,24 @@ def evaluate_model(model: str, **settings: Any) -> EvaluationResult:
         Recipe("evaluate", settings, {key: f"--{key}" for key in settings})
     )
     with args.main_process_first(desc="dataset"):
-        data = load_image_dataset(data_arguments, args.seed, require_train=False)
+        if data_arguments.streaming:
+            data = load_streamed_dataset(data_arguments, args.seed, model_arguments.num_labels)
+        else:
+            data = load_image_dataset(data_arguments, args.seed, require_train=False)
     args.prepare_for_run(has_validation=False)
     role = next(role for role in ("test", "validation", "train") if role in data.splits)
     args.say(f"Data: {data.source}, {role}: {data.split_names[role]}.")
     network = load_trained(model_arguments)
     names = [network.config.id2label[position] for position in range(network.config.num_labels)]
     split = data.splits[role]
-    class_ids = match_classes(split, data.label_names, names)
+    class_ids = match_classes(None if data_arguments.streaming else split, data.label_names, names)
     image_processor = load_image_processor(model_arguments, network.config)
     with args.main_process_first(desc="decoded pictures"):
-        decoded = open_decoded_pictures(
-            data, data_arguments.decode_cache, args.say, args.world_size, args.local_process_index
-        )
+        keep_decoded = "never" if data_arguments.streaming else data_arguments.decode_cache
+        decoded = open_decoded_pictures(data, keep_decoded, args.say, args.world_size, args.local_process_index)
     bad_images = BadImages(data, data_arguments.on_bad_image)
     stage = EvaluationStage(image_processor, data.uniform, class_ids)
-    batches = bad_images.watch(role, PictureBatches(split, stage, decoded.get(role)))
+    batches = bad_images.watch(role, picture_batches(split, stage, decoded.get(role)))
     with tempfile.TemporaryDirectory() as folder:
         args.output_dir = folder  # the Trainer creates its folder even if nothing is ever written there
         trainer = ImageClassificationTrainer(
@@ -85,4 +89,5 @@ def evaluate_model(model: str, **settings: Any) -> EvaluationResult:
     per_class = per_class_figures(output.predictions[0], output.label_ids, names)
     args.say("", format_report({description: metrics}, per_class, description))
     predictions, _, losses = output.predictions
-    return EvaluationResult(metrics, predictions, output.label_ids, losses)
+    rows = np.argsort(batches.arrangement.source_rows()) if data_arguments.streaming else slice(None)
+    return EvaluationResult(metrics, predictions[rows], output.label_ids[rows], losses[rows])

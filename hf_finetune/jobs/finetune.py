@@ -18,6 +18,8 @@ from hf_finetune.data.batching import DeviceStage, EvaluationStage, PictureBatch
 from hf_finetune.data.catalog import CATALOG, find_entry
 from hf_finetune.data.decode_cache import DecodedPictures, finish, open_decoded_pictures
 from hf_finetune.data.loading import ImageDataset, load_image_dataset
+from hf_finetune.data.streaming import StreamedBatches, picture_batches
+from hf_finetune.data.streaming_source import load_streamed_dataset
 from hf_finetune.data.transforms import build_train_transforms
 from hf_finetune.errors import Interrupted, UserError
 from hf_finetune.evaluation.metrics import ClassificationMetrics, reduce_logits
@@ -91,7 +93,7 @@ class PreparedRun:
     recipe: Recipe
     model_arguments: ModelArguments
     data: ImageDataset
-    batches: Mapping[str, PictureBatches | FeatureDataset]
+    batches: Mapping[str, PictureBatches | StreamedBatches | FeatureDataset]
     decoded: Mapping[str, DecodedPictures]
     trainer: ImageClassificationTrainer
     checkpoint: Path | None
@@ -120,8 +122,11 @@ def prepare(recipe: Recipe) -> PreparedRun:
     # A cache that all machines share is filled by the first of them alone.
     each_machine = not args.is_shared(Path(datasets.config.HF_DATASETS_CACHE))
     with args.main_process_first(local=each_machine, desc="dataset"):
-        earlier = earlier_pictures(folder) if checkpoint else None
-        data = load_image_dataset(data_arguments, args.seed, earlier=earlier)
+        if data_arguments.streaming:
+            data = load_streamed_dataset(data_arguments, args.seed, model_arguments.num_labels)
+        else:
+            earlier = earlier_pictures(folder) if checkpoint else None
+            data = load_image_dataset(data_arguments, args.seed, earlier=earlier)
     args.say(f"Data: {data.source}, {len(data.label_names)} classes.")
     args.say(*(f"  {role}: {name}" for role, name in data.split_names.items()), *data.notes)
     check_num_labels(model_arguments, data.label_names)
@@ -136,11 +141,14 @@ def prepare(recipe: Recipe) -> PreparedRun:
     frozen = freeze_modules(loaded.model, model_arguments.freeze or ())
     args.say(*frozen.report)
     if model_arguments.head_init == "probe":
+        if data_arguments.streaming:
+            raise UserError("head_init probe needs pictures of every class at hand; leave it out, or --streaming.")
         head_linear(loaded.model)  # a head that cannot be probed shows at once
 
     preprocessing = describe(image_processor)
     items = data_arguments.train_transforms
-    as_evaluated = frozen.backbone and items is None  # then nothing is random, and no picture is needed twice
+    keeps_features = frozen.backbone and not data_arguments.streaming
+    as_evaluated = keeps_features and items is None  # then nothing is random, and no picture is needed twice
     if as_evaluated:
         args.say("Without train_transforms, and the backbone frozen, training pictures are prepared as in evaluation.")
     transforms = build_train_transforms(
@@ -150,17 +158,16 @@ def prepare(recipe: Recipe) -> PreparedRun:
         training_stage = TrainingStage(transforms, args.seed, shared=args.dataloader_num_workers > 0)
     evaluation_stage = EvaluationStage(image_processor, data.uniform)
     with args.main_process_first(desc="decoded pictures"):
-        decoded = open_decoded_pictures(
-            data, data_arguments.decode_cache, args.say, args.world_size, args.local_process_index
-        )
+        keep_decoded = "never" if data_arguments.streaming else data_arguments.decode_cache
+        decoded = open_decoded_pictures(data, keep_decoded, args.say, args.world_size, args.local_process_index)
     bad_images = BadImages(data, data_arguments.on_bad_image)
     evaluated = {
-        role: bad_images.watch(role, PictureBatches(split, evaluation_stage, decoded.get(role)))
+        role: bad_images.watch(role, picture_batches(split, evaluation_stage, decoded.get(role)))
         for role, split in data.splits.items()
     }
     batches = dict(evaluated)
     if not as_evaluated:
-        training = PictureBatches(data.splits["train"], training_stage, decoded.get("train"))
+        training = picture_batches(data.splits["train"], training_stage, decoded.get("train"))
         batches["train"] = bad_images.watch("train", training)
 
     metrics = ClassificationMetrics(data.label_names)
@@ -183,7 +190,7 @@ def prepare(recipe: Recipe) -> PreparedRun:
         trainer.add_callback(SecondEpochCallback(partial(finish, decoded.values())))
     trainer.rehearse()
     trainer.check_room()
-    used = train_on_features(trainer, batches, items) if frozen.backbone else batches
+    used = train_on_features(trainer, batches, items) if keeps_features else batches
     if model_arguments.head_init == "probe" and checkpoint is None:
         from hf_finetune.training.head_probe import probe_head  # scikit-learn: only where it is needed
 

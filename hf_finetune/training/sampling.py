@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from hf_finetune.data.batching import NOT_COUNTED
+
 _CHUNK = 4096  # rows that are Python numbers at a time
-_IGNORED_LABEL = -100  # what cross entropy leaves out, and the Trainer does not count
 
 
 class EpochSampler(Sampler[int]):
@@ -57,4 +58,4 @@ class CountedOnce(Dataset):
         given = torch.as_tensor(rows)
         repeated = given < 0
         batch = self.dataset.__getitems__(torch.where(repeated, -1 - given, given).tolist())
-        return {**batch, "labels": batch["labels"].masked_fill(repeated, _IGNORED_LABEL)}
+        return {**batch, "labels": batch["labels"].masked_fill(repeated, NOT_COUNTED)}

@@ -27,15 +27,16 @@ from hf_finetune.arguments import FinetuneArguments
 from hf_finetune.data.bad_images import BadImages
 from hf_finetune.data.batching import DeviceStage, PictureBatches, TrainingStage, pass_on
 from hf_finetune.data.raw import first_line
+from hf_finetune.data.streaming import StreamedBatches
 from hf_finetune.errors import UserError, did_you_mean
-from hf_finetune.training.averaging import AveragingTrainer
 from hf_finetune.training.callbacks import EpochCallback, LogLineCallback, PlainLogLineCallback
 from hf_finetune.training.host_memory import keep_freed_memory
 from hf_finetune.training.optimization import build_schedule, classification_loss
 from hf_finetune.training.sampling import CountedOnce, EpochSampler
+from hf_finetune.training.streaming_trainer import StreamingTrainer
 
 
-class ImageClassificationTrainer(AveragingTrainer):
+class ImageClassificationTrainer(StreamingTrainer):
     """Fine-tunes an image classifier on uint8 batches that a `DeviceStage` completes on the model's device.
 
     `reduce_logits` maps logits
@@ -124,11 +125,13 @@ class ImageClassificationTrainer(AveragingTrainer):
         args = self.args
         in_one_pass = 1 if args.dataloader_drop_last else args.train_batch_size * args.world_size
         count = len(train_dataset or self.train_dataset)
-        self._sampler = EpochSampler(count, args.data_seed or args.seed, in_one_pass if args.world_size > 1 else 1)
+        self._sampler = EpochSampler(
+            count, args.seed if args.data_seed is None else args.data_seed, in_one_pass if args.world_size > 1 else 1
+        )
         return self._sampler
 
     def _get_dataloader(self, dataset: Dataset, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
-        if is_training and self.args.world_size > 1:
+        if is_training and self.args.world_size > 1 and not isinstance(dataset, StreamedBatches):
             dataset = CountedOnce(dataset)
         return super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
 
@@ -147,7 +150,7 @@ class ImageClassificationTrainer(AveragingTrainer):
         Weights, statistics and random numbers stay as they are. Raises `UserError`.
         """
         sizes = [
-            self._rehearse_batch(dataset.__getitems__(range(min(2, len(dataset)))))
+            self._rehearse_batch(dataset.first(2))
             for dataset in (self.train_dataset, self.eval_dataset)
             if dataset is not None
         ]

@@ -1,0 +1,184 @@
+"""Data room: the shards that a stream reads one row after another, and the files that they are in.
+
+How many rows each shard has is known before the first picture is read: a Parquet file says it in its footer, and of a
+tar the headers are counted (`tars`). So the place of every row is known, and a reader can begin at any of them.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import Any, BinaryIO, NamedTuple, Protocol
+
+import datasets
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm.auto import tqdm
+
+from hf_finetune.errors import UserError
+
+_THREADS = 16  # files whose footers or headers are read at a time
+_SECONDS_BEFORE_BAR = 2
+_ROWS = 64  # of a row group that are Python objects at a time
+_BUFFER = 8 * 2**20  # bytes of a column that are fetched at a time
+# How the packages of network clients begin: huggingface_hub's is httpx or httpx2, by its version.
+_NETWORK_CLIENTS = ("aiohttp", "httpcore", "httpx", "huggingface_hub", "requests", "urllib3")
+_FOOTERS = 256  # that a reader keeps
+
+
+# What reading a shard raises that is not what it was, besides errors of the network.
+DAMAGE = (OSError, pa.ArrowException, tarfile.TarError)
+
+
+class DataFile(NamedTuple):
+    """A file of shards: a local path or a URL of fsspec, and its size in bytes."""
+
+    url: str
+    size: int
+
+    @property
+    def is_local(self) -> bool:
+        return "://" not in self.url
+
+    @property
+    def name(self) -> str:
+        return self.url.rsplit("/", 1)[-1]
+
+    def open(self) -> BinaryIO:
+        """Opens it for reading at any place; of a remote file nothing but what is asked for is fetched."""
+        if self.is_local:
+            return open(self.url, "rb")
+        file_system, path = _file_system(self.url)
+        # A tar is read from one end to the other, in small pieces; Parquet's own reader knows what it wants.
+        cache = "readahead" if path.endswith(".tar") else "none"
+        return file_system.open(path, "rb", size=self.size, cache_type=cache)
+
+
+def find_file(url: str) -> DataFile:
+    file_system, path = _file_system(url)
+    return DataFile(url, file_system.info(path)["size"])
+
+
+def read_text(url: str) -> str | None:
+    """Returns the content of a small text file, None where there is no such file."""
+    file_system, path = _file_system(url)
+    try:
+        return file_system.cat_file(path).decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+
+
+def _file_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    options = {"endpoint": datasets.config.HF_ENDPOINT} if url.startswith("hf://") else {}
+    return fsspec.core.url_to_fs(url, **options)
+
+
+class Shards(Protocol):
+    """The shards of a split. `rows` counts the rows of each, int64 (shards,)."""
+
+    rows: np.ndarray
+
+    def read(self, shard: int, first: int) -> Iterator[tuple[list[dict[str, Any]], pa.Array]]:
+        """Yields the rows of a shard from row `first` on, a few at a time: pictures as {"bytes", "path"}, and labels.
+
+        The labels are as they stand there.
+        """
+
+
+@dataclass
+class ParquetShards:
+    """The row groups of Parquet files as shards."""
+
+    files: Sequence[DataFile]
+    image_column: str
+    label_column: str
+    rows: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        footers = in_threads(_count_row_groups, self.files, "Reading Parquet footers")
+        counts = [np.array(rows, np.int64) for rows in footers]
+        self.rows = np.concatenate(counts) if counts else np.zeros(0, np.int64)
+        self._file = np.repeat(np.arange(len(counts)), [len(rows) for rows in counts])
+        self._row_group = np.concatenate([np.arange(len(rows)) for rows in counts]) if counts else self.rows
+
+    def read(self, shard: int, first: int) -> Iterator[tuple[list[dict[str, Any]], pa.Array]]:
+        file = self.files[self._file[shard]]
+        with _open_parquet(file) as parquet:
+            row = 0
+            for batch in parquet.iter_batches(
+                batch_size=_ROWS,
+                row_groups=[int(self._row_group[shard])],
+                columns=[self.image_column, self.label_column],
+                use_threads=False,
+            ):
+                start = max(0, first - row)
+                row += len(batch)
+                if start < len(batch):
+                    batch = batch.slice(start)
+                    images = batch.column(self.image_column).to_pylist()
+                    yield [_as_image(image) for image in images], batch.column(self.label_column)
+
+    def labels(self) -> Iterator[pa.ChunkedArray]:
+        """Yields the label column of each file; nothing else is fetched."""
+        yield from in_threads(partial(_read_column, column=self.label_column), self.files, "Reading labels")
+
+
+def read_schema(file: DataFile) -> pa.Schema:
+    with _open_parquet(file) as parquet:
+        return parquet.schema_arrow
+
+
+@contextmanager
+def _open_parquet(file: DataFile) -> Iterator[pq.ParquetFile]:
+    with file.open() as stream:
+        # Without a buffer a whole column of a row group, which may be half a gigabyte, would be fetched at once.
+        yield pq.ParquetFile(stream, metadata=_footer(file), buffer_size=_BUFFER)
+
+
+@lru_cache(maxsize=_FOOTERS)
+def _footer(file: DataFile) -> pq.FileMetaData:
+    with file.open() as stream:
+        return pq.read_metadata(stream)
+
+
+def _count_row_groups(file: DataFile) -> list[int]:
+    footer = _footer(file)
+    return [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
+
+
+def _read_column(file: DataFile, column: str) -> pa.ChunkedArray:
+    with _open_parquet(file) as parquet:
+        return parquet.read([column], use_threads=False).column(column)
+
+
+def _as_image(value: Any) -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {"bytes": value.get("bytes"), "path": value.get("path")}
+    return {"bytes": value, "path": None} if isinstance(value, bytes) else {"bytes": None, "path": value}
+
+
+def in_threads(function: Callable[[DataFile], Any], files: Sequence[DataFile], description: str) -> Iterator[Any]:
+    """Yields what `function` returns for each file, in their order, some of them at a time."""
+    with (
+        ThreadPoolExecutor(_THREADS) as pool,
+        tqdm(total=len(files), desc=description, unit="file", delay=_SECONDS_BEFORE_BAR) as bar,
+    ):
+        for result in pool.map(function, files):
+            bar.update()
+            yield result
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether an error is one of the network's, after which another try may succeed."""
+    if isinstance(error, FileNotFoundError | PermissionError | UserError):
+        return False
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return status in (408, 429) or status >= 500
+    return isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith(_NETWORK_CLIENTS)
