@@ -99,7 +99,8 @@ class GuardedTrainer(ResumableTrainer):
 
     def _stop_if_broken(self) -> None:
         """Raises `UserError`, in all processes alike, where a loss was not finite since the last check."""
-        steps = self.accelerator.gather(self._broken_step.reshape(1)).tolist()
+        steps = self._broken_step.reshape(1)
+        steps = (steps if self.args.world_size == 1 else self.accelerator.gather(steps)).tolist()
         step = min((step for step in steps if step >= 0), default=None)
         if step is not None:
             raise self._diverged("loss is not a number", step, self._gathered(self._pictures_of(step)))
