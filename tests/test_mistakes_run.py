@@ -250,6 +250,6 @@ def test_a_broken_loss_stops_names_the_step_and_keeps_the_good_checkpoint(capsys
 
 def test_after_a_run_that_saved_nothing_the_mended_command_runs_in_the_same_folder(capsys, run_words, tmp_path):
     line = refuse(capsys, *run_words, "--learning_rate", "1e30")
-    assert line.endswith("Last good checkpoint: none was saved yet.")
+    assert "Last good checkpoint: none was saved yet. Pictures of that step: train/" in line
     assert main(run_words) == 0
     assert json.loads((tmp_path / "output/metrics.json").read_text())["metrics"]["test_samples"] == 24

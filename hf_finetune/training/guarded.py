@@ -59,13 +59,9 @@ class GuardedTrainer(ResumableTrainer):
             advice = "The checkpoints stay, and the same command goes on." if saved else "No checkpoint was due yet."
             raise UserError(f"{error} {advice}") from error
 
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
-        if self.bad_images is not None:
-            with self.args.main_process_first(desc="list of unreadable pictures"):
-                first = self.args.local_process_index == 0
-                self.bad_images.keep_in(Path(self.args.output_dir), resume_from_checkpoint is not None, first)
+    def train(self, *args: Any, **kwargs: Any) -> Any:
         with self.loading():
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            return super().train(*args, **kwargs)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         with self.loading():
