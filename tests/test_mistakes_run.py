@@ -246,7 +246,7 @@ def test_a_broken_loss_stops_names_the_step_and_keeps_the_good_checkpoint(capsys
     kept = tmp_path / "output/checkpoint-5"
     assert "The loss is not a number at step " in line and "write a lower --learning_rate" in line
     assert 5 < int(line.split("at step ")[1].split()[0]) <= 10
-    assert line.endswith(f"Last good checkpoint: {kept}.")
+    assert f"Last good checkpoint: {kept}. Pictures of that step: train/" in line
     assert [path.name for path in tmp_path.glob("output/checkpoint-*")] == ["checkpoint-5"]
     weights = AutoModelForImageClassification.from_pretrained(kept).state_dict()
     assert all(tensor.isfinite().all() for tensor in weights.values())
@@ -255,6 +255,6 @@ def test_a_broken_loss_stops_names_the_step_and_keeps_the_good_checkpoint(capsys
 
 def test_after_a_run_that_saved_nothing_the_mended_command_runs_in_the_same_folder(capsys, run_words, tmp_path):
     line = refuse(capsys, *run_words, "--learning_rate", "1e30")
-    assert line.endswith("Last good checkpoint: none was saved yet.")
+    assert "Last good checkpoint: none was saved yet. Pictures of that step: train/" in line
     assert main(run_words) == 0
     assert json.loads((tmp_path / "output/metrics.json").read_text())["metrics"]["test_samples"] == 24

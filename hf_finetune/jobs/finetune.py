@@ -206,6 +206,7 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
     with args.main_process_first(local=False, desc="output folder"):
         if args.process_index == 0 and checkpoint is None:
             prepare_folder(folder, to_yaml(recipe), args.overwrite_output_dir)
+        trainer.bad_images.keep_in(folder, goes_on=checkpoint is not None, first=args.local_process_index == 0)
     if checkpoint is not None:
         args.say(f"An interrupted run is here; it goes on from {checkpoint.name}.")
     try:
@@ -241,8 +242,7 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
         trainer.save_model()
         if args.process_index == 0:
             save_result(folder, record)
-    if trainer.bad_images is not None:
-        trainer.bad_images.close()
+    trainer.bad_images.close()
     own_code = ", trust_remote_code=True" if getattr(trainer.model.config, "auto_map", None) else ""
     loads = f"pipeline('image-classification', '{folder}'{own_code}) loads it"
     args.say("", record.table(), "", f"The model is in {folder}; {loads}.")

@@ -59,13 +59,9 @@ class GuardedTrainer(ResumableTrainer):
             advice = "The checkpoints stay, and the same command goes on." if saved else "No checkpoint was due yet."
             raise UserError(f"{error} {advice}") from error
 
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
-        if self.bad_images is not None:
-            with self.args.main_process_first(desc="list of unreadable pictures"):
-                first = self.args.local_process_index == 0
-                self.bad_images.keep_in(Path(self.args.output_dir), resume_from_checkpoint is not None, first)
+    def train(self, *args: Any, **kwargs: Any) -> Any:
         with self.loading():
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            return super().train(*args, **kwargs)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         with self.loading():
@@ -99,7 +95,8 @@ class GuardedTrainer(ResumableTrainer):
 
     def _stop_if_broken(self) -> None:
         """Raises `UserError`, in all processes alike, where a loss was not finite since the last check."""
-        steps = self.accelerator.gather(self._broken_step.reshape(1)).tolist()
+        steps = self._broken_step.reshape(1)
+        steps = (steps if self.args.world_size == 1 else self.accelerator.gather(steps)).tolist()
         step = min((step for step in steps if step >= 0), default=None)
         if step is not None:
             raise self._diverged("loss is not a number", step, self._gathered(self._pictures_of(step)))

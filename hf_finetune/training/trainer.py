@@ -125,9 +125,8 @@ class ImageClassificationTrainer(StreamingTrainer):
         args = self.args
         in_one_pass = 1 if args.dataloader_drop_last else args.train_batch_size * args.world_size
         count = len(train_dataset or self.train_dataset)
-        self._sampler = EpochSampler(
-            count, args.seed if args.data_seed is None else args.data_seed, in_one_pass if args.world_size > 1 else 1
-        )
+        seed = args.seed if args.data_seed is None else args.data_seed
+        self._sampler = EpochSampler(count, seed, in_one_pass if args.world_size > 1 else 1)
         return self._sampler
 
     def _get_dataloader(self, dataset: Dataset, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
