@@ -77,11 +77,12 @@ class ResumableTrainer(Trainer):
         The stock loader draws it from the one of the process, but once only where workers persist: dropout after a stop
         would not be what it had been without.
         """
-        loader = super()._get_dataloader(*args, **kwargs)
+        prepared = super()._get_dataloader(*args, **kwargs)
+        loader = getattr(prepared, "base_dataloader", prepared)  # what Accelerate has wrapped it in passes nothing on
         loader.generator = torch.Generator().manual_seed(self.args.seed)
         if self.args.save_on_signal:
             loader.worker_init_fn = partial(_init_worker, loader.worker_init_fn)
-        return loader
+        return prepared
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         """Finds the best checkpoint again, which is beside the one that is resumed, wherever the run was begun."""

@@ -11,8 +11,6 @@ from types import FrameType
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # A launcher passes on what its processes were sent as well, so that one wish to stop arrives twice.
 _SECONDS_OF_ONE_REQUEST = 2.0
-# What a scheduler sends to all processes of a job must not take the workers from a step that is to be finished.
-_WORKER_SECONDS = 20
 
 
 class StopSignals:
@@ -47,6 +45,17 @@ class StopSignals:
 
 
 def outlive_stop_signals() -> None:
-    """Lets a loader's worker serve the step at hand to its end: SIGINT passes, SIGTERM acts after 20 seconds."""
+    """Lets a loader's worker serve the step at hand to its end: it ignores SIGINT, and SIGTERM but of its parent.
+
+    A scheduler, and Ctrl-C, send a signal to all processes of a job. Who lost its parent is ended by torch's watchdog.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_WORKER_SECONDS))
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_parent_asks, daemon=True).start()
+
+
+def _end_when_parent_asks() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -32,6 +32,7 @@ PHASE, STEP, SAVES, EVALUATIONS = range(4)
 def run_command(words: Sequence[str], environment: Mapping[str, str], log: str, shared: Any) -> None:
     """Runs `hf-finetune train` with `words`, its output added to the file `log`, and exits with its code."""
     os.environ.update(environment)
+    os.setpgrp()  # so that a signal can be sent to it and its workers
     multiprocessing.set_start_method("fork", force=True)  # of loaders' workers, as it is in the real command
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):

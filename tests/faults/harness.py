@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 import random
 import signal
 import socket
@@ -82,17 +83,19 @@ class Interruption:
     after: int | None = None  # the counter that is waited for, and its value
     count: int = 0
     ranks: tuple[int, ...] = (0,)
+    workers_too: bool = False
 
     @classmethod
     def draw(cls, generator: random.Random, seconds: float, processes: int) -> Interruption:
         """`seconds` is how long an undisturbed run takes."""
         number = generator.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGTERM, signal.SIGINT))
         ranks = generator.choice([(rank,) for rank in range(processes)] + [tuple(range(processes))])
+        workers_too = generator.random() < 0.5
         after = generator.choice((None, None, SAVES, SAVES, EVALUATIONS))
         if after is None:
-            return cls(number, generator.uniform(0, seconds), ranks=ranks)
+            return cls(number, generator.uniform(0, seconds), ranks=ranks, workers_too=workers_too)
         # A checkpoint of these networks takes some 30 ms, and an evaluation 20.
-        return cls(number, generator.uniform(0, 0.03), after, generator.randint(1, 3), ranks)
+        return cls(number, generator.uniform(0, 0.03), after, generator.randint(1, 3), ranks, workers_too)
 
     def strike(self, children: list[Any], shared: Any) -> int | None:
         """Waits for the instant, sends the signal and returns the phase that it has met; None if all had ended."""
@@ -106,7 +109,10 @@ class Interruption:
             return None
         phase = shared[PHASE]
         for rank in self.ranks:
-            children[rank]._popen._send_signal(self.signal)
+            if self.workers_too and shared[PHASE] != START:
+                os.killpg(children[rank].pid, self.signal)
+            else:
+                os.kill(children[rank].pid, self.signal)
         return phase
 
 
