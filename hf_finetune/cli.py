@@ -10,6 +10,7 @@ import gc
 import os
 import shlex
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ VERBS = {
     "recipes": "list the packaged recipes, or show one resolved",
     "import-config": "write a config of MMClassification or MMPretrain as a recipe",
 }
+
+_SECONDS_FOR_THE_FIRST = 5
 
 _HELP = """usage: hf-finetune VERB ...
 
@@ -67,6 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         return handlers[verb](rest)
     except UserError as error:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            # The first process of the machine has most likely met it too, and says it; then the launcher ends this one.
+            time.sleep(_SECONDS_FOR_THE_FIRST)
         print(f"hf-finetune: error: {error}", file=sys.stderr)
         return 2
     except Interrupted as interruption:

@@ -147,6 +147,12 @@ class Reader:
             launcher = parser.parse_args(rest if program == "torchrun" else rest[1:])
             assert launcher.training_script == SCRIPT and (REPOSITORY / SCRIPT).is_file(), words
             self.run(["hf-finetune", "train", *launcher.training_script_args])
+        elif program == "sbatch":
+            script = words.index("scripts/slurm.sh")
+            assert (REPOSITORY / words[script]).is_file()
+            self.run(["hf-finetune", "train", *words[script + 1 :]])
+        elif program == "export":
+            assert "=" in rest[0], words
         elif program == "make":
             targets = re.findall(r"^(\w+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
             assert rest and set(rest) <= set(targets), words

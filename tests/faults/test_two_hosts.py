@@ -1,4 +1,4 @@
-"""Two hosts: one of them ends in mid-epoch and comes back, and the result is that of the undisturbed run."""
+"""Two hosts: one of them ends in mid-epoch and comes back; the result is the undisturbed run's, to the bit."""
 
 from __future__ import annotations
 
