@@ -86,6 +86,17 @@ def test_hidden_labels_are_not_used(tmp_path) -> None:
     assert "Split test is not used as test: it has no labels (those of its first rows)." in data.notes
 
 
+def test_train_must_be_there_and_labelled(tmp_path) -> None:
+    write_parquet(tmp_path, "test", 30)
+    with pytest.raises(UserError, match="has no split to train on: it has test; write --train_split NAME"):
+        load(tmp_path)
+    arguments = DataArguments(dataset=str(tmp_path), streaming=True)
+    assert list(load_streamed_dataset(arguments, 1, require_train=False).splits) == ["test"]
+    write_parquet(tmp_path, "train", 30, labels=[-1] * 30)
+    with pytest.raises(UserError, match="split train has no labels; nothing can be learned from it"):
+        load(tmp_path)
+
+
 def test_a_label_that_train_has_not_is_named_when_it_is_met(tmp_path) -> None:
     write_parquet(tmp_path, "train", 30, labels=["a", "b", "c"] * 10, feature=Value("string"))
     write_parquet(tmp_path, "test", 9, labels=["a", "b", "c", "a", "b", "c", "a", "d", "c"], feature=Value("string"))

@@ -5,12 +5,13 @@ length as there are workers in all processes; of each lane one block of rows aft
 stream is a dataset like any other whose rows are numbered in the epoch's order. Asked for one batch after the other, it
 reads each shard once; asked for a batch in mid-epoch, after an interruption, it begins to read at that batch's block.
 
-The shuffle buffer of `datasets` loses its content where a run is interrupted, and its `state_dict` skips the rows of a
-shard by reading them again: neither gives the batches of an undisturbed run.
+The shuffle buffer of `datasets` is lost where a run is interrupted, so that a run that goes on gets other batches, and
+its `state_dict` finds a row again by reading the shard from its front. Here the place in the epoch says it all.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -81,6 +82,12 @@ class StreamedSplit:
 
     def __len__(self) -> int:
         return int(self.counts.sum())
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells other rows, or files of other sizes, apart; where the files lie does not matter."""
+        sizes = np.array([file.size for file in self.shards.files], np.int64)
+        return hashlib.sha256(self.counts.tobytes() + sizes.tobytes()).hexdigest()
 
     @cached_property
     def _first_rows(self) -> np.ndarray:
