@@ -15,7 +15,7 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
 from hf_finetune.data.shards import DataFile
-from hf_finetune.data.streaming import StreamedSplit
+from hf_finetune.data.streamed_split import StreamedSplit
 
 CLASSES = {"blue": (30, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
 

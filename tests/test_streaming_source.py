@@ -9,7 +9,8 @@ from datasets import ClassLabel, Value
 
 from hf_finetune.arguments import DataArguments
 from hf_finetune.data.loading import ImageDataset, load_image_dataset
-from hf_finetune.data.streaming import Arrangement, StreamedBatches, StreamedSplit
+from hf_finetune.data.streamed_split import StreamedSplit
+from hf_finetune.data.streaming import Arrangement, StreamedBatches
 from hf_finetune.data.streaming_source import load_streamed_dataset
 from hf_finetune.errors import UserError
 from tests.streamed import CLASSES, pictures, write_lengths, write_parquet, write_tars
@@ -295,7 +296,7 @@ def test_a_hub_that_goes_away_ends_in_one_line(hub, monkeypatch) -> None:
     write_parquet(hub.folders["me/pets"], "train", 60)
     data = load("me/pets", validation_fraction=0)
     pauses: list[float] = []
-    monkeypatch.setattr("hf_finetune.data.streaming.time.sleep", pauses.append)  # huggingface_hub's own as well
+    monkeypatch.setattr("hf_finetune.data.streamed_split.time.sleep", pauses.append)  # huggingface_hub's own as well
     hub.close()
     with pytest.raises(UserError, match=r"^me/pets: split train cannot be read on: .*; the same command goes on from"):
         rows_of(data.splits["train"])

@@ -29,7 +29,7 @@ from hf_finetune.data.raw import RawDataset, first_line
 from hf_finetune.data.shards import DAMAGE, DataFile, ParquetShards, find_file, is_passing, read_schema
 from hf_finetune.data.sources import describe_copy, find_source, open_hub_copy
 from hf_finetune.data.splits import ROLES, choose_splits
-from hf_finetune.data.streaming import HoldOut, StreamedSplit
+from hf_finetune.data.streamed_split import HoldOut, StreamedSplit
 from hf_finetune.data.tars import TarShards, first_sample, image_fields, stated_lengths
 from hf_finetune.errors import UserError
 
