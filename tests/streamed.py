@@ -14,7 +14,8 @@ import PIL.Image
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
-from hf_finetune.data.streaming import StreamedSplit
+from hf_finetune.data.shards import DataFile
+from hf_finetune.data.streamed_split import StreamedSplit
 
 CLASSES = {"blue": (30, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
 
@@ -95,6 +96,7 @@ class FakeShards:
     """
 
     def __init__(self, rows: Sequence[int], piece: int = 7, fail: Callable[[], None] = lambda: None) -> None:
+        self.files: list[DataFile] = []
         self.rows = np.array(rows, np.int64)
         self.piece, self.fail = piece, fail
         self.read_rows: list[int] = []

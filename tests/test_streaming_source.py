@@ -9,7 +9,8 @@ from datasets import ClassLabel, Value
 
 from hf_finetune.arguments import DataArguments
 from hf_finetune.data.loading import ImageDataset, load_image_dataset
-from hf_finetune.data.streaming import Arrangement, StreamedBatches, StreamedSplit
+from hf_finetune.data.streamed_split import StreamedSplit
+from hf_finetune.data.streaming import Arrangement, StreamedBatches
 from hf_finetune.data.streaming_source import load_streamed_dataset
 from hf_finetune.errors import UserError
 from tests.streamed import CLASSES, pictures, write_lengths, write_parquet, write_tars
@@ -84,6 +85,17 @@ def test_hidden_labels_are_not_used(tmp_path) -> None:
     data = load(tmp_path)
     assert "test" not in data.splits
     assert "Split test is not used as test: it has no labels (those of its first rows)." in data.notes
+
+
+def test_train_must_be_there_and_labelled(tmp_path) -> None:
+    write_parquet(tmp_path, "test", 30)
+    with pytest.raises(UserError, match="has no split to train on: it has test; write --train_split NAME"):
+        load(tmp_path)
+    arguments = DataArguments(dataset=str(tmp_path), streaming=True)
+    assert list(load_streamed_dataset(arguments, 1, require_train=False).splits) == ["test"]
+    write_parquet(tmp_path, "train", 30, labels=[-1] * 30)
+    with pytest.raises(UserError, match="split train has no labels; nothing can be learned from it"):
+        load(tmp_path)
 
 
 def test_a_label_that_train_has_not_is_named_when_it_is_met(tmp_path) -> None:
@@ -284,7 +296,7 @@ def test_a_hub_that_goes_away_ends_in_one_line(hub, monkeypatch) -> None:
     write_parquet(hub.folders["me/pets"], "train", 60)
     data = load("me/pets", validation_fraction=0)
     pauses: list[float] = []
-    monkeypatch.setattr("hf_finetune.data.streaming.time.sleep", pauses.append)  # huggingface_hub's own as well
+    monkeypatch.setattr("hf_finetune.data.streamed_split.time.sleep", pauses.append)  # huggingface_hub's own as well
     hub.close()
     with pytest.raises(UserError, match=r"^me/pets: split train cannot be read on: .*; the same command goes on from"):
         rows_of(data.splits["train"])

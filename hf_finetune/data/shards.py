@@ -80,8 +80,9 @@ def _file_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 class Shards(Protocol):
-    """The shards of a split. `rows` counts the rows of each, int64 (shards,)."""
+    """The shards of a split, in `files`. `rows` counts the rows of each, int64 (shards,)."""
 
+    files: Sequence[DataFile]
     rows: np.ndarray
 
     def read(self, shard: int, first: int) -> Iterator[tuple[list[dict[str, Any]], pa.Array]]:

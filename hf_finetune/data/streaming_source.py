@@ -29,7 +29,7 @@ from hf_finetune.data.raw import RawDataset, first_line
 from hf_finetune.data.shards import DAMAGE, DataFile, ParquetShards, find_file, is_passing, read_schema
 from hf_finetune.data.sources import describe_copy, find_source, open_hub_copy
 from hf_finetune.data.splits import ROLES, choose_splits
-from hf_finetune.data.streaming import HoldOut, StreamedSplit
+from hf_finetune.data.streamed_split import HoldOut, StreamedSplit
 from hf_finetune.data.tars import TarShards, first_sample, image_fields, stated_lengths
 from hf_finetune.errors import UserError
 
@@ -47,12 +47,15 @@ class _Opened:
     commit: str | None
 
 
-def load_streamed_dataset(arguments: DataArguments, seed: int, num_labels: int | None = None) -> ImageDataset:
+def load_streamed_dataset(
+    arguments: DataArguments, seed: int, num_labels: int | None = None, require_train: bool = True
+) -> ImageDataset:
     """Opens a dataset whose pictures are read while they are learned from, and divides it.
 
     Reads footers of Parquet files or headers of tars, and the labels where nothing else says which classes there are.
     `num_labels` is what the user says of integer labels 0 to n-1. `seed` decides what is held out of train and what a
-    limit leaves. Raises `UserError` for everything that the user can mend.
+    limit leaves. Evaluation alone may do without train (`require_train=False`). Raises `UserError` for everything that
+    the user can mend.
     """
     opened, entry = _open(arguments)
     # Empty splits: they have the columns, by which the usual rules find pictures and labels.
@@ -61,8 +64,10 @@ def load_streamed_dataset(arguments: DataArguments, seed: int, num_labels: int |
         opened.source,
     )
     roles = choose_splits(raw, {role: getattr(arguments, f"{role}_split") for role in ROLES}, entry)
-    if not roles:
-        raise UserError(f"{raw.source} has no split of a known name: it has {', '.join(raw.splits)}.")
+    if "train" not in roles and (require_train or not roles):
+        raise UserError(
+            f"{raw.source} has no split to train on: it has {', '.join(raw.splits)}; write --train_split NAME."
+        )
     reference = next(roles[role] for role in ROLES if role in roles)
     image_column = find_image_column(raw, reference, arguments.image_column, entry.image_column if entry else None)
     label_column = find_label_column(
@@ -75,13 +80,10 @@ def load_streamed_dataset(arguments: DataArguments, seed: int, num_labels: int |
     }
     if reference not in shards or not shards[reference].rows.sum():
         raise UserError(f"{raw.source}: split {reference} has no pictures.")
-    names, known = read_classes(
-        raw.source,
-        reference,
-        opened.features[reference][label_column],
-        shards[reference],
-        num_labels,
-    )
+    if _hides_labels(shards[reference]):
+        raise UserError(f"{raw.source}: split {reference} has no labels; nothing can be learned from it.")
+    feature = opened.features[reference][label_column]
+    names, known = read_classes(raw.source, reference, feature, shards[reference], num_labels)
 
     result = ImageDataset({}, {}, names, raw.source, entry)
     result.revision = opened.commit
@@ -113,8 +115,8 @@ def _open(arguments: DataArguments) -> tuple[_Opened, DatasetEntry | None]:
         if path.is_dir():
             builder = open_hub_copy(path, arguments.dataset_config, entry, load)
         else:
-            kind = "webdataset" if path.suffix == ".tar" else path.suffix[1:].replace("jsonl", "json")
-            if kind not in ("webdataset", "parquet"):
+            kind = {".tar": "webdataset", ".parquet": "parquet"}.get(path.suffix.lower())
+            if kind is None:
                 raise _not_in_shards(source, arguments)
             builder = load(kind, data_files={"train": [str(path.absolute())]})
     elif entry is not None and entry.hub_id is None:

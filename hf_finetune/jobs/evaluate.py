@@ -51,7 +51,7 @@ def evaluate_model(model: str, **settings: Any) -> EvaluationResult:
     )
     with args.main_process_first(desc="dataset"):
         if data_arguments.streaming:
-            data = load_streamed_dataset(data_arguments, args.seed, model_arguments.num_labels)
+            data = load_streamed_dataset(data_arguments, args.seed, model_arguments.num_labels, require_train=False)
         else:
             data = load_image_dataset(data_arguments, args.seed, require_train=False)
     args.prepare_for_run(has_validation=False)

@@ -6,7 +6,6 @@ workers, skips to where a run was interrupted, and counts every picture of an ev
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from typing import Any
 
@@ -50,11 +49,10 @@ class StreamingTrainer(AveragingTrainer):
         """Arranges the rest of the run as its beginning was. Raises `UserError` where that cannot be."""
         now = StreamState(dataset, self.args.world_size).state()["args"]
         anew = "or --overwrite_output_dir to start anew"
-        if (saved["rows"], saved["shards"]) != (now["rows"], now["shards"]):
+        if saved["shards"] != now["shards"]:
             raise UserError(
-                f"The training shards are not those with which the run was begun ({now['rows']:,} pictures,"
-                f" {saved['rows']:,} then), so it cannot go on; write --dataset_path or --dataset_revision of these"
-                f" then, {anew}."
+                f"The training shards, of {now['rows']:,} pictures, are not those with which the run was begun, of"
+                f" {saved['rows']:,}, so it cannot go on; put the earlier ones there, {anew}."
             )
         if (saved["processes"], saved["batch_size"]) != (now["processes"], now["batch_size"]):
             raise UserError(
@@ -82,7 +80,7 @@ class StreamState(TrainerCallback, ExportableState):
         arrangement = self.dataset.arrangement
         arguments = {
             "rows": len(self.dataset),
-            "shards": hashlib.sha256(self.dataset.split.counts.tobytes()).hexdigest(),
+            "shards": self.dataset.split.fingerprint,
             "processes": self.processes,
             "batch_size": arrangement.batch_size,
             "lanes": arrangement.lanes,
