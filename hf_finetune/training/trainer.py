@@ -56,8 +56,7 @@ class ImageClassificationTrainer(ResumableTrainer):
         reduce_logits: Callable[[torch.Tensor, torch.Tensor], Any] | None = None,
     ) -> None:
         super().__init__(
-            # Convolutions are fastest in this layout; other layers do not mind.
-            model.to(memory_format=torch.channels_last),
+            model,
             args,
             data_collator=pass_on,
             train_dataset=train_dataset,
@@ -67,6 +66,9 @@ class ImageClassificationTrainer(ResumableTrainer):
             preprocess_logits_for_metrics=reduce_logits,
             compute_loss_func=classification_loss(args.label_smoothing_factor),
         )
+        if not self._is_sharded:  # DeepSpeed lays weights out itself
+            # Convolutions are fastest in this layout; other layers do not mind.
+            self.model.to(memory_format=torch.channels_last)
         if args.device.type == "cpu":
             keep_freed_memory()
         if self.accelerator.ddp_handler is not None:
