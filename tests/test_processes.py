@@ -43,9 +43,14 @@ def test_two_processes_run_the_same_job(picture_folder, tmp_path):
     rates, metrics = {}, {}
     for count, launcher in ((1, [sys.executable]), (2, TWO_PROCESSES)):
         output = tmp_path / f"output_{count}"
-        completed = run_command([*launcher, script, *words, "--output_dir", str(output)])
+        cache = tmp_path / f"cache_{count}"
+        completed = run_command([*launcher, script, *words, "--output_dir", str(output)], HF_DATASETS_CACHE=str(cache))
         assert completed.returncode == 0, completed.stderr[-2000:]
-        assert completed.stdout.count("The model is in") == 1  # one process speaks
+
+        for beginning in ("Recipe ", "Data: ", "Model: ", "epoch   1.00  step 5/15  loss", "The model is in "):
+            assert completed.stdout.count(beginning) == 1  # one process speaks
+        assert len(list((cache / "hf_finetune").glob("decoded-*.npy"))) == 2  # train and test, and nothing unfinished
+        assert not [path for path in cache.rglob("*") if path.suffix in (".unfinished", ".marks", ".partial")]
         last = max(output.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
         history = json.loads((last / "trainer_state.json").read_text())["log_history"]
         rates[count] = [entry["learning_rate"] for entry in history if "learning_rate" in entry]

@@ -1,7 +1,7 @@
 """Arguments room: the processes that train together — how they meet, wait for each other, and find a disk shared.
 
 They meet through the key-value store of whoever launched them. It outlives an elastic restart, and what the ended
-attempt wrote there is still in it: gloo and NCCL would take the addresses of dead peers from it and wait for them. The
+attempt wrote there is still in it: gloo takes the addresses of dead peers from it, and no new attempt comes about. The
 launcher's count of restarts does not tell the attempts apart, because the machines of a job count for themselves. So
 the first process names each attempt anew, and the others wait until it has answered them under names of their own.
 """

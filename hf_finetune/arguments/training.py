@@ -198,6 +198,11 @@ class FinetuneArguments(TrainingArguments):
             raise UserError("fp16 needs a GPU, and this run is on the CPU; write --bf16, or leave it out.")
         if self.sync_batchnorm and self.device.type in ("cpu", "mps"):
             raise UserError("sync_batchnorm needs GPUs, and this run is on the CPU; leave it out.")
+        if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and self.device.type == "cpu":
+            raise UserError(
+                "FSDP needs GPUs, and this run is on the CPU, where nothing would be divided; write"
+                " --config_file scripts/accelerate/ddp.yaml."
+            )
         launched = int(os.environ.get("WORLD_SIZE", "1"))
         if launched != self.world_size:
             raise UserError(

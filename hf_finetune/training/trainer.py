@@ -58,8 +58,7 @@ class ImageClassificationTrainer(StreamingTrainer):
         bad_images: BadImages | None = None,
     ) -> None:
         super().__init__(
-            # Convolutions are fastest in this layout; other layers do not mind.
-            model.to(memory_format=torch.channels_last),
+            model,
             args,
             data_collator=pass_on,
             train_dataset=train_dataset,
@@ -70,6 +69,9 @@ class ImageClassificationTrainer(StreamingTrainer):
             compute_loss_func=classification_loss(args.label_smoothing_factor),
             bad_images=bad_images,
         )
+        if not self._is_sharded:  # DeepSpeed lays weights out itself
+            # Convolutions are fastest in this layout; other layers do not mind.
+            self.model.to(memory_format=torch.channels_last)
         if args.device.type == "cpu":
             keep_freed_memory()
         if self.accelerator.ddp_handler is not None:

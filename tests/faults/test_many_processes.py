@@ -83,24 +83,47 @@ def test_they_evaluate_alike(folders, family, count):
             assert evaluated["accuracy"] == one["accuracy"]
 
 
+class Job:
+    """A long run of two processes, which says what it does."""
+
+    def __init__(self, picture_folder: Path, folder: Path, restarts: int, **settings: object) -> None:
+        settings = {"eval_strategy": "no", "load_best_model_at_end": False, "validation_fraction": 0, **settings}
+        words = ["--recipe", str(write_recipe(folder, **settings)), "--dataset", str(picture_folder)]
+        launcher = [*LAUNCH, "2", "--max_restarts", str(restarts), str(REPOSITORY / "scripts" / "run_finetune.py")]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
+        self.launcher = subprocess.Popen(
+            [*launcher, *words, "--output_dir", str(folder / "output")],
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def send_to_the_second(self, number: int, after: str) -> str:
+        """Sends a signal to the second process once a line of the output begins so, and returns what is said then."""
+        with self.launcher:
+            try:
+                next(line for line in self.launcher.stdout if line.startswith(after))
+                task = Path(f"/proc/{self.launcher.pid}/task/{self.launcher.pid}/children")
+                os.kill(int(task.read_text().split()[1]), number)
+                return self.launcher.stdout.read()
+            finally:
+                self.launcher.kill()
+
+
 def test_a_process_that_hangs_ends_the_run(picture_folder, tmp_path):
     """Its peers wait for `ddp_timeout`, not for the half hour that gloo would."""
-    recipe = write_recipe(tmp_path, num_train_epochs=1000, eval_strategy="no", save_strategy="no", ddp_timeout=10)
-    words = ["--load_best_model_at_end", "false", "--dataset", str(picture_folder)]
-    output = tmp_path / "output"
-    script = str(REPOSITORY / "scripts" / "run_finetune.py")
-    command = [*LAUNCH, "2", script, "--recipe", str(recipe), *words, "--output_dir", str(output)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as launcher:
-        try:
-            said = next(line for line in launcher.stdout if line.startswith("epoch"))
-            children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
-            os.kill(int(children[1]), signal.SIGSTOP)
-            began = time.monotonic()
-            said += launcher.stdout.read()
-        finally:
-            launcher.kill()
-    assert launcher.returncode != 0 and "Timed out waiting" in said, said[-3000:]
-    assert time.monotonic() - began < 90
+    job = Job(picture_folder, tmp_path, 0, num_train_epochs=1000, save_strategy="no", ddp_timeout=10)
+    began = time.monotonic()
+    said = job.send_to_the_second(signal.SIGSTOP, after="epoch")
+    assert job.launcher.returncode != 0 and "Timed out waiting" in said, said[-3000:]
+    assert time.monotonic() - began < 120
+
+
+def test_a_process_that_dies_is_started_again(picture_folder, tmp_path):
+    """With the addresses that the first attempt left in the launcher's store, no second one would come about."""
+    job = Job(picture_folder, tmp_path, 2, num_train_epochs=30, save_strategy="steps", save_steps=5)
+    said = job.send_to_the_second(signal.SIGKILL, after="epoch   2.00")
+    assert job.launcher.returncode == 0, said[-3000:]
+    assert "An interrupted run is here; it goes on from checkpoint-" in said and "The model is in" in said
