@@ -39,6 +39,13 @@ _SECONDS_OF_A_LAUNCHER = 1.5  # between the end of one process and the signal to
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
+def warm_up() -> None:
+    """Has the forkserver import everything, so that what is timed afterwards does not wait for it."""
+    process = _FORKSERVER.Process(target=int)
+    process.start()
+    process.join()
+
+
 def start(words: list[str], log: Path, processes: int = 1) -> tuple[list[Any], Any]:
     """Starts the command in so many processes of one group, and returns them and the numbers they share with us."""
     environment = {}
@@ -196,10 +203,11 @@ def run_interrupted(
     `interval` is the number of optimizer steps between two checkpoints.
     """
     log = folder.with_suffix(".log")
+    log.touch()
     command = [*words, "--output_dir", str(folder)]
     for interruption in interruptions:
         before = {path.name for path in checkpoints(folder)}
-        said_before = len(log.read_text()) if log.exists() else 0
+        said_before = len(log.read_text())
         children, shared = start(command, log, processes)
         phase = interruption.strike(children, shared)
         codes = wait(children)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.harness import Interruption, Tally, assert_same_end, run_interrupted, run_undisturbed
+from tests.faults.harness import Interruption, Tally, assert_same_end, run_interrupted, run_undisturbed, warm_up
 from tests.tiny import write_recipe
 
 pytestmark = pytest.mark.faults
@@ -51,6 +51,7 @@ _SCENARIOS = {
 
 @pytest.fixture(scope="module")
 def tally():
+    warm_up()
     tally = Tally()
     yield tally
     print(
@@ -68,7 +69,7 @@ def test_interrupted_runs_end_as_the_undisturbed_one(name: str, picture_folder: 
     print(name, f"{seconds:.1f} s")
     generator = random.Random(name)
     interval = changes.get("save_steps", changes.get("max_steps", 17))
-    for chain in range(2):
+    for chain in range(3):
         folder = tmp_path / str(chain)
         interruptions = [Interruption.draw(generator, seconds, processes) for _ in range(5)]
         run_interrupted(words, folder, processes, interruptions, interval, tally)
