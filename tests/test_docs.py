@@ -154,7 +154,7 @@ class Reader:
         elif program == "export":
             assert "=" in rest[0], words
         elif program == "make":
-            targets = re.findall(r"^(\w+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+            targets = re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
             assert rest and set(rest) <= set(targets), words
         elif words[:3] == ["python", "-m", "benchmarks"]:
             benchmarks.parse(words[3:])

@@ -28,6 +28,7 @@ _MAY_CHANGE = {
     "dataloader_persistent_workers",
     "dataloader_prefetch_factor",
     "dataset_path",
+    "ddp_timeout",
     "disable_tqdm",
     "gradient_accumulation_steps",
     "hub_model_id",

@@ -25,12 +25,14 @@ _VIT = {
 }
 _VIT_RECIPE = {"model_type": "vit", "model_config": _VIT, "optim": "adamw_torch", "learning_rate": 0.001}
 _EVERY_FEW_STEPS = {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 6, "eval_steps": 6}
+_MIXED = ["RandomHorizontalFlip", {"RandomChoice": {"transforms": ["MixUp", "CutMix"]}}]
 _ACCUMULATION = {"per_device_train_batch_size": 2}
 # 65 training pictures in batches of 4 are 17 steps an epoch, the last of one picture.
 _SCENARIOS = {
     "epochs": (1, {}),
     "steps, accumulation, dropout": (1, {**_VIT_RECIPE, **_EVERY_FEW_STEPS, **_ACCUMULATION}),
-    "epochs, 2 workers": (1, {"dataloader_num_workers": 2, **_VIT_RECIPE}),
+    "epochs, 2 workers, averaged weights": (1, {"dataloader_num_workers": 2, "ema_decay": 0.9, **_VIT_RECIPE}),
+    "mixed pictures, averaged weights": (1, {"train_transforms": _MIXED, "ema_decay": 0.8, **_EVERY_FEW_STEPS}),
     "steps, 2 workers that persist, accumulation": (
         1,
         {
