@@ -83,7 +83,7 @@ def test_a_skipped_step_leaves_nothing_behind(tmp_path, monkeypatch, capsys, how
     sampler = EpochSampler(64, seed=42)
     assert trainer.skipped_steps[0]["pictures"] == [f"row {row} of train" for row in list(sampler)[:16]]
     printed = capsys.readouterr().out
-    assert "Note: the loss is not a number at step 3 (rate 0.1), which is skipped, the 2. of at most 3." in printed
+    assert "Note: the loss is not a number at step 3 (rate 0.1); it is skipped, 2 of at most 3 steps." in printed
 
 
 def test_of_an_accumulated_step_nothing_is_kept(tmp_path, monkeypatch):

@@ -242,6 +242,14 @@ def test_weight_decay_leaves_norms_and_biases_alone_on_request(tmp_path):
             assert (id(parameter) in decayed) == (decay_all or parameter.ndim > 1), name
 
 
+def test_an_evaluation_counts_every_picture_whatever_training_drops(tmp_path):
+    for batch in (16, 64):  # of 20 pictures
+        settings = {"dataloader_drop_last": True, "per_device_eval_batch_size": batch}
+        trainer = make_trainer(tmp_path / str(batch), make_model("resnet"), count=40, max_steps=2, **settings)
+        assert len(trainer.predict(trainer.eval_dataset).label_ids) == 20
+        assert len(trainer.get_train_dataloader()) == 2 and trainer.args.dataloader_drop_last
+
+
 def test_named_parameters_are_not_decayed_and_a_name_of_none_is_told(tmp_path, capsys):
     trainer = make_trainer(tmp_path, make_model("vit"), no_decay=["cls_token", "position_embeddings", "positions"])
     trainer.rehearse()

@@ -157,8 +157,9 @@ class GuardedTrainer(ResumableTrainer):
         rate = self._get_learning_rate()
         self.skipped_steps.append({"step": step, "learning_rate": rate, "pictures": pictures})
         self.args.say(
-            f"Note: the loss is not a number at step {step} (rate {rate:.3g}), which is skipped, the"
-            f" {len(self.skipped_steps)}. of at most {self.args.max_skipped_steps}. Its pictures: {listing(pictures)}."
+            f"Note: the loss is not a number at step {step} (rate {rate:.3g}); it is skipped,"
+            f" {len(self.skipped_steps)} of at most {self.args.max_skipped_steps} steps. Its pictures:"
+            f" {listing(pictures)}."
         )
         if not scaled:
             for parameter in self.model.parameters():

@@ -134,7 +134,12 @@ class ImageClassificationTrainer(StreamingTrainer):
     def _get_dataloader(self, dataset: Dataset, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
         if is_training and self.args.world_size > 1 and not isinstance(dataset, StreamedBatches):
             dataset = CountedOnce(dataset)
-        return super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and is_training  # an evaluation counts every picture
+        try:
+            return super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     def _set_epoch(self, epoch: int) -> None:
         """Tells the draws and the order. Accelerate reaches neither in all configurations (DDP, after a resume)."""
