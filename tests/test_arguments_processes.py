@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -67,3 +69,13 @@ def test_a_folder_is_shared_where_all_see_what_one_writes(store, monkeypatch, tm
     folders = [tmp_path / "output", tmp_path / "output", tmp_path / ("output" if same else "elsewhere")]
     assert in_each(lambda rank: all_see(folders[rank], rank, WORLD), *range(WORLD)) == [same] * WORLD
     assert not list(tmp_path.iterdir())
+
+
+def test_threads_of_a_process_come_to_rest_before_it_is_forked():
+    script = (
+        "import os, time; from hf_finetune.arguments import processes; processes.rest_before_forks();"
+        "began = time.monotonic(); child = os.fork() or os._exit(0); os.waitpid(child, 0);"
+        "print(time.monotonic() - began >= processes._REST_SECONDS)"
+    )
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert printed == "True\n"

@@ -89,6 +89,7 @@ def test_a_recipe_that_cannot_be_read(refused: Refused, tmp_path: Path, text: st
         (("--max_steps", "0"), "max_steps is 0; write a number of at least 1, or null for whole epochs"),
         (("--momentum", "2"), "momentum is 2; write a number from 0 to 1"),
         (("--seed", "-1"), "seed is -1; write a number from 0 to 4294967295"),
+        (("--ddp_timeout", "86400000000000"), "ddp_timeout is 86400000000000; write a number from 1 to 31536000"),
         (("--per_device_eval_batch_size", "0"), "per_device_eval_batch_size is 0; write a number of at least 1"),
         (("--lr_milestones", "-1"), "lr_milestones is [-1]; write epochs above 0, such as [15]"),
         # a batch that does not divide

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +25,7 @@ from torch.distributed.rendezvous import rendezvous
 
 _LAUNCHED_BY = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # the variables of torchrun and accelerate launch
 _POLL_SECONDS = 0.05
+_REST_SECONDS = 0.02
 # A dataset or features may take hours; whoever waits for them must not give up when a step of training would have.
 _LONGEST_PREPARATION = timedelta(days=1)
 
@@ -51,6 +54,18 @@ def join_processes(use_cpu: bool, timeout: timedelta) -> None:
     store, rank, world_size = next(rendezvous("env://", timeout=timeout))
     _store = distributed.PrefixStore(_agree_on_attempt(store, rank, world_size, timeout), store)
     distributed.init_process_group(backend, store=_store, rank=rank, world_size=world_size, timeout=timeout)
+    if "gloo" in backend and sys.version_info < (3, 12):
+        rest_before_forks()
+
+
+def rest_before_forks() -> None:
+    """Lets gloo's threads come to rest before a process is forked, as a loader's worker is.
+
+    Such a thread frees a tensor of a collective that is over, for which Python gives it a state under a lock. Forked at
+    that instant, the child has the lock held by nobody, and before Python 3.12 waits for it for ever
+    (PyOS_AfterFork_Child mends it too late).
+    """
+    os.register_at_fork(before=partial(time.sleep, _REST_SECONDS))
 
 
 def _agree_on_attempt(store: distributed.Store, rank: int, world_size: int, timeout: timedelta) -> str:

@@ -50,9 +50,10 @@ _RANGES = {
     "per_device_eval_batch_size": (1, math.inf),
     "save_total_limit": (1, math.inf),
     "dataloader_num_workers": (0, math.inf),
+    "ddp_timeout": (1, 365 * 24 * 3600),
     "seed": (0, 2**32 - 1),
 }
-_ABOVE_ZERO = ("num_train_epochs", "lr_decay_epochs", "logging_steps", "eval_steps", "save_steps", "ddp_timeout")
+_ABOVE_ZERO = ("num_train_epochs", "lr_decay_epochs", "logging_steps", "eval_steps", "save_steps")
 
 
 @dataclass
