@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -14,7 +15,7 @@ from hf_finetune.data.bad_images import LoadingError
 from hf_finetune.data.batching import pass_on
 from hf_finetune.data.decoding import UnreadableImage
 from hf_finetune.errors import UserError
-from hf_finetune.training.loader_errors import loader_errors_in_one_line
+from hf_finetune.training.loader_errors import leave_a_lost_parent_to_itself, loader_errors_in_one_line
 
 
 class Failing(Dataset):
@@ -114,3 +115,12 @@ def test_other_errors_pass():
     for error in (RuntimeError("CUDA out of memory"), OSError("disk"), KeyError("key")):
         with pytest.raises(type(error)), loader_errors_in_one_line():
             raise error
+
+
+def test_a_worker_says_nothing_of_a_main_process_that_has_gone(monkeypatch):
+    said: list[type] = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, *rest: said.append(kind))
+    leave_a_lost_parent_to_itself()
+    for error in (ConnectionResetError(), BrokenPipeError(), ValueError()):
+        sys.excepthook(type(error), error, None)
+    assert said == [ValueError]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import re
 import shutil
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,12 @@ _OWN_ERROR = re.compile(r"\nhf_finetune\.[\w.]+: ")  # before the words of one o
 _DEAD_WORKER = re.compile(
     r"DataLoader worker \(pid\S* [\d, ]+\) (?:is killed by signal: (?P<signal>[\w ]+)|exited unexpectedly)"
 )
+
+
+def leave_a_lost_parent_to_itself() -> None:
+    """Keeps a worker's threads from printing that the main process has gone, which says itself why it has."""
+    usual = sys.excepthook
+    sys.excepthook = lambda kind, *rest: None if issubclass(kind, ConnectionError) else usual(kind, *rest)
 
 
 @contextmanager

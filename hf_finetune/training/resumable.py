@@ -34,6 +34,7 @@ from hf_finetune.training.checkpoints import (
     remove_unfinished,
     rotate,
 )
+from hf_finetune.training.loader_errors import leave_a_lost_parent_to_itself
 from hf_finetune.training.signals import StopSignals, outlive_stop_signals
 
 _RUNNING_LOSS_FILE = "running_loss.json"
@@ -80,8 +81,7 @@ class ResumableTrainer(Trainer):
         prepared = super()._get_dataloader(*args, **kwargs)
         loader = getattr(prepared, "base_dataloader", prepared)  # what Accelerate has wrapped it in passes nothing on
         loader.generator = torch.Generator().manual_seed(self.args.seed)
-        if self.args.save_on_signal:
-            loader.worker_init_fn = partial(_init_worker, loader.worker_init_fn)
+        loader.worker_init_fn = partial(_init_worker, self.args.save_on_signal, loader.worker_init_fn)
         return prepared
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
@@ -268,7 +268,9 @@ class ResumableTrainer(Trainer):
             self._reload_whole(self.state.best_model_checkpoint)
 
 
-def _init_worker(stock: Any, worker: int) -> None:
+def _init_worker(outlives_stop_signals: bool, stock: Any, worker: int) -> None:
     if stock is not None:
         stock(worker)
-    outlive_stop_signals()
+    leave_a_lost_parent_to_itself()
+    if outlives_stop_signals:
+        outlive_stop_signals()

@@ -55,7 +55,8 @@ def train(
 
 def assert_one_line(completed: subprocess.CompletedProcess[str], *words: str) -> None:
     assert completed.returncode == 2, completed.stderr[-3000:]
-    (line,) = completed.stderr.splitlines()
+    line, *more = completed.stderr.splitlines()
+    assert not more, completed.stderr
     assert line.startswith("hf-finetune: error: ")
     for word in words:
         assert word in line
@@ -118,7 +119,7 @@ def test_two_processes_skip_alike_and_name_all(pictures, tmp_path, workers):
         content = json.loads((output / "metrics.json").read_text())
         assert content["unreadable_pictures"] == [f"{LOST} (not a picture)"]
         assert content["metrics"]["train_skipped_steps"] == len(content["skipped_steps"]) == count
-        assert completed.stdout.count("which is skipped") == count
+        assert completed.stdout.count("it is skipped") == count
     assert len(content["skipped_steps"][0]["pictures"]) == 16  # of both processes
 
 
