@@ -11,10 +11,12 @@ import json
 import re
 import threading
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.hub_server import AnsweringHandler
 
 COMMIT = "5" * 40
 _DATE = "2026-01-01T00:00:00.000Z"
@@ -59,20 +61,8 @@ class DatasetServer:
             self.close()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(AnsweringHandler):
     hub: DatasetServer
-    protocol_version = "HTTP/1.1"
-
-    def answer(self, status: int, content: Any = b"", **headers: str) -> None:
-        if not isinstance(content, bytes):
-            content = json.dumps(content).encode()
-            headers["Content-Type"] = "application/json"
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
 
     def handle_request(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

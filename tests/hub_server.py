@@ -152,11 +152,10 @@ _NO_REPOSITORY = _Refusal(404, "Repository not found", "RepoNotFound")
 _NAME = r"(?P<name>[^/]+/[^/]+)"
 
 
-class _Handler(BaseHTTPRequestHandler):
-    hub: HubServer
-    protocol_version = "HTTP/1.1"
+class AnsweringHandler(BaseHTTPRequestHandler):
+    """Sends a status, headers and bytes, or anything else as JSON; to HEAD without the content."""
 
-    # ---- what the routes share ----
+    protocol_version = "HTTP/1.1"
 
     def answer(self, status: int, content: Any = b"", **headers: str) -> None:
         if not isinstance(content, bytes):
@@ -168,6 +167,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
+
+
+class _Handler(AnsweringHandler):
+    hub: HubServer
+
+    # ---- what the routes share ----
 
     def handle_request(self) -> None:
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

@@ -147,8 +147,7 @@ def test_a_loader_gives_every_process_as_many_batches(dataset, tmp_path) -> None
     assert isinstance(trainer.train_dataset, StreamedBatches)
     for processes in (1, 2, 3, 5):
         args = type("Arguments", (), {
-            "world_size": processes, "dataloader_num_workers": 2, "dataloader_drop_last": False, "data_seed": None,
-            "seed": 1,
+            "world_size": processes, "dataloader_num_workers": 2, "dataloader_drop_last": False, "order_seed": 1,
         })  # fmt: skip
         arrangement = arrange(103, 8, args, 40, is_training=True)
         assert arrangement.lanes == 2 * processes and arrangement.block_size == 20

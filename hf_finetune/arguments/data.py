@@ -79,6 +79,12 @@ class DataArguments:
                 "decode_cache is always, but with streaming no picture is kept; write --decode_cache auto, or"
                 " --streaming false."
             )
+        if self.streaming:
+            self.decode_cache = "never"
+        for name in ("max_train_samples", "max_eval_samples"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 1:
+                raise UserError(f"{name} is {limit}; write a number of pictures of at least 1.")
         if self.shuffle_buffer_size < 1:
             raise UserError(f"shuffle_buffer_size is {self.shuffle_buffer_size}; write a number of at least 1.")
         if not 0 <= self.validation_fraction < 1:

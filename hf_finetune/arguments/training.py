@@ -280,6 +280,11 @@ class FinetuneArguments(TrainingArguments):
         """How many optimizer steps with a loss that is not a number may be skipped (`on_nan`)."""
         return self.on_nan[1] if self.on_nan and self.on_nan[0] == "skip" else 0
 
+    @property
+    def order_seed(self) -> int:
+        """What decides in which order an epoch visits the training pictures."""
+        return self.seed if self.data_seed is None else self.data_seed
+
     def say(self, *lines: str) -> None:
         """Prints lines for the user, from one process only."""
         if lines and self.process_index == 0:

@@ -20,7 +20,14 @@ from hf_finetune.data.header_check import check_headers, describe_bad_image
 from hf_finetune.data.labels import Labels, map_labels, missing_classes
 from hf_finetune.data.raw import RawDataset, listing
 from hf_finetune.data.sources import open_source
-from hf_finetune.data.splits import ROLES, choose_splits, random_subset, stratified_split
+from hf_finetune.data.splits import (
+    ROLES,
+    choose_splits,
+    note_unused_splits,
+    random_subset,
+    reference_split,
+    stratified_split,
+)
 from hf_finetune.errors import UserError
 
 # Pixels of a picture that may travel whole: above it, what is cropped or resized away costs more than a batch saves.
@@ -90,14 +97,15 @@ def load_image_dataset(
     """
     raw, entry = open_source(arguments, earlier.lost_files if earlier else ())
     roles = choose_splits(raw, {role: getattr(arguments, f"{role}_split") for role in ROLES}, entry)
-    reference = _reference_split(raw, roles, require_train)
+    reference = reference_split(raw, roles, require_train)
+    for split in roles.values():
+        if not len(raw.splits[split]):
+            raise UserError(f"{raw.source}: split {split} has no pictures.")
     image_column, labels = _read_columns(raw, roles, reference, arguments, entry)
 
     result = ImageDataset({}, {}, labels.names, raw.source, entry, [*raw.notes, *labels.notes])
     result.revision, result.folder = raw.revision, raw.folder
-    unused = [split for split in raw.splits if split not in roles.values()]
-    if unused:
-        result.notes.append(f"Splits not used: {', '.join(unused)}.")
+    result.notes += note_unused_splits(raw, roles)
     if entry is not None and len(labels.names) != entry.num_classes:
         result.notes.append(f"{entry.name} has {entry.num_classes:,} classes, but this copy {len(labels.names):,}.")
     for role, split in roles.items():
@@ -134,18 +142,6 @@ def load_image_dataset(
         if len(dataset) != totals[role]:
             result.split_names[role] += f" ({len(dataset):,} of {totals[role]:,})"
     return result
-
-
-def _reference_split(raw: RawDataset, roles: dict[str, str], require_train: bool) -> str:
-    """Returns the split that says which classes there are: train, or the first there is where train may be absent."""
-    if "train" not in roles and (require_train or not roles):
-        raise UserError(
-            f"{raw.source} has no split to train on: it has {', '.join(raw.splits)}; write --train_split NAME."
-        )
-    for split in roles.values():
-        if not len(raw.splits[split]):
-            raise UserError(f"{raw.source}: split {split} has no pictures.")
-    return next(roles[role] for role in ROLES if role in roles)
 
 
 def _read_columns(
@@ -217,10 +213,7 @@ def _note_missing_classes(result: ImageDataset) -> None:
 
 def _limit(result: ImageDataset, arguments: DataArguments, seed: int) -> None:
     for role, dataset in result.splits.items():
-        argument = "max_train_samples" if role == "train" else "max_eval_samples"
-        limit = getattr(arguments, argument)
-        if limit is not None and limit < 1:
-            raise UserError(f"{argument} is {limit}; write a number of pictures of at least 1.")
+        limit = arguments.max_train_samples if role == "train" else arguments.max_eval_samples
         if limit is not None and limit < len(dataset):
             result.splits[role] = _select(dataset, random_subset(len(dataset), limit, seed))
 

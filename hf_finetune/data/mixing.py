@@ -21,17 +21,17 @@ _QUANTILES = 4096
 
 
 @lru_cache
-def beta_quantiles(alpha: float) -> torch.Tensor:
-    """Returns the quantiles of Beta(alpha, alpha) at 0, 1/4096, ..., 1, float32 of shape (4097,)."""
+def beta_quantiles(alpha: float, device: torch.device) -> torch.Tensor:
+    """Returns the quantiles of Beta(alpha, alpha) at 0, 1/4096, ..., 1, float32 of shape (4097,), on the device."""
     from scipy.special import betaincinv  # half a second that only recipes which mix should pay
 
     levels = torch.linspace(0, 1, _QUANTILES + 1, dtype=torch.float64)
-    return torch.from_numpy(betaincinv(alpha, alpha, levels.numpy())).float()
+    return torch.from_numpy(betaincinv(alpha, alpha, levels.numpy())).float().to(device)
 
 
 def beta_draw(alpha: float, draw: torch.Tensor) -> torch.Tensor:
     """Returns the draw from Beta(alpha, alpha), a float32 scalar, that belongs to a uniform one in [0, 1)."""
-    quantiles = beta_quantiles(alpha).to(draw.device)
+    quantiles = beta_quantiles(alpha, draw.device)
     position = draw * _QUANTILES
     below = position.floor().long()
     return torch.lerp(quantiles[below], quantiles[below + 1], position - below)

@@ -54,6 +54,24 @@ def choose_splits(raw: RawDataset, wanted: Mapping[str, str | None], entry: Data
     return chosen
 
 
+def reference_split(raw: RawDataset, roles: Mapping[str, str], require_train: bool) -> str:
+    """Returns the split that says which classes there are: train, or the first there is where train may be absent.
+
+    Raises `UserError` where there is none.
+    """
+    if "train" not in roles and (require_train or not roles):
+        raise UserError(
+            f"{raw.source} has no split to train on: it has {', '.join(raw.splits)}; write --train_split NAME."
+        )
+    return next(roles[role] for role in ROLES if role in roles)
+
+
+def note_unused_splits(raw: RawDataset, roles: Mapping[str, str]) -> list[str]:
+    """Returns the note that names the splits without a role, or nothing."""
+    unused = [split for split in raw.splits if split not in roles.values()]
+    return [f"Splits not used: {', '.join(unused)}."] if unused else []
+
+
 def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the row numbers (kept, held out), each sorted, int64, the same for the same seed.
 

@@ -28,7 +28,7 @@ from hf_finetune.data.loading import ImageDataset, note_what_reports
 from hf_finetune.data.raw import RawDataset, first_line
 from hf_finetune.data.shards import DAMAGE, DataFile, ParquetShards, find_file, is_passing, read_schema
 from hf_finetune.data.sources import describe_copy, find_source, open_hub_copy
-from hf_finetune.data.splits import ROLES, choose_splits
+from hf_finetune.data.splits import ROLES, choose_splits, note_unused_splits, reference_split
 from hf_finetune.data.streamed_split import HoldOut, StreamedSplit
 from hf_finetune.data.tars import TarShards, first_sample, image_fields, stated_lengths
 from hf_finetune.errors import UserError
@@ -64,11 +64,7 @@ def load_streamed_dataset(
         opened.source,
     )
     roles = choose_splits(raw, {role: getattr(arguments, f"{role}_split") for role in ROLES}, entry)
-    if "train" not in roles and (require_train or not roles):
-        raise UserError(
-            f"{raw.source} has no split to train on: it has {', '.join(raw.splits)}; write --train_split NAME."
-        )
-    reference = next(roles[role] for role in ROLES if role in roles)
+    reference = reference_split(raw, roles, require_train)
     image_column = find_image_column(raw, reference, arguments.image_column, entry.image_column if entry else None)
     label_column = find_label_column(
         raw, reference, image_column, arguments.label_column, entry.label_column if entry else None
@@ -87,9 +83,7 @@ def load_streamed_dataset(
 
     result = ImageDataset({}, {}, names, raw.source, entry)
     result.revision = opened.commit
-    unused = [split for split in raw.splits if split not in roles.values()]
-    if unused:
-        result.notes.append(f"Splits not used: {', '.join(unused)}.")
+    result.notes += note_unused_splits(raw, roles)
     for role, split in roles.items():
         if split not in shards:
             result.notes.append(f"Split {split} is not used as {role}: it has no column {label_column}.")
@@ -233,10 +227,7 @@ def _divide(result: ImageDataset, arguments: DataArguments, seed: int) -> None:
     result.splits = {role: result.splits[role] for role in ROLES if role in result.splits}
     result.split_names = {role: result.split_names[role] for role in result.splits}
     for role, split in result.splits.items():
-        argument = "max_train_samples" if role == "train" else "max_eval_samples"
-        limit, total = getattr(arguments, argument), len(split)
-        if limit is not None and limit < 1:
-            raise UserError(f"{argument} is {limit}; write a number of pictures of at least 1.")
+        limit, total = arguments.max_train_samples if role == "train" else arguments.max_eval_samples, len(split)
         if limit is not None and limit < total:
             shards = split.limit(limit, seed)
             result.split_names[role] += f" ({limit:,} of {total:,}, from {shards:,} of {len(split.counts):,} shards)"

@@ -63,8 +63,9 @@ def evaluate_model(model: str, **settings: Any) -> EvaluationResult:
     class_ids = match_classes(None if data_arguments.streaming else split, data.label_names, names)
     image_processor = load_image_processor(model_arguments, network.config)
     with args.main_process_first(desc="decoded pictures"):
-        keep_decoded = "never" if data_arguments.streaming else data_arguments.decode_cache
-        decoded = open_decoded_pictures(data, keep_decoded, args.say, args.world_size, args.local_process_index)
+        decoded = open_decoded_pictures(
+            data, data_arguments.decode_cache, args.say, args.world_size, args.local_process_index
+        )
     bad_images = BadImages(data, data_arguments.on_bad_image)
     stage = EvaluationStage(image_processor, data.uniform, class_ids)
     batches = bad_images.watch(role, picture_batches(split, stage, decoded.get(role)))

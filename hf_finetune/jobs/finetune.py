@@ -158,8 +158,9 @@ def prepare(recipe: Recipe) -> PreparedRun:
         training_stage = TrainingStage(transforms, args.seed, shared=args.dataloader_num_workers > 0)
     evaluation_stage = EvaluationStage(image_processor, data.uniform)
     with args.main_process_first(desc="decoded pictures"):
-        keep_decoded = "never" if data_arguments.streaming else data_arguments.decode_cache
-        decoded = open_decoded_pictures(data, keep_decoded, args.say, args.world_size, args.local_process_index)
+        decoded = open_decoded_pictures(
+            data, data_arguments.decode_cache, args.say, args.world_size, args.local_process_index
+        )
     bad_images = BadImages(data, data_arguments.on_bad_image)
     evaluated = {
         role: bad_images.watch(role, picture_batches(split, evaluation_stage, decoded.get(role)))

@@ -102,5 +102,4 @@ def arrange(count: int, batch_size: int, args: FinetuneArguments, buffer_size: i
         count = count // pictures * pictures
     elif args.world_size > 1:
         count = -(-count // pictures) * pictures
-    seed = args.seed if args.data_seed is None else args.data_seed
-    return Arrangement(count, batch_size, workers * args.world_size, max(1, buffer_size // workers), seed)
+    return Arrangement(count, batch_size, workers * args.world_size, max(1, buffer_size // workers), args.order_seed)

@@ -124,11 +124,10 @@ class ImageClassificationTrainer(StreamingTrainer):
     def _get_train_sampler(self, train_dataset: PictureBatches | None = None) -> Sampler[int] | None:
         if self.args.train_sampling_strategy != "random":
             return super()._get_train_sampler(train_dataset)
-        args = self.args
-        in_one_pass = 1 if args.dataloader_drop_last else args.train_batch_size * args.world_size
-        count = len(train_dataset or self.train_dataset)
-        seed = args.seed if args.data_seed is None else args.data_seed
-        self._sampler = EpochSampler(count, seed, in_one_pass if args.world_size > 1 else 1)
+        args, count = self.args, len(train_dataset or self.train_dataset)
+        fills_up = args.world_size > 1 and not args.dataloader_drop_last
+        multiple = args.train_batch_size * args.world_size if fills_up else 1
+        self._sampler = EpochSampler(count, args.order_seed, multiple)
         return self._sampler
 
     def _get_dataloader(self, dataset: Dataset, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:

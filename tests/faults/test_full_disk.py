@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.child import PHASE, RESULT, SAVES, TRAINING
-from tests.faults.harness import assert_same_end, assert_whole, checkpoints, run_undisturbed, start, wait
+from tests.faults.harness import assert_same_end, assert_whole, checkpoints, start, wait
 from tests.tiny import TINY_RESNET, write_recipe
 
 pytestmark = pytest.mark.faults
@@ -39,13 +39,6 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
 def command(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     recipe = write_recipe(tmp_path_factory.mktemp("recipe"), global_batch_size=4, model_config=_RESNET)
     return ["--recipe", str(recipe), "--dataset", str(picture_folder)]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    run_undisturbed(command, folder, 1)
-    return folder
 
 
 def go_on(command: list[str], folder: Path) -> tuple[int, str]:

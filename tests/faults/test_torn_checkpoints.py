@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.child import SAVES
-from tests.faults.harness import Interruption, assert_same_end, checkpoints, run_undisturbed, start, wait
+from tests.faults.harness import Interruption, assert_same_end, checkpoints, start, wait
 from tests.tiny import write_recipe
 
 pytestmark = pytest.mark.faults
@@ -55,13 +55,6 @@ def command(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> l
         save_total_limit=3,
     )
     return ["--recipe", str(recipe), "--dataset", str(picture_folder)]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    run_undisturbed(command, folder, 1)
-    return folder
 
 
 @pytest.fixture(scope="module")
