@@ -63,7 +63,7 @@ def main(words: list[str]) -> None:
 
     register_optimizer_step_post_hook(recorder.after_step)
     if side == "ours":
-        from hf_finetune.cli import main as train
+        from hf_finetune.cli.main import main as train
 
         sys.exit(train(["train", *rest]))
 

@@ -11,7 +11,7 @@ from benchmarks.ours import TINY_RESNET, prepare_ours, source_rows, unknown_keys
 from benchmarks.pictures import CIFAR10_MEAN, CIFAR10_STD, hub_copy
 from benchmarks.steps import CROP_AND_FLIP
 from benchmarks.stock import Schedule, load_stock_dataset, set_stock_transform, stock_trainer, twin
-from hf_finetune.jobs.finetune import PreparedRun
+from hf_finetune.training.run import PreparedRun
 
 
 def one_pass(trainer: Trainer) -> float:

@@ -7,7 +7,7 @@ from benchmarks.harness import Answer, Row, Session, alternate, compare_seconds,
 from benchmarks.ours import TINY_RESNET, prepare_ours
 from benchmarks.pictures import photograph_folder
 from benchmarks.stock import Schedule, load_stock_dataset, set_stock_transform, stock_trainer, twin
-from hf_finetune.models.image_processor import IMAGENET_MEAN, IMAGENET_STD
+from hf_finetune.models.processor import IMAGENET_MEAN, IMAGENET_STD
 
 
 def _compare(session: Session, kind: str, question: str, count: int, required: float) -> Row:

@@ -11,7 +11,7 @@ from benchmarks.pictures import CIFAR10_MEAN, CIFAR10_STD, hub_copy, photograph_
 from benchmarks.stock import Schedule, load_stock_dataset, set_stock_transform, stock_trainer, twin
 from benchmarks.train_resnet50 import RESNET50
 from benchmarks.train_small import SMALL_RESNET
-from hf_finetune.models.image_processor import IMAGENET_MEAN, IMAGENET_STD
+from hf_finetune.models.processor import IMAGENET_MEAN, IMAGENET_STD
 
 
 def _compare(

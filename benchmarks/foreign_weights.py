@@ -28,8 +28,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hf_finetune.arguments import ModelArguments
-from hf_finetune.models.loading import load_trained
+from hf_finetune.config.model import ModelArguments
+from hf_finetune.models.load import load_trained
 
 CLASSES = 10
 Network = tuple[str, Callable[[], nn.Module], int]  # a name, what builds it, and the side of its pictures in pixels

@@ -97,7 +97,7 @@ def main(words: list[str]) -> None:
     if side == "stock":
         _train_stock(json.loads(rest[0]))
     else:
-        from hf_finetune.cli import main as train  # as the command is run
+        from hf_finetune.cli.main import main as train  # as the command is run
 
         if code := train(["train", *rest]):
             sys.exit(code)

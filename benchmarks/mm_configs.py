@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from hf_finetune.errors import UserError
-from hf_finetune.importing.importer import import_config
+from hf_finetune.mmclassification.importer import import_config
 
 WAYS = ("whole", "remarks", "refused")
 

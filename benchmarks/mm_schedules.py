@@ -20,9 +20,9 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import scheduler as schedulers
 
-from hf_finetune.arguments import FinetuneArguments
+from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.errors import UserError
-from hf_finetune.importing.importer import import_config
+from hf_finetune.mmclassification.importer import import_config
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
 UPDATES = 100  # steps of an epoch

@@ -6,9 +6,9 @@ from typing import Any
 
 from benchmarks.harness import Session, quiet
 from benchmarks.stock import Schedule
-from hf_finetune.jobs.finetune import PreparedRun, prepare
-from hf_finetune.parsing import argument_fields
-from hf_finetune.recipe import Recipe
+from hf_finetune.config.parsing import argument_fields
+from hf_finetune.config.recipe import Recipe
+from hf_finetune.training.run import PreparedRun, prepare
 
 # For questions about pictures, where the network only has to be there, and in place of any network in quick runs.
 TINY_RESNET = {"embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic"}

@@ -18,7 +18,7 @@ from transformers import AutoModelForImageClassification, PreTrainedModel, Train
 from benchmarks.harness import Session, datasets_cache, quiet, synchronize
 from benchmarks.ours import prepare_ours, source_rows
 from benchmarks.stock import Schedule, load_stock_dataset, set_stock_transform, stock_trainer, twin
-from hf_finetune.models.image_processor import describe
+from hf_finetune.models.processor import describe
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
-    "FinetuneResult": "hf_finetune.jobs.finetune",
+    "FinetuneResult": "hf_finetune.training.run",
     "UserError": "hf_finetune.errors",
     "evaluate_model": "hf_finetune.jobs.evaluate",
     "export_model": "hf_finetune.jobs.export",
-    "finetune": "hf_finetune.jobs.finetune",
+    "finetune": "hf_finetune.training.run",
 }
 
 __all__ = sorted(_PUBLIC)

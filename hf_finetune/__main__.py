@@ -2,6 +2,6 @@
 
 import sys
 
-from hf_finetune.cli import main
+from hf_finetune.cli.main import main
 
 sys.exit(main())

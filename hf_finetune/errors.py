@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 
@@ -29,6 +29,18 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns ` Did you mean "x"?` for the nearest known spelling of `word`, or an empty string if none is near."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f' Did you mean "{matches[0]}"?' if matches else ""
+
+
+def listing(names: Sequence[object], limit: int = 5) -> str:
+    """Returns `a, b, c`, and from `limit` names on `a, b, c, d, e and 7 more`."""
+    shown = ", ".join(str(name) for name in names[:limit])
+    return f"{shown} and {len(names) - limit:,} more" if len(names) > limit else shown
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of another library's message, to stand inside a message of ours."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 class OneLineParser(argparse.ArgumentParser):

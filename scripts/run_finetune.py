@@ -6,7 +6,7 @@ torchrun --standalone --nproc_per_node 2 scripts/run_finetune.py --dataset digit
 
 import sys
 
-from hf_finetune.cli import main
+from hf_finetune.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

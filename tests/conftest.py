@@ -21,9 +21,9 @@ import PIL.Image
 import pytest
 import torch
 
-from tests.hub_session import logged_in, server  # noqa: F401 - fixtures
-from tests.mistakes import refused  # noqa: F401 - a fixture
-from tests.tiny import write_recipe
+from tests.helpers.hub_session import logged_in, server  # noqa: F401 - fixtures
+from tests.helpers.mistakes import refused  # noqa: F401 - a fixture
+from tests.helpers.tiny import write_recipe
 
 atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 

@@ -8,9 +8,9 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
-from hf_finetune.arguments import FinetuneArguments
+from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.errors import UserError
-from tests.test_processes import REPOSITORY
+from tests.training.test_processes import REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / "scripts" / "accelerate").glob("*.yaml"))
 KINDS = {

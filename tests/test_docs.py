@@ -24,16 +24,18 @@ from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
 from benchmarks import __main__ as benchmarks
-from hf_finetune import cli
-from hf_finetune.arguments import DataArguments, FinetuneArguments, ModelArguments
-from hf_finetune.data.batch_transforms import BATCH_TRANSFORMS
+from hf_finetune.cli import main as cli
+from hf_finetune.config.data import DataArguments
+from hf_finetune.config.model import ModelArguments
+from hf_finetune.config.parsing import argument_fields, build_arguments
+from hf_finetune.config.recipe import Recipe, load_recipe, override
+from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.data.catalog import CATALOG, DatasetEntry
+from hf_finetune.data.transforms.batch import BATCH_TRANSFORMS
 from hf_finetune.jobs.evaluate import evaluate_model
 from hf_finetune.jobs.export import export_model
-from hf_finetune.jobs.finetune import finetune
 from hf_finetune.jobs.import_config import import_as_recipe
-from hf_finetune.parsing import argument_fields, build_arguments
-from hf_finetune.recipe import Recipe, load_recipe, override
+from hf_finetune.training.run import finetune
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")])
@@ -87,11 +89,11 @@ class Reader:
         self.printed = ""
         self.jobs: list[str] = []
         self.capsys = capsys
-        monkeypatch.setattr("hf_finetune.jobs.finetune.run", self.train)
+        monkeypatch.setattr("hf_finetune.training.run.run", self.train)
         monkeypatch.setattr("hf_finetune.jobs.evaluate.evaluate_model", self.job("evaluate"))
         monkeypatch.setattr("hf_finetune.jobs.predict.predict_files", self.job("predict"))
         monkeypatch.setattr("hf_finetune.jobs.export.export_model", self.job("export"))
-        monkeypatch.setattr("hf_finetune.publishing.hub.push_folder", self.job("push"))
+        monkeypatch.setattr("hf_finetune.hub.push.push_folder", self.job("push"))
         monkeypatch.setattr("hf_finetune.jobs.convert.convert_weights", self.job("convert"))
         monkeypatch.setattr("hf_finetune.jobs.import_config.import_as_recipe", self.import_config)
 

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, ResNetConfig, ResNetForImageClassification
 
-from hf_finetune.cli import main
-from hf_finetune.parsing import argument_fields, build_arguments
-from hf_finetune.recipe import load_recipe, override
-from tests.test_trainer import make_model, make_trainer
+from hf_finetune.cli.main import main
+from hf_finetune.config.parsing import argument_fields, build_arguments
+from hf_finetune.config.recipe import load_recipe, override
+from tests.training.test_trainer import make_model, make_trainer
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 

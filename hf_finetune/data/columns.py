@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
-from hf_finetune.data.decoding import IMAGE_EXTENSIONS
-from hf_finetune.data.raw import RawDataset
+from hf_finetune.data.images.decoding import IMAGE_EXTENSIONS
+from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.errors import UserError, did_you_mean
 
 SPLIT_COLUMN = "split"  # a table's column of this name says which split a row belongs to

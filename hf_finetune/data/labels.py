@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset
 
 from hf_finetune.data.columns import arrow_column
-from hf_finetune.data.raw import RawDataset, listing
-from hf_finetune.errors import UserError
+from hf_finetune.data.sources.raw import RawDataset
+from hf_finetune.errors import UserError, listing
 
 UNLABELLED = -1  # the Hub's convention for hidden labels
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from hf_finetune.data.catalog import DatasetEntry
-from hf_finetune.data.raw import RawDataset
+from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.errors import UserError, did_you_mean
 
 ROLES: dict[str, tuple[str, ...]] = {

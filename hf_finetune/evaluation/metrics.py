@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional
 from transformers import EvalPrediction
 
-from hf_finetune.data.batching import NOT_COUNTED
+from hf_finetune.data.batches import NOT_COUNTED
 from hf_finetune.errors import UserError
 
 _MODULE = Path(__file__).parent / "modules" / "image_classification"

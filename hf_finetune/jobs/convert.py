@@ -6,11 +6,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from hf_finetune.config.parsing import build_arguments
+from hf_finetune.config.recipe import Recipe
 from hf_finetune.errors import UserError
-from hf_finetune.models.image_processor import load_image_processor
-from hf_finetune.models.loading import load_config, load_model, quiet_transformers
-from hf_finetune.parsing import build_arguments
-from hf_finetune.recipe import Recipe
+from hf_finetune.models.load import load_config, load_model, quiet_transformers
+from hf_finetune.models.processor import load_image_processor
 
 
 def convert_weights(source: str, folder: Path, **settings: Any) -> None:

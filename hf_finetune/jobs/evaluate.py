@@ -8,19 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from hf_finetune.data.bad_images import BadImages, note_lost
-from hf_finetune.data.batching import DeviceStage, EvaluationStage
-from hf_finetune.data.decode_cache import finish, open_decoded_pictures
+from hf_finetune.config.parsing import build_arguments
+from hf_finetune.config.recipe import Recipe
+from hf_finetune.data.build import load_image_dataset
+from hf_finetune.data.device import DeviceStage
+from hf_finetune.data.images.cache import finish, open_decoded_pictures
+from hf_finetune.data.images.unreadable import BadImages, note_lost
 from hf_finetune.data.labels import match_classes
-from hf_finetune.data.loading import load_image_dataset
-from hf_finetune.data.streaming import picture_batches
-from hf_finetune.data.streaming_source import load_streamed_dataset
+from hf_finetune.data.stages import EvaluationStage
+from hf_finetune.data.streaming.build import load_streamed_dataset
+from hf_finetune.data.streaming.dataset import picture_batches
 from hf_finetune.evaluation.metrics import ClassificationMetrics, per_class_figures, reduce_logits
 from hf_finetune.evaluation.report import describe_split, format_report
-from hf_finetune.models.image_processor import load_image_processor
-from hf_finetune.models.loading import load_trained
-from hf_finetune.parsing import build_arguments
-from hf_finetune.recipe import Recipe
+from hf_finetune.models.load import load_trained
+from hf_finetune.models.processor import load_image_processor
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
 

@@ -17,19 +17,22 @@ from datasets import Dataset
 from torch.utils.data import DataLoader, Subset, default_collate
 from tqdm import tqdm
 
-from hf_finetune.arguments import FinetuneArguments
-from hf_finetune.data.batching import DeviceStage, EvaluationStage, PictureBatches, pass_on
+from hf_finetune.config.parsing import build_arguments
+from hf_finetune.config.recipe import Recipe
+from hf_finetune.config.training import FinetuneArguments
+from hf_finetune.data.batches import PictureBatches, pass_on
+from hf_finetune.data.build import load_image_dataset
+from hf_finetune.data.dataset import ImageDataset
+from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.labels import match_classes
-from hf_finetune.data.loading import ImageDataset, load_image_dataset
 from hf_finetune.data.splits import random_subset
+from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.evaluation.report import format_figure
-from hf_finetune.models.image_processor import describe, load_image_processor
-from hf_finetune.models.loading import load_trained
-from hf_finetune.parsing import build_arguments
-from hf_finetune.publishing.export import Agreement, LogitsOf, quantize_int8, write_folder, write_onnx
-from hf_finetune.publishing.onnx_model import OnnxModel, need_packages
-from hf_finetune.recipe import Recipe
+from hf_finetune.exporters.formats import Agreement, LogitsOf, quantize_int8, write_folder, write_onnx
+from hf_finetune.exporters.onnx_model import OnnxModel, need_packages
+from hf_finetune.models.load import load_trained
+from hf_finetune.models.processor import describe, load_image_processor
 
 FORMATS = ("onnx", "safetensors")
 _NOISE_PICTURES = 16

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from hf_finetune.errors import UserError
-from hf_finetune.importing.importer import import_config
-from hf_finetune.importing.recipe_text import packaged_bases, write_recipe
+from hf_finetune.mmclassification.importer import import_config
+from hf_finetune.mmclassification.recipe_text import packaged_bases, write_recipe
 
 
 def import_as_recipe(config: str, output: Path | None = None) -> str:

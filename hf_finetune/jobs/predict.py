@@ -11,14 +11,15 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from hf_finetune.arguments import ModelArguments
-from hf_finetune.data.batching import DeviceStage, EvaluationStage
-from hf_finetune.data.decoding import IMAGE_EXTENSIONS
+from hf_finetune.config.model import ModelArguments
+from hf_finetune.data.device import DeviceStage
+from hf_finetune.data.images.decoding import IMAGE_EXTENSIONS
+from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError
-from hf_finetune.models.image_processor import load_image_processor
-from hf_finetune.models.loading import load_trained
-from hf_finetune.publishing.export import LogitsOf
-from hf_finetune.publishing.onnx_model import OnnxModel
+from hf_finetune.exporters.formats import LogitsOf
+from hf_finetune.exporters.onnx_model import OnnxModel
+from hf_finetune.models.load import load_trained
+from hf_finetune.models.processor import load_image_processor
 
 
 def _find_pictures(paths: Sequence[str]) -> list[Path]:

@@ -6,7 +6,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_finetune.errors import UserError
-from hf_finetune.models.loading import head_parameter_names
+from hf_finetune.models.load import head_parameter_names
 
 
 def head_module(model: PreTrainedModel) -> nn.Module | None:

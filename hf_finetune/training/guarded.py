@@ -16,10 +16,9 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from hf_finetune.data.bad_images import BadImages, LoadingError
-from hf_finetune.data.raw import listing
-from hf_finetune.errors import UserError
-from hf_finetune.training.checkpoints import list_checkpoints
+from hf_finetune.data.images.unreadable import BadImages, LoadingError
+from hf_finetune.errors import UserError, listing
+from hf_finetune.training.checkpoints.store import list_checkpoints
 from hf_finetune.training.loader_errors import loader_errors_in_one_line
 from hf_finetune.training.resumable import ResumableTrainer
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hf_finetune.data.bad_images import LoadingError
+from hf_finetune.data.images.unreadable import LoadingError
 from hf_finetune.errors import UserError
 
 _SHARED_MEMORY = Path("/dev/shm")

@@ -21,10 +21,10 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from hf_finetune.arguments import FinetuneArguments
+from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.errors import Interrupted
-from hf_finetune.models.loading import quiet_transformers
-from hf_finetune.training.checkpoints import (
+from hf_finetune.models.load import quiet_transformers
+from hf_finetune.training.checkpoints.store import (
     STATE_FILE,
     UNFINISHED_FOLDER,
     check_room,
@@ -34,8 +34,8 @@ from hf_finetune.training.checkpoints import (
     remove_unfinished,
     rotate,
 )
+from hf_finetune.training.extensions.stop_signals import StopSignals, outlive_stop_signals
 from hf_finetune.training.loader_errors import leave_a_lost_parent_to_itself
-from hf_finetune.training.signals import StopSignals, outlive_stop_signals
 
 _RUNNING_LOSS_FILE = "running_loss.json"
 

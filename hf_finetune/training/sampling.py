@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from hf_finetune.data.batching import NOT_COUNTED
+from hf_finetune.data.batches import NOT_COUNTED
 
 _CHUNK = 4096  # rows that are Python numbers at a time
 

@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from hf_finetune.arguments import FinetuneArguments
-from hf_finetune.data.streaming import Arrangement, StreamedBatches
+from hf_finetune.config.training import FinetuneArguments
+from hf_finetune.data.streaming.dataset import Arrangement, StreamedBatches
 from hf_finetune.errors import UserError
-from hf_finetune.training.averaging import AveragingTrainer
+from hf_finetune.training.extensions.ema import AveragingTrainer
 
 
 class StreamingTrainer(AveragingTrainer):

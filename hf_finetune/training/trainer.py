@@ -23,15 +23,17 @@ from transformers import (
 )
 from transformers.trainer_utils import EvalLoopOutput
 
-from hf_finetune.arguments import FinetuneArguments
-from hf_finetune.data.bad_images import BadImages
-from hf_finetune.data.batching import DeviceStage, PictureBatches, TrainingStage, pass_on
-from hf_finetune.data.raw import first_line
-from hf_finetune.data.streaming import StreamedBatches
-from hf_finetune.errors import UserError, did_you_mean
-from hf_finetune.training.callbacks import EpochCallback, LogLineCallback, PlainLogLineCallback
+from hf_finetune.config.training import FinetuneArguments
+from hf_finetune.data.batches import PictureBatches, pass_on
+from hf_finetune.data.device import DeviceStage
+from hf_finetune.data.images.unreadable import BadImages
+from hf_finetune.data.stages import TrainingStage
+from hf_finetune.data.streaming.dataset import StreamedBatches
+from hf_finetune.errors import UserError, did_you_mean, first_line
+from hf_finetune.training.extensions.log_lines import EpochCallback, LogLineCallback, PlainLogLineCallback
 from hf_finetune.training.host_memory import keep_freed_memory
-from hf_finetune.training.optimization import build_schedule, classification_loss
+from hf_finetune.training.loss import classification_loss
+from hf_finetune.training.optimization import build_schedule
 from hf_finetune.training.sampling import CountedOnce, EpochSampler
 from hf_finetune.training.streaming_trainer import StreamingTrainer
 

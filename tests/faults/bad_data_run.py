@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from hf_finetune.cli import main
+from hf_finetune.cli.main import main
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
 

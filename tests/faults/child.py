@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-import hf_finetune.jobs.finetune
-import hf_finetune.publishing.result
-import hf_finetune.training.head_probe  # it is imported late, and so here, once
-from hf_finetune.cli import main
+import hf_finetune.training.frozen.probe  # it is imported late, and so here, once
+import hf_finetune.training.result
+import hf_finetune.training.run
+from hf_finetune.cli.main import main
 from hf_finetune.training.resumable import ResumableTrainer
 
 PHASES = ("start-up", "training", "evaluation", "saving", "result")
@@ -71,10 +71,10 @@ def _tell_what_is_done(shared: Any) -> None:
 
     ResumableTrainer._maybe_log_save_evaluate = counting
 
-    save_result = hf_finetune.publishing.result.save_result
+    save_result = hf_finetune.training.result.save_result
 
     def keeping_history(folder: Path, record: Any) -> None:
         (folder / HISTORY_FILE).write_text(json.dumps(record.log_history))
         save_result(folder, record)
 
-    hf_finetune.publishing.result.save_result = keeping_history
+    hf_finetune.training.result.save_result = keeping_history

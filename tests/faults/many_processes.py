@@ -12,8 +12,9 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from hf_finetune.data.batching import EvaluationStage, PictureBatches
-from tests.test_trainer import PROCESSOR, hold_batch_norm, make_dataset, make_model, make_trainer
+from hf_finetune.data.batches import PictureBatches
+from hf_finetune.data.stages import EvaluationStage
+from tests.training.test_trainer import PROCESSOR, hold_batch_norm, make_dataset, make_model, make_trainer
 
 GLOBAL_BATCH = 16
 TRAINED = (64, 61, 33, 3)  # pictures: even, uneven, one left over, fewer than processes

@@ -16,16 +16,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hf_finetune.arguments import DataArguments
-from hf_finetune.data.bad_images import BadImages
-from hf_finetune.data.batching import EvaluationStage, PictureBatches
-from hf_finetune.data.decoding import UnreadableImage, decode_image
-from hf_finetune.data.loading import load_image_dataset
-from hf_finetune.data.pixels import decode_pixels
-from tests.test_bad_images import write_bomb
-from tests.test_processes import REPOSITORY, TWO_PROCESSES
-from tests.test_trainer import PROCESSOR
-from tests.tiny import write_recipe
+from hf_finetune.config.data import DataArguments
+from hf_finetune.data.batches import PictureBatches
+from hf_finetune.data.build import load_image_dataset
+from hf_finetune.data.images.decoding import UnreadableImage, decode_image
+from hf_finetune.data.images.pixels import decode_pixels
+from hf_finetune.data.images.unreadable import BadImages
+from hf_finetune.data.stages import EvaluationStage
+from tests.data.images.test_unreadable import write_bomb
+from tests.helpers.tiny import write_recipe
+from tests.training.test_processes import REPOSITORY, TWO_PROCESSES
+from tests.training.test_trainer import PROCESSOR
 
 pytestmark = pytest.mark.faults
 
@@ -236,8 +237,8 @@ def test_a_bomb_takes_no_memory(tmp_path, format):
     assert path.stat().st_size < 200_000
     code = (
         "import resource, sys\n"
-        "from hf_finetune.data.pixels import decode_pixels\n"
-        "from hf_finetune.data.decoding import UnreadableImage, read_image_size\n"
+        "from hf_finetune.data.images.pixels import decode_pixels\n"
+        "from hf_finetune.data.images.decoding import UnreadableImage, read_image_size\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for read in (read_image_size, decode_pixels):\n"
         "    for value in (sys.argv[1], open(sys.argv[1], 'rb').read()):\n"

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.harness import assert_same_weights, assert_whole, checkpoints
-from tests.test_processes import REPOSITORY, TWO_PROCESSES
-from tests.tiny import write_recipe
+from tests.helpers.tiny import write_recipe
+from tests.training.test_processes import REPOSITORY, TWO_PROCESSES
 
 pytestmark = pytest.mark.faults
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.faults.child import PHASE, RESULT, SAVES, TRAINING
 from tests.faults.harness import assert_same_end, assert_whole, checkpoints, start, wait
-from tests.tiny import TINY_RESNET, write_recipe
+from tests.helpers.tiny import TINY_RESNET, write_recipe
 
 pytestmark = pytest.mark.faults
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.harness import Interruption, Tally, assert_same_end, run_interrupted, run_undisturbed, warm_up
-from tests.tiny import write_recipe
+from tests.helpers.tiny import write_recipe
 
 pytestmark = pytest.mark.faults
 

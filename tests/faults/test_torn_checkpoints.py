@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults.child import SAVES
 from tests.faults.harness import Interruption, assert_same_end, checkpoints, start, wait
-from tests.tiny import write_recipe
+from tests.helpers.tiny import write_recipe
 
 pytestmark = pytest.mark.faults
 

@@ -1,0 +1,1 @@
+"""Recipes, the settings that they hold, and how these are read and checked."""

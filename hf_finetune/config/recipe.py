@@ -1,0 +1,262 @@
+"""The first room: a recipe is YAML with `_base_` inheritance, resolved into one flat mapping that knows its sources.
+
+`_base_` names one file or a list of files. Each name is looked for relative to the file that states it, then among the
+packaged recipes (with or without `.yaml`). A later base wins over an earlier one, a file over its bases, the command
+line over all. Mappings merge key by key, lists are replaced whole, and `null` takes a value back to its default.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import os
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hf_finetune.errors import UserError, did_you_mean
+
+RECIPES_FOLDER = Path(__file__).resolve().parents[1] / "recipes"
+BASE_KEY = "_base_"
+
+_BOOL_TAG = "tag:yaml.org,2002:bool"
+_FLOAT_TAG = "tag:yaml.org,2002:float"
+_TIMESTAMP_TAG = "tag:yaml.org,2002:timestamp"
+# `1e-2` is a number in YAML 1.2 and everywhere else, but a string for PyYAML, which asks for `1.0e-2`.
+_EXPONENT_FLOAT = re.compile(r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$")
+# Explanations are aligned up to this column; a longer line has its own two spaces after it.
+_COMMENT_COLUMN = 60
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A resolved recipe.
+
+    `name` is the packaged name or the stem of the user's file; `values` maps keys to what the files and flags set;
+    `origins` says for each key of `values` where it was set: `recipes/_base_/models/resnet50.yaml` for a packaged
+    file, the path as the user gave it, or a flag such as `--learning_rate`. A mapping merged from several sources
+    names them all, separated by a comma.
+    """
+
+    name: str
+    values: dict[str, Any]
+    origins: dict[str, str]
+
+
+def load_recipe(name_or_path: str | os.PathLike[str], known_keys: Collection[str]) -> Recipe:
+    """Loads a recipe from a path or, where no such file is, from the packaged ones, and resolves its bases.
+
+    Raises `UserError` for a recipe or base that is not there, a circle of bases, a file that is not a mapping in valid
+    YAML, a key that stands twice, and a key that is not in `known_keys`.
+    """
+    path = _find(os.fspath(name_or_path), Path(), "recipe")
+    names = {file: name for name, file in _packaged_files().items()}
+    recipe = Recipe(name=names.get(path.resolve(), path.stem), values={}, origins={})
+    for origin, layer in _layers(path, known_keys, chain=()):
+        recipe = override(recipe, layer, origin)
+    return recipe
+
+
+def override(recipe: Recipe, values: Mapping[str, Any], origin: str | Callable[[str], str] = "--{key}") -> Recipe:
+    """Returns the recipe with `values` over its own; neither argument is changed.
+
+    `origin` says where the values come from, with `{key}` for the key's name, or is a function of that name; by
+    default they are flags. None takes a key back to its default: it is no longer in the recipe.
+    """
+    origins = dict(recipe.origins)
+    for key, value in values.items():
+        source = origin.replace("{key}", key) if isinstance(origin, str) else origin(key)
+        sources = [source]
+        if isinstance(value, Mapping) and isinstance(recipe.values.get(key), Mapping):
+            sources = [*(earlier for earlier in origins[key].split(", ") if earlier != source), source]
+        origins[key] = ", ".join(sources)
+    merged = _merge(recipe.values, copy.deepcopy(dict(values)))
+    return Recipe(name=recipe.name, values=merged, origins={key: origins[key] for key in merged})
+
+
+def read_value(text: str, origin: str) -> Any:
+    """Returns the value that `text`, such as a flag's, would have in a recipe; `origin` begins the error."""
+    node, value = _parse(text, origin)
+    return text if node is None else value
+
+
+def packaged_recipes() -> dict[str, str]:
+    """Returns each packaged recipe's name with the one line that describes it; bases (`_base_/...`) come last."""
+    return {
+        name: path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")
+        for name, path in _packaged_files().items()
+    }
+
+
+def to_yaml(recipe: Recipe, explain: bool = False) -> str:
+    """Returns the resolved recipe as YAML that `load_recipe` reads back to the same values.
+
+    With `explain`, a comment beside each value says where it was set.
+    """
+    entries = {key: _dump_entry(key, value) for key, value in recipe.values.items()}
+    if not entries:
+        return "{}\n"
+    if explain:
+        first_lines = {key: entry.split("\n", 1)[0] for key, entry in entries.items()}
+        column = max((len(line) for line in first_lines.values() if len(line) <= _COMMENT_COLUMN), default=0)
+        for key, line in first_lines.items():
+            entries[key] = f"{line:<{column}}  # {recipe.origins[key]}{entries[key][len(line) :]}"
+    return "".join(entries.values())
+
+
+def _packaged_files() -> dict[str, Path]:
+    """Returns the packaged recipes by name, such as `resnet50_cifar10` or `_base_/models/resnet50`; bases last."""
+    names = {
+        path.relative_to(RECIPES_FOLDER).with_suffix("").as_posix(): path for path in RECIPES_FOLDER.rglob("*.yaml")
+    }
+    return {name: names[name] for name in sorted(names, key=lambda name: ("/" in name, name))}
+
+
+def _find(name: str, folder: Path, what: str) -> Path:
+    """Returns the file `name` relative to `folder`, else the packaged recipe of that name; `what` begins the error."""
+    path, packaged = folder / Path(name).expanduser(), _packaged_files()
+    if path.is_file():
+        return path
+    if name.removesuffix(".yaml") in packaged:
+        return packaged[name.removesuffix(".yaml")]
+    beside = [file.name for file in folder.glob("*.y*ml")]
+    raise UserError(
+        f'{what} "{name}" is neither a file nor a packaged recipe.{did_you_mean(name, [*packaged, *beside])}'
+        " To list the packaged ones: hf-finetune recipes"
+    )
+
+
+def _origin(path: Path) -> str:
+    """Returns how a file is called to the user: `recipes/...` if it is packaged, else its path as it was given."""
+    if path.resolve().is_relative_to(RECIPES_FOLDER):
+        return path.resolve().relative_to(RECIPES_FOLDER.parent).as_posix()
+    return os.path.normpath(path)
+
+
+def _layers(path: Path, known_keys: Collection[str], chain: tuple[Path, ...]) -> list[tuple[str, dict[str, Any]]]:
+    """Returns (origin, mapping) of all bases and the file itself, the weakest first; `chain` holds who asked for it.
+
+    The mappings are kept apart, rather than merged on the way, because a `null` must reach what stands before it.
+    """
+    origin = _origin(path)
+    if path.resolve() in [asking.resolve() for asking in chain]:
+        circle = " -> ".join([*(_origin(asking) for asking in chain), origin])
+        raise UserError(f"{origin}: its bases go in a circle ({circle}); take one {BASE_KEY} out.")
+    bases, mapping = _read(path, origin, known_keys)
+    layers = []
+    for base in bases:
+        base_path = _find(base, path.parent, f"{origin}: base")
+        layers += _layers(base_path, known_keys, (*chain, path))
+    return [*layers, (origin, mapping)]
+
+
+def _read(path: Path, origin: str, known_keys: Collection[str]) -> tuple[list[str], dict[str, Any]]:
+    """Returns the names of one file's bases and its own mapping, with its keys checked."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{origin} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{origin} is not a text in UTF-8; a recipe is a YAML file.") from error
+    node, content = _parse(text, origin)
+    if content is None:
+        raise UserError(f"{origin} is empty; write lines such as learning_rate: 0.01, or a {BASE_KEY}.")
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise UserError(f"{origin} holds a {kind}; a recipe is a mapping, with lines such as learning_rate: 0.01")
+    for key_node, _ in node.value:
+        key = key_node.value
+        if key != BASE_KEY and key not in known_keys:
+            advice = did_you_mean(key, known_keys) or " The keys are the flags of: hf-finetune train --help"
+            raise UserError(f'{origin}, line {key_node.start_mark.line + 1}: unknown key "{key}".{advice}')
+    stated = content.pop(BASE_KEY, None)
+    bases = [] if stated is None else [stated] if isinstance(stated, str) else stated
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise UserError(
+            f"{origin}: {BASE_KEY} is {bases!r}; write one name or a list, such as [{BASE_KEY}/models/resnet50]."
+        )
+    return bases, content
+
+
+def _parse(text: str, origin: str) -> tuple[yaml.Node | None, Any]:
+    """Returns the root node of a YAML text, None if it is empty, and what it means."""
+    try:
+        loader = _RecipeLoader(text)
+        node = loader.get_single_node()
+        return node, None if node is None else loader.construct_document(node)
+    except (yaml.YAMLError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        # All but the first: values that a tag such as !!int does not fit, and nesting without end.
+        mark = getattr(error, "problem_mark", None)
+        place = f"{origin}, line {mark.line + 1}" if mark and "\n" in text else origin
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise UserError(f"{place}: this is not valid YAML: {problem}.") from error
+
+
+def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `upper` over `lower`: mappings key by key, anything else whole, None takes the key out."""
+    merged = dict(lower)
+    for key, value in upper.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, Mapping):
+            below = merged.get(key)
+            merged[key] = _merge(below if isinstance(below, Mapping) else {}, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """YAML without the surprises of version 1.1: `1e-2` is a number, `no` (as in `eval_strategy: no`) and `2024-01-01`
+    are texts, and a key that stands twice is refused rather than its first value forgotten.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own class attribute
+        initial: [pair for pair in pairs if pair[0] not in (_BOOL_TAG, _TIMESTAMP_TAG)]
+        for initial, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    # Composed nodes are looked at, not constructed mappings: a `<<` merge may rightly bring a key a second time.
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        first_lines: dict[str, int] = {}
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue
+            line = key_node.start_mark.line + 1
+            if key_node.value in first_lines:
+                problem = f'the key "{key_node.value}" stands twice, first in line {first_lines[key_node.value]}'
+                raise yaml.composer.ComposerError(None, None, problem, key_node.start_mark)
+            first_lines[key_node.value] = line
+        return node
+
+
+class _RecipeDumper(yaml.SafeDumper):
+    """Writes what this loader and one of YAML 1.1 read alike: the texts "no" and "1e-2" are quoted."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # A text of several lines is written on one, so that an explanation can stand beside it.
+    style = '"' if len(text.splitlines()) > 1 or text.endswith("\n") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_RecipeLoader.add_implicit_resolver(_BOOL_TAG, re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_RecipeLoader.add_implicit_resolver(_FLOAT_TAG, _EXPONENT_FLOAT, list("-+.0123456789"))
+_RecipeDumper.add_implicit_resolver(_FLOAT_TAG, _EXPONENT_FLOAT, list("-+.0123456789"))
+_RecipeDumper.add_representer(str, _represent_text)
+
+
+def _dump_entry(key: str, value: Any) -> str:
+    """Returns `key: value` as YAML, innermost lists and mappings in `[...]` and `{...}`, no line ever folded."""
+    node = _RecipeDumper(io.StringIO(), default_flow_style=None, sort_keys=False).represent_data({key: value})
+    node.flow_style = False
+    return yaml.serialize(node, Dumper=_RecipeDumper, allow_unicode=True, width=math.inf)

@@ -1,0 +1,1 @@
+"""Where a dataset comes from: one file for each kind of source."""

@@ -1,0 +1,96 @@
+"""Data room: raw IDX files, the format that MNIST and its kin are published in, gzipped or not.
+
+The format is described at the end of Yann LeCun's page "The MNIST database of handwritten digits": two zero bytes, a
+type code, the number of dimensions, each dimension as a big-endian 32-bit integer, and the data.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from datasets import ClassLabel, Dataset, Features, Image
+
+from hf_finetune.data.sources.raw import RawDataset
+from hf_finetune.errors import UserError
+
+_FILE_NAME = re.compile(r"(?P<split>train|t10k|test)-(?P<content>images|labels)[-.]idx[13]-ubyte(\.gz)?")
+_SPLITS = {"train": "train", "t10k": "test", "test": "test"}
+_UINT8 = 8  # the type code of unsigned bytes
+
+
+def find_idx_files(folder: Path) -> dict[str, dict[str, Path]]:
+    """Returns {split: {"images": file, "labels": file}} of what a folder, or a folder `raw` below it, holds."""
+    for place in (folder, *sorted(folder.glob("raw")), *sorted(folder.glob("*/raw"))):
+        found: dict[str, dict[str, Path]] = {}
+        for path in sorted(place.iterdir(), reverse=True):  # so that an unpacked file goes before its own .gz
+            match = _FILE_NAME.fullmatch(path.name)
+            if match:
+                found.setdefault(_SPLITS[match["split"]], {})[match["content"]] = path
+        if found:
+            return found
+    return {}
+
+
+def read_idx_folder(folder: Path, label_names: tuple[str, ...] | None) -> RawDataset:
+    """Reads IDX files of grayscale pictures and labels from 0.
+
+    `label_names` are the classes' names; without, they are called by their numbers. Raises `UserError` for a file that
+    is missing, cut short or not IDX, and for numbers of pictures and labels that differ.
+    """
+    raw = RawDataset({}, source=str(folder), folder=folder)
+    for split, files in sorted(find_idx_files(folder).items(), reverse=True):
+        for content in ("images", "labels"):
+            if content not in files:
+                other = next(iter(files.values())).name
+                raise UserError(f"{folder} has {other}, but not the {content} of {split} that belong to it.")
+        images = _read_idx(files["images"], dimensions=3)
+        labels = _read_idx(files["labels"], dimensions=1)
+        if len(images) != len(labels):
+            raise UserError(
+                f"{files['images']} holds {len(images):,} pictures, but {files['labels'].name} {len(labels):,} labels;"
+                " they are not of one set."
+            )
+        names = label_names or tuple(str(label) for label in range(int(labels.max(initial=0)) + 1))
+        if labels.max(initial=0) >= len(names):
+            raise UserError(f"{files['labels']} has a label {labels.max()}, outside the range 0 to {len(names) - 1}.")
+        features = Features({"image": Image(decode=False), "label": ClassLabel(names=list(names))})
+        columns = {"image": grayscale_pictures(images), "label": pa.array(labels.astype(np.int64))}
+        raw.splits[split] = Dataset.from_dict(columns, features=features)
+    return raw
+
+
+def grayscale_pictures(images: np.ndarray) -> pa.Array:
+    """Returns pictures, uint8 of shape (pictures, height, width), as an Arrow column of files' bytes.
+
+    The files are PGM (Netpbm's grayscale format: a line of text before the pixels), so nothing is encoded row by row.
+    """
+    count, height, width = images.shape
+    header = np.frombuffer(f"P5 {width} {height} 255\n".encode(), dtype=np.uint8)
+    contents = np.empty((count, len(header) + height * width), dtype=np.uint8)
+    contents[:, : len(header)] = header
+    contents[:, len(header) :] = images.reshape(count, -1)
+    offsets = np.arange(count + 1, dtype=np.int32) * contents.shape[1]
+    files = pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(offsets), pa.py_buffer(contents)])
+    return pa.StructArray.from_arrays([files, pa.nulls(count, pa.string())], ["bytes", "path"])
+
+
+def _read_idx(path: Path, dimensions: int) -> np.ndarray:
+    try:
+        contents = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read: {error}; fetch it again.") from error
+    start = 4 + 4 * dimensions
+    if len(contents) < start or contents[:4] != bytes([0, 0, _UINT8, dimensions]):
+        raise UserError(f"{path} is not an IDX file of {dimensions} dimension(s) of unsigned bytes; fetch it again.")
+    shape = np.frombuffer(contents[4:start], dtype=">u4").astype(np.int64)
+    if len(contents) - start != shape.prod():
+        raise UserError(
+            f"{path} is cut short or damaged: it should hold {shape.prod():,} bytes of data and has"
+            f" {len(contents) - start:,}; fetch it again."
+        )
+    return np.frombuffer(contents, dtype=np.uint8, offset=start).reshape(shape)

@@ -1,0 +1,256 @@
+"""Data room: the entry for streams. Opens a dataset in shards, and finds out its classes and sizes without pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, Features
+from datasets.packaged_modules.parquet.parquet import Parquet
+from datasets.packaged_modules.webdataset.webdataset import WebDataset
+
+from hf_finetune.config.data import DataArguments
+from hf_finetune.data.build import note_what_reports
+from hf_finetune.data.catalog import DatasetEntry
+from hf_finetune.data.columns import find_image_column, find_label_column
+from hf_finetune.data.dataset import ImageDataset
+from hf_finetune.data.images.decoding import UnreadableImage, read_image_size
+from hf_finetune.data.images.header_check import describe_bad_image
+from hf_finetune.data.labels import UNLABELLED
+from hf_finetune.data.sources.hub import open_on_hub
+from hf_finetune.data.sources.open import describe_copy, find_source, open_hub_copy
+from hf_finetune.data.sources.raw import RawDataset
+from hf_finetune.data.splits import ROLES, choose_splits, note_unused_splits, reference_split
+from hf_finetune.data.streaming.class_ids import ClassIds, read_classes
+from hf_finetune.data.streaming.shards import DAMAGE, DataFile, ParquetShards, find_file, is_passing, read_schema
+from hf_finetune.data.streaming.split import HoldOut, StreamedSplit
+from hf_finetune.data.streaming.tars import TarShards, first_sample, image_fields, stated_lengths
+from hf_finetune.errors import UserError, first_line
+
+_SAMPLE = 64  # pictures of each split whose headers are looked at
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A dataset in shards: the files and the features of each of its splits."""
+
+    files: Mapping[str, Sequence[DataFile]]
+    features: Mapping[str, Features]
+    tars: bool
+    source: str
+    commit: str | None
+
+
+def load_streamed_dataset(
+    arguments: DataArguments, seed: int, num_labels: int | None = None, require_train: bool = True
+) -> ImageDataset:
+    """Opens a dataset whose pictures are read while they are learned from, and divides it.
+
+    Reads footers of Parquet files or headers of tars, and the labels where nothing else says which classes there are.
+    `num_labels` is what the user says of integer labels 0 to n-1. `seed` decides what is held out of train and what a
+    limit leaves. Evaluation alone may do without train (`require_train=False`). Raises `UserError` for everything that
+    the user can mend.
+    """
+    opened, entry = _open(arguments)
+    # Empty splits: they have the columns, by which the usual rules find pictures and labels.
+    raw = RawDataset(
+        {name: Dataset.from_dict({key: [] for key in kinds}, kinds) for name, kinds in opened.features.items()},
+        opened.source,
+    )
+    roles = choose_splits(raw, {role: getattr(arguments, f"{role}_split") for role in ROLES}, entry)
+    reference = reference_split(raw, roles, require_train)
+    image_column = find_image_column(raw, reference, arguments.image_column, entry.image_column if entry else None)
+    label_column = find_label_column(
+        raw, reference, image_column, arguments.label_column, entry.label_column if entry else None
+    )
+    shards = {
+        split: _shards(opened, split, image_column, label_column)
+        for split in dict.fromkeys(roles.values())
+        if label_column in opened.features[split] and image_column in opened.features[split]
+    }
+    if reference not in shards or not shards[reference].rows.sum():
+        raise UserError(f"{raw.source}: split {reference} has no pictures.")
+    if _hides_labels(shards[reference]):
+        raise UserError(f"{raw.source}: split {reference} has no labels; nothing can be learned from it.")
+    feature = opened.features[reference][label_column]
+    names, known = read_classes(raw.source, reference, feature, shards[reference], num_labels)
+
+    result = ImageDataset({}, {}, names, raw.source, entry)
+    result.revision = opened.commit
+    result.notes += note_unused_splits(raw, roles)
+    for role, split in roles.items():
+        if split not in shards:
+            result.notes.append(f"Split {split} is not used as {role}: it has no column {label_column}.")
+        elif _hides_labels(shards[split]):
+            result.notes.append(f"Split {split} is not used as {role}: it has no labels (those of its first rows).")
+        else:
+            feature = opened.features[split][label_column]
+            to_class_ids = ClassIds(raw.source, split, feature, known, reference)
+            name = f"{raw.source}: split {split}"
+            result.splits[role] = StreamedSplit(shards[split], to_class_ids, name, arguments.shuffle_buffer_size)
+            result.split_names[role] = split
+    _divide(result, arguments, seed)
+    _look_at_first_pictures(result, arguments.on_bad_image)
+    return result
+
+
+def _open(arguments: DataArguments) -> tuple[_Opened, DatasetEntry | None]:
+    """Finds the files of a dataset's splits."""
+    path, entry = find_source(arguments)
+    commit, load = None, datasets.load_dataset_builder
+    if path is not None:
+        source = describe_copy(arguments, entry) if arguments.dataset_path else str(path)
+        if path.is_dir():
+            builder = open_hub_copy(path, arguments.dataset_config, entry, load)
+        else:
+            kind = {".tar": "webdataset", ".parquet": "parquet"}.get(path.suffix.lower())
+            if kind is None:
+                raise _not_in_shards(source, arguments)
+            builder = load(kind, data_files={"train": [str(path.absolute())]})
+    elif entry is not None and entry.hub_id is None:
+        raise UserError(f"streaming: {entry.name} is built in and fits into memory; leave --streaming out.")
+    else:
+        config = arguments.dataset_config or (entry.config_name if entry else None)
+        builder, commit = open_on_hub(arguments.dataset, entry, config, arguments.dataset_revision, load)
+        source = entry.hub_id if entry else arguments.dataset
+    if not isinstance(builder, Parquet | WebDataset):
+        raise _not_in_shards(source, arguments)
+    with _reading(source):
+        files = {
+            str(split): [find_file(url) for url in urls] for split, urls in (builder.config.data_files or {}).items()
+        }
+        features = {
+            split: _tar_features(builder.info.features, split_files, arguments.label_column)
+            if isinstance(builder, WebDataset)
+            else _features(builder.info.features, split_files)
+            for split, split_files in files.items()
+        }
+    return _Opened(files, features, isinstance(builder, WebDataset), source, commit), entry
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Says in one line that files of a dataset cannot be read."""
+    try:
+        yield
+    except Exception as error:  # network clients and Arrow share no class of errors
+        if isinstance(error, UserError) or not (is_passing(error) or isinstance(error, (*DAMAGE, ValueError))):
+            raise
+        raise UserError(f"{name} cannot be read: {first_line(error)}.") from error
+
+
+def _not_in_shards(source: str, arguments: DataArguments) -> UserError:
+    advice = "leave --streaming out"
+    if arguments.dataset_path is None and not Path(arguments.dataset or "").expanduser().exists():
+        advice += ", or take what the Hub made of it: --dataset_revision refs/convert/parquet"
+    return UserError(f"streaming: {source} is neither in Parquet files nor in WebDataset tars (.tar); {advice}.")
+
+
+def _features(stated: Features | None, files: Sequence[DataFile]) -> Features:
+    """Returns the columns of Parquet files: as the dataset card states them, or as the first file has them."""
+    found = Features.from_arrow_schema(read_schema(files[0]))
+    return Features({name: (stated or {}).get(name, feature) for name, feature in found.items()})
+
+
+def _tar_features(stated: Features | None, files: Sequence[DataFile], wanted: str | None) -> Features:
+    """Returns the fields of the samples of tars that hold pictures, and the one field of labels.
+
+    That is `wanted`, or else .cls, the entry "label" of .json, or .txt: what is beside .cls says more, but not another
+    class.
+    """
+    sample = first_sample(files[0])
+    if sample is None:
+        raise ValueError(f"{files[0].name} has no members that are named like 0001.jpg and 0001.cls")
+    found: dict[str, Any] = {field: datasets.Image() for field in image_fields(sample)}
+    labels = {"cls": "cls", "json.label": "json", "txt": "txt"}
+    if wanted is not None:
+        labels = {wanted: wanted.partition(".")[0]}
+    for field, extension in labels.items():
+        if extension in sample.members:
+            found[field] = (stated or {}).get(field, datasets.Value("string"))
+            break
+    return Features(found)
+
+
+def _shards(opened: _Opened, split: str, image_column: str, label_column: str) -> ParquetShards | TarShards:
+    files = opened.files[split]
+    with _reading(f"{opened.source}: split {split}"):
+        if not opened.tars:
+            return ParquetShards(files, image_column, label_column)
+        if not all(file.is_local for file in files) and stated_lengths(files) is None:
+            raise UserError(
+                f"{opened.source}: how many pictures the tars of {split} hold is not known before they are read; put"
+                f' _info.json beside them, {{"splits": {{"{split}": {{"filenames": [...],'
+                ' "shard_lengths": [...]}}}, or download them first.'
+            )
+        return TarShards(files, image_column, label_column)
+
+
+def _hides_labels(shards: ParquetShards | TarShards) -> bool:
+    """Whether the labels of a split are hidden, as those of many test splits are, to go by its first rows."""
+    filled = np.flatnonzero(shards.rows)
+    if not len(filled):
+        return True
+    _, labels = next(shards.read(int(filled[0]), 0))
+    hidden = pc.is_null(labels)
+    if pa.types.is_integer(labels.type):
+        hidden = pc.or_(hidden, pc.fill_null(pc.equal(labels, UNLABELLED), True))
+    return bool(pc.all(hidden).as_py())
+
+
+def _divide(result: ImageDataset, arguments: DataArguments, seed: int) -> None:
+    """Holds out a part of train where there is no validation split, and applies the limits."""
+    train = result.splits.get("train")
+    if train is not None:
+        if "validation" not in result.splits and arguments.validation_fraction > 0:
+            fraction, total = arguments.validation_fraction, len(train)
+            kept, held_out = (replace(train, hold_out=HoldOut(fraction, seed, taken)) for taken in (False, True))
+            if not len(held_out) or not len(kept):
+                raise UserError(
+                    f"{result.source}: {total:,} pictures are too few to hold out {100 * fraction:g} % for validation;"
+                    " write --validation_fraction 0."
+                )
+            name = f"{100 * fraction:g} % of {result.split_names['train']}, drawn picture by picture, seed {seed}"
+            result.notes.append(
+                f"There is no validation split: {len(held_out):,} of {total:,} pictures are held out for it ({name})."
+                " They are not stratified, and to evaluate on them all shards of train are read."
+            )
+            result.splits["train"], result.splits["validation"] = kept, held_out
+            result.split_names["validation"] = name
+        note_what_reports(result)
+    result.splits = {role: result.splits[role] for role in ROLES if role in result.splits}
+    result.split_names = {role: result.split_names[role] for role in result.splits}
+    for role, split in result.splits.items():
+        limit, total = arguments.max_train_samples if role == "train" else arguments.max_eval_samples, len(split)
+        if limit is not None and limit < total:
+            shards = split.limit(limit, seed)
+            result.split_names[role] += f" ({limit:,} of {total:,}, from {shards:,} of {len(split.counts):,} shards)"
+
+
+def _look_at_first_pictures(result: ImageDataset, on_bad_image: str) -> None:
+    """Reads the headers of a few pictures of each split, which tell a mistake at once, and whether all have one size.
+
+    That they have is only believed where the catalog says so too.
+    """
+    sizes = set()
+    for role, split in result.splits.items():
+        shard = int(np.flatnonzero(split.counts)[0])
+        for _, row in zip(range(_SAMPLE), split.read(shard), strict=False):
+            try:
+                sizes.add(read_image_size(row.image))
+            except UnreadableImage as error:
+                if on_bad_image == "stop":
+                    bad = describe_bad_image(error, None, role, row.sample_index)
+                    raise UserError(
+                        f"{result.source}: a picture cannot be read: {bad}; mend or remove it, or write --on_bad_image"
+                        " skip."
+                    ) from error
+    if result.entry is not None and sizes == {result.entry.image_size}:
+        result.image_sizes = result.entry.image_size

@@ -1,0 +1,1 @@
+"""Training transforms, for one image or for a whole batch."""

@@ -1,0 +1,1 @@
+"""Writes a trained model in a form that other programs run."""

@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: the push, the model card, and what is kept private."""

@@ -1,0 +1,104 @@
+"""Importing room: the evaluation pipeline as `image_size`, `crop_pct` and `resample`, and the normalization."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from hf_finetune.mmclassification.section import Draft, Section
+from hf_finetune.mmclassification.steps import PLUMBING, read_interpolation, read_size, resize_target
+
+_EFFICIENTNET_PADDING = 32  # pixels around EfficientNet's crop at evaluation (Tan and Le 2019, their code)
+
+
+def import_test_pipeline(steps: list[Section], native_size: int | None, draft: Draft) -> None:
+    """Sets image_size, crop_pct and resample. `native_size` is the side of all pictures of a dataset that has one."""
+    squashed: list[int] | None = None
+    short: int | None = None
+    crop: int | None = None
+    padding: int | None = None
+    resample = "bilinear"
+    for step in steps:
+        kind = step.take("type")
+        if kind in ("Resize", "ResizeEdge"):
+            target, short = resize_target(step, draft)
+            squashed = target or None
+            resample = read_interpolation(step, draft)
+        elif kind in ("CenterCrop", "EfficientNetCenterCrop"):
+            size = read_size(step, "crop_size")
+            if isinstance(size, list):
+                raise draft.refusal(step.at("crop_size"), f"is {size}; only square pictures can be evaluated here.")
+            crop = size
+            if kind == "EfficientNetCenterCrop" or step.take("efficientnet_style"):
+                padding = int(step.number("crop_padding", _EFFICIENTNET_PADDING))
+                resample = read_interpolation(step, draft, "bicubic")
+            step.skip("interpolation", "backend", "crop_padding", "efficientnet_style")
+        elif kind in PLUMBING:
+            if kind != "Normalize":
+                step.skip_all()
+        else:
+            draft.remark(step.place, "there is no such step of evaluation here; it is left out")
+            step.skip_all()
+    if squashed and squashed[0] != squashed[1]:
+        raise draft.refusal("the test pipeline", f"resizes to {squashed}; only square pictures can be evaluated here.")
+    edge = squashed[0] if squashed else short
+    if edge is None and padding is not None and crop is not None:
+        edge = crop + padding
+    size = crop or edge or native_size
+    if size is None:
+        return
+    if squashed and native_size is None:
+        draft.remark(
+            "the test pipeline", f"resizes to {edge} x {edge} whatever the shape; here the short side to {edge}"
+        )
+    draft.settings["image_size"] = size
+    draft.settings["crop_pct"] = _crop_pct(size, edge or size)
+    draft.settings["resample"] = resample
+
+
+def _crop_pct(size: int, edge: int) -> float:
+    """Returns the shortest figure by which evaluation resizes the short side to `edge`: int(size / crop_pct)."""
+    for digits in range(3, 12):
+        figure = math.floor(size / edge * 10**digits) / 10**digits  # never above, or the division falls short of edge
+        if int(size / figure) == edge:
+            return figure
+    return size / edge
+
+
+def import_normalization(steps: list[Section], processor: Section, dataset: str | None, draft: Draft) -> None:
+    """Sets image_mean and image_std, in RGB, from 1.x's data_preprocessor or from the step Normalize.
+
+    `dataset` is the named dataset. Pictures are RGB here; in MMClassification those of a file are BGR until `to_rgb`
+    turns them, and those of CIFAR and MNIST are RGB.
+    """
+    source = processor
+    for step in steps:
+        if step.values.get("type") == "Normalize":
+            source = step
+    processor.skip("type", "num_classes", "to_onehot", "non_blocking", "pad_size_divisor", "pad_value")
+    mean, std = source.take("mean"), source.take("std")
+    to_rgb = source.take("to_rgb", source is not processor)
+    if mean is None or std is None:
+        if source:
+            draft.remark(source.at("mean"), "none; the normalization is the checkpoint's, or ImageNet's")
+        return
+    mean, std = ([float(value) for value in _listed(figures)] for figures in (mean, std))
+    if len(mean) == 1:
+        mean, std = mean * 3, std * 3
+    arrays = dataset is not None and dataset != "imagenet"
+    if not arrays and not to_rgb:
+        mean, std = mean[::-1], std[::-1]
+        if draft.settings.get("load_from"):
+            draft.remark(
+                source.at("to_rgb"), "False; the network there sees BGR, here RGB, so its first weights do not fit"
+            )
+    elif arrays and to_rgb and dataset.startswith("cifar"):
+        draft.remark(source.at("to_rgb"), "True turns CIFAR's pictures, which are RGB, into BGR; here they stay RGB")
+    if max(mean) <= 1:
+        draft.remark(source.at("mean"), f"{mean}; image_mean and image_std are of 0 to 255 here and cannot be below 1")
+        return
+    draft.settings["image_mean"], draft.settings["image_std"] = mean, std
+
+
+def _listed(figures: Any) -> list[Any]:
+    return list(figures) if isinstance(figures, (list, tuple)) else [figures]

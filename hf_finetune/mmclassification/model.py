@@ -1,0 +1,163 @@
+"""Importing room: `model` and `load_from` of a config: network, head, loss and first weights."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from hf_finetune.mmclassification.architectures import RESNET_DEPTHS
+from hf_finetune.mmclassification.backbones import import_backbone
+from hf_finetune.mmclassification.section import Draft, Section
+
+# Heads whose classes and loss are those of one linear layer on pooled features, or that timm's network brings itself.
+_HEADS = (
+    "ClsHead",
+    "LinearClsHead",
+    "VisionTransformerClsHead",
+    "StackedLinearClsHead",
+    "DeiTClsHead",
+    "EfficientFormerClsHead",
+    "LeViTClsHead",
+    "MultiLabelLinearClsHead",
+)
+_NECKS = ("GlobalAveragePooling", "HRFuseScales")
+# The files behind `torchvision://NAME`.
+_TORCHVISION_FILES = {
+    "resnet18": "resnet18-f37072fd.pth",
+    "resnet34": "resnet34-b627a593.pth",
+    "resnet50": "resnet50-0676ba61.pth",
+    "resnet101": "resnet101-63fe2227.pth",
+    "resnet152": "resnet152-394f9c45.pth",
+}
+_PLACEHOLDER = re.compile(r"(^|/)tbd\.pth$")
+
+
+def import_model(config: Section, draft: Draft) -> None:
+    """Sets model_type, model_config, num_labels, label_smoothing_factor, freeze and load_from.
+
+    Raises `UserError` for a model that does not classify pictures, or that there is none for here.
+    """
+    model = config.section("model")
+    kind = model.take("type")
+    if kind in ("TimmClassifier", "HuggingFaceClassifier"):
+        _import_library_model(model, draft, kind)
+        return
+    if kind != "ImageClassifier":
+        what = f"is {kind!r}, which is no image classifier" if model else "is not there"
+        raise draft.refusal(
+            "model.type" if model else "model",
+            f"{what}; only configs of one label a picture (ImageClassifier) can be imported.",
+        )
+    backbone = model.section("backbone")
+    if backbone.values.get("type") == "LoRAModel":
+        draft.remark(backbone.at("type"), "LoRAModel; adapters are not supported, all weights are trained")
+        backbone.skip_all()
+        backbone = backbone.section("module")
+    import_backbone(backbone, draft)
+    _import_head(model, backbone, draft)
+    _import_weights(config, model, backbone, draft)
+    for neck in model.sections("neck"):
+        if neck.take("type") not in _NECKS:
+            draft.remark(neck.place, "is not supported; the network here pools by the mean")
+        neck.skip_all()
+    model.skip("data_preprocessor", "train_cfg")  # import_data reads them
+
+
+def _import_library_model(model: Section, draft: Draft, kind: str) -> None:
+    name = model.take("model_name")
+    draft.settings["model_name_or_path"] = f"timm/{name}" if kind == "TimmClassifier" else name
+    draft.settings["pretrained"] = bool(model.take("pretrained", False))
+    num_classes = model.take("num_classes") or model.section("head").take("num_classes")
+    if num_classes:
+        draft.settings["num_labels"] = num_classes
+    _import_loss(model.section("loss"), draft)
+    model.skip("with_cp", "data_preprocessor", "train_cfg")
+
+
+def _import_head(model: Section, backbone: Section, draft: Draft) -> None:
+    head = model.section("head")
+    kind = head.take("type")
+    if kind is None:
+        raise draft.refusal("model.head", "is not there: this config only makes features; add a head to import it.")
+    loss = head.section("loss")
+    if kind not in _HEADS or (kind.startswith("MultiLabel") and not loss.values.get("use_soft")):
+        several = "MultiLabel" in kind or kind == "CSRAClsHead"
+        reason = "with several labels a picture" if several else "which is no linear classifier"
+        raise draft.refusal(head.at("type"), f"is {kind}, {reason}; write LinearClsHead and the loss CrossEntropyLoss.")
+    head.skip("in_channels", "topk", "cal_acc", "init_cfg", "mid_channels", "act_cfg", "dropout_rate", "distillation")
+    if head.take("hidden_dim"):
+        draft.remark(
+            head.at("hidden_dim"), f"{head.take('hidden_dim')}; the head here is one linear layer, without tanh layer"
+        )
+    num_classes = head.take("num_classes") or backbone.values.get("num_classes")
+    if num_classes:
+        draft.settings["num_labels"] = num_classes
+    _import_loss(loss, draft)
+
+
+def _import_loss(loss: Section, draft: Draft) -> None:
+    kind = loss.take("type", "CrossEntropyLoss")
+    if kind == "LabelSmoothLoss":
+        smoothing, mode = loss.number("label_smooth_val", 0.0), loss.take("mode", "original")
+        if mode == "classy_vision":
+            smoothing = smoothing / (1 + smoothing)  # the same target, written in PyTorch's form
+        elif mode != "original":
+            raise draft.refusal(loss.at("mode"), f"is {mode!r}, for several labels a picture; write 'original'.")
+        draft.settings["label_smoothing_factor"] = round(smoothing, 12)
+    elif kind != "CrossEntropyLoss":
+        draft.remark(loss.at("type"), f"{kind}; the loss here is cross entropy")
+        loss.skip_all()
+    if loss.take("use_sigmoid"):
+        draft.remark(loss.at("use_sigmoid"), "True; the loss here is cross entropy over the classes")
+    weight = loss.number("loss_weight", 1.0)
+    if weight != 1:
+        draft.remark(loss.at("loss_weight"), f"{weight:g}; the loss here has weight 1, multiply learning_rate instead")
+    loss.skip("num_classes", "reduction", "use_soft")
+
+
+def _import_weights(config: Section, model: Section, backbone: Section, draft: Draft) -> None:
+    stated = []
+    for section in (model, backbone):
+        stated.append((section.at("pretrained"), section.take("pretrained")))
+        init = section.take("init_cfg")
+        for entry in init if isinstance(init, list) else [init]:
+            if isinstance(entry, dict) and entry.get("type") == "Pretrained":
+                stated.append((section.at("init_cfg"), entry.get("checkpoint")))
+    stated.append(("load_from", config.take("load_from")))  # MMEngine loads it last, over what init_cfg gave
+    weights = [(place, address) for place, address in stated if isinstance(address, str) and address]
+    for place, address in weights[:-1]:
+        draft.remark(place, f"{address}; {weights[-1][0]} is loaded over it")
+    if weights:
+        _set_weights(*weights[-1], draft)
+
+
+def _set_weights(place: str, address: str, draft: Draft) -> None:
+    settings = draft.settings
+    if _PLACEHOLDER.search(address):
+        counterpart = _hub_counterpart(settings)
+        draft.remark(
+            place,
+            f"{address} is a placeholder, no weights are there"
+            + ("; the Hub's weights of the same network are taken" if counterpart else ""),
+        )
+        if counterpart:
+            del settings["model_type"], settings["model_config"]
+            settings.update({"model_name_or_path": counterpart, "pretrained": True})
+        return
+    name = address.removeprefix("torchvision://")
+    if name != address:
+        if name not in _TORCHVISION_FILES:
+            raise draft.refusal(place, f"is {address}; write the address of the .pth file itself.")
+        address = f"https://download.pytorch.org/models/{_TORCHVISION_FILES[name]}"
+    settings["load_from"] = address
+
+
+def _hub_counterpart(settings: dict[str, Any]) -> str | None:
+    """Returns the Hub's ImageNet checkpoint of a plain ResNet, for a config that names weights which are not there."""
+    config = settings.get("model_config", {})
+    plain = settings.get("model_type") == "resnet" and not config.get("downsample_in_bottleneck")
+    for depth, depths in RESNET_DEPTHS.items():
+        layer_type = "basic" if depth < 50 else "bottleneck"
+        if plain and (config.get("depths"), config.get("layer_type")) == (depths, layer_type):
+            return f"microsoft/resnet-{depth}"
+    return None

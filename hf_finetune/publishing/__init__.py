@@ -1,1 +1,0 @@
-"""Publishing room: the result as others will find it."""

@@ -1,0 +1,111 @@
+"""Training room: the output folder of a run — new, to be continued, or somebody's results that stay as they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hf_finetune.config.run_files import METRICS_FILE, RECIPE_FILE
+from hf_finetune.errors import UserError
+from hf_finetune.training.checkpoints.store import find_fault, flush, list_checkpoints, remove_all, set_aside
+
+_UNFINISHED_RECIPE = ".recipe.yaml.unfinished"
+# The first line of a run's recipe: a recipe.yaml without it is somebody's own, and so is its folder.
+_RECIPE_HEADER = "# The recipe of the run in this folder, resolved by hf-finetune\n"
+# What would pass for the result of the new run, if that were interrupted.
+_RESULT_FILES = (
+    METRICS_FILE, "model.safetensors", "config.json", "preprocessor_config.json", "README.md", "model.onnx",
+    "model_int8.onnx",
+)  # fmt: skip
+# What may differ when an interrupted run goes on: where and how it runs, not what it computes.
+_MAY_CHANGE = {
+    "dataloader_num_workers",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+    "dataset_path",
+    "ddp_timeout",
+    "disable_tqdm",
+    "gradient_accumulation_steps",
+    "hub_model_id",
+    "hub_private_repo",
+    "license",
+    "logging_steps",
+    "on_bad_image",
+    "on_nan",
+    "output_dir",
+    "overwrite_output_dir",
+    "per_device_eval_batch_size",
+    "per_device_train_batch_size",
+    "push_to_hub",
+    "report_to",
+    "save_on_signal",
+    "save_total_limit",
+    "use_cpu",
+}
+
+
+def find_resumable(
+    folder: Path, values: Mapping[str, Any], overwrite: bool, say: Callable[[str], None] = print
+) -> Path | None:
+    """Returns the checkpoint from which a run with these recipe values goes on in `folder`, or None for a new run.
+
+    That is the newest whole one. Torn ones that are newer are named to `say` and set aside; else it only reads.
+    Raises `UserError` where the folder holds a finished run, another run, or anything else that a new run would write
+    over.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise UserError(f"output_dir: {existing} is a file; write a folder.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"output_dir: there is no permission to write in {existing}; write another --output_dir.")
+    if not folder.is_dir() or not any(path.name != _UNFINISHED_RECIPE for path in folder.iterdir()):
+        return None
+    if not _holds_run(folder):
+        raise UserError(
+            f"output_dir: {folder} is not empty and holds no run of this package, so nothing is written or deleted"
+            " there; write another --output_dir."
+        )
+    if overwrite:
+        return None
+    choice = "write another --output_dir, or --overwrite_output_dir to start anew"
+    if (folder / METRICS_FILE).is_file():
+        raise UserError(f"output_dir: {folder} holds the results of a finished run; {choice}.")
+    if not list_checkpoints(folder):
+        return None  # it ended before there was anything to lose
+    earlier = yaml.safe_load((folder / RECIPE_FILE).read_text()) or {}
+    for key in sorted((earlier.keys() | values.keys()) - _MAY_CHANGE):
+        if earlier.get(key) != values.get(key):
+            raise UserError(
+                f"output_dir: {folder} holds an unfinished run with {key} {earlier.get(key)!r}, not"
+                f" {values.get(key)!r}; {choice}."
+            )
+    for checkpoint in list_checkpoints(folder):
+        fault = find_fault(checkpoint)
+        if fault is None:
+            return checkpoint
+        say(f"Note: {checkpoint.name} is torn: {fault}; it is set aside as {set_aside(checkpoint).name}.")
+    return None
+
+
+def _holds_run(folder: Path) -> bool:
+    recipe = folder / RECIPE_FILE
+    return recipe.is_file() and recipe.read_bytes().startswith(_RECIPE_HEADER.encode())
+
+
+def prepare_folder(folder: Path, recipe_yaml: str, overwrite: bool) -> None:
+    """Creates the folder of a run and writes its recipe there.
+
+    With `overwrite`, first removes the earlier run's checkpoints and its result; files that are not a run's stay.
+    """
+    if overwrite and folder.is_dir():
+        remove_all(folder)
+        for name in _RESULT_FILES:
+            (folder / name).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _UNFINISHED_RECIPE).write_text(_RECIPE_HEADER + recipe_yaml)
+    flush(folder / _UNFINISHED_RECIPE)
+    (folder / _UNFINISHED_RECIPE).replace(folder / RECIPE_FILE)  # without it, the folder is nobody's run

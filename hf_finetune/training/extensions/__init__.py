@@ -1,0 +1,1 @@
+"""What is added to a training loop: each extension is one small class."""

@@ -1,0 +1,1 @@
+"""Training a head on the features of a frozen backbone."""

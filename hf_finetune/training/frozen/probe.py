@@ -1,0 +1,130 @@
+"""Training room: starts a new head at the optimum of a logistic regression on the network's features.
+
+From there everything is fine-tuned (LP-FT: Kumar et al., "Fine-tuning can distort pretrained features and underperform
+out-of-distribution", ICLR 2022, arXiv:2202.10054): a random head sends large gradients through the backbone in its
+first steps, and this one does not.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.special import softmax
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from torch.utils.data import Subset
+from tqdm.auto import tqdm
+
+from hf_finetune.data.batches import NOT_COUNTED, PictureBatches
+from hf_finetune.data.splits import stratified_split
+from hf_finetune.errors import UserError
+from hf_finetune.models.freeze import trains_backbone
+from hf_finetune.models.head import head_linear
+from hf_finetune.models.load import LoadedModel
+from hf_finetune.training.frozen.features import FeatureDataset, module_inputs
+from hf_finetune.training.trainer import ImageClassificationTrainer
+
+PICTURES = 10_000  # at most, stratified; a few more where classes are rare
+_HELD_OUT = 0.1  # of them, stratified, to choose the strength of L2
+# scikit-learn's C, from the strongest L2 to the weakest: each fit starts at the one before it. A weak one may fit
+# better, but where the backbone is trained after it, its large weights multiply the gradient: an epoch of the embedded
+# checkpoint on 6,000 pictures of MNIST at rate 0.02 gave 98.1 to 98.4 % with these three, and 95.3 % with 1.0.
+_STRENGTHS = (1e-4, 1e-3, 1e-2)
+_STRENGTHS_FOR_FROZEN = (*_STRENGTHS, 1e-1, 1.0)
+_ITERATIONS = 200  # of L-BFGS for each strength
+
+
+def probe_head(
+    trainer: ImageClassificationTrainer, loaded: LoadedModel, dataset: PictureBatches | FeatureDataset
+) -> str:
+    """Fits a new head on training pictures, and returns one sentence on it.
+
+    `loaded` is the trainer's model; `dataset` holds pictures prepared as in evaluation, or features. The same seed
+    gives the same head. Processes other than the first leave theirs as it is: DistributedDataParallel gives them the
+    first one's.
+    """
+    args, linear = trainer.args, head_linear(loaded.model)
+    if not loaded.initialized:
+        return "Head: the checkpoint's own is kept, so it is not probed."
+    if args.process_index > 0:
+        return ""
+    began = time.perf_counter()
+    rows = np.arange(len(dataset))
+    if len(rows) > PICTURES:
+        _, rows = stratified_split(dataset.labels, PICTURES / len(rows), args.seed)
+    sample = Subset(dataset, rows.tolist())
+    features, labels = map(np.concatenate, zip(*module_inputs(trainer, sample, linear, "Features"), strict=True))
+    readable = labels != NOT_COUNTED
+    features, labels = features[readable], labels[readable]
+    if features.ndim != 2 or not np.isfinite(features).all():
+        raise UserError(
+            "head_init: probe needs one vector of finite numbers for each picture, which the network does not give its"
+            " head; write --head_init random."
+        )
+    kept, held_out = stratified_split(labels, _HELD_OUT, args.seed)
+    if len(np.unique(labels)) < 2 or not len(held_out):
+        return "Head: not probed, because the training pictures do not show two of each of two classes."
+    strengths = _STRENGTHS if trains_backbone(loaded.model) else _STRENGTHS_FOR_FROZEN
+    weight, bias, accuracy = fit_logistic_regression(
+        features[kept], labels[kept], features[held_out], labels[held_out], linear.out_features, strengths
+    )
+    with torch.no_grad():
+        linear.weight.copy_(torch.from_numpy(weight))
+        linear.bias.copy_(torch.from_numpy(bias))
+    seconds = time.perf_counter() - began
+    figures = f"{accuracy:.2%} of {len(held_out):,} held out right"
+    return f"Head: probed on {len(kept):,} pictures in {seconds:.0f} s, {figures}."
+
+
+def fit_logistic_regression(
+    features: np.ndarray,
+    labels: np.ndarray,
+    held_out_features: np.ndarray,
+    held_out_labels: np.ndarray,
+    num_labels: int,
+    strengths: Sequence[float],
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Returns weight (num_labels, features), bias (num_labels,) and the accuracy on what was held out, a part of 1.
+
+    Multinomial logistic regression with L2 on features that are centred and brought to unit variance on average, which
+    is folded into weight and bias. Of `strengths`, scikit-learn's C in ascending order, the one is chosen that gives
+    the least cross entropy on what is held out. A class that `labels` lacks gets no weight and the least bias.
+    """
+    mean = features.mean(axis=0, dtype=np.float64)
+    # One scale for all: were each feature brought to unit variance, those that hardly vary would get large weights, and
+    # send large gradients into the backbone.
+    scale = max(np.sqrt(features.var(axis=0, dtype=np.float64).mean()), np.finfo(np.float32).tiny)
+    scaled = ((features - mean) / scale).astype(np.float32)
+    solver = LogisticRegression(max_iter=_ITERATIONS, warm_start=True)
+    best = np.inf
+    for strength in tqdm(strengths, desc="Probing the head", delay=2, leave=False):
+        solver.C = strength
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the next strength goes on from here
+            solver.fit(scaled, labels)
+        weight, bias = _layer(solver, mean, scale, num_labels)
+        probabilities = softmax(held_out_features @ weight.T + bias, axis=1)
+        loss = -np.log(probabilities[np.arange(len(held_out_labels)), held_out_labels] + 1e-12).mean()
+        if loss >= best:
+            break  # the loss has one valley over the strengths
+        accuracy = float(np.mean(probabilities.argmax(axis=1) == held_out_labels))
+        best, chosen = loss, (weight.astype(np.float32), bias.astype(np.float32), accuracy)
+    return chosen
+
+
+def _layer(
+    solver: LogisticRegression, mean: np.ndarray, scale: float, num_labels: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns weight and bias on raw features of all classes, float64."""
+    coefficients, intercepts = solver.coef_, solver.intercept_
+    if len(solver.classes_) == 2:  # one row stands for both there
+        coefficients, intercepts = (np.concatenate([-half, half]) for half in (coefficients / 2, intercepts / 2))
+    weight = np.zeros((num_labels, len(mean)))
+    bias = np.full(num_labels, float(intercepts.min()))
+    weight[solver.classes_] = coefficients / scale
+    bias[solver.classes_] = intercepts - weight[solver.classes_] @ mean
+    return weight, bias

@@ -1,0 +1,146 @@
+"""Publishing room: completes the result folder with figures, plots and the model card, and makes the final table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, ModelCard
+from transformers.trainer_utils import PredictionOutput
+
+from hf_finetune.config.recipe import Recipe, to_yaml
+from hf_finetune.config.run_files import METRICS_FILE
+from hf_finetune.data.dataset import ImageDataset
+from hf_finetune.evaluation.metrics import confusion_matrix, per_class_figures
+from hf_finetune.evaluation.plots import (
+    CONFUSION_MATRIX_FILE,
+    TRAINING_CURVE_FILE,
+    plot_confusion_matrix,
+    plot_training_curve,
+)
+from hf_finetune.evaluation.report import FIGURE_NAMES, describe_split, format_report, write_metrics
+from hf_finetune.hub.model_card import ModelCardContext, library_versions, write_model_card
+from hf_finetune.hub.redaction import without_private_text
+from hf_finetune.models.load import resolve_checkpoint
+
+# The Trainer calls the split that it evaluates while training "eval"; here it is called what it is.
+METRIC_PREFIXES = {"validation": "eval", "test": "test"}
+_SECONDS_TO_ANSWER = 10
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a finished run knows of itself.
+
+    `predictions` maps each evaluated role ("validation", "test") to the Trainer's output for it, whose predictions are
+    those of `reduce_logits`. `training_metrics`, `log_history` and `skipped_steps` are the Trainer's.
+    """
+
+    recipe: Recipe
+    command: str
+    seed: int
+    base_model: str | None
+    chose_checkpoint: bool
+    data: ImageDataset
+    predictions: Mapping[str, PredictionOutput]
+    training_metrics: Mapping[str, float]
+    log_history: Sequence[Mapping[str, Any]]
+    skipped_steps: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """All figures in one flat mapping: train_*, eval_* of validation, test_* of test."""
+        figures = dict(self.training_metrics)
+        figures |= {"train_skipped_steps": len(self.skipped_steps), "unreadable_pictures": len(self.data.bad_images)}
+        for output in self.predictions.values():
+            figures |= output.metrics
+        return figures
+
+    @property
+    def reported_role(self) -> str:
+        """The split whose figures count: test, or validation where there is no test."""
+        return "test" if "test" in self.predictions else "validation"
+
+    def split_metrics(self, role: str) -> dict[str, float]:
+        """Returns the figures of one split under their own names: accuracy, loss and so on, and `samples`."""
+        prefix = f"{METRIC_PREFIXES[role]}_"
+        metrics = {name.removeprefix(prefix): value for name, value in self.predictions[role].metrics.items()}
+        return {name: metrics[name] for name in (*FIGURE_NAMES, "samples") if name in metrics}
+
+    def describe(self, role: str) -> str:
+        """Returns what a split's figures are from, and whether it chose the checkpoint."""
+        samples = int(self.split_metrics(role)["samples"])
+        return describe_split(role, samples, chose_checkpoint=self.chose_checkpoint and role == "validation")
+
+    def per_class(self) -> list[dict[str, Any]]:
+        """Returns precision, recall, F1 and support of every class on the reported split."""
+        output = self.predictions[self.reported_role]
+        return per_class_figures(output.predictions[0], output.label_ids, self.data.label_names)
+
+    def table(self) -> str:
+        """Returns the final table, for people."""
+        if not self.predictions:
+            return "No split was left to evaluate on."
+        figures = {self.describe(role): self.split_metrics(role) for role in self.predictions}
+        return format_report(figures, self.per_class(), self.describe(self.reported_role))
+
+
+def license_of(checkpoint: str) -> str | None:
+    """Returns the license that a checkpoint's own model card states, or None where there is no such word to be had."""
+    try:
+        folder = Path(resolve_checkpoint(checkpoint))
+        if folder.is_dir():
+            return ModelCard.load(folder / "README.md").data.license
+        card = HfApi().model_info(checkpoint, timeout=_SECONDS_TO_ANSWER).card_data
+        return None if card is None else card.license
+    except Exception:  # a file, no metadata, no network: the client's errors share no base class
+        return None
+
+
+def save_result(folder: Path, record: RunRecord) -> None:
+    """Writes the plots, the model card and, last, the figures into the folder that already holds the model."""
+    data, recipe = record.data, record.recipe.values
+    plot_training_curve(record.log_history, folder / TRAINING_CURVE_FILE)
+    per_class: list[dict[str, Any]] = []
+    if record.predictions:
+        per_class = record.per_class()
+        output = record.predictions[record.reported_role]
+        matrix = confusion_matrix(output.predictions[0], output.label_ids, data.label_names)
+        plot_confusion_matrix(matrix, data.label_names, folder / CONFUSION_MATRIX_FILE)
+    write_model_card(
+        ModelCardContext(
+            model_name=folder.resolve().name,
+            num_labels=len(data.label_names),
+            dataset_name=data.source,
+            splits=data.split_names,
+            metrics={role: record.split_metrics(role) for role in record.predictions},
+            recipe_yaml=to_yaml(replace(record.recipe, values=without_private_text(recipe, Path.cwd()))),
+            command=record.command,
+            seed=record.seed,
+            versions=library_versions(),
+            base_model=record.base_model,
+            license=recipe.get("license") or (license_of(record.base_model) if record.base_model else None),
+            dataset_id=data.entry.hub_id if data.entry else None,
+            dataset_revision=data.revision or recipe.get("dataset_revision"),
+            checkpoint_split="validation" if record.chose_checkpoint else None,
+            per_class=per_class,
+            per_class_split=record.reported_role if record.predictions else None,
+            notes=data.notes,
+        ),
+        folder,
+    )
+    write_metrics(
+        folder / METRICS_FILE,
+        {
+            "metrics": record.metrics,
+            "reported_split": record.reported_role if record.predictions else None,
+            "validation_chose_checkpoint": record.chose_checkpoint,
+            "splits": data.split_names,
+            "per_class": per_class,
+            "unreadable_pictures": data.bad_images,
+            "skipped_steps": record.skipped_steps,
+            "versions": library_versions(),
+        },
+    )

@@ -1,0 +1,94 @@
+"""The quick decoder gives Pillow's pixels, and leaves to Pillow what it would do otherwise."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from hf_finetune.data.images import pixels
+from hf_finetune.data.images.decoding import UnreadableImage, decode_image
+from hf_finetune.data.images.pixels import decode_pixels, to_tensor
+
+
+def jpeg(mode: str = "RGB", size: tuple[int, int] = (45, 31), **settings) -> bytes:
+    generator = np.random.default_rng(0)
+    image = PIL.Image.fromarray(generator.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).convert(mode)
+    file = io.BytesIO()
+    image.save(file, "JPEG", **settings)
+    return file.getvalue()
+
+
+def with_orientation(orientation: int) -> bytes:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    return jpeg(exif=exif)
+
+
+@pytest.fixture
+def quick(monkeypatch) -> list[bytes]:
+    """What the quick decoder was given."""
+    given: list[bytes] = []
+    decode = pixels._decode_jpeg
+    assert pixels._decoders_agree()
+    monkeypatch.setattr(pixels, "_decode_jpeg", lambda content: given.append(content) or decode(content))
+    return given
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        jpeg(),
+        jpeg(subsampling=0, quality=95),
+        jpeg(subsampling=2, quality=30),
+        jpeg(progressive=True),
+        jpeg("L"),
+        jpeg(size=(1, 1)),
+        jpeg(size=(300, 7), comment=b"a comment", icc_profile=b"p" * 70000),
+    ],
+)
+def test_ordinary_files_go_the_quick_way_to_the_same_pixels(content, quick):
+    decoded = decode_pixels({"bytes": content, "path": None})
+    assert quick == [content]
+    assert decoded.dtype == torch.uint8 and torch.equal(decoded, to_tensor(decode_image(content)))
+
+
+@pytest.mark.parametrize("content", [with_orientation(6), with_orientation(1), jpeg("CMYK")])
+def test_others_are_pillows(content, quick):
+    assert torch.equal(decode_pixels(content), to_tensor(decode_image(content)))
+
+
+def test_a_picture_that_exif_turns_is_turned(quick):
+    assert decode_pixels(with_orientation(6)).shape == (3, 45, 31) and not quick
+
+
+def test_where_the_decoders_differ_pillow_decides(monkeypatch, quick):
+    monkeypatch.setattr(pixels, "_decoders_agree", lambda: False)
+    assert decode_pixels(jpeg()).shape == (3, 31, 45) and not quick
+
+
+@pytest.mark.parametrize("cut", [5, 100, 600])
+def test_a_file_cut_short_is_unreadable(cut, quick):
+    with pytest.raises(UnreadableImage):
+        decode_pixels(jpeg(size=(64, 64))[:cut])
+    assert not quick
+
+
+def test_a_file_that_claims_too_much_is_refused_before_it_is_decoded(quick):
+    content = bytearray(jpeg())
+    frame = content.index(b"\xff\xc0")
+    content[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"  # height and width of 65,535 pixels
+    with pytest.raises(UnreadableImage, match="pixels"):
+        decode_pixels(bytes(content))
+    assert not quick
+
+
+def test_other_formats_and_paths(tmp_path, quick):
+    image = PIL.Image.new("RGB", (6, 4), (1, 2, 3))
+    image.save(tmp_path / "a.png")
+    for value in (str(tmp_path / "a.png"), {"bytes": None, "path": str(tmp_path / "a.png")}, image):
+        assert decode_pixels(value)[:, 0, 0].tolist() == [1, 2, 3]
+    assert not quick

@@ -1,0 +1,136 @@
+"""Folders of class folders: layouts, what is ignored, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hf_finetune.data.sources.folder import read_class_folders
+from hf_finetune.errors import UserError
+
+
+def touch(root: Path, *names: str) -> Path:
+    """Makes empty files: nothing here opens a picture."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def contents(root: Path) -> dict[str, list[tuple[str, str]]]:
+    """Returns {split: [(path below root, class name)]}."""
+    raw = read_class_folders(root)
+    return {
+        split: [
+            (str(Path(image["path"]).relative_to(root)), dataset.features["label"].names[label])
+            for image, label in zip(dataset["image"], dataset["label"], strict=True)
+        ]
+        for split, dataset in raw.splits.items()
+    }
+
+
+def test_class_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "dogs/2.JPG", "dogs/1.jpeg", "cats/1.webp", "cats/deep/deeper/2.png", "cats/10.Tiff")
+    assert contents(tmp_path) == {
+        "train": [
+            ("cats/1.webp", "cats"),
+            ("cats/10.Tiff", "cats"),
+            ("cats/deep/deeper/2.png", "cats"),
+            ("dogs/1.jpeg", "dogs"),
+            ("dogs/2.JPG", "dogs"),
+        ]
+    }
+    assert read_class_folders(tmp_path).notes == []
+    assert read_class_folders(tmp_path).splits["train"][0]["image"]["bytes"] is None
+
+
+def test_fingerprint_is_stable(tmp_path: Path) -> None:
+    touch(tmp_path, "dogs/1.jpg", "cats/1.jpg")
+    first, again = (read_class_folders(tmp_path).splits["train"]._fingerprint for _ in range(2))
+    assert first == again
+    touch(tmp_path, "dogs/2.jpg")
+    assert read_class_folders(tmp_path).splits["train"]._fingerprint != first
+
+
+def test_split_folders_are_not_classes(tmp_path: Path) -> None:
+    touch(tmp_path, "Train/cats/1.jpg", "Train/dogs/1.jpg", "val/dogs/2.jpg", "test/cats/3.jpg", "docs/a/b.png")
+    assert contents(tmp_path) == {
+        "Train": [("Train/cats/1.jpg", "cats"), ("Train/dogs/1.jpg", "dogs")],
+        "val": [("val/dogs/2.jpg", "dogs")],
+        "test": [("test/cats/3.jpg", "cats")],
+    }
+    assert read_class_folders(tmp_path).notes == ["Folders beside the splits are not used: docs."]
+
+
+def test_class_called_train_is_a_class(tmp_path: Path) -> None:
+    touch(tmp_path, "train/1.jpg", "bus/1.jpg", "car/1.jpg")
+    assert [name for _, name in contents(tmp_path)["train"]] == ["bus", "car", "train"]
+
+
+def test_ignored_files_are_counted(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "cats/1.jpg", "dogs/1.jpg", "cats/.hidden.jpg", "dogs/Thumbs.db", "README.md", ".git/x.jpg", "a.jpg"
+    )
+    assert len(contents(tmp_path)["train"]) == 2
+    assert read_class_folders(tmp_path).notes == [
+        f"1 pictures beside the class folders of {tmp_path} are not used.",
+        "3 files that are hidden or no pictures are not used: README.md, cats/.hidden.jpg, dogs/Thumbs.db.",
+    ]
+
+
+def test_symbolic_links(tmp_path: Path) -> None:
+    store = touch(tmp_path / "store", "1.jpg", "2.jpg")
+    root = touch(tmp_path / "root", "cats/1.jpg", "dogs/1.jpg")
+    (root / "dogs" / "linked.jpg").symlink_to(store / "1.jpg")
+    (root / "birds").symlink_to(store)
+    (root / "cats" / "loop").symlink_to(root / "cats")
+    assert [name for _, name in contents(root)["train"]] == ["birds", "birds", "cats", "dogs", "dogs"]
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no pictures\. Write a folder of class folders: .*cats.1\.jpg"):
+        read_class_folders(tmp_path)
+    touch(tmp_path, "notes.txt", "cats/readme.txt")
+    with pytest.raises(UserError, match=r"has no pictures: it holds cats, notes\.txt\."):
+        read_class_folders(tmp_path)
+
+
+def test_empty_class_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "cats/1.jpg", "dogs/1.jpg", "cows/notes.txt")
+    (tmp_path / "ants").mkdir()
+    with pytest.raises(UserError, match="has 2 class folders without pictures: ants, cows; put pictures there"):
+        read_class_folders(tmp_path)
+
+
+def test_empty_class_folder_below_a_split(tmp_path: Path) -> None:
+    touch(tmp_path, "train/cats/1.jpg", "train/dogs/1.jpg", "val/cats/1.jpg", "val/dogs/.keep")
+    assert contents(tmp_path)["val"] == [("val/cats/1.jpg", "cats")]  # the loader notes the missing class
+    touch(tmp_path, "train/cows/.keep")
+    with pytest.raises(UserError, match=r"train has a class folder without pictures: cows;"):
+        read_class_folders(tmp_path)
+
+
+def test_only_one_class_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "cats/1.jpg", "cats/2.jpg")
+    with pytest.raises(UserError, match="has only one class folder, cats; a classifier needs two at least"):
+        read_class_folders(tmp_path)
+
+
+def test_loose_pictures(tmp_path: Path) -> None:
+    touch(tmp_path / "a", "1.jpg", "2.jpg")
+    touch(tmp_path / "b", "train/1.jpg", "test/2.jpg")
+    for folder, named in ((tmp_path / "a", tmp_path / "a"), (tmp_path / "b", tmp_path / "b" / "test")):
+        with pytest.raises(UserError, match="pictures lying loose, and so no labels") as caught:
+            read_class_folders(folder)
+        assert str(caught.value).startswith(f"{named} has")
+
+
+def test_loose_pictures_below_one_of_the_splits(tmp_path: Path) -> None:
+    touch(tmp_path / "a", "train/cats/1.jpg", "train/dogs/1.jpg", "test/2.jpg")
+    raw = read_class_folders(tmp_path / "a")
+    assert list(raw.splits) == ["train"]
+    assert raw.notes == ["test is not used: its pictures lie loose, without class folders and so without labels."]
+    touch(tmp_path / "b", "train/1.jpg", "test/cats/1.jpg", "test/dogs/1.jpg")
+    with pytest.raises(UserError, match="train has its pictures lying loose"):
+        read_class_folders(tmp_path / "b")

@@ -1,0 +1,151 @@
+"""Labels of every kind become class ids, and impossible ones are named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+
+from hf_finetune.data.labels import Labels, map_labels, missing_classes
+from hf_finetune.data.sources.raw import RawDataset
+from hf_finetune.errors import UserError
+
+
+def labels_of(splits: Mapping[str, object], features: Mapping[str, object] | None = None) -> Labels:
+    """Maps {split: labels}; `features` gives a split's label feature, where it is not to be inferred."""
+    features = features or {}
+    raw = RawDataset(
+        {
+            split: Dataset.from_dict(
+                {"label": labels}, features=Features({"label": features[split]}) if split in features else None
+            )
+            for split, labels in splits.items()
+        },
+        source="pets",
+    )
+    return map_labels(raw, dict.fromkeys(splits, "label"), "train")
+
+
+def ids(labels: Labels) -> dict[str, list[int]]:
+    assert all(values.dtype == np.int64 for values in labels.ids.values())
+    return {split: values.tolist() for split, values in labels.ids.items()}
+
+
+def test_strings_are_sorted() -> None:
+    labels = labels_of({"train": ["dog", "cat", "dog", "ant"], "test": ["cat", "dog"]})
+    assert labels.names == ["ant", "cat", "dog"]
+    assert ids(labels) == {"train": [2, 1, 2, 0], "test": [1, 2]}
+    assert labels.notes == []
+
+
+def test_arbitrary_integers_are_sorted_as_numbers() -> None:
+    labels = labels_of({"train": [100, 9, 1000, -7], "test": [9, 100]})
+    assert labels.names == ["-7", "9", "100", "1000"]
+    assert ids(labels) == {"train": [2, 1, 3, 0], "test": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (pa.array([3.0, 1.0, 3.0]), ["1", "3"]),
+        (pa.array([True, False, True]), ["false", "true"]),
+        (pa.array([3, 1, 3], pa.uint8()), ["1", "3"]),
+        (pa.array(["b", "a", "b"], pa.large_string()), ["a", "b"]),
+    ],
+)
+def test_other_kinds_of_columns(values: pa.Array, names: list[str]) -> None:
+    labels = labels_of({"train": values})
+    assert (labels.names, ids(labels)) == (names, {"train": [1, 0, 1]})
+
+
+def test_class_labels_keep_their_order_and_unused_names() -> None:
+    feature = ClassLabel(names=["dog", "cat", "cow"])
+    labels = labels_of({"train": [1, 0, 1]}, {"train": feature})
+    assert labels.names == ["dog", "cat", "cow"]
+    assert ids(labels) == {"train": [1, 0, 1]}
+    assert labels.notes == ["1 of 3 classes have no picture in train: cow."]
+
+
+def test_class_labels_in_another_order_are_mapped_by_name() -> None:
+    labels = labels_of(
+        {"train": [0, 1, 2], "validation": [0, 1, 0], "test": ["bee", "ant"]},
+        {"train": ClassLabel(names=["ant", "bee", "cat"]), "validation": ClassLabel(names=["cat", "ant", "yak"])},
+    )
+    assert ids(labels) == {"train": [0, 1, 2], "validation": [2, 0, 2], "test": [1, 0]}
+
+
+def test_label_that_train_has_not() -> None:
+    with pytest.raises(UserError, match=r"^pets: split test has a label that split train has not: cow;"):
+        labels_of({"train": ["cat", "dog"], "test": ["cat", "cow", "cow"]})
+    with pytest.raises(UserError, match=r"split validation has 2 labels that split train has not: 7, 8;"):
+        labels_of({"train": [1, 2], "validation": [8, 1, 7]})
+    with pytest.raises(UserError, match=r"split test has a label that split train has not: yak;"):
+        labels_of(
+            {"train": [0, 1], "test": [1]},
+            {"train": ClassLabel(names=["ant", "bee"]), "test": ClassLabel(names=["ant", "yak"])},
+        )
+
+
+def test_names_here_and_integers_there() -> None:
+    with pytest.raises(UserError, match=r"the labels are names in split train, but integers in split test"):
+        labels_of({"train": ["cat", "dog"], "test": [0, 1]})
+
+
+@pytest.mark.parametrize("hidden", [[-1, -1], [None, None]])
+def test_hidden_labels_are_told(hidden: list) -> None:
+    labels = labels_of({"train": [0, 1, 1], "test": hidden}, {"test": Value("int64")})
+    assert labels.unlabelled == {"test": f"has no labels (all are {hidden[0]})"}
+    assert list(labels.ids) == ["train"]
+    with pytest.raises(UserError, match=r"split train has no labels .*nothing can be learned"):
+        labels_of({"train": hidden}, {"train": Value("int64")})
+
+
+def test_split_without_label_column() -> None:
+    raw = RawDataset({"train": Dataset.from_dict({"label": [0, 1]}), "test": Dataset.from_dict({"x": [0]})}, "pets")
+    labels = map_labels(raw, {"train": "label", "test": None}, "train")
+    assert labels.unlabelled == {"test": "has no label column"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([0, 1, -1, 1, -1], r"2 of 5 labels of split train are missing \(empty or -1\), the first in row 2"),
+        ([0, 1, None, 1], r"1 of 4 labels of split train are missing \(empty or -1\), the first in row 2"),
+        (["cat", "", None, "dog"], r"2 of 4 labels of split train are missing \(empty\), the first in row 1"),
+    ],
+)
+def test_some_labels_missing(values: list, message: str) -> None:
+    with pytest.raises(UserError, match=rf"^pets: {message} \(counted from 0\)"):
+        labels_of({"train": values})
+
+
+def test_some_labels_missing_in_test() -> None:
+    with pytest.raises(UserError, match="1 of 2 labels of split test are missing"):
+        labels_of({"train": [0, 1], "test": [0, -1]})
+
+
+def test_labels_outside_the_range() -> None:
+    feature = ClassLabel(names=["cat", "dog"])
+    raw = RawDataset({"train": Dataset.from_dict({"label": [0, 1, 2, 3]}).cast_column("label", Value("int64"))}, "pets")
+    raw.splits["train"].info.features["label"] = feature
+    with pytest.raises(UserError, match=r"2 of 4 labels of split train are outside the range 0 to 1.*first in row 2"):
+        map_labels(raw, {"train": "label"}, "train")
+
+
+def test_columns_that_are_no_labels() -> None:
+    with pytest.raises(UserError, match="not whole numbers"):
+        labels_of({"train": [0.5, 1.0]})
+    with pytest.raises(UserError, match="one class a picture"):
+        labels_of({"train": [[0, 1], [1]]})
+
+
+def test_fewer_than_two_classes() -> None:
+    with pytest.raises(UserError, match=r"split train has 1 class \(cat\); a classifier needs two at least"):
+        labels_of({"train": ["cat", "cat"]})
+
+
+def test_missing_classes() -> None:
+    assert missing_classes(np.array([0, 2, 2]), ["ant", "bee", "cat", "dog"]) == ["bee", "dog"]

@@ -1,0 +1,172 @@
+"""The figures, against hand-made cases and against scikit-learn's own functions."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import balanced_accuracy_score, f1_score
+from transformers import EvalPrediction
+
+from hf_finetune.errors import UserError
+from hf_finetune.evaluation.metrics import ClassificationMetrics, confusion_matrix, per_class_figures, reduce_logits
+
+MODULE = Path(__file__).resolve().parents[2] / "hf_finetune" / "evaluation" / "modules" / "image_classification"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setattr("evaluate.config.HF_METRICS_CACHE", folder / "metrics")
+        patch.setattr("evaluate.config.HF_MODULES_CACHE", str(folder / "modules"))
+        yield
+
+
+def names(count: int) -> list[str]:
+    return [f"class {number}" for number in range(count)]
+
+
+def figures_of(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    arrays = tuple(tensor.numpy() for tensor in reduce_logits(logits, labels))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return ClassificationMetrics(names(logits.shape[1]))(EvalPrediction(arrays, labels.numpy()))
+
+
+def test_reduce_logits_by_hand():
+    logits = torch.tensor([[6.0, 5, 4, 3, 2, 1, 0], [0, 1, 2, 3, 4, 5, 6]])
+    predictions, top5_hits, losses = reduce_logits(logits, torch.tensor([4, 0]))
+    assert predictions.tolist() == [0, 6] and predictions.dtype == torch.int64
+    assert top5_hits.tolist() == [True, False]
+    log_sum = float(np.log(np.exp(np.arange(7)).sum()))
+    assert losses.tolist() == pytest.approx([log_sum - 2, log_sum - 0]) and losses.dtype == torch.float32
+
+
+def test_reduce_logits_computes_the_loss_in_float32():
+    logits = torch.tensor([[8.0, 0.0, 0.0]], dtype=torch.bfloat16)
+    loss = reduce_logits(logits, torch.tensor([0]))[2]
+    assert loss.item() == pytest.approx(np.log1p(2 * np.exp(-8)), rel=1e-4)
+
+
+@pytest.mark.parametrize("labels", [None, torch.tensor([-100, -1])])
+def test_reduce_logits_without_labels(labels):
+    predictions, top5_hits, losses = reduce_logits(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), labels)
+    assert predictions.tolist() == [1, 0]
+    assert top5_hits.tolist() == [False, False]
+    assert losses.isnan().all()
+
+
+def test_figures_agree_with_scikit_learn():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(500, 8, generator=generator)
+    labels = torch.randint(0, 8, (500,), generator=generator)
+    logits[torch.arange(500), labels] += 1.5
+    figures = figures_of(logits, labels)
+    predictions = logits.argmax(1)
+    assert set(figures) == {"accuracy", "top5_accuracy", "macro_f1", "balanced_accuracy", "loss", "samples"}
+    assert figures["samples"] == 500
+    assert figures["accuracy"] == pytest.approx((predictions == labels).double().mean().item())
+    assert figures["macro_f1"] == pytest.approx(f1_score(labels, predictions, average="macro"))
+    assert figures["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, predictions))
+    rank = (logits > logits[torch.arange(500), labels][:, None]).sum(1)
+    assert figures["top5_accuracy"] == pytest.approx((rank < 5).double().mean().item())
+    assert figures["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), abs=1e-6)
+    assert {type(value) for value in figures.values()} == {float, int}
+
+
+def test_top5_only_with_more_than_five_classes():
+    labels = torch.tensor([0, 1])
+    assert "top5_accuracy" not in figures_of(torch.eye(5)[:2], labels)
+    assert figures_of(torch.eye(6)[:2], labels)["top5_accuracy"] == 1.0
+
+
+def test_absent_classes_and_unlabelled_pictures():
+    # Class 1 is only predicted, class 2 is absent altogether, the last picture has no label.
+    logits = torch.eye(3)[[0, 0, 1, 0]]
+    figures = figures_of(logits, torch.tensor([0, 0, 0, -100]))
+    assert figures["samples"] == 3
+    assert figures["accuracy"] == pytest.approx(2 / 3)
+    assert figures["balanced_accuracy"] == pytest.approx(2 / 3)  # over class 0
+    assert figures["macro_f1"] == pytest.approx((0.8 + 0) / 2)  # over classes 0 and 1
+    assert np.isfinite(figures["loss"])
+
+
+def test_more_classes_than_half_the_pictures_warn_of_nothing():
+    figures = figures_of(torch.eye(40), torch.arange(40))  # warnings are errors there
+    assert figures["accuracy"] == figures["macro_f1"] == figures["balanced_accuracy"] == 1.0
+
+
+def test_loss_is_summed_in_float64():
+    losses = np.full(3_000, 0.1, dtype=np.float32)
+    losses[0] = 2.0**24
+    zeros = np.zeros(3_000, dtype=np.int64)
+    figures = ClassificationMetrics(names(2))(EvalPrediction((zeros, zeros == 0, losses), zeros))
+    assert figures["loss"] == pytest.approx((2.0**24 + 2_999 * float(np.float32(0.1))) / 3_000, rel=1e-12)
+
+
+def test_no_label_at_all_is_told():
+    with pytest.raises(UserError, match=r"None of the 2 pictures to evaluate has a label .* --test_split"):
+        figures_of(torch.eye(2), torch.tensor([-1, -1]))
+
+
+def test_per_class_figures_and_confusion_matrix():
+    labels = np.array([0, 0, 0, 1, 1, -1])
+    predictions = np.array([0, 0, 1, 1, 2, 2])
+    assert confusion_matrix(predictions, labels, names(4)).tolist() == [
+        [2, 1, 0, 0],
+        [0, 1, 1, 0],
+        [0, 0, 0, 0],
+        [0, 0, 0, 0],
+    ]
+    assert confusion_matrix(predictions, labels, names(4)).dtype == np.int64
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures = per_class_figures(predictions, labels, names(4))
+    assert figures[0] == {"name": "class 0", "precision": 1.0, "recall": pytest.approx(2 / 3), "f1": 0.8, "support": 3}
+    assert figures[1] == {"name": "class 1", "precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2}
+    assert figures[2] == {"name": "class 2", "precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
+    assert [row["name"] for row in figures] == names(4)
+
+
+def test_nothing_labelled_gives_empty_tables():
+    nothing = np.array([-1, -1])
+    assert confusion_matrix(np.array([0, 1]), nothing, names(2)).tolist() == [[0, 0], [0, 0]]
+    assert [row["support"] for row in per_class_figures(np.array([0, 1]), nothing, names(2))] == [0, 0]
+
+
+def test_loading_costs_less_than_a_second():
+    ClassificationMetrics(names(2))  # the first copies the file into the cache
+    start = time.perf_counter()
+    ClassificationMetrics(names(2))
+    assert time.perf_counter() - start < 1.0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_two_processes_at_once_without_network(tmp_path: Path):
+    """Both load the module into one empty cache, compute at the same time, and would fail at the first connection."""
+    script = (
+        "import os, socket\n"
+        "import evaluate\n"
+        "def refuse(*_): raise AssertionError('network')\n"
+        "socket.socket.connect = socket.getaddrinfo = refuse\n"
+        "child = os.fork()\n"
+        f"module = evaluate.load({str(MODULE)!r}, keep_in_memory=True)\n"
+        "for _ in range(20):\n"
+        "    result = module.compute(predictions=[0, 1, 1], references=[0, 1, 0], top5_hits=[True] * 3,\n"
+        "                            losses=[1.0, 2.0, 6.0], num_labels=2)\n"
+        "assert result['loss'] == 3.0 and result['samples'] == 3, result\n"
+        "if child: assert os.waitpid(child, 0)[1] == 0\n"
+    )
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    for name in ("HF_MODULES_CACHE", "HF_METRICS_CACHE"):
+        environment.pop(name, None)
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,36 @@
+"""What each process of a two-process test runs: one optimizer step of plain SGD, whose change of the weights is saved.
+
+torchrun --standalone --nproc_per_node 2 tests/helpers/two_processes.py FOLDER FAMILY
+"""
+
+import sys
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from tests.training.test_trainer import hold_batch_norm, make_model, make_trainer
+
+
+def main(folder: str, family: str) -> None:
+    model = make_model(family)
+    hold_batch_norm(model)
+    trainer = make_trainer(
+        Path(folder),
+        model,
+        max_steps=1,
+        momentum=0.0,
+        learning_rate=1.0,
+        weight_decay=0.0,
+        label_smoothing_factor=0.1,
+        lr_scheduler_type="constant",
+    )
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    trainer.train()
+    gradient = {name: (before[name] - parameter.detach()).contiguous() for name, parameter in model.named_parameters()}
+    if trainer.args.process_index == 0:
+        save_file(gradient, Path(folder) / f"gradient_{trainer.args.world_size}.safetensors")
+    trainer.end()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

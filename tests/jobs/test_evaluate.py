@@ -1,0 +1,89 @@
+"""`evaluate` counts what `pipeline` answers on the raw pictures: made ones always, real ones where they are at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from datasets import load_dataset
+from transformers import pipeline
+
+from hf_finetune import UserError, evaluate_model, finetune
+from hf_finetune.jobs.evaluate import EvaluationResult
+
+
+def assert_parity(result: EvaluationResult, model: str, pictures: list, names: list[str]) -> None:
+    """Every picture's class, and the probability of its true class to 1e-4, are the pipeline's."""
+    classifier = pipeline("image-classification", model=model, device="cpu")
+    answers = classifier(pictures, top_k=len(names))
+    assert len(answers) == len(result.predictions)
+    assert [answer[0]["label"] for answer in answers] == [names[number] for number in result.predictions]
+    scores = [
+        next(entry["score"] for entry in answer if entry["label"] == names[label])
+        for answer, label in zip(answers, result.labels, strict=True)
+    ]
+    np.testing.assert_allclose(np.exp(-result.losses.astype(np.float64)), scores, atol=1e-4)
+
+
+def test_figures_and_parity_on_a_folder(finished_run, picture_folder):
+    result = evaluate_model(str(finished_run), dataset=str(picture_folder), use_cpu=True, disable_tqdm=True)
+    pictures = [str(path) for path in sorted((picture_folder / "test").rglob("*.png"))]
+    assert result.metrics["samples"] == 24
+    assert result.metrics["accuracy"] == pytest.approx((result.predictions == result.labels).mean())
+    assert_parity(result, str(finished_run), pictures, ["blue", "green", "red"])
+
+
+def test_classes_are_matched_by_name_not_by_order(finished_run, picture_folder, tmp_path):
+    """Only two of the model's classes are there, so the dataset's own ids differ from the model's."""
+    for label in ("green", "red"):
+        (tmp_path / "test" / label).mkdir(parents=True)
+        for picture in (picture_folder / "test" / label).iterdir():
+            (tmp_path / "test" / label / picture.name).write_bytes(picture.read_bytes())
+    result = evaluate_model(str(finished_run), dataset=str(tmp_path), use_cpu=True, disable_tqdm=True)
+    assert set(result.labels.tolist()) == {1, 2}
+    assert result.metrics["accuracy"] > 0.9 and result.metrics["samples"] == 16
+
+
+def test_a_class_that_the_model_does_not_know_is_named(finished_run, tmp_path):
+    for label in ("green", "mauve"):
+        (tmp_path / "test" / label).mkdir(parents=True)
+        PIL.Image.new("RGB", (16, 16)).save(tmp_path / "test" / label / "1.png")
+    with pytest.raises(UserError, match="does not know 1 of the dataset's classes: mauve. It knows blue, green, red"):
+        evaluate_model(str(finished_run), dataset=str(tmp_path), use_cpu=True, disable_tqdm=True)
+
+
+def test_parity_of_the_embedded_checkpoint_on_real_cifar10(shared):
+    copy = shared / "hub" / "datasets" / "uoft-cs" / "cifar10"
+    settings = {"dataset": "cifar10", "dataset_path": str(copy), "max_eval_samples": 1000}
+    result = evaluate_model("resnet_small_cifar10", **settings, use_cpu=True, disable_tqdm=True)
+    check_real_parity(result, "resnet_small_cifar10", copy, "img", settings)
+    assert result.metrics["accuracy"] > 0.85
+
+
+def test_parity_of_lenet5_on_real_mnist(shared, tmp_path):
+    copy = shared / "hub" / "datasets" / "ylecun" / "mnist"
+    settings = {"dataset": "mnist", "dataset_path": str(copy), "max_eval_samples": 1000}
+    output = str(tmp_path / "output")
+    finetune(
+        "lenet5_mnist", **settings, output_dir=output, max_train_samples=6000, num_train_epochs=1, learning_rate=0.05,
+        disable_tqdm=True, use_cpu=True,
+    )  # fmt: skip
+    result = evaluate_model(output, **settings, use_cpu=True, disable_tqdm=True)
+    assert result.metrics["accuracy"] > 0.8
+    check_real_parity(result, output, copy, "image", settings)
+
+
+def check_real_parity(
+    result: EvaluationResult, model: str, copy: Path, column: str, settings: dict[str, object]
+) -> None:
+    from hf_finetune.config.data import DataArguments
+    from hf_finetune.data.build import load_image_dataset
+    from hf_finetune.models.load import resolve_checkpoint
+
+    test = load_image_dataset(DataArguments(**settings, validation_fraction=0), seed=42).splits["test"]
+    raw = load_dataset(str(copy), split="test").select(test.with_format(None)["sample_index"])
+    names = raw.features["label"].names
+    assert len(raw) == 1000 and [names[label] for label in raw["label"]] == [names[label] for label in result.labels]
+    assert_parity(result, resolve_checkpoint(model), list(raw[column]), names)

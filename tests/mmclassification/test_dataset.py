@@ -1,0 +1,375 @@
+"""Pipelines, normalization, datasets, batches, optimizers and runtime of configs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_finetune.data.transforms.build import build_train_transforms
+from hf_finetune.errors import UserError
+from tests.helpers.mm_configs import (
+    NORMALIZATION,
+    RESNET,
+    imported,
+    new_config,
+    old_config,
+    old_data,
+    remarks,
+    settings,
+)
+
+CROP = dict(type="RandomResizedCrop", size=224)
+MEAN, STD = NORMALIZATION["mean"], NORMALIZATION["std"]
+
+
+def with_steps(*train: dict, test: tuple = (), dataset: str = "ImageNet", **data: Any) -> dict[str, Any]:
+    return old_config(data=old_data(dataset, train=list(train), test=list(test), **data))
+
+
+STEPS = [
+    (dict(type="RandomCrop", size=32, padding=4), {"RandomCrop": {"size": 32, "padding": 4}}),
+    (
+        dict(type="RandomCrop", crop_size=(32, 24), padding=2, pad_val=(1, 2, 3), padding_mode="reflect"),
+        {"RandomCrop": {"size": [32, 24], "padding": 2, "fill": [3, 2, 1], "padding_mode": "reflect"}},
+    ),
+    (CROP, {"RandomResizedCrop": {"size": 224}}),
+    (
+        dict(type="RandomResizedCrop", size=224, scale=(0.2, 1.0), interpolation="bicubic", backend="pillow"),
+        {"RandomResizedCrop": {"size": 224, "scale": [0.2, 1.0], "interpolation": "bicubic"}},
+    ),
+    (
+        dict(type="RandomResizedCrop", scale=192, crop_ratio_range=(0.67, 1.0)),
+        {"RandomResizedCrop": {"size": 192, "scale": [0.67, 1.0]}},
+    ),
+    (dict(type="RandomFlip", flip_prob=0.4), {"RandomHorizontalFlip": {"p": 0.4}}),
+    (dict(type="RandomFlip", prob=0.5, direction="vertical"), {"RandomVerticalFlip": {"p": 0.5}}),
+    (dict(type="Resize", size=224), {"Resize": {"size": [224, 224]}}),
+    (dict(type="Resize", size=(256, -1)), {"Resize": {"size": 256}}),
+    (dict(type="Resize", size=(100, 200)), {"Resize": {"size": [100, 200]}}),
+    (dict(type="Resize", scale=(100, 200)), {"Resize": {"size": [200, 100]}}),
+    (dict(type="ResizeEdge", scale=256, edge="short"), {"Resize": {"size": 256}}),
+    (dict(type="CenterCrop", crop_size=224), {"CenterCrop": {"size": 224}}),
+    (
+        dict(type="ColorJitter", brightness=0.4, contrast=(0.8, 1.2), saturation=0.0),
+        {"ColorJitter": {"brightness": 0.4, "contrast": [0.8, 1.2]}},
+    ),
+    (
+        dict(type="RandomErasing", erase_prob=0.25, min_area_ratio=0.02, max_area_ratio=1 / 3, fill_color=MEAN[::-1]),
+        {
+            "RandomErasing": {
+                "p": 0.25,
+                "scale": [0.02, 0.333333],
+                "ratio": [0.3, 3.333333],
+                "value": [124, 116, 104],
+            }
+        },
+    ),
+    (
+        dict(type="RandomErasing", mode="rand", fill_color=MEAN[::-1], fill_std=[57.375, 57.12, 58.395]),
+        {"RandomErasing": {"p": 0.5, "scale": [0.02, 0.4], "ratio": [0.3, 3.333333], "value": "random"}},
+    ),
+    (
+        dict(type="RandAugment", policies="timm_increasing", num_policies=2, magnitude_level=9, total_level=10),
+        {"IncreasingRandAugment": {"num_ops": 2, "magnitude": 9.0, "magnitude_std": 0.0}},
+    ),
+    (
+        dict(
+            type="RandAugment",
+            policies="timm_increasing",
+            num_policies=3,
+            magnitude_level=14,
+            magnitude_std=0.5,
+            total_level=20,
+            hparams=dict(pad_val=MEAN[::-1], interpolation="bicubic"),
+        ),
+        {
+            "IncreasingRandAugment": {
+                "num_ops": 3,
+                "magnitude": 7.0,
+                "magnitude_std": 0.25,
+                "fill": [124, 116, 104],
+            }
+        },
+    ),
+    (
+        dict(type="RandAugment", policies=[dict(type="Invert")], num_policies=2, magnitude_level=9, total_level=10),
+        {"RandAugment": {"num_ops": 2, "magnitude": 27}},
+    ),
+    (dict(type="AutoAugment", policies="imagenet"), "AutoAugment"),
+    (dict(type="RandomGrayscale", gray_prob=0.2), {"RandomGrayscale": {"p": 0.2}}),
+    (dict(type="torchvision/RandomRotation", degrees=(1, 2)), {"RandomRotation": {"degrees": [1, 2]}}),
+]
+
+
+@pytest.mark.parametrize(("step", "expected"), STEPS, ids=lambda value: str(value)[:60])
+def test_a_training_step_becomes_a_transform_that_can_be_built(tmp_path: Path, step: dict, expected: Any) -> None:
+    items = settings(tmp_path, with_steps(CROP, step))["train_transforms"]
+    assert items == [{"RandomResizedCrop": {"size": 224}}, expected]
+    build_train_transforms(items, uniform=False)
+
+
+TOLD = [
+    (dict(type="Lighting", eigval=[1]), "Lighting: there is no such transform here; it is left out"),
+    (dict(type="RandomResizedCrop", size=224, efficientnet_style=True), "EfficientNet's way of cropping"),
+    (dict(type="EfficientNetRandomCrop", scale=224), "EfficientNet's way of cropping"),
+    (dict(type="RandomFlip", prob=[0.3, 0.3], direction=["horizontal", "vertical"]), "flipped horizontally instead"),
+    (dict(type="RandAugment", policies=[dict(type="Rotate")], magnitude_std=0.5), "its list of policies"),
+    (dict(type="AutoAugment", policies=[[dict(type="Rotate")]]), "its list of policies"),
+    (dict(type="Resize", size=224, interpolation="area"), "'area'; bilinear is taken"),
+]
+
+
+@pytest.mark.parametrize(("step", "remark"), TOLD, ids=lambda value: str(value)[:60])
+def test_a_step_that_is_not_followed_exactly_is_told(tmp_path: Path, step: dict, remark: str) -> None:
+    assert remark in remarks(imported(tmp_path, with_steps(step, CROP)))
+
+
+def test_without_any_step_that_sizes_pictures_the_default_is_taken(tmp_path: Path) -> None:
+    draft = imported(tmp_path, with_steps(dict(type="Wiggle")))
+    assert "train_transforms" not in draft.settings and "they are cropped at random" in remarks(draft)
+
+
+CENTER = dict(type="CenterCrop", crop_size=224)
+EVALUATION = [
+    ((dict(type="Resize", size=(256, -1)), CENTER), (224, 0.875, "bilinear")),
+    ((dict(type="ResizeEdge", scale=248, edge="short", interpolation="bicubic"), CENTER), (224, 0.903, "bicubic")),
+    ((dict(type="Resize", size=(600, -1)), dict(type="CenterCrop", crop_size=448)), (448, 0.746, "bilinear")),
+    ((dict(type="Resize", size=384, backend="pillow", interpolation="bicubic"),), (384, 1.0, "bicubic")),
+    ((dict(type="EfficientNetCenterCrop", crop_size=300),), (300, 0.903, "bicubic")),
+    (
+        (dict(type="CenterCrop", crop_size=224, efficientnet_style=True, interpolation="bilinear"),),
+        (224, 0.875, "bilinear"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("steps", "expected"), EVALUATION, ids=lambda value: str(value)[:60])
+def test_the_evaluation_pipeline(tmp_path: Path, steps: tuple, expected: tuple) -> None:
+    values = settings(tmp_path, with_steps(CROP, test=steps))
+    size, crop_pct, resample = (values[key] for key in ("image_size", "crop_pct", "resample"))
+    assert (size, crop_pct, resample) == expected
+    edge = next((value for step in steps for key in ("size", "scale") if (value := step.get(key))), size + 32)
+    assert int(size / crop_pct) == (edge[0] if isinstance(edge, tuple) else edge)
+
+
+def test_squashed_pictures_are_told_where_they_are_not_square(tmp_path: Path) -> None:
+    resize = (dict(type="Resize", size=384),)
+    assert "384 x 384 whatever the shape" in remarks(imported(tmp_path, with_steps(CROP, test=resize)))
+    square = imported(tmp_path, with_steps(CROP, test=resize, dataset="CIFAR10", data_prefix="data/cifar10"))
+    assert "whatever the shape" not in remarks(square)
+    bare = settings(tmp_path, with_steps(dict(type="RandomFlip"), dataset="MNIST", data_prefix="data/mnist"))
+    assert (bare["image_size"], bare["crop_pct"], bare["dataset"]) == (28, 1.0, "mnist")
+    with pytest.raises(UserError, match="only square pictures"):
+        imported(tmp_path, with_steps(CROP, test=(dict(type="Resize", size=(100, 200)),)))
+
+
+@pytest.mark.parametrize("to_rgb", [True, False])
+def test_figures_in_bgr_are_turned(tmp_path: Path, to_rgb: bool) -> None:
+    normalize = dict(type="Normalize", mean=MEAN, std=STD, to_rgb=to_rgb)
+    values = settings(tmp_path, with_steps(CROP, normalize))
+    expected = (MEAN, STD) if to_rgb else (MEAN[::-1], STD[::-1])
+    assert (values["image_mean"], values["image_std"]) == expected
+    new = settings(tmp_path, new_config(data_preprocessor=dict(mean=MEAN, std=STD, to_rgb=to_rgb)))
+    assert (new["image_mean"], new["image_std"]) == expected
+
+
+def test_figures_of_arrays_stay_and_one_figure_is_three(tmp_path: Path) -> None:
+    normalize = dict(type="Normalize", mean=[33.46], std=[78.87], to_rgb=True)
+    values = settings(tmp_path, with_steps(normalize, dataset="MNIST", data_prefix="data/mnist"))
+    assert values["image_mean"] == [33.46] * 3 and values["image_std"] == [78.87] * 3
+    normalize = dict(type="Normalize", mean=MEAN, std=STD, to_rgb=False)
+    draft = imported(tmp_path, with_steps(normalize, dataset="CIFAR100", data_prefix="data/cifar100"))
+    assert draft.settings["image_mean"] == MEAN and draft.settings["dataset"] == "cifar100"
+
+
+DATASETS = [
+    (dict(dataset="CIFAR10", data_prefix="data/cifar10"), {"dataset": "cifar10"}),
+    (
+        dict(dataset="FashionMNIST", data_prefix="/big/fashion"),
+        {"dataset": "fashion_mnist", "dataset_path": "/big/fashion"},
+    ),
+    (dict(data_prefix="data/imagenet/train"), {"dataset": "imagenet"}),
+    (dict(data_prefix="/big/imagenet/train"), {"dataset": "imagenet", "dataset_path": "/big/imagenet"}),
+    (dict(data_prefix="data/birds/train", classes=["a", "b"]), {"dataset": "data/birds"}),
+    (dict(dataset="CustomDataset", data_prefix="data/birds/train"), {"dataset": "data/birds"}),
+    (dict(dataset="CustomDataset", data_root="data/birds", data_prefix=""), {"dataset": "data/birds"}),
+]
+
+
+@pytest.mark.parametrize(("data", "expected"), DATASETS, ids=lambda value: str(value)[:60])
+def test_the_dataset_and_its_path(tmp_path: Path, data: dict, expected: dict) -> None:
+    values = settings(tmp_path, with_steps(CROP, **data))
+    assert {key: value for key, value in values.items() if key.startswith("dataset")} == expected
+
+
+def test_datasets_that_want_the_users_hand_are_told(tmp_path: Path) -> None:
+    draft = imported(tmp_path, with_steps(CROP, dataset="CUB", data_root="data/CUB", ann_file="images.txt"))
+    assert "arrange its pictures as data/CUB/train/CLASS/" in remarks(draft)
+    assert "list paths and labels in a CSV table" in remarks(draft)
+    inner = old_data()["train"]
+    wrapped = {**old_data(), "train": dict(type="RepeatDataset", times=3, dataset=inner)}
+    draft = imported(tmp_path, old_config(data=wrapped))
+    assert draft.settings["dataset"] == "imagenet" and "RepeatDataset is not supported" in remarks(draft)
+    with pytest.raises(UserError, match="names no folder of pictures"):
+        imported(tmp_path, with_steps(CROP, dataset="CustomDataset"))
+
+
+BATCHES = [
+    ("net_8xb32_in1k.py", 256, ""),
+    ("net_b32x8_imagenet.py", 256, ""),
+    ("net_16x32_b16x32_imagenet.py", 512, ""),
+    ("net_8xb64_in1k.py", 256, "the file's name says 8xb64; 8 GPUs of 32 are taken"),
+    ("net.py", 256, "32 on a number of GPUs that the file does not say; 8 are taken"),
+]
+
+
+@pytest.mark.parametrize(("name", "batch", "remark"), BATCHES)
+def test_the_batch_is_samples_times_gpus(tmp_path: Path, name: str, batch: int, remark: str) -> None:
+    draft = imported(tmp_path, old_config(), name)
+    assert draft.settings["global_batch_size"] == batch and remark in remarks(draft)
+    assert bool(remark) == bool(draft.remarks)
+
+
+def test_the_batch_of_1x_is_stated_and_accumulation_multiplies(tmp_path: Path) -> None:
+    scaled = new_config(auto_scale_lr=dict(base_batch_size=4096))
+    assert settings(tmp_path, scaled, "net.py")["global_batch_size"] == 4096
+    assert "4096, but the file's name says 8xb32" in remarks(imported(tmp_path, scaled))
+    wrapper = dict(optimizer=dict(type="SGD", lr=0.1), accumulative_counts=4)
+    assert settings(tmp_path, new_config(optim_wrapper=wrapper))["global_batch_size"] == 1024
+    hook = dict(type="GradientCumulativeOptimizerHook", cumulative_iters=2)
+    assert settings(tmp_path, old_config(optimizer_config=hook))["global_batch_size"] == 512
+
+
+# Optimizer
+
+OPTIMIZERS = [
+    (dict(type="SGD", lr=0.1), dict(optim="sgd", momentum=0, weight_decay=0), ""),
+    (dict(type="SGD", lr=0.1, momentum=0.9, nesterov=True), dict(momentum=0.9, nesterov=True), ""),
+    (dict(type="AdamW", lr=0.1), dict(optim="adamw_torch", weight_decay=0.01), ""),
+    (dict(type="AdamW", lr=0.1, betas=(0.9, 0.95), eps=1e-6), dict(adam_beta2=0.95, adam_epsilon=1e-6), ""),
+    (dict(type="Adam", lr=0.1), dict(optim="adamw_torch", weight_decay=0), ""),
+    (dict(type="Adam", lr=0.1, weight_decay=0.1), dict(optim="adamw_torch"), "Adam is not here"),
+    (dict(type="RMSprop", lr=0.1, alpha=0.9, momentum=0.8), dict(optim_args="alpha=0.9,momentum=0.8"), ""),
+    (dict(type="Lamb", lr=0.1), dict(optim="adamw_torch"), "choose learning_rate anew"),
+    (dict(type="LARS", lr=0.1, momentum=0.9), dict(optim="sgd", momentum=0.9), "choose learning_rate anew"),
+]
+
+
+@pytest.mark.parametrize(("optimizer", "expected", "remark"), OPTIMIZERS, ids=lambda value: str(value)[:60])
+def test_the_optimizer(tmp_path: Path, optimizer: dict, expected: dict, remark: str) -> None:
+    draft = imported(tmp_path, old_config(optimizer=optimizer))
+    assert {key: draft.settings.get(key) for key in expected} == expected
+    assert draft.settings["learning_rate"] == 0.1
+    assert remark in remarks(draft) and bool(remark) == bool(draft.remarks)
+
+
+def test_parameterwise_options(tmp_path: Path) -> None:
+    def wrapped(**paramwise: Any) -> Any:
+        optimizer = dict(type="AdamW", lr=0.1)
+        return imported(tmp_path, new_config(optim_wrapper=dict(optimizer=optimizer, paramwise_cfg=paramwise)))
+
+    plain = wrapped(norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0)
+    assert plain.settings["decay_norm_and_bias"] is False and not plain.remarks
+    absent = wrapped(custom_keys={".cls_token": dict(decay_mult=0.0)})  # a ResNet has none
+    assert "decay_norm_and_bias" not in absent.settings and not absent.remarks
+    for paramwise, remark in (
+        (dict(norm_decay_mult=0), "norm_decay_mult 0 and bias_decay_mult 1; here"),
+        (dict(custom_keys={"head": dict(lr_mult=10)}), "lr_mult 10; parameters have no such options of their own"),
+        (dict(layer_decay_rate=0.65), "0.65; all layers have one learning rate"),
+    ):
+        assert remark in remarks(wrapped(**paramwise))
+
+
+def test_parameters_that_are_not_decayed_go_by_their_names_here(tmp_path: Path) -> None:
+    names = ("cls_token", ".pos_embed", ".absolute_pos_embed", ".relative_position_bias_table", ".ln", ".bias")
+    keys = {name: dict(decay_mult=0.0) for name in names}
+    paramwise = dict(norm_decay_mult=0.0, bias_decay_mult=0.0, custom_keys=keys)
+    optimizer = dict(type="AdamW", lr=0.1)
+    for backbone, expected in (
+        (dict(type="VisionTransformer", arch="b"), ["cls_token", "position_embeddings"]),
+        (dict(type="SwinTransformer", arch="tiny"), ["position_embeddings", "relative_position_bias_table"]),
+        (dict(type="ResNet", depth=50), None),
+    ):
+        model = {**RESNET, "backbone": backbone}
+        config = new_config(model=model, optim_wrapper=dict(optimizer=optimizer, paramwise_cfg=paramwise))
+        draft = imported(tmp_path, config)
+        assert draft.settings.get("no_decay") == expected
+        assert "decay_mult" not in remarks(draft)
+
+
+def test_an_average_of_the_weights(tmp_path: Path) -> None:
+    draft = imported(tmp_path, new_config(custom_hooks=[dict(type="EMAHook", momentum=4e-5, priority="HIGH")]))
+    assert draft.settings["ema_decay"] == 0.99996 and not draft.remarks
+    hook = dict(type="EMAHook", ema_type="ExpMomentumEMA", update_buffers=True, begin_epoch=3)
+    draft = imported(tmp_path, new_config(custom_hooks=[hook]))
+    assert draft.settings["ema_decay"] == 0.9998
+    for remark in ("ema_type: ExpMomentumEMA;", "update_buffers: True;", "begin_epoch: 3;"):
+        assert remark in remarks(draft)
+
+
+def test_clipping_and_half_precision(tmp_path: Path) -> None:
+    assert settings(tmp_path, old_config())["max_grad_norm"] == 0
+    assert settings(tmp_path, old_config(optimizer_config=dict(grad_clip=dict(max_norm=5.0))))["max_grad_norm"] == 5.0
+    sgd = dict(type="SGD", lr=0.1)
+    amp = dict(type="AmpOptimWrapper", optimizer=sgd, clip_grad=dict(max_norm=1.0), loss_scale="dynamic")
+    values = settings(tmp_path, new_config(optim_wrapper=amp))
+    assert values["fp16"] is True and values["max_grad_norm"] == 1.0
+    assert settings(tmp_path, new_config(optim_wrapper={**amp, "dtype": "bfloat16"}))["bf16"] is True
+    draft = imported(tmp_path, old_config(fp16=dict(loss_scale=512.0)))
+    assert draft.settings["fp16"] is True and "512; the loss scale is dynamic here" in remarks(draft)
+
+
+# Runtime
+
+
+def test_the_runtime(tmp_path: Path) -> None:
+    hooks = dict(
+        logger=dict(type="LoggerHook", interval=50),
+        checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=3),
+    )
+    values = settings(
+        tmp_path,
+        new_config(
+            default_hooks=hooks,
+            randomness=dict(seed=7, deterministic=True),
+            work_dir="work/net/",
+            vis_backends=[dict(type="TensorboardVisBackend")],
+            find_unused_parameters=True,
+        ),
+    )
+    expected = dict(
+        logging_steps=50,
+        save_total_limit=3,
+        seed=7,
+        full_determinism=True,
+        output_dir="work/net",
+        report_to=["tensorboard"],
+        ddp_find_unused_parameters=True,
+    )
+    assert {key: values[key] for key in expected} == expected
+    assert settings(tmp_path, old_config(seed=3))["seed"] == 3
+
+
+def test_intervals_and_hooks_are_told(tmp_path: Path) -> None:
+    draft = imported(
+        tmp_path,
+        old_config(
+            evaluation=dict(interval=10),
+            checkpoint_config=dict(interval=5),
+            custom_hooks=[dict(type="PreciseBNHook"), dict(type="MyHook")],
+        ),
+    )
+    lines = remarks(draft).splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith("evaluation.interval: 10;") and lines[1].startswith("checkpoint_config.interval: 5;")
+    assert "BatchNorm keeps its running statistics" in lines[2] and "MyHook: there is no such hook here" in lines[3]
+
+
+def test_a_run_of_iterations_is_evaluated_by_steps(tmp_path: Path) -> None:
+    loop = dict(type="IterBasedTrainLoop", max_iters=5000, val_interval=500)
+    scheduler = [dict(type="CosineAnnealingLR", by_epoch=False)]
+    values = settings(tmp_path, new_config(train_cfg=loop, param_scheduler=scheduler))
+    expected = dict(max_steps=5000, eval_strategy="steps", eval_steps=500, save_strategy="steps", save_steps=500)
+    assert {key: values[key] for key in expected} == expected

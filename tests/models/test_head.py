@@ -1,0 +1,51 @@
+"""Which module is the head, over families that build it differently."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import (
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
+    PoolFormerConfig,
+    PoolFormerForImageClassification,
+    PreTrainedModel,
+)
+
+from hf_finetune.errors import UserError
+from hf_finetune.models.head import head_linear, head_module
+from hf_finetune.models.lenet5 import LeNet5Config, LeNet5ForImageClassification
+from tests.helpers.tiny import tiny_timm
+from tests.training.test_trainer import make_model
+
+TINY_VIT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+def two_heads() -> PreTrainedModel:
+    return DeiTForImageClassificationWithTeacher(DeiTConfig(**TINY_VIT, image_size=16, patch_size=4, num_labels=4))
+
+
+def norm_and_head() -> PreTrainedModel:
+    return PoolFormerForImageClassification(PoolFormerConfig(hidden_sizes=[8] * 4, depths=[1] * 4, num_labels=4))
+
+
+def test_the_head_is_the_outermost_module_that_holds_it_all():
+    resnet, vit = make_model("resnet"), make_model("vit")
+    assert head_module(resnet) is resnet.classifier and head_linear(resnet) is resnet.classifier[1]
+    assert head_module(vit) is head_linear(vit) is vit.classifier
+
+
+def test_the_head_of_a_timm_model_is_inside_its_backbone():
+    model = tiny_timm(num_labels=4)
+    assert head_module(model) is head_linear(model) is model.timm_model.fc
+
+
+def test_a_head_of_several_modules_is_none_but_may_have_one_linear_layer():
+    assert head_module(two_heads()) is None
+    model = norm_and_head()
+    assert head_module(model) is None and head_linear(model) is model.classifier
+
+
+@pytest.mark.parametrize("make", [two_heads, lambda: LeNet5ForImageClassification(LeNet5Config())])
+def test_several_linear_layers_cannot_be_probed(make):
+    with pytest.raises(UserError, match="head_init: probe needs a head with one linear layer that gives the logits"):
+        head_linear(make())

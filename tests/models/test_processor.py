@@ -1,0 +1,114 @@
+"""The image processor: what a recipe changes, what it leaves, and that it means the same to Transformers."""
+
+from __future__ import annotations
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from transformers import (
+    AutoImageProcessor,
+    BitImageProcessor,
+    ConvNextImageProcessor,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTImageProcessor,
+)
+
+from hf_finetune.config.data import DataArguments
+from hf_finetune.config.model import ModelArguments
+from hf_finetune.errors import UserError
+from hf_finetune.models.processor import Preprocessing, default_train_transforms, describe, load_image_processor
+from tests.helpers.tiny import TINY_RESNET
+
+TUTORIAL = {
+    "image_size": 224,
+    "crop_pct": 1.0,
+    "image_mean": [125.307, 122.961, 113.8575],
+    "image_std": [51.5865, 50.847, 51.255],
+    "resample": "bilinear",
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> ModelArguments:
+    ResNetForImageClassification(ResNetConfig(**TINY_RESNET)).save_pretrained(tmp_path)
+    ConvNextImageProcessor(size={"shortest_edge": 224}, crop_pct=0.875, resample=3).save_pretrained(tmp_path)
+    return ModelArguments(model_name_or_path=str(tmp_path))
+
+
+def test_without_changes_the_checkpoints_own_processor_stays(checkpoint):
+    processor = load_image_processor(checkpoint, ResNetConfig(), DataArguments())
+    assert isinstance(processor, ConvNextImageProcessor)
+    assert describe(processor) == Preprocessing(
+        image_size=224,
+        crop_pct=0.875,
+        mean=(127.5, 127.5, 127.5),
+        std=(127.5, 127.5, 127.5),
+        resample="bicubic",
+    )
+
+
+def test_the_tutorials_preprocessing(checkpoint, tmp_path):
+    processor = load_image_processor(checkpoint, ResNetConfig(), DataArguments(**TUTORIAL))
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    (result,) = processor(PIL.Image.fromarray(pixels), return_tensors="pt")["pixel_values"]
+    enlarged = torch.nn.functional.interpolate(
+        torch.from_numpy(pixels).permute(2, 0, 1)[None].float(), (224, 224), mode="bilinear", antialias=True
+    )[0]
+    mean, std = (torch.tensor(TUTORIAL[name])[:, None, None] for name in ("image_mean", "image_std"))
+    # Resizing happens in uint8 with weights of 16 bits, so the last level may differ.
+    assert ((result * std + mean) - enlarged).abs().max() <= 1
+    processor.save_pretrained(tmp_path / "saved")
+    again = AutoImageProcessor.from_pretrained(tmp_path / "saved")
+    assert torch.equal(again(PIL.Image.fromarray(pixels), return_tensors="pt")["pixel_values"][0], result)
+
+
+def test_one_change_keeps_the_checkpoints_other_figures(checkpoint):
+    processor = load_image_processor(checkpoint, ResNetConfig(), DataArguments(image_size=64))
+    assert describe(processor).mean == (127.5, 127.5, 127.5) and describe(processor).resample == "bicubic"
+    assert dict(processor.size)["shortest_edge"] == int(64 / 0.875)
+    assert processor(PIL.Image.new("RGB", (90, 200)), return_tensors="pt")["pixel_values"].shape == (1, 3, 64, 64)
+
+
+def test_a_model_from_scratch_starts_from_imagenets_figures():
+    processor = load_image_processor(ModelArguments(model_type="resnet"), ResNetConfig(), DataArguments(image_size=112))
+    assert describe(processor) == Preprocessing(image_size=112)
+
+
+@pytest.mark.parametrize(
+    ("processor", "expected"),
+    [
+        (ViTImageProcessor(), (224, 1.0)),
+        (BitImageProcessor(size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224}), (224, 0.875)),
+        (ConvNextImageProcessor(size={"shortest_edge": 384}), (384, 1.0)),
+    ],
+)
+def test_the_processors_of_several_families_are_understood(processor, expected):
+    preprocessing = describe(processor)
+    assert (preprocessing.image_size, preprocessing.crop_pct) == expected
+    pixels = processor(PIL.Image.new("RGB", (500, 400)), return_tensors="pt")["pixel_values"]
+    assert pixels.shape[-2:] == (preprocessing.image_size, preprocessing.image_size)
+
+
+def test_training_without_named_transforms_crops_and_flips_at_the_networks_size():
+    assert default_train_transforms(Preprocessing(image_size=96, resample="bicubic")) == [
+        {"RandomResizedCrop": {"size": 96, "interpolation": "bicubic"}},
+        {"RandomHorizontalFlip": {"p": 0.5}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_mean": [0.485, 0.456, 0.406]}, "looks like a scale of 0 to 1"),
+        ({"image_std": [50.0, 50.0]}, "image_std has 2 figures"),
+        ({"image_size": 0}, "image_size is 0"),
+        ({"crop_pct": 1.5}, "crop_pct is 1.5"),
+        ({"resample": "bilinaer"}, 'Did you mean "bilinear"?'),
+    ],
+)
+def test_figures_that_make_no_sense(changes, message):
+    with pytest.raises(UserError, match="^[^\n]*$") as error:
+        load_image_processor(ModelArguments(model_type="resnet"), ResNetConfig(), DataArguments(**changes))
+    assert message in str(error.value)

@@ -1,0 +1,141 @@
+"""The output folder: new, to be continued, or somebody's results that stay."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hf_finetune.errors import UserError
+from hf_finetune.training.checkpoints.run_folder import find_resumable, prepare_folder
+from hf_finetune.training.checkpoints.store import publish
+
+VALUES = {"dataset": "digits", "learning_rate": 0.1, "lr_milestones": [15]}
+CHECKPOINT_FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt")
+
+
+def save_checkpoint(folder: Path, step: int, state: str = '{"global_step": 1}') -> Path:
+    unfinished = folder / ".unfinished" / f"checkpoint-{step}"
+    unfinished.mkdir(parents=True)
+    for name in CHECKPOINT_FILES:
+        (unfinished / name).write_bytes(b"")
+    (unfinished / "trainer_state.json").write_text(state)
+    return publish(unfinished, folder)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder of a run that was interrupted after two checkpoints."""
+    prepare_folder(tmp_path / "run", yaml.safe_dump(VALUES), overwrite=False)
+    save_checkpoint(tmp_path / "run", 90)
+    save_checkpoint(tmp_path / "run", 100)
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_new_or_empty_folder_is_a_new_run(tmp_path: Path, there: bool, overwrite: bool):
+    folder = tmp_path / "a" / "b"
+    if there:
+        folder.mkdir(parents=True)
+    assert find_resumable(folder, VALUES, overwrite) is None
+    assert folder.exists() == there  # it is only looked at
+    prepare_folder(folder, yaml.safe_dump(VALUES), overwrite)
+    assert yaml.safe_load((folder / "recipe.yaml").read_text()) == VALUES
+
+
+def test_an_interrupted_run_goes_on_from_its_newest_checkpoint(folder: Path):
+    assert find_resumable(folder, VALUES, overwrite=False) == folder / "checkpoint-100"  # not by the names' order
+
+
+def test_a_torn_checkpoint_is_named_set_aside_and_passed_over(folder: Path):
+    said: list[str] = []
+    (folder / "checkpoint-100/optimizer.pt").unlink()
+    assert find_resumable(folder, VALUES, False, said.append) == folder / "checkpoint-90"
+    (folder / "checkpoint-90/trainer_state.json").write_text('{"global_step"')
+    assert find_resumable(folder, VALUES, False, said.append) is None
+    assert said == [
+        "Note: checkpoint-100 is torn: optimizer.pt is missing; it is set aside as torn-checkpoint-100.",
+        "Note: checkpoint-90 is torn: trainer_state.json has 14 of 18 bytes; it is set aside as torn-checkpoint-90.",
+    ]
+    assert (folder / "torn-checkpoint-100").is_dir() and (folder / "torn-checkpoint-90").is_dir()
+
+
+def test_where_and_how_it_runs_may_change_but_not_what_it_computes(folder: Path):
+    other_place = {**VALUES, "dataset_path": "/elsewhere", "dataloader_num_workers": 4, "logging_steps": 1}
+    assert find_resumable(folder, other_place, overwrite=False) is not None
+    for changed in ({**VALUES, "learning_rate": 0.2}, {**VALUES, "momentum": 0.5}, {"dataset": "digits"}):
+        with pytest.raises(UserError, match="holds an unfinished run with .*, or --overwrite_output_dir"):
+            find_resumable(folder, changed, overwrite=False)
+    with pytest.raises(UserError, match=r"an unfinished run with learning_rate 0\.1, not 0\.2;"):
+        find_resumable(folder, {**VALUES, "learning_rate": 0.2}, overwrite=False)
+
+
+def test_a_kill_while_the_recipe_is_written_leaves_a_new_folder(tmp_path: Path):
+    (tmp_path / ".recipe.yaml.unfinished").write_text("# The rec")
+    assert find_resumable(tmp_path, VALUES, overwrite=False) is None
+    prepare_folder(tmp_path, yaml.safe_dump(VALUES), overwrite=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def test_a_run_without_a_checkpoint_is_nothing_to_lose(tmp_path: Path):
+    prepare_folder(tmp_path / "run", yaml.safe_dump(VALUES), overwrite=False)
+    assert find_resumable(tmp_path / "run", {**VALUES, "learning_rate": 0.2}, overwrite=False) is None
+
+
+def test_a_finished_run_is_left_alone_unless_told(folder: Path):
+    (folder / "metrics.json").write_text("{}")
+    with pytest.raises(UserError, match="holds the results of a finished run; write another --output_dir, or"):
+        find_resumable(folder, VALUES, overwrite=False)
+    assert find_resumable(folder, VALUES, overwrite=True) is None
+
+
+@pytest.mark.parametrize("recipe", [None, "learning_rate: 0.1\n", "_base_: digits\n", ""])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_other_files_is_never_touched(tmp_path: Path, recipe: str | None, overwrite: bool):
+    (tmp_path / "thesis.txt").write_text("mine")
+    save_checkpoint(tmp_path, 5)
+    if recipe is not None:
+        (tmp_path / "recipe.yaml").write_text(recipe)
+    with pytest.raises(UserError, match="holds no run of this package, so nothing is written or deleted there"):
+        find_resumable(tmp_path, VALUES, overwrite)
+
+
+def test_overwriting_removes_the_runs_own_things_and_nothing_else(folder: Path):
+    for name in ("metrics.json", "model.safetensors", "config.json", "README.md", "notes.txt", "checkpoint-old.txt"):
+        (folder / name).write_text("{}")
+    (folder / "checkpoint-best").mkdir()
+    (folder / "torn-checkpoint-80").mkdir()
+    (folder / ".unfinished").mkdir(exist_ok=True)
+    prepare_folder(folder, yaml.safe_dump({"seed": 1}), overwrite=True)
+    assert {path.name for path in folder.iterdir()} == {
+        "recipe.yaml", "notes.txt", "checkpoint-old.txt", "checkpoint-best",
+    }  # fmt: skip
+    assert yaml.safe_load((folder / "recipe.yaml").read_text()) == {"seed": 1}
+
+
+@pytest.mark.parametrize("place", ["file", "file/run", "file/a/b"])
+def test_a_file_in_the_way(tmp_path: Path, place: str):
+    (tmp_path / "file").write_text(json.dumps({}))
+    with pytest.raises(UserError, match=r"output_dir: .*file is a file; write a folder\.$"):
+        find_resumable(tmp_path / place, VALUES, overwrite=False)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written(tmp_path: Path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    for place in ("locked", "locked/run"):
+        with pytest.raises(UserError, match="no permission to write in .*locked; write another --output_dir"):
+            find_resumable(tmp_path / place, VALUES, overwrite=False)
+
+
+def test_starting_anew_takes_the_exported_files_of_the_earlier_weights_away(tmp_path: Path):
+    folder = tmp_path / "run"
+    prepare_folder(folder, yaml.safe_dump(VALUES), overwrite=False)
+    for name in ("model.onnx", "model_int8.onnx", "notes.txt"):
+        (folder / name).touch()
+    prepare_folder(folder, yaml.safe_dump(VALUES), overwrite=True)
+    assert {path.name for path in folder.iterdir()} == {"recipe.yaml", "notes.txt"}

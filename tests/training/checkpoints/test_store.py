@@ -1,0 +1,147 @@
+"""Checkpoints: whole or not there, found out when torn, and refused where they do not fit."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from hf_finetune.errors import UserError
+from hf_finetune.training.checkpoints import store as checkpoints
+from hf_finetune.training.checkpoints.store import (
+    check_room,
+    find_fault,
+    full_disk_told,
+    list_checkpoints,
+    publish,
+    rotate,
+    set_aside,
+)
+
+
+def save(folder: Path, step: int, content: bytes = b"weights") -> Path:
+    unfinished = folder / ".unfinished" / f"checkpoint-{step}"
+    (unfinished / "inner").mkdir(parents=True)
+    (unfinished / "model.safetensors").write_bytes(content)
+    (unfinished / "inner" / "shard").write_bytes(b"shard")
+    return publish(unfinished, folder)
+
+
+def test_a_published_checkpoint_is_whole_and_lists_its_files(tmp_path: Path):
+    checkpoint = save(tmp_path, 5)
+    assert checkpoint == tmp_path / "checkpoint-5" and find_fault(checkpoint) is None
+    listed = json.loads((checkpoint / "manifest.json").read_text())["files"]
+    assert listed.keys() == {"model.safetensors", "inner/shard"} and listed["inner/shard"]["bytes"] == 5
+    save(tmp_path, 5, b"later")  # takes the place of the earlier one
+    assert (checkpoint / "model.safetensors").read_bytes() == b"later" and find_fault(checkpoint) is None
+
+
+@pytest.mark.parametrize("instant", ["flush", "rename"])
+def test_what_ends_while_it_is_written_takes_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instant: str):
+    def end(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    if instant == "flush":
+        monkeypatch.setattr(checkpoints, "flush", end)
+    else:
+        monkeypatch.setattr(Path, "rename", end)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, 5)
+    assert list_checkpoints(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"wei"), "model.safetensors has 3 of 7 bytes"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"weighty"), "model.safetensors is not what was"),
+        (lambda folder: (folder / "inner/shard").unlink(), "inner/shard is missing"),
+        (lambda folder: (folder / "manifest.json").unlink(), "manifest.json is missing"),
+        (lambda folder: (folder / "manifest.json").write_text('{"files"'), "manifest.json is no manifest"),
+        (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json is no manifest"),
+        (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\xfe"), "manifest.json is no manifest"),
+        (lambda folder: (folder / "manifest.json").write_text('{"files": {"inner/shard": 1}}'), "manifest.json is no"),
+    ],
+)
+def test_a_torn_checkpoint_is_found_out(tmp_path: Path, damage, fault: str):
+    checkpoint = save(tmp_path, 5)
+    damage(checkpoint)
+    assert find_fault(checkpoint).startswith(fault)
+
+
+def test_set_aside_ones_are_not_listed_and_not_written_over(tmp_path: Path):
+    for _ in range(2):
+        set_aside(save(tmp_path, 5))
+    assert list_checkpoints(tmp_path) == []
+    assert {path.name for path in tmp_path.glob("torn-*")} == {"torn-checkpoint-5", "torn-checkpoint-5-2"}
+
+
+@pytest.mark.parametrize(
+    ("limit", "best", "left"),
+    [
+        (None, None, [40, 30, 20, 10]),
+        (2, None, [40, 30]),
+        (2, 10, [40, 10]),
+        (1, 10, [40, 10]),
+        (1, 40, [40]),
+        (3, 10, [40, 30, 10]),
+    ],
+)
+def test_the_oldest_go_but_never_the_newest_nor_the_best(tmp_path: Path, limit, best, left):
+    for step in (10, 20, 30, 40):
+        save(tmp_path, step)
+    rotate(tmp_path, limit, best and tmp_path / f"checkpoint-{best}")
+    assert [int(path.name.split("-")[1]) for path in list_checkpoints(tmp_path)] == left
+
+
+def free(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=count))
+
+
+def test_missing_room_is_named_before_it_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    free(monkeypatch, 700_000_000)
+    check_room(tmp_path / "run", 200_000_000, 100_000_000, 3)
+    free(monkeypatch, 650_000_000)
+    with pytest.raises(
+        UserError, match=r"3 checkpoints of 200\.0 MB .* 700\.0 MB .* 650\.0 MB are free: 50\.0 MB are m"
+    ):
+        check_room(tmp_path / "run", 200_000_000, 100_000_000, 3)
+    save(tmp_path, 5, bytes(1000))
+    free(monkeypatch, 2500)
+    check_room(tmp_path, 1000, 500, 3)  # one of the three is there already
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception):
+    save(tmp_path, 5)
+    (tmp_path / ".unfinished" / "checkpoint-6").mkdir()
+    free(monkeypatch, 3_000_000)
+    with (
+        pytest.raises(UserError, match=r"a checkpoint of 5\.0 MB .* free 2\.0 MB or more\. checkpoint-5 is whole, and"),
+        full_disk_told(tmp_path, "a checkpoint", 5_000_000),
+    ):
+        raise error
+    assert not (tmp_path / ".unfinished").exists()
+
+
+def test_other_errors_stay_what_they_are(tmp_path: Path):
+    with pytest.raises(RuntimeError, match="shapes differ"), full_disk_told(tmp_path, "a checkpoint", 5_000_000):
+        raise RuntimeError("shapes differ")
+
+
+def test_an_error_without_a_word_on_a_full_disk_is_that_of_a_full_disk(tmp_path: Path, monkeypatch):
+    free(monkeypatch, 0)
+    with pytest.raises(UserError, match="None was saved before"), full_disk_told(tmp_path, "a checkpoint", 5_000_000):
+        raise RuntimeError("unexpected pos 64 vs 0")

@@ -1,0 +1,96 @@
+"""Signals that ask a run to stop: noted, acted on after the step, and never lost."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from hf_finetune.training.extensions.stop_signals import StopSignals, outlive_stop_signals
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.fixture
+def delivered(monkeypatch: pytest.MonkeyPatch):
+    """The signals that reached what was there before."""
+    got: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, lambda number, frame: got.append(number))
+    yield got
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_was_acted_on_goes_no_further(delivered, number):
+    with StopSignals() as signals:
+        assert signals.received is None
+        send(number)
+        send(number)  # a launcher passes on what its processes were sent as well
+        assert signals.received is number
+        signals.handled = True
+    assert delivered == []
+    send(number)
+    assert delivered == [number]  # what was there before is there again
+
+
+def test_a_signal_that_nobody_acted_on_is_delivered_when_it_is_left(delivered):
+    with StopSignals():
+        send(signal.SIGTERM)
+        assert delivered == []
+    assert delivered == [signal.SIGTERM]
+
+
+def test_without_a_signal_nothing_happens(delivered):
+    with StopSignals() as signals:
+        pass
+    assert signals.received is None and delivered == []
+
+
+def second_signal_later() -> None:
+    with StopSignals() as signals:
+        send(signal.SIGTERM)
+        signals._received_at -= 3  # seconds
+        send(signal.SIGTERM)
+        time.sleep(10)
+
+
+def worker(ready: multiprocessing.Event) -> None:
+    outlive_stop_signals()
+    ready.set()
+    time.sleep(20)
+
+
+def sender(pid: int) -> None:
+    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGINT)
+
+
+def test_a_second_signal_ends_the_process():
+    process = multiprocessing.get_context("fork").Process(target=second_signal_later)
+    process.start()
+    process.join(5)
+    assert process.exitcode == -signal.SIGTERM
+
+
+def test_a_worker_outlives_what_all_are_sent_but_not_its_parents_word():
+    fork = multiprocessing.get_context("fork")
+    ready = fork.Event()
+    process = fork.Process(target=worker, args=(ready,))
+    process.start()
+    assert ready.wait(5)
+    other = fork.Process(target=sender, args=(process.pid,))
+    other.start()
+    other.join(5)
+    process.join(0.3)
+    assert process.exitcode is None
+    process.terminate()
+    process.join(5)
+    assert process.exitcode == 0

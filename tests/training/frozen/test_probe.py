@@ -1,0 +1,161 @@
+"""The probed head: the optimum itself, folded into the layer; when it is fitted, and when it is not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+from transformers import ResNetConfig, ResNetForImageClassification
+
+from hf_finetune.models.head import head_linear
+from hf_finetune.training.frozen import probe as head_probe
+from hf_finetune.training.frozen.probe import fit_logistic_regression
+from hf_finetune.training.run import choose_recipe, prepare
+from tests.helpers.tiny import TINY_RESNET, tiny_timm, write_recipe
+
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+
+def blobs(classes: int, count: int = 60, width: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Features of very different scale and offset, the last one dead, whose classes overlap."""
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(classes), count)
+    features = generator.normal(size=(len(labels), width)) + generator.normal(size=(classes, width))[labels]
+    features = features * np.linspace(0.1, 3, width) + np.linspace(-50, 50, width)
+    features[:, -1] = 7.0
+    return features.astype(np.float32), labels
+
+
+def optimum(features: np.ndarray, labels: np.ndarray, classes: int, strength: float) -> torch.Tensor:
+    """The probabilities of multinomial logistic regression with L2, by another solver and in double precision."""
+    inputs, targets = torch.tensor(features, dtype=torch.float64), torch.tensor(labels)
+    inputs = (inputs - inputs.mean(0)) / inputs.var(0, correction=0).mean().sqrt()
+    weight = torch.zeros(classes, inputs.shape[1], dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
+    solver = torch.optim.LBFGS([weight, bias], max_iter=500, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        solver.zero_grad()
+        loss = functional.cross_entropy(inputs @ weight.T + bias, targets, reduction="sum") * strength
+        loss = loss + weight.square().sum() / 2
+        loss.backward()
+        return loss
+
+    solver.step(closure)
+    return (inputs @ weight.T + bias).softmax(dim=1).detach()
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4])
+def test_it_is_the_optimum_on_raw_features(classes):
+    features, labels = blobs(classes)
+    weight, bias, accuracy = fit_logistic_regression(features, labels, features, labels, classes, [0.1])
+    assert weight.shape == (classes, 5) and bias.shape == (classes,) and weight.dtype == bias.dtype == np.float32
+    logits = features.astype(np.float64) @ weight.T.astype(np.float64) + bias
+    # Of two classes scikit-learn fits the difference of the rows, whose square is twice the rows' sum of squares.
+    expected = optimum(features, labels, classes, 0.1 if classes > 2 else 0.05)
+    np.testing.assert_allclose(torch.tensor(logits).softmax(dim=1), expected, atol=5e-3)
+    assert accuracy == np.mean(logits.argmax(axis=1) == labels) > 0.5
+
+
+def test_the_strength_is_chosen_by_what_is_held_out():
+    """Where the labels are noise, the strongest L2 predicts best; where they are clear, a weaker one does."""
+    chosen = {}
+    features, labels = blobs(3)
+    for name, targets in (("noise", np.random.default_rng(1).permutation(labels)), ("clear", labels)):
+        weight, _, _ = fit_logistic_regression(features[::2], targets[::2], features[1::2], targets[1::2], 3, STRENGTHS)
+        chosen[name] = np.abs(weight * features.std(axis=0)).max()
+    assert 3 * chosen["noise"] < chosen["clear"]
+
+
+def test_a_class_without_pictures_is_the_least_likely():
+    features, labels = blobs(3)
+    labels = np.where(labels == 1, 3, labels)  # classes 0, 2 and 3 of five
+    weight, bias, _ = fit_logistic_regression(features, labels, features, labels, 5, STRENGTHS)
+    logits = features @ weight.T + bias
+    assert not weight[[1, 4]].any() and set(logits.argmax(axis=1)) == {0, 2, 3}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.manual_seed(0)
+    ResNetForImageClassification(ResNetConfig(**TINY_RESNET, num_labels=7)).save_pretrained(tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+@pytest.fixture
+def probe(picture_folder, tmp_path, checkpoint, datasets_cache) -> Callable[..., torch.Tensor]:
+    """Prepares a run with a probed head on the coloured pictures and returns the head's weight."""
+
+    def run(**settings: object) -> torch.Tensor:
+        settings = {"model_name_or_path": str(checkpoint), "head_init": "probe", **settings}
+        recipe = write_recipe(tmp_path, model_type=None, model_config=None)
+        settings |= {"dataset": str(picture_folder), "output_dir": str(tmp_path / "output")}
+        model = prepare(choose_recipe(str(recipe), settings, str)).trainer.model
+        return head_linear(model).weight
+
+    return run
+
+
+def test_a_new_head_knows_the_classes_before_the_first_step(probe, capsys):
+    first, second, random = probe(), probe(), probe(head_init="random")
+    # 7 of 72 pictures are held out for validation.
+    lines = re.findall(r"Head: probed on (\d+) pictures in \d+ s, ([\d.]+)% of (\d+) held out", capsys.readouterr().out)
+    assert len(lines) == 2 and lines[0] == lines[1]
+    assert int(lines[0][0]) + int(lines[0][2]) == 65 and float(lines[0][1]) > 80
+    assert torch.equal(first, second) and not torch.equal(first, random)
+
+
+def test_of_many_pictures_a_sample_is_taken(probe, monkeypatch, capsys):
+    monkeypatch.setattr(head_probe, "PICTURES", 30)
+    probe()
+    assert re.search(r"Head: probed on 27 pictures in \d+ s, [\d.]+% of 3 held out", capsys.readouterr().out)
+
+
+def test_features_of_a_frozen_backbone_are_used_again(probe, pictures_seen):
+    settings = {"freeze": ["backbone"], "train_transforms": None}
+    first = probe(**settings)
+    pictures_seen.clear()
+    assert torch.equal(first, probe(**settings))
+    assert sum(pictures_seen) <= 10  # the rehearsal's
+    # Pictures that are not kept give the same features, and their head is the same.
+    torch.testing.assert_close(probe(freeze=["resnet"]), first)
+    # Where the backbone is trained after it, the head's weights are kept small.
+    assert probe(train_transforms=None).norm() < first.norm() / 2
+
+
+def test_a_timm_model(probe, tmp_path, capsys):
+    tiny_timm(num_labels=5).save_pretrained(tmp_path / "timm")
+    probe(model_name_or_path=str(tmp_path / "timm"), image_size=16)
+    assert "Head: probed" in capsys.readouterr().out
+
+
+def test_a_head_that_is_kept_is_not_probed(probe, tmp_path, capsys):
+    model = ResNetForImageClassification(ResNetConfig(**TINY_RESNET, id2label={0: "blue", 1: "green", 2: "red"}))
+    model.save_pretrained(tmp_path / "trained")
+    weight = probe(model_name_or_path=str(tmp_path / "trained"))
+    assert "Head: the checkpoint's own is kept, so it is not probed." in capsys.readouterr().out
+    assert torch.equal(weight, model.classifier[1].weight)
+
+
+def test_too_few_pictures_leave_the_head_as_it_is(probe, capsys):
+    probe(max_train_samples=1)
+    assert "Head: not probed, because the training pictures do not show two of each" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--head_init", "prob"), 'head_init is "prob"; write random or probe.'),
+        (
+            ("--head_init", "probe", "--model_type", "lenet5", "--model_config", "null", "--image_size", "32"),
+            "head_init: probe needs a head with one linear layer that gives the logits, which"
+            " LeNet5ForImageClassification has not; write --head_init random.",
+        ),
+    ],
+)
+def test_mistakes(refused, words, message):
+    assert message in refused(*words)

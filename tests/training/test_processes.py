@@ -1,0 +1,94 @@
+"""Two processes on the CPU: the same gradient, schedule and evaluation as one, and a launch that falls apart."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.helpers.tiny import write_recipe
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+def run_command(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **environment}
+    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("family", ["resnet", "vit", "convnext"])
+def test_two_processes_make_the_gradient_of_one(tmp_path, family):
+    script = str(REPOSITORY / "tests" / "two_processes.py")
+    for launcher in ([sys.executable], TWO_PROCESSES):
+        completed = run_command([*launcher, script, str(tmp_path), family])
+        assert completed.returncode == 0, completed.stderr[-2000:]
+    one, two = (load_file(tmp_path / f"gradient_{count}.safetensors") for count in (1, 2))
+    assert max(gradient.abs().max() for gradient in one.values()) > 1e-3
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], atol=1e-6, rtol=0)
+
+
+def test_two_processes_run_the_same_job(picture_folder, tmp_path):
+    """The uneven splits, 7 held out and 24 for test, are counted once; the schedule and the accuracy are the same."""
+    recipe = write_recipe(tmp_path, lr_milestones=[1, 2], validation_fraction=0.1)
+    words = ["--recipe", str(recipe), "--dataset", str(picture_folder), "--per_device_eval_batch_size", "4"]
+    script = str(REPOSITORY / "scripts" / "run_finetune.py")
+    rates, metrics = {}, {}
+    for count, launcher in ((1, [sys.executable]), (2, TWO_PROCESSES)):
+        output = tmp_path / f"output_{count}"
+        cache = tmp_path / f"cache_{count}"
+        completed = run_command([*launcher, script, *words, "--output_dir", str(output)], HF_DATASETS_CACHE=str(cache))
+        assert completed.returncode == 0, completed.stderr[-2000:]
+
+        for beginning in ("Recipe ", "Data: ", "Model: ", "epoch   1.00  step 5/15  loss", "The model is in "):
+            assert completed.stdout.count(beginning) == 1  # one process speaks
+        assert len(list((cache / "hf_finetune").glob("decoded-*.npy"))) == 2  # train and test, and nothing unfinished
+        assert not [path for path in cache.rglob("*") if path.suffix in (".unfinished", ".marks", ".partial")]
+        last = max(output.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+        history = json.loads((last / "trainer_state.json").read_text())["log_history"]
+        rates[count] = [entry["learning_rate"] for entry in history if "learning_rate" in entry]
+        metrics[count] = json.loads((output / "metrics.json").read_text())["metrics"]
+    assert rates[1] == rates[2] and rates[1][-1] == pytest.approx(0.0005)
+    for name in ("eval_samples", "test_samples"):
+        assert metrics[1][name] == metrics[2][name]
+    assert metrics[1]["eval_samples"] == 7 and metrics[1]["test_samples"] == 24
+    assert metrics[2]["test_accuracy"] == pytest.approx(metrics[1]["test_accuracy"], abs=0.05)
+
+
+def test_processes_that_do_not_find_each_other_stop(picture_folder, tmp_path):
+    """Launched as two but without --use_cpu on a machine without GPU, each process would train alone."""
+    if torch.cuda.is_available():
+        pytest.skip("with a GPU the processes do find each other")
+    recipe = write_recipe(tmp_path, use_cpu=False)
+    script = str(REPOSITORY / "scripts" / "run_finetune.py")
+    words = ["--recipe", str(recipe), "--dataset", str(picture_folder), "--output_dir", str(tmp_path / "output")]
+    completed = run_command([*TWO_PROCESSES, script, *words])
+    assert completed.returncode != 0
+    assert completed.stderr.count("hf-finetune: error: 2 processes were launched but this one stands alone") == 1
+    assert "torchrun --standalone --nproc_per_node 2" in completed.stderr
+    assert not (tmp_path / "output").exists()
+
+
+def test_accelerate_launch_is_the_same_job(picture_folder, tmp_path):
+    recipe = write_recipe(tmp_path, num_train_epochs=1)
+    launcher = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.accelerate_cli",
+        "launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+    ]
+    launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    words = ["--recipe", str(recipe), "--dataset", str(picture_folder), "--output_dir", str(tmp_path / "output")]
+    completed = run_command([*launcher, str(REPOSITORY / "scripts" / "run_finetune.py"), *words])
+    assert completed.returncode == 0, completed.stderr[-2000:]
+    assert json.loads((tmp_path / "output" / "metrics.json").read_text())["metrics"]["test_samples"] == 24
