@@ -2,7 +2,7 @@
 
 python -m benchmarks --list
 python -m benchmarks
-python -m benchmarks train_small help --pairs 5 --data /path/to/pictures
+python -m benchmarks train_small help --pairs 5 --data /path/to/images
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MODULES = (
 )
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).with_name("RESULTS.md")
-PICTURES = REPOSITORY.parent / "shared"
+IMAGES = REPOSITORY.parent / "shared"
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
@@ -46,9 +46,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"One of {', '.join(MODULES)}; absent, all.")
     parser.add_argument("--list", action="store_true", help="List the questions and stop.")
     parser.add_argument("--pairs", type=int, default=3, help="How often the sides alternate (default 3).")
-    parser.add_argument(
-        "--data", type=Path, metavar="DIR", help=f"Folder of real pictures (default ../{PICTURES.name})."
-    )
+    parser.add_argument("--data", type=Path, metavar="DIR", help=f"Folder of real images (default ../{IMAGES.name}).")
     parser.add_argument("--cpu", action="store_true", help="Leave a GPU alone.")
     parser.add_argument("--whole", action="store_true", help="Train on all of MNIST in time_to_accuracy; an hour.")
     parser.add_argument(
@@ -60,7 +58,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     if unknown:
         parser.error(f"there is no module {', '.join(unknown)}; they are {', '.join(MODULES)}")
     if namespace.pairs < 1:
-        parser.error(f"--pairs is {namespace.pairs}; write a number of at least 1")
+        parser.error(f"--pairs is {namespace.pairs}; use a number of at least 1")
     if namespace.data is not None and not namespace.data.is_dir():
         parser.error(f"--data: there is no folder {namespace.data}")
     return namespace
@@ -78,7 +76,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
     machine = describe_machine(options.cpu)
     print(machine, flush=True)
-    data = options.data or (PICTURES if PICTURES.is_dir() else None)
+    data = options.data or (IMAGES if IMAGES.is_dir() else None)
     answers = {}
     with tempfile.TemporaryDirectory(prefix="benchmarks-", ignore_cleanup_errors=True) as folder:
         plots = None if options.quick else options.results.parent
@@ -98,7 +96,7 @@ def main(words: Sequence[str] | None = None) -> int:
         merge_results(options.results, answers, MODULES, machine)
     except OtherMachine:
         print(
-            f"{options.results} was left as it is: its other rows are from another machine or other versions; write"
+            f"{options.results} was left as it is: its other rows are from another machine or other versions; use"
             " --results and another file, or run all modules.",
             file=sys.stderr,
         )

@@ -7,15 +7,15 @@ from typing import Any
 from transformers import Trainer
 
 from benchmarks.harness import Answer, Session, alternate, compare_seconds, datasets_cache, per_second, stopwatch
+from benchmarks.images import CIFAR10_MEAN, CIFAR10_STD, hub_copy
 from benchmarks.ours import TINY_RESNET, prepare_ours, source_rows, unknown_keys
-from benchmarks.pictures import CIFAR10_MEAN, CIFAR10_STD, hub_copy
 from benchmarks.steps import CROP_AND_FLIP
 from benchmarks.stock import Schedule, load_stock_dataset, set_stock_transform, stock_trainer, twin
 from hf_finetune.training.run import PreparedRun
 
 
 def one_pass(trainer: Trainer) -> float:
-    """Returns the seconds in which all training pictures become the network's input."""
+    """Returns the seconds in which all training images become the network's input."""
 
     def work() -> None:
         for batch in trainer.get_train_dataloader():
@@ -27,8 +27,8 @@ def one_pass(trainer: Trainer) -> float:
 class _DataPath:
     """Both sides of one question: all transforms of the tutorial, at one size."""
 
-    def __init__(self, session: Session, image_size: int, pictures: int | None) -> None:
-        self.session, self.image_size, self.pictures = session, image_size, pictures
+    def __init__(self, session: Session, image_size: int, images: int | None) -> None:
+        self.session, self.image_size, self.images = session, image_size, images
         self.items: list[Any] = list(CROP_AND_FLIP)
         if image_size != 32:
             self.items.append({"Resize": {"size": image_size}})
@@ -47,13 +47,13 @@ class _DataPath:
             image_mean=CIFAR10_MEAN,
             image_std=CIFAR10_STD,
             train_transforms=self.items,
-            max_train_samples=self.pictures,
+            max_train_samples=self.images,
             **settings,
         )
 
     def stock(self, prepared: PreparedRun) -> Trainer:
         dataset = load_stock_dataset(self.path)["train"]
-        if self.pictures is not None:
+        if self.images is not None:
             dataset = dataset.select(source_rows(prepared, "train"))
         set_stock_transform(dataset, self.items, CIFAR10_MEAN, CIFAR10_STD)
         return stock_trainer(self.session, twin(prepared.trainer.model), self.schedule, dataset)
@@ -84,7 +84,7 @@ def measure(session: Session) -> Answer:
     later = {"ours": later_passes, "stock": first["stock"]}
     answer.rows.append(compare_seconds("data path, CIFAR-10 at 32 px: from the cache", later, per_second(count), 20))
     if cached:
-        answer.notes.append("The first pass includes decoding all pictures into the cache, whenever that is done.")
+        answer.notes.append("The first pass includes decoding all images into the cache, whenever that is done.")
     else:
         answer.notes.append("This version has no decode_cache: its later passes are as its first.")
 

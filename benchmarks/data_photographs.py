@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from benchmarks.data_cifar import one_pass
 from benchmarks.harness import Answer, Row, Session, alternate, compare_seconds, per_second
+from benchmarks.images import photograph_folder
 from benchmarks.ours import TINY_RESNET, prepare_ours
-from benchmarks.pictures import photograph_folder
 from benchmarks.stock import Schedule, load_stock_dataset, set_stock_transform, stock_trainer, twin
 from hf_finetune.models.processor import IMAGENET_MEAN, IMAGENET_STD
 

@@ -1,4 +1,4 @@
-"""Evaluation: from the test pictures to the accuracy."""
+"""Evaluation: from the test images to the accuracy."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Answer, Row, Session, alternate, compare_seconds, per_second, quiet, stopwatch
+from benchmarks.images import CIFAR10_MEAN, CIFAR10_STD, hub_copy, photograph_folder
 from benchmarks.ours import TINY_RESNET, prepare_ours
-from benchmarks.pictures import CIFAR10_MEAN, CIFAR10_STD, hub_copy, photograph_folder
 from benchmarks.stock import Schedule, load_stock_dataset, set_stock_transform, stock_trainer, twin
 from benchmarks.train_resnet50 import RESNET50
 from benchmarks.train_small import SMALL_RESNET

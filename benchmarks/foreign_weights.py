@@ -1,8 +1,8 @@
 """Weights from elsewhere against the networks they are from: the logits of both, in evaluation mode.
 
 Each network is built by its own library, its BatchNorm statistics and every vector are made random, and it is trained
-for some steps of SGD on random pictures; its state dict is saved as that library saves it, read as `--load_from` reads
-it, and both networks see the same pictures. A line for each: the largest difference of their logits, beside the
+for some steps of SGD on random images; its state dict is saved as that library saves it, read as `--load_from` reads
+it, and both networks see the same images. A line for each: the largest difference of their logits, beside the
 logits' standard deviation. The exit code is 1 if one differs by more than 1e-5 of that (or of 1, if it is less).
 
     python benchmarks/foreign_weights.py torchvision timm
@@ -32,7 +32,7 @@ from hf_finetune.config.model import ModelArguments
 from hf_finetune.models.load import load_trained
 
 CLASSES = 10
-Network = tuple[str, Callable[[], nn.Module], int]  # a name, what builds it, and the side of its pictures in pixels
+Network = tuple[str, Callable[[], nn.Module], int]  # a name, what builds it, and the side of its images in pixels
 
 
 def torchvision_networks() -> Iterator[Network]:
@@ -110,7 +110,7 @@ LIBRARIES = {"torchvision": torchvision_networks, "timm": timm_networks, "mmpret
 
 
 def train(network: nn.Module, size: int, steps: int) -> None:
-    """Makes statistics and vectors random, then takes some steps on random pictures, so that no tensor is as built."""
+    """Makes statistics and vectors random, then takes some steps on random images, so that no tensor is as built."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
@@ -121,22 +121,22 @@ def train(network: nn.Module, size: int, steps: int) -> None:
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9)
     network.train()
     for _ in range(steps):
-        pictures = torch.randn(4, 3, size, size, generator=generator)
+        images = torch.randn(4, 3, size, size, generator=generator)
         labels = torch.randint(CLASSES, (4,), generator=generator)
         optimizer.zero_grad()
-        nn.functional.cross_entropy(network(pictures), labels).backward()
+        nn.functional.cross_entropy(network(images), labels).backward()
         optimizer.step()
 
 
 def compare(library: str, name: str, network: nn.Module, size: int, steps: int) -> bool:
     train(network, size, steps)
-    pictures = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(2))
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(2))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.pth"
         torch.save({"meta": {}, "state_dict": network.state_dict()}, path)
         ours = load_trained(ModelArguments(load_from=str(path)))
     with torch.inference_mode():
-        expected, logits = network.eval()(pictures), ours(pictures).logits
+        expected, logits = network.eval()(images), ours(images).logits
     difference, scale = (expected - logits).abs().max().item(), expected.std().item()
     print(f"{library:<12}{name:<32}{difference:>10.1e}{scale:>10.2f}", flush=True)
     return difference <= 1e-5 * max(1.0, scale)

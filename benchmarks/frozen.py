@@ -6,8 +6,8 @@ import statistics
 from pathlib import Path
 
 from benchmarks.harness import Answer, Ratio, Row, Session, alternate, compare_seconds, quiet, seconds
+from benchmarks.images import CIFAR10_MEAN, CIFAR10_STD, hub_copy
 from benchmarks.ours import TINY_RESNET, prepare_ours, unknown_keys
-from benchmarks.pictures import CIFAR10_MEAN, CIFAR10_STD, hub_copy
 from benchmarks.stock import Schedule
 from benchmarks.train_resnet18 import RESNET18
 from benchmarks.whole_runs import WholeRun, prepare_whole_runs
@@ -16,7 +16,7 @@ _IMAGE_SIZE = 64
 
 
 def _train_backbone(session: Session, path: Path) -> Path:
-    """Returns a checkpoint of the shape of ResNet-18 that has seen the pictures briefly: features worth a head."""
+    """Returns a checkpoint of the shape of ResNet-18 that has seen the images briefly: features worth a head."""
     batch = session.size(128, 32)
     prepared = prepare_ours(
         session,
@@ -58,7 +58,7 @@ def measure(session: Session) -> Answer:
         dataset="cifar10",
         model_name_or_path=str(_train_backbone(session, path)),
         max_train_samples=train,
-        max_eval_samples=1,  # ours would extract features of its test pictures, too, where stock only trains
+        max_eval_samples=1,  # ours would extract features of its test images, too, where stock only trains
         train_transforms=[{"Resize": {"size": _IMAGE_SIZE}}],
     )
     accuracies: dict[str, list[float]] = {"ours": [], "stock": []}
@@ -89,7 +89,7 @@ def measure(session: Session) -> Answer:
             ),
         ],
         [
-            f"{train:,} training and {test:,} test pictures of CIFAR-10; the backbone was trained for two epochs"
+            f"{train:,} training and {test:,} test images of CIFAR-10; the backbone was trained for two epochs"
             " beforehand. Stock's BatchNorm is held by hand; requires_grad_(False) alone lets its statistics drift."
         ],
     )

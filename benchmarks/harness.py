@@ -24,11 +24,11 @@ class Session:
     """What holds for a whole run.
 
     pairs: how often the sides alternate.
-    quick: smallest sizes, on generated pictures, to see that everything runs; the figures mean nothing.
-    data: folder with real pictures, None where there is none.
+    quick: smallest sizes, on generated images, to see that everything runs; the figures mean nothing.
+    data: folder with real images, None where there is none.
     cpu: leave a GPU alone.
     whole: all of MNIST where a part of it is the default, for the sake of time.
-    folder: temporary folder for pictures, caches and outputs.
+    folder: temporary folder for images, caches and outputs.
     plots: folder for figures to be kept, None where none are drawn.
     """
 
@@ -144,9 +144,9 @@ def seconds(value: float) -> str:
     return f"{value:.2f} s" if math.isfinite(value) else "not reached"
 
 
-def per_second(pictures: int) -> Callable[[float], str]:
-    """Returns what shows the seconds that `pictures` took as a rate."""
-    return lambda value: f"{pictures / value:,.{0 if pictures > 100 * value else 1}f} pictures/s"
+def per_second(images: int) -> Callable[[float], str]:
+    """Returns what shows the seconds that `images` took as a rate."""
+    return lambda value: f"{images / value:,.{0 if images > 100 * value else 1}f} images/s"
 
 
 def stopwatch(work: Callable[[], object]) -> float:

@@ -11,7 +11,7 @@ from benchmarks.stock import Schedule
 
 
 class Limit:
-    """Forward pass, cross entropy, backward pass and fused SGD, over and over on the same pictures."""
+    """Forward pass, cross entropy, backward pass and fused SGD, over and over on the same images."""
 
     def __init__(self, model: PreTrainedModel, schedule: Schedule, image_size: int) -> None:
         self.model = model.to(memory_format=torch.channels_last).train()

@@ -15,9 +15,9 @@ from matplotlib.ticker import MaxNLocator
 
 from benchmarks.children import write_recipe
 from benchmarks.harness import Answer, Ratio, Row, Session, datasets_cache, quiet
+from benchmarks.images import hub_copy
 from benchmarks.long_run_child import Holding
 from benchmarks.ours import TINY_RESNET, prepare_ours
-from benchmarks.pictures import hub_copy
 from benchmarks.steps import CROP_AND_FLIP
 from benchmarks.stock import Schedule, twin
 
@@ -61,7 +61,7 @@ def _hold(session: Session, every: int, *words: str) -> list[Holding]:
     return [Holding(**held) for held in json.loads(report.read_text())]
 
 
-def _runs(session: Session, steps: int, pictures: int, workers: int) -> dict[str, list[Holding]]:
+def _runs(session: Session, steps: int, images: int, workers: int) -> dict[str, list[Holding]]:
     """Runs both sides to their end, with an evaluation and a checkpoint in each epoch, and returns what they held."""
     path = hub_copy(session, "cifar10")
     common = {
@@ -75,30 +75,30 @@ def _runs(session: Session, steps: int, pictures: int, workers: int) -> dict[str
     recipe = {
         "dataset": "cifar10",
         "dataset_path": str(path),
-        "max_train_samples": pictures,
-        "max_eval_samples": pictures // 4,
+        "max_train_samples": images,
+        "max_eval_samples": images // 4,
         "model_type": "resnet",
         "model_config": TINY_RESNET,
         "image_size": 32,
         "train_transforms": CROP_AND_FLIP,
         "global_batch_size": _BATCH,
         "per_device_eval_batch_size": _BATCH,
-        # Both ways of reading are taken: from the file of decoded pictures, and each picture anew from the table.
+        # Both ways of reading are taken: from the file of decoded images, and each image anew from the table.
         "decode_cache": "never" if workers else "always",
         "report_to": "none",
         "overwrite_output_dir": True,
         "use_cpu": session.cpu,
         **common,
     }
-    every = pictures // _BATCH // _LOOKS
+    every = images // _BATCH // _LOOKS
     schedule = Schedule(_BATCH, max_steps=steps)
     model = session.folder / "start-of-long-run"
     settings = {key: recipe[key] for key in ("model_type", "model_config", "image_size", "dataset", "dataset_path")}
     with datasets_cache(session):
-        prepared = prepare_ours(session, schedule, max_train_samples=pictures, **settings)
+        prepared = prepare_ours(session, schedule, max_train_samples=images, **settings)
         with quiet():
             twin(prepared.trainer.model).cpu().save_pretrained(model)
-        theirs = {"path": str(path), "model": str(model), "pictures": pictures, "batch": _BATCH, "cpu": session.cpu}
+        theirs = {"path": str(path), "model": str(model), "images": images, "batch": _BATCH, "cpu": session.cpu}
         theirs |= {"output": str(session.folder), "settings": common}
         return {
             "ours": _hold(session, every, *write_recipe(session, f"long-run-{workers}", recipe)),
@@ -154,10 +154,10 @@ def _note(words: str, holdings: Sequence[Holding]) -> str:
 def measure(session: Session) -> Answer:
     if not Path("/proc/self/smaps_rollup").exists():
         return Answer(notes=["Skipped: this system does not tell what a process holds (/proc/self/smaps_rollup)."])
-    steps, pictures = session.size(10_000, 100), session.size(3_200, 64)
+    steps, images = session.size(10_000, 100), session.size(3_200, 64)
     answer, runs = Answer(), {}
     for workers, words in ((0, "no loader workers"), (2, "2 loader workers")):
-        both = _runs(session, steps, pictures, workers)
+        both = _runs(session, steps, images, workers)
         runs |= {f"{side}, {words}": holdings for side, holdings in both.items()}
         answer.rows += _rows(words, steps, both)
         answer.notes.append(_note(words, both["ours"]))

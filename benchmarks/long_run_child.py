@@ -66,14 +66,14 @@ def _train_stock(told: dict) -> None:
     from transformers import AutoModelForImageClassification
 
     from benchmarks.harness import Session
-    from benchmarks.pictures import CIFAR10_MEAN, CIFAR10_STD
+    from benchmarks.images import CIFAR10_MEAN, CIFAR10_STD
     from benchmarks.steps import CROP_AND_FLIP
     from benchmarks.stock import Schedule, load_stock_dataset, set_stock_transform, stock_trainer
 
     dataset = load_stock_dataset(Path(told["path"]))
     train, test = (
         set_stock_transform(dataset[split].select(range(rows)), CROP_AND_FLIP, CIFAR10_MEAN, CIFAR10_STD)
-        for split, rows in (("train", told["pictures"]), ("test", told["pictures"] // 4))
+        for split, rows in (("train", told["images"]), ("test", told["images"] // 4))
     )
     session = Session(Path(told["output"]), cpu=told["cpu"])
     network = AutoModelForImageClassification.from_pretrained(told["model"])

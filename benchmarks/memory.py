@@ -16,7 +16,7 @@ from benchmarks.children import run_child, write_recipe
 from benchmarks.harness import Answer, Ratio, Row, Session, alternate, datasets_cache
 
 _CHUNK = 50_000  # rows of a row group, written at a time
-_SIDE = 8  # pixels; the question is what a row costs, not what a picture does
+_SIDE = 8  # pixels; the question is what a row costs, not what an image does
 
 
 def write_table(session: Session, rows: int) -> Path:
@@ -25,19 +25,19 @@ def write_table(session: Session, rows: int) -> Path:
     if path.exists():
         return path
     generator = np.random.default_rng(0)
-    pictures = []
+    encoded = []
     for _ in range(256):
         file = io.BytesIO()
         # Few colours, so that a million rows stay below 200 MB.
         pixels = generator.integers(0, 2, (_SIDE, _SIDE, 3), dtype=np.uint8) * 255
         PIL.Image.fromarray(pixels).quantize(8).save(file, format="PNG")
-        pictures.append(file.getvalue())
+        encoded.append(file.getvalue())
     features = Features({"image": Image(), "label": ClassLabel(names=[str(digit) for digit in range(10)])})
     schema = features.arrow_schema
     with pq.ParquetWriter(path, schema) as writer:
         for start in range(0, rows, _CHUNK):
             count = min(_CHUNK, rows - start)
-            images = [{"bytes": pictures[row % len(pictures)], "path": None} for row in range(start, start + count)]
+            images = [{"bytes": encoded[row % len(encoded)], "path": None} for row in range(start, start + count)]
             columns = {"image": images, "label": generator.integers(0, 10, count)}
             writer.write_table(pa.table({name: pa.array(columns[name], schema.field(name).type) for name in columns}))
     return path

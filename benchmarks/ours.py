@@ -10,7 +10,7 @@ from hf_finetune.config.parsing import argument_fields
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.training.run import PreparedRun, prepare
 
-# For questions about pictures, where the network only has to be there, and in place of any network in quick runs.
+# For questions about images, where the network only has to be there, and in place of any network in quick runs.
 TINY_RESNET = {"embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic"}
 
 
@@ -37,7 +37,7 @@ def prepare_ours(session: Session, schedule: Schedule, **settings: Any) -> Prepa
 
 
 def fill_caches(prepared: PreparedRun) -> None:
-    """Takes every training picture through the loader once, so that what is cached in a first epoch is."""
+    """Takes every training image through the loader once, so that what is cached in a first epoch is."""
     for _ in prepared.trainer.get_train_dataloader():
         pass
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from benchmarks.children import run_child, write_recipe
 from benchmarks.harness import WARM_UP, Answer, Ratio, Row, Session, alternate, cores, milliseconds
+from benchmarks.images import CIFAR10_MEAN, CIFAR10_STD, hub_copy
 from benchmarks.ours import fill_caches, prepare_ours
-from benchmarks.pictures import CIFAR10_MEAN, CIFAR10_STD, hub_copy
 from benchmarks.steps import CROP_AND_FLIP
 from benchmarks.stock import Schedule
 from benchmarks.train_small import SMALL_RESNET

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from benchmarks.children import run_child, write_recipe
 from benchmarks.harness import Answer, Session, alternate, compare_seconds, datasets_cache, seconds
-from benchmarks.pictures import hub_copy
+from benchmarks.images import hub_copy
 from hf_finetune.models.load import resolve_checkpoint
 
 CHECKPOINT = "resnet_small_cifar10"

@@ -15,9 +15,9 @@ from typing import Any
 from transformers import AutoModelForImageClassification, Trainer, TrainerCallback
 
 from benchmarks.harness import WARM_UP, Row, Session, alternate, compare_seconds, milliseconds, quiet, synchronize
+from benchmarks.images import CIFAR10_MEAN, CIFAR10_STD, hub_copy
 from benchmarks.limit import Limit
 from benchmarks.ours import TINY_RESNET, fill_caches, prepare_ours
-from benchmarks.pictures import CIFAR10_MEAN, CIFAR10_STD, hub_copy
 from benchmarks.stock import Schedule, load_stock_dataset, set_stock_transform, stock_trainer, twin
 
 CROP_AND_FLIP = [{"RandomCrop": {"size": 32, "padding": 4}}, "RandomHorizontalFlip"]

@@ -1,6 +1,6 @@
 """Stock: what a user has today.
 
-The Trainer of Transformers, fed by `set_transform` with torchvision's transforms on one PIL picture at a time, the
+The Trainer of Transformers, fed by `set_transform` with torchvision's transforms on one PIL image at a time, the
 default collator and contiguous tensors. Model, weights, batch, workers, optimizer and steps are those of ours.
 """
 

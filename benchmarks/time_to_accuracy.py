@@ -6,7 +6,7 @@ import math
 import statistics
 
 from benchmarks.harness import Answer, Session, alternate, compare_seconds, seconds
-from benchmarks.pictures import hub_copy
+from benchmarks.images import hub_copy
 from benchmarks.stock import Schedule
 from benchmarks.whole_runs import WholeRun, prepare_whole_runs
 
@@ -71,7 +71,7 @@ def measure(session: Session) -> Answer:
             )
         ],
         [
-            f"{train:,} training pictures of MNIST, {test:,} test pictures after each epoch; all 10,000 judge the end."
+            f"{train:,} training images of MNIST, {test:,} test images after each epoch; all 10,000 judge the end."
             f" Stock, {STOCK_EPOCHS} epochs: {shown['stock']}. Ours, 1.1 epochs of batches of 32, cropped at random:"
             f" {shown['ours']}. With head_init probe instead of a random head ours reached less here."
         ],

@@ -35,7 +35,7 @@ class WholeRun:
 
 @dataclass(frozen=True)
 class WholeRuns:
-    """One question: a checkpoint, pictures, and what stock starts from, which is all that ours starts from.
+    """One question: a checkpoint, images, and what stock starts from, which is all that ours starts from.
 
     `settings` are keys of the recipe that both sides share; `rows` are the source's rows by role, `start` the
     checkpoint with the head that ours would begin with, `mean` and `std` are in pixel units.
@@ -70,9 +70,9 @@ class WholeRuns:
                 _freeze(model)
             return _train(stock_trainer(self.session, model, schedule, train, test), begin)
 
-    def accuracy(self, model: PreTrainedModel, pictures: int, batch: int) -> float:
-        """Returns the accuracy of either side's result on the first test pictures, by one judge: stock's evaluation."""
-        test = self._transformed(load_stock_dataset(self.path)["test"].select(range(pictures)))
+    def accuracy(self, model: PreTrainedModel, images: int, batch: int) -> float:
+        """Returns the accuracy of either side's result on the first test images, by one judge: stock's evaluation."""
+        test = self._transformed(load_stock_dataset(self.path)["test"].select(range(images)))
         with quiet():
             return stock_trainer(self.session, twin(model), Schedule(batch), None, test).evaluate()["eval_accuracy"]
 

@@ -1,4 +1,4 @@
-"""Arguments room: the processes that train together — how they meet, wait for each other, and find a disk shared.
+"""The processes that train together — how they meet, wait for each other, and find a disk shared.
 
 They meet through the key-value store of whoever launched them. It outlives an elastic restart, and what the ended
 attempt wrote there is still in it: gloo takes the addresses of dead peers from it, and no new attempt comes about. The
@@ -63,7 +63,7 @@ def rest_before_forks() -> None:
 
     Such a thread frees a tensor of a collective that is over, for which Python gives it a state under a lock. Forked at
     that instant, the child has the lock held by nobody, and before Python 3.12 waits for it for ever
-    (PyOS_AfterFork_Child mends it too late).
+    (PyOS_AfterFork_Child fixes it too late).
     """
     os.register_at_fork(before=partial(time.sleep, _REST_SECONDS))
 
@@ -96,7 +96,7 @@ def _agree_on_attempt(store: distributed.Store, rank: int, world_size: int, time
 
 
 @contextmanager
-def first_process_first(process_index: int, first: int) -> Iterator[None]:
+def main_process_first(process_index: int, first: int) -> Iterator[None]:
     """Lets process `first` do the work before the others do it; all have to come here, in the same order."""
     key = f"done/{next(_waits)}/{first}"
     if process_index != first:
@@ -108,13 +108,13 @@ def first_process_first(process_index: int, first: int) -> Iterator[None]:
             _store.set(key, "")
 
 
-def have_met() -> bool:
+def group_is_ready() -> bool:
     """Whether `join_processes` made the group, so that its store can be used."""
     return _store is not None and distributed.is_initialized()
 
 
 def all_see(folder: Path, process_index: int, world_size: int) -> bool:
-    """Says, alike in all processes, whether `folder` is the same in all of them; it need not be there yet.
+    """Says, and all ranks agree, whether `folder` is the same in all of them; it need not be there yet.
 
     The first process puts a file into it, or into what there is above it, for a moment; where it cannot, it is not
     asked, and the answer is yes.

@@ -1,4 +1,4 @@
-"""The porch of the house: how a user's mistake is told. Every room may import it; it imports none.
+"""How a user's mistake is told. It imports nothing of the package.
 
 A mistake is one line that says what was wrong, where it stood, and what to write instead. The command line prints
 that line and exits with code 2; a Python caller catches `UserError`.
@@ -14,14 +14,14 @@ from typing import NoReturn
 
 
 class UserError(Exception):
-    """Something that the user can mend. Its message is one line, complete as it stands."""
+    """Something that the user can fix. Its message is one line, complete as it stands."""
 
 
 class Interrupted(Exception):
     """A training that a signal ended after a step, and that was saved. The command line exits with 128 + `signal`."""
 
     def __init__(self, signal: signal.Signals, step: int) -> None:
-        super().__init__(f"Interrupted by {signal.name} after step {step}; saved. The same command goes on.")
+        super().__init__(f"Interrupted by {signal.name} after step {step}; saved. The same command resumes the run.")
         self.signal = signal
 
 

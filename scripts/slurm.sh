@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains on several machines of a SLURM cluster. When its time is up, the job saves a checkpoint and puts itself back into
-# the queue; the same command then goes on from there.
+# the queue; the same command then resumes from there.
 #   sbatch --nodes 2 scripts/slurm.sh --dataset imagenet --output_dir /shared/runs/imagenet
 # The output folder has to lie on a disk that all nodes share. GPUS_PER_NODE=0 trains on the CPUs, one process a node.
 #SBATCH --job-name=hf-finetune

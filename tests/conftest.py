@@ -1,4 +1,4 @@
-"""What several tests share: no network, quiet libraries, tiny pictures and tiny networks."""
+"""What several tests share: no network, quiet libraries, tiny images and tiny networks."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=Tr
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real pictures beside the repository; tests that need it are skipped where it is absent."""
+    """The folder of real images beside the repository; tests that need it are skipped where it is absent."""
     folder = Path(__file__).resolve().parents[2] / "shared"
     if not (folder / "hub").is_dir():
-        pytest.skip("the folder of real pictures is not there")
+        pytest.skip("the folder of real images is not there")
     return folder
 
 
 @pytest.fixture(scope="session")
-def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of 24 coloured pictures of 16 x 16 pixels, easy to tell apart, in train and test folders."""
-    folder = tmp_path_factory.mktemp("pictures")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of 24 coloured images of 16 x 16 pixels, easy to tell apart, in train and test folders."""
+    folder = tmp_path_factory.mktemp("images")
     generator = np.random.default_rng(0)
     for split, count in (("train", 24), ("test", 8)):
         for label, colour in {"blue": (30, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}.items():
@@ -52,12 +52,12 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished_run(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run on these pictures; nothing may be written there."""
+def finished_run(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run on these images; nothing may be written there."""
     from hf_finetune import finetune
 
     folder = tmp_path_factory.mktemp("run")
-    finetune(str(write_recipe(folder)), dataset=str(picture_folder), output_dir=str(folder / "output"))
+    finetune(str(write_recipe(folder)), dataset=str(image_folder), output_dir=str(folder / "output"))
     return folder / "output"
 
 
@@ -71,8 +71,8 @@ def datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def pictures_seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of pictures of every call of a ResNet's backbone."""
+def images_seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of images of every call of a ResNet's backbone."""
     from transformers import ResNetModel
 
     seen: list[int] = []

@@ -12,7 +12,7 @@ import pytest
 from torch.distributed import HashStore
 
 from hf_finetune import distributed as processes
-from hf_finetune.distributed import _agree_on_attempt, all_see, first_process_first
+from hf_finetune.distributed import _agree_on_attempt, all_see, main_process_first
 
 WORLD = 3
 
@@ -53,7 +53,7 @@ def test_the_first_process_does_it_first_even_where_it_fails(store, monkeypatch)
             begun.wait(5)
         else:
             begun.set()
-        with first_process_first(rank, 0):
+        with main_process_first(rank, 0):
             order.append(rank)
             if rank == 0:
                 raise OSError("the disk is full")
@@ -73,7 +73,7 @@ def test_a_folder_is_shared_where_all_see_what_one_writes(store, monkeypatch, tm
 
 def test_threads_of_a_process_come_to_rest_before_it_is_forked():
     script = (
-        "import os, time; from hf_finetune.arguments import processes; processes.rest_before_forks();"
+        "import os, time; from hf_finetune import distributed as processes; processes.rest_before_forks();"
         "began = time.monotonic(); child = os.fork() or os._exit(0); os.waitpid(child, 0);"
         "print(time.monotonic() - began >= processes._REST_SECONDS)"
     )

@@ -109,9 +109,9 @@ class Reader:
         self.jobs.append("import-config")
         return import_as_recipe(config, output) if Path(config).is_file() else ""  # or a config that the reader has
 
-    def job(self, verb: str) -> Callable[..., list[str]]:
+    def job(self, command: str) -> Callable[..., list[str]]:
         def stand_in(*arguments: Any, **settings: Any) -> list[str]:
-            self.jobs.append(verb)
+            self.jobs.append(command)
             return []
 
         return stand_in
@@ -277,7 +277,7 @@ def test_the_table_of_named_datasets_is_the_catalog():
         for entry in CATALOG.values()
     ]
     assert rows == expected
-    sources = next(row for row in tables_of(REPOSITORY / "README.md", "## Where the pictures come from"))
+    sources = next(row for row in tables_of(REPOSITORY / "README.md", "## Where the images come from"))
     assert sources[0] == "A named dataset: " + ", ".join(CATALOG)
 
 

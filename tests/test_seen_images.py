@@ -1,4 +1,4 @@
-"""Whoever loads the training pictures, and from wherever a run goes on, the network is given the same ones."""
+"""Whoever loads the training images, and from wherever a run goes on, the network is given the same ones."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 from tests.helpers.seen_images import main
 from tests.training.test_processes import REPOSITORY, TWO_PROCESSES, run_command
 
-PICTURES = 64
+IMAGES = 64
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> tuple[Path, dict[str, str]]:
-    """The pictures of two epochs in one process without workers, and the folder with its checkpoints."""
+    """The images of two epochs in one process without workers, and the folder with its checkpoints."""
     folder = tmp_path_factory.mktemp("undisturbed")
     seen = main(str(folder))
-    assert len(seen) == 2 * PICTURES and len(set(seen.values())) == 2 * PICTURES
+    assert len(seen) == 2 * IMAGES and len(set(seen.values())) == 2 * IMAGES
     return folder, seen
 
 
@@ -28,11 +28,11 @@ def test_with_workers(undisturbed, tmp_path, workers):
 
 
 def test_with_two_processes(undisturbed, tmp_path):
-    script = str(REPOSITORY / "tests" / "seen_pictures.py")
+    script = str(REPOSITORY / "tests" / "helpers" / "seen_images.py")
     completed = run_command([*TWO_PROCESSES, script, str(tmp_path)])
     assert completed.returncode == 0, completed.stderr[-2000:]
     first, second = (json.loads((tmp_path / f"seen_{rank}.json").read_text()) for rank in (0, 1))
-    assert len(first) == len(second) == PICTURES and not first.keys() & second.keys()
+    assert len(first) == len(second) == IMAGES and not first.keys() & second.keys()
     assert first | second == undisturbed[1]
 
 
@@ -40,5 +40,5 @@ def test_with_two_processes(undisturbed, tmp_path):
 def test_after_a_resume_in_mid_epoch(undisturbed, tmp_path, workers):
     folder, seen = undisturbed
     resumed = main(str(tmp_path), workers, str(folder / "checkpoint-2"))  # of four steps an epoch
-    assert len(resumed) == 2 * PICTURES - 2 * 16
+    assert len(resumed) == 2 * IMAGES - 2 * 16
     assert resumed.items() <= seen.items()

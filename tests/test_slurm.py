@@ -59,13 +59,13 @@ def test_it_is_a_script_that_bash_reads():
 
 
 def test_what_each_node_runs(slurm):
-    with start({**slurm, "CODE": "0"}, "--dataset", "my pictures") as job:
+    with start({**slurm, "CODE": "0"}, "--dataset", "my images") as job:
         started = job.stdout.read().strip()
     assert job.returncode == 0
     assert started == (
         "started -m torch.distributed.run --nnodes 2 --nproc_per_node 4 --max_restarts 3 --rdzv_backend c10d"
         " --rdzv_id 17-0 --rdzv_endpoint first:29400 --rdzv_conf is_host=false --local_addr second"
-        " scripts/run_finetune.py --dataset my pictures"
+        " scripts/run_finetune.py --dataset my images"
     )
     assert not Path(slurm["REQUEUED"]).exists()
 

@@ -30,7 +30,7 @@ def test_the_schedule_over_200_epochs(tmp_path, epoch, rate):
     }
     trainer = make_trainer(tmp_path, make_model("resnet"), count=300, global_batch_size=128, **settings)
     *_, max_steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
-    assert max_steps == 200 * 3  # 300 pictures are 3 batches of 128, the last one short
+    assert max_steps == 200 * 3  # 300 images are 3 batches of 128, the last one short
     schedule = trainer.create_scheduler(max_steps, trainer.create_optimizer())
     for step in (3 * epoch, 3 * epoch + 2):  # the first and the last step of the epoch
         assert settings["learning_rate"] * schedule.lr_lambdas[0](step) == pytest.approx(rate)

@@ -1,4 +1,4 @@
-"""The door: `hf-finetune VERB ...`. It parses the verb, then imports the one room that the verb needs.
+"""The entry point of `hf-finetune COMMAND ...`. It imports only the module that the command needs.
 
 Nothing heavy is imported at the top, so `hf-finetune --help` answers at once.
 """
@@ -17,10 +17,10 @@ from pathlib import Path
 
 from hf_finetune.errors import Interrupted, UserError, did_you_mean
 
-VERBS = {
+COMMANDS = {
     "train": "fine-tune an image classifier by a recipe or on a dataset",
     "evaluate": "report a model's figures on a dataset",
-    "predict": "classify picture files or folders",
+    "predict": "classify image files or folders",
     "export": "write a model as an ONNX file or a model folder, and check that it answers the same",
     "push": "push the folder of a finished run to the Hub",
     "convert": "make a Transformers folder of weights of torchvision, timm or MMPretrain",
@@ -30,34 +30,35 @@ VERBS = {
 
 _SECONDS_FOR_THE_FIRST = 5
 
-_HELP = """usage: hf-finetune VERB ...
+_HELP = """usage: hf-finetune COMMAND ...
 
 Fine-tunes image classifiers with Hugging Face Transformers, Datasets, Evaluate and Accelerate.
 
-verbs:
-{verbs}
+commands:
+{commands}
 
 first steps:
   hf-finetune train --dataset digits           fine-tune the embedded checkpoint, no network needed
   hf-finetune train --dataset cifar10          the tutorial: ResNet-50 on CIFAR-10
-  hf-finetune train --dataset ./my_pictures    your own pictures, in one folder per class
-  hf-finetune VERB --help                      the flags of a verb
+  hf-finetune train --dataset ./my_images    your own images, in one folder per class
+  hf-finetune COMMAND --help                      the flags of a command
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb and returns the exit code: 0 if it did its work, 2 for a user's mistake, 130 if interrupted.
+    """Runs one command and returns the exit code: 0 if it did its work, 2 for a user's mistake, 130 if interrupted.
 
     A training that SIGTERM or SIGINT stopped, and that was saved, returns 143 or 130, as a shell has it.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
-        print(_HELP.format(verbs="\n".join(f"  {verb:<15}{text}" for verb, text in VERBS.items())), end="")
+        print(_HELP.format(commands="\n".join(f"  {command:<15}{text}" for command, text in COMMANDS.items())), end="")
         return 0 if words else 2
-    verb, rest = words[0], words[1:]
+    command, rest = words[0], words[1:]
     try:
-        if verb not in VERBS:
-            raise UserError(f'there is no verb "{verb}".{did_you_mean(verb, VERBS)} The verbs are {", ".join(VERBS)}.')
+        if command not in COMMANDS:
+            advice = f"{did_you_mean(command, COMMANDS)} The commands are {', '.join(COMMANDS)}."
+            raise UserError(f'there is no command "{command}".{advice}')
         handlers = {
             "train": _train,
             "evaluate": _evaluate,
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "recipes": _recipes,
             "import-config": _import_config,
         }
-        return handlers[verb](rest)
+        return handlers[command](rest)
     except UserError as error:
         if os.environ.get("LOCAL_RANK", "0") != "0":
             # The first process of the machine has most likely met it too, and says it; then the launcher ends this one.
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"hf-finetune: error: {where}the disk is full; free some room on it.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        advice = "; the same command goes on from the last checkpoint" if verb == "train" else ""
+        advice = "; the same command resumes from the last checkpoint" if command == "train" else ""
         print(f"\nhf-finetune: interrupted{advice}.", file=sys.stderr)
         return 130
 
@@ -113,7 +114,7 @@ def _train(words: list[str]) -> int:
 
     parser = OneLineParser(
         prog="hf-finetune train",
-        description=f"{VERBS['train'].capitalize()}. Every key of a recipe is a flag, and a flag wins over the recipe.",
+        description=f"{COMMANDS['train'].capitalize()}. Every key of a recipe is a flag; a flag wins over the recipe.",
         allow_abbrev=False,
     )
     parser.add_argument("--recipe", metavar="NAME_OR_PATH", help="A packaged recipe's name or the path of a YAML file.")
@@ -134,7 +135,9 @@ def _evaluate(words: list[str]) -> int:
         from hf_finetune.config.parsing import DATA_FLAGS, OneLineParser, add_argument_flags, check_flags, flag_values
         from hf_finetune.jobs.evaluate import evaluate_model
 
-    parser = OneLineParser(prog="hf-finetune evaluate", description=VERBS["evaluate"].capitalize(), allow_abbrev=False)
+    parser = OneLineParser(
+        prog="hf-finetune evaluate", description=COMMANDS["evaluate"].capitalize(), allow_abbrev=False
+    )
     parser.add_argument("model", metavar="MODEL", help="A run's folder, a Hub id or an embedded checkpoint's name.")
     add_argument_flags(parser, DATA_FLAGS)
     namespace, unknown = parser.parse_known_args(words)
@@ -146,11 +149,11 @@ def _evaluate(words: list[str]) -> int:
 def _predict(words: list[str]) -> int:
     from hf_finetune.config.parsing import OneLineParser
 
-    parser = OneLineParser(prog="hf-finetune predict", description=VERBS["predict"].capitalize(), allow_abbrev=False)
+    parser = OneLineParser(prog="hf-finetune predict", description=COMMANDS["predict"].capitalize(), allow_abbrev=False)
     parser.add_argument("model", metavar="MODEL", help="A run's folder, a Hub id, an embedded name or an ONNX file.")
-    parser.add_argument("paths", metavar="FILE_OR_FOLDER", nargs="+", help="Pictures, or folders that hold some.")
-    parser.add_argument("--top_k", type=int, default=1, metavar="N", help="Classes to name for each picture.")
-    parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="Pictures per forward pass.")
+    parser.add_argument("paths", metavar="FILE_OR_FOLDER", nargs="+", help="Images, or folders that hold some.")
+    parser.add_argument("--top_k", type=int, default=1, metavar="N", help="Classes to name for each image.")
+    parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="Images per forward pass.")
     format_group = parser.add_mutually_exclusive_group()
     format_group.add_argument("--json", action="store_const", dest="format", const="json", help="Print JSON.")
     format_group.add_argument("--csv", action="store_const", dest="format", const="csv", help="Print CSV.")
@@ -170,7 +173,7 @@ def _export(words: list[str]) -> int:
 
     parser = OneLineParser(
         prog="hf-finetune export",
-        description=f"{VERBS['export'].capitalize()}: on the pictures of a dataset or, without one, on noise.",
+        description=f"{COMMANDS['export'].capitalize()}: on the images of a dataset or, without one, on noise.",
         allow_abbrev=False,
     )
     parser.add_argument("model", metavar="MODEL", help="A run's folder, a Hub id or an embedded checkpoint's name.")
@@ -192,7 +195,7 @@ def _export(words: list[str]) -> int:
 def _push(words: list[str]) -> int:
     from hf_finetune.config.parsing import OneLineParser
 
-    parser = OneLineParser(prog="hf-finetune push", description=VERBS["push"].capitalize(), allow_abbrev=False)
+    parser = OneLineParser(prog="hf-finetune push", description=COMMANDS["push"].capitalize(), allow_abbrev=False)
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="The folder of a finished run.")
     parser.add_argument("repository", metavar="OWNER/NAME", help="The repository; it is created if it is not there.")
     parser.add_argument("--hub_private_repo", action="store_true", default=None, help="Only you are to see it.")
@@ -207,7 +210,7 @@ def _push(words: list[str]) -> int:
 def _convert(words: list[str]) -> int:
     from hf_finetune.config.parsing import CONVERT_FLAGS, OneLineParser, add_argument_flags, check_flags, flag_values
 
-    parser = OneLineParser(prog="hf-finetune convert", description=VERBS["convert"].capitalize(), allow_abbrev=False)
+    parser = OneLineParser(prog="hf-finetune convert", description=COMMANDS["convert"].capitalize(), allow_abbrev=False)
     parser.add_argument("file", metavar="FILE_OR_URL", help="A state dict: .pth, .pt or .safetensors.")
     parser.add_argument("folder", metavar="OUT", type=Path, help="The folder to write; it must not be there yet.")
     add_argument_flags(parser, CONVERT_FLAGS)
@@ -245,7 +248,7 @@ def _recipes(words: list[str]) -> int:
     namespace, unknown = parser.parse_known_args(words)
     check_flags(unknown)
     if namespace.show != "show":
-        raise UserError(f'"{namespace.show}" is not what recipes does; write hf-finetune recipes show NAME_OR_PATH.')
+        raise UserError(f'"{namespace.show}" is not what recipes does; use hf-finetune recipes show NAME_OR_PATH.')
     recipe = override(load_recipe(namespace.recipe, argument_fields()), flag_values(namespace))
     print(to_yaml(recipe, explain=namespace.explain), end="")
     return 0
@@ -256,7 +259,7 @@ def _import_config(words: list[str]) -> int:
 
     parser = OneLineParser(
         prog="hf-finetune import-config",
-        description=f"{VERBS['import-config'].capitalize()}. The config is read, never run.",
+        description=f"{COMMANDS['import-config'].capitalize()}. The config is read, never run.",
         allow_abbrev=False,
     )
     parser.add_argument("config", metavar="CONFIG.py", help="A config of MMClassification 0.x or MMPretrain 1.x.")

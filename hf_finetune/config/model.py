@@ -1,4 +1,4 @@
-"""Arguments room: which network, and from which weights."""
+"""Which network, and from which weights."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         if self.head_init not in HEAD_INITS:
-            raise UserError(f'head_init is "{self.head_init}"; write {" or ".join(HEAD_INITS)}.')
+            raise UserError(f'head_init is "{self.head_init}"; use {" or ".join(HEAD_INITS)}.')
         for name in self.freeze or ():
             if not isinstance(name, str):
-                raise UserError(f"freeze holds {name!r}; write backbone, or names of modules of the network.")
+                raise UserError(f"freeze holds {name!r}; use backbone, or names of modules of the network.")
         if self.load_from_sha256 is not None and self.load_from is None:
-            raise UserError("load_from_sha256 is given without load_from; write --load_from FILE_OR_URL as well.")
+            raise UserError("load_from_sha256 is given without load_from; use --load_from FILE_OR_URL as well.")
         if self.load_from is not None:
             if not self.pretrained:
-                raise UserError("pretrained is false, so that load_from would not be read; write --pretrained true.")
+                raise UserError("pretrained is false, so that load_from would not be read; use --pretrained true.")
             self.model_name_or_path = None  # a recipe's; its Hub is not asked

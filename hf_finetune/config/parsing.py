@@ -1,4 +1,4 @@
-"""Second room, with arguments: turns a recipe's values and the command line's words into the three dataclasses.
+"""Turns a recipe's values and the command line's words into the three dataclasses.
 
 A flag's value is read as the same YAML that a recipe's value is, so both are written alike: `--learning_rate 1e-2`,
 `--lr_milestones 100 150`, `--train_transforms '[{Resize: {size: 224}}]'`, `--max_train_samples null`.
@@ -27,18 +27,18 @@ GROUPS = {"Model": ModelArguments, "Data": DataArguments, "Training": FinetuneAr
 _WITHHELD = {
     "do_train": "training and the final evaluation are always done; hf-finetune evaluate evaluates alone",
     "do_eval": "eval_strategy says when to evaluate",
-    "do_predict": "hf-finetune predict classifies pictures",
+    "do_predict": "hf-finetune predict classifies images",
     "remove_unused_columns": "no column is dropped",
-    "resume_from_checkpoint": "the same command goes on with an interrupted run by itself",
+    "resume_from_checkpoint": "the same command resumes the run resumes an interrupted run by itself",
     "local_rank": "torchrun and accelerate launch set it",
     "neftune_noise_alpha": "its noise is for language models",
-    "auto_find_batch_size": "it would change global_batch_size; write a lower per_device_train_batch_size",
+    "auto_find_batch_size": "it would change global_batch_size; use a lower per_device_train_batch_size",
     "hub_token": "set HF_TOKEN or log in with hf auth login; here it would be written into the recipe",
     "hub_strategy": "push_to_hub pushes the whole result once, at the end, and no checkpoints",
     "hub_always_push": "push_to_hub pushes the whole result once, at the end",
     "hub_revision": "push_to_hub pushes to the main branch",
 }
-# The flags of `hf-finetune evaluate`: what says which pictures, and how they are run through the model.
+# The flags of `hf-finetune evaluate`: what says which images, and how they are run through the model.
 DATA_FLAGS = (
     "dataset",
     "dataset_path",
@@ -111,7 +111,7 @@ def coerce(name: str, value: Any, origin: str) -> Any:
     if bool in hints and isinstance(value, bool):
         return value
     if isinstance(value, (list, Mapping)) or (isinstance(value, bool) and str not in hints):
-        raise UserError(f"{name}: {value!r} does not fit, in {origin}; write {_expected(hints)}.")
+        raise UserError(f"{name}: {value!r} does not fit, in {origin}; use {_expected(hints)}.")
     if float in hints or int in hints:
         number = _number(name, value, origin)
         if float not in hints and number != int(number):
@@ -123,7 +123,7 @@ def coerce(name: str, value: Any, origin: str) -> Any:
         return value
     if str in hints or any(isinstance(hint, type) and issubclass(hint, Enum) for hint in hints):
         return str(value)
-    raise UserError(f"{name}: {value!r} does not fit, in {origin}; write {_expected(hints)}.")
+    raise UserError(f"{name}: {value!r} does not fit, in {origin}; use {_expected(hints)}.")
 
 
 def _number(name: str, value: Any, origin: str) -> float | int:
@@ -131,7 +131,7 @@ def _number(name: str, value: Any, origin: str) -> float | int:
         return value
     default = argument_fields()[name].default
     example = f", such as {default}" if isinstance(default, (int, float)) and default > 0 else ""
-    raise UserError(f"{name}: {value!r} is not a number, in {origin}; write one{example}.")
+    raise UserError(f"{name}: {value!r} is not a number, in {origin}; use one{example}.")
 
 
 def _expected(hints: Sequence[Any]) -> str:
@@ -195,6 +195,6 @@ def check_flags(unknown: Sequence[str], names: Collection[str] | None = None) ->
             flag = word.split("=")[0]
             if flag.removeprefix("--") in _WITHHELD:
                 raise UserError(f"There is no flag {flag} here: {_WITHHELD[flag.removeprefix('--')]}.")
-            advice = did_you_mean(flag, known) or " To list the flags of a verb: hf-finetune VERB --help"
+            advice = did_you_mean(flag, known) or " To list the flags of a command: hf-finetune COMMAND --help"
             raise UserError(f'There is no flag "{flag}".{advice}')
-        raise UserError(f'"{word}" belongs to no flag; write --dataset {word} if it is your dataset.')
+        raise UserError(f'"{word}" belongs to no flag; use --dataset {word} if it is your dataset.')

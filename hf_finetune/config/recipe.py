@@ -1,4 +1,4 @@
-"""The first room: a recipe is YAML with `_base_` inheritance, resolved into one flat mapping that knows its sources.
+"""A recipe is YAML with `_base_` inheritance, resolved into one flat mapping that knows its sources.
 
 `_base_` names one file or a list of files. Each name is looked for relative to the file that states it, then among the
 packaged recipes (with or without `.yaml`). A later base wins over an earlier one, a file over its bases, the command
@@ -165,7 +165,7 @@ def _read(path: Path, origin: str, known_keys: Collection[str]) -> tuple[list[st
         raise UserError(f"{origin} is not a text in UTF-8; a recipe is a YAML file.") from error
     node, content = _parse(text, origin)
     if content is None:
-        raise UserError(f"{origin} is empty; write lines such as learning_rate: 0.01, or a {BASE_KEY}.")
+        raise UserError(f"{origin} is empty; use lines such as learning_rate: 0.01, or a {BASE_KEY}.")
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise UserError(f"{origin} holds a {kind}; a recipe is a mapping, with lines such as learning_rate: 0.01")
@@ -178,7 +178,7 @@ def _read(path: Path, origin: str, known_keys: Collection[str]) -> tuple[list[st
     bases = [] if stated is None else [stated] if isinstance(stated, str) else stated
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise UserError(
-            f"{origin}: {BASE_KEY} is {bases!r}; write one name or a list, such as [{BASE_KEY}/models/resnet50]."
+            f"{origin}: {BASE_KEY} is {bases!r}; use one name or a list, such as [{BASE_KEY}/models/resnet50]."
         )
     return bases, content
 

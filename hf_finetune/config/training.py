@@ -1,4 +1,4 @@
-"""Arguments room: how the network is trained."""
+"""How the network is trained."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy, Scheduler
 from transformers.training_args import OptimizerNames
 from transformers.utils import ExplicitEnum
 
-from hf_finetune.distributed import all_see, first_process_first, have_met, join_processes
+from hf_finetune.distributed import all_see, group_is_ready, join_processes, main_process_first
 from hf_finetune.errors import UserError, did_you_mean
 
 MULTISTEP = "multistep"
@@ -70,16 +70,16 @@ class FinetuneArguments(TrainingArguments):
     )
     global_batch_size: int = field(
         default=128,
-        metadata={"help": "Pictures per optimizer step over all processes; learning_rate is meant for this number."},
+        metadata={"help": "Images per optimizer step over all processes; learning_rate is meant for this number."},
     )
     per_device_train_batch_size: int | None = field(
         default=None,
-        metadata={"help": "Pictures per process and forward pass; fewer than its share means accumulation."},
+        metadata={"help": "Images per process and forward pass; fewer than its share means accumulation."},
     )
     gradient_accumulation_steps: int | None = field(
         default=None, metadata={"help": "Forward passes per optimizer step; follows from the batch sizes when absent."}
     )
-    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Pictures per process when evaluating."})
+    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Images per process when evaluating."})
     num_train_epochs: float = field(default=200.0, metadata={"help": "Passes over the training split."})
     optim: str = field(default="sgd", metadata={"help": "Optimizer: sgd, or any name Transformers knows."})
     learning_rate: float = field(default=0.01, metadata={"help": "Peak learning rate, for the global batch size."})
@@ -120,7 +120,7 @@ class FinetuneArguments(TrainingArguments):
         metadata={"help": "Part of the rate that the warm-up begins with; its own first step when absent."},
     )
     warmup_type: str = field(
-        default="linear", metadata={"help": "How the warm-up goes on from there: linear, constant or exponential."}
+        default="linear", metadata={"help": "How the warm-up resumes from there: linear, constant or exponential."}
     )
     warmup_between_epochs: bool = field(
         default=False, metadata={"help": "The warm-up raises the rate between epochs only, not at each step."}
@@ -133,7 +133,7 @@ class FinetuneArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN losses in the log."})
     on_nan: list[Any] = field(
         default_factory=lambda: ["stop"],
-        metadata={"help": "Losses that are not numbers: stop, or skip N to leave out at most N steps."},
+        metadata={"help": "Non-finite losses: stop, or skip N to leave out at most N steps."},
     )
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})
@@ -153,7 +153,7 @@ class FinetuneArguments(TrainingArguments):
     )
     dataloader_num_workers: int | None = field(
         default=None,
-        metadata={"help": "Processes that load pictures, for each that trains; absent, some where there is a GPU."},
+        metadata={"help": "Processes that load images, for each that trains; absent, some where there is a GPU."},
     )
     # The Trainer would drop the image column before the transform sees it.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns the model does not name."})
@@ -162,7 +162,7 @@ class FinetuneArguments(TrainingArguments):
         default=600, metadata={"help": "Seconds that a step may wait for another process before the run fails."}
     )
     sync_batchnorm: bool = field(
-        default=False, metadata={"help": "BatchNorm over the pictures of all GPUs instead of each one's own."}
+        default=False, metadata={"help": "BatchNorm over the images of all GPUs instead of each one's own."}
     )
 
     def __post_init__(self) -> None:
@@ -184,24 +184,24 @@ class FinetuneArguments(TrainingArguments):
             self.global_batch_size, self.world_size * max(1, self.n_gpu), *stated
         )
         if any(milestone <= 0 for milestone in self.lr_milestones):
-            raise UserError(f"lr_milestones is {self.lr_milestones}; write epochs above 0, such as [15].")
+            raise UserError(f"lr_milestones is {self.lr_milestones}; use epochs above 0, such as [15].")
         for name in self.no_decay or ():
             if not isinstance(name, str):
-                raise UserError(f"no_decay holds {name!r}; write names of parameters, such as [cls_token].")
+                raise UserError(f"no_decay holds {name!r}; use names of parameters, such as [cls_token].")
         if any(not isinstance(name, str) for name in self.report_to):
-            raise UserError(f"report_to is {self.report_to}; write names, such as [tensorboard], or none.")
+            raise UserError(f"report_to is {self.report_to}; use names, such as [tensorboard], or none.")
         absent = set(self.report_to) - set(get_available_reporting_integrations() if self.report_to else ())
         if absent:
             raise UserError(
                 f"report_to: {', '.join(sorted(absent))} is unknown or not installed; install it, or write none."
             )
         if self.fp16 and self.device.type == "cpu":
-            raise UserError("fp16 needs a GPU, and this run is on the CPU; write --bf16, or leave it out.")
+            raise UserError("fp16 needs a GPU, and this run is on the CPU; use --bf16, or leave it out.")
         if self.sync_batchnorm and self.device.type in ("cpu", "mps"):
             raise UserError("sync_batchnorm needs GPUs, and this run is on the CPU; leave it out.")
         if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and self.device.type == "cpu":
             raise UserError(
-                "FSDP needs GPUs, and this run is on the CPU, where nothing would be divided; write"
+                "FSDP needs GPUs, and this run is on the CPU, where nothing would be divided; use"
                 " --config_file scripts/accelerate/ddp.yaml."
             )
         launched = int(os.environ.get("WORLD_SIZE", "1"))
@@ -220,69 +220,69 @@ class FinetuneArguments(TrainingArguments):
             if value not in choices:
                 longer = [choice for choice in choices if choice.startswith(value)]  # adam for adamw_torch
                 near = f' Did you mean "{longer[0]}"?' if longer else did_you_mean(value, choices)
-                raise UserError(f'{name} is "{value}", which it cannot be.{near} Write one of {", ".join(choices)}.')
+                raise UserError(f'{name} is "{value}", which it cannot be.{near} Use one of {", ".join(choices)}.')
         for name, (least, greatest) in _RANGES.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= greatest:
                 limits = f"of at least {least}" if greatest == math.inf else f"from {least} to {greatest}"
-                raise UserError(f"{name} is {value}; write a number {limits}.")
+                raise UserError(f"{name} is {value}; use a number {limits}.")
         word, *count = self.on_nan or ["stop"]
         counted = len(count) == 1 and type(count[0]) is int and count[0] > 0
         if not (counted if word == "skip" else word == "stop" and not count):
             written = " ".join(map(str, self.on_nan))
-            raise UserError(f'on_nan is "{written}"; write stop, or skip and a number of steps, such as skip 10.')
+            raise UserError(f'on_nan is "{written}"; use stop, or skip and a number of steps, such as skip 10.')
         for name in _ABOVE_ZERO:
             value = getattr(self, name)
             if value is not None and value <= 0:
-                raise UserError(f"{name} is {value}; write a number above 0.")
+                raise UserError(f"{name} is {value}; use a number above 0.")
         if self.max_steps < 1 and self.max_steps != -1:
-            raise UserError(f"max_steps is {self.max_steps}; write a number of at least 1, or null for whole epochs.")
+            raise UserError(f"max_steps is {self.max_steps}; use a number of at least 1, or null for whole epochs.")
         evaluates, saves = (getattr(value, "value", value) for value in (self.eval_strategy, self.save_strategy))
         if self.load_best_model_at_end and saves not in (evaluates, "best"):
             advice = "--load_best_model_at_end false" if evaluates == "no" else f"--save_strategy {evaluates}"
             raise UserError(
                 f"eval_strategy is {evaluates} and save_strategy is {saves}, but only a checkpoint that was evaluated"
-                f" can be chosen as the best; write {advice}."
+                f" can be chosen as the best; use {advice}."
             )
         if self.optim == "sgd" and self.optim_args:
-            raise UserError("optim_args is not read where optim is sgd; write --momentum, --nesterov, --weight_decay.")
+            raise UserError("optim_args is not read where optim is sgd; use --momentum, --nesterov, --weight_decay.")
         if self.nesterov and not self.momentum:
-            raise UserError("nesterov needs a momentum, which is 0; write --momentum 0.9 or --nesterov false.")
+            raise UserError("nesterov needs a momentum, which is 0; use --momentum 0.9 or --nesterov false.")
         if not self.push_to_hub:
             for name in ("hub_model_id", "hub_private_repo"):
                 if getattr(self, name) is not None:
-                    raise UserError(f"{name} is set, but nothing is pushed; write --push_to_hub, or --{name} null.")
+                    raise UserError(f"{name} is set, but nothing is pushed; use --push_to_hub, or --{name} null.")
         if self.warmup_steps and self.warmup_epochs:
             raise UserError(
-                f"warmup_steps is {self.warmup_steps:g} and warmup_epochs is {self.warmup_epochs:g}; write one of them."
+                f"warmup_steps is {self.warmup_steps:g} and warmup_epochs is {self.warmup_epochs:g}; use one of them."
             )
         if self.warmup_multiplies and self.warmup_start_factor is None:
             raise UserError(
-                "warmup_multiplies needs to know where the warm-up begins; write --warmup_start_factor 0.001."
+                "warmup_multiplies needs to know where the warm-up begins; use --warmup_start_factor 0.001."
             )
         if self.warmup_type not in WARM_UPS:
             raise UserError(
-                f'warmup_type is "{self.warmup_type}".{did_you_mean(self.warmup_type, WARM_UPS)} Write one of'
+                f'warmup_type is "{self.warmup_type}".{did_you_mean(self.warmup_type, WARM_UPS)} Use one of'
                 f" {', '.join(WARM_UPS)}."
             )
         if (self.warmup_type != "linear" or self.warmup_between_epochs) and self.warmup_start_factor is None:
             name = "warmup_between_epochs" if self.warmup_between_epochs else "warmup_type"
-            raise UserError(f"{name} needs to know where the warm-up begins; write --warmup_start_factor 0.1.")
+            raise UserError(f"{name} needs to know where the warm-up begins; use --warmup_start_factor 0.1.")
         schedule = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)
         for name in ("lr_decay_epochs", "lr_reaches_end"):
             if getattr(self, name) and schedule == MULTISTEP:
                 raise UserError(f"{name} has no meaning for multistep; its lr_milestones say when it falls.")
         if self.dataloader_persistent_workers and not self.dataloader_num_workers:
-            raise UserError("dataloader_persistent_workers needs workers; write --dataloader_num_workers 2 or more.")
+            raise UserError("dataloader_persistent_workers needs workers; use --dataloader_num_workers 2 or more.")
 
     @property
     def max_skipped_steps(self) -> int:
-        """How many optimizer steps with a loss that is not a number may be skipped (`on_nan`)."""
+        """How many optimizer steps with a non-finite loss (NaN or Inf) may be skipped (`on_nan`)."""
         return self.on_nan[1] if self.on_nan and self.on_nan[0] == "skip" else 0
 
     @property
     def order_seed(self) -> int:
-        """What decides in which order an epoch visits the training pictures."""
+        """What decides in which order an epoch visits the training images."""
         return self.seed if self.data_seed is None else self.data_seed
 
     def say(self, *lines: str) -> None:
@@ -293,17 +293,17 @@ class FinetuneArguments(TrainingArguments):
     @contextmanager
     def main_process_first(self, local: bool = True, desc: str = "work") -> Iterator[None]:
         """As in Transformers, but the others wait for as long as it takes, and not `ddp_timeout`."""
-        if have_met():
-            with first_process_first(self.process_index, self.process_index - self.local_process_index if local else 0):
+        if group_is_ready():
+            with main_process_first(self.process_index, self.process_index - self.local_process_index if local else 0):
                 yield
         else:
             with super().main_process_first(local, desc):
                 yield
 
     def is_shared(self, folder: Path) -> bool:
-        """Says, alike in all processes, whether `folder` is one and the same on all machines of the run."""
+        """Says, and all ranks agree, whether `folder` is one and the same on all machines of the run."""
         one_machine = self.world_size == int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
-        return one_machine or not have_met() or all_see(folder, self.process_index, self.world_size)
+        return one_machine or not group_is_ready() or all_see(folder, self.process_index, self.world_size)
 
     def prepare_for_run(self, has_validation: bool, metrics: Collection[str] = ()) -> None:
         """Adapts what evaluates and chooses to a run without validation split, and says what will never happen.
@@ -321,7 +321,7 @@ class FinetuneArguments(TrainingArguments):
         if has_validation and chosen_by not in metrics:
             raise UserError(
                 f'metric_for_best_model is "{chosen_by}", which is not measured.{did_you_mean(chosen_by, metrics)}'
-                f" Write one of {', '.join(metrics)}."
+                f" Use one of {', '.join(metrics)}."
             )
         beyond = [milestone for milestone in self.lr_milestones if milestone >= self.num_train_epochs]
         if beyond and self.lr_scheduler_type.value == MULTISTEP and self.max_steps < 0:
@@ -332,10 +332,10 @@ class FinetuneArguments(TrainingArguments):
 
 
 def default_workers(cores: int, processes: int) -> int:
-    """Returns how many processes load pictures for each of the `processes` of a machine that feed a GPU.
+    """Returns how many processes load images for each of the `processes` of a machine that feed a GPU.
 
     One core of its share is left to the process itself. More than eight rarely help: a core decodes and crops 500
-    pictures of ImageNet's size a second (benchmarks/RESULTS.md).
+    images of ImageNet's size a second (benchmarks/RESULTS.md).
     """
     return min(8, max(1, cores // processes - 1))
 
@@ -343,7 +343,7 @@ def default_workers(cores: int, processes: int) -> int:
 def split_global_batch(
     global_batch_size: int, devices: int, per_device: int | None, accumulation: int | None
 ) -> tuple[int, int]:
-    """Splits a global batch into (pictures per device and forward pass, forward passes per optimizer step).
+    """Splits a global batch into (images per device and forward pass, forward passes per optimizer step).
 
     `per_device` or `accumulation`, where stated, are kept; the other follows. Raises `UserError` where it does not
     divide, so that a learning rate is never applied to another batch than the one it was set for.
@@ -352,7 +352,7 @@ def split_global_batch(
     stated["gradient_accumulation_steps"] = accumulation
     for name, value in stated.items():
         if value is not None and value < 1:
-            raise UserError(f"{name} is {value}; write a number of at least 1.")
+            raise UserError(f"{name} is {value}; use a number of at least 1.")
     if per_device is not None and accumulation is None:
         accumulation = max(1, global_batch_size // (per_device * devices))
     accumulation = accumulation or 1
@@ -361,7 +361,7 @@ def split_global_batch(
         nearest = max(1, round(global_batch_size / (per_device * accumulation * devices)))
         nearest *= per_device * accumulation * devices
         raise UserError(
-            f"global_batch_size {global_batch_size} does not divide into {devices} device(s) x {per_device} pictures"
-            f" x {accumulation} accumulation step(s); write --global_batch_size {nearest} or another per-device size."
+            f"global_batch_size {global_batch_size} does not divide into {devices} device(s) x {per_device} images"
+            f" x {accumulation} accumulation step(s); use --global_batch_size {nearest} or another per-device size."
         )
     return per_device, accumulation

@@ -1,1 +1,1 @@
-"""The data room: where pictures come from, and how they become batches."""
+"""Data: where images come from, and how they become batches."""

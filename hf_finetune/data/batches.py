@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 
 from hf_finetune.data.columns import arrow_column
-from hf_finetune.data.images.cache import DecodedPictures
+from hf_finetune.data.images.cache import DecodedImages
 from hf_finetune.data.images.decoding import UnreadableImage, image_name
 from hf_finetune.data.stages import EvaluationStage, TrainingStage
 from hf_finetune.errors import UserError
@@ -18,13 +18,13 @@ from hf_finetune.errors import UserError
 NOT_COUNTED = -100  # cross_entropy's own mark of a label that does not count
 
 
-class PictureBatches(torch.utils.data.Dataset):
+class ImageBatches(torch.utils.data.Dataset):
     """A split as a loader's dataset that hands over whole batches, which its stage has stacked already.
 
-    Where the split's pictures are decoded already, they and the labels come from memory, past the split's table.
+    Where the split's images are decoded already, they and the labels come from memory, past the split's table.
 
-    `on_unreadable` is called with the error and the `sample_index` of each picture that cannot be read when its batch
-    is due. If it returns, another picture stands in, under the label -100: no loss, gradient or figure counts it, and
+    `on_unreadable` is called with the error and the `sample_index` of each image that cannot be read when its batch
+    is due. If it returns, another image stands in, under the label -100: no loss, gradient or figure counts it, and
     batches keep their size and order. Without it the error is raised.
     """
 
@@ -32,23 +32,23 @@ class PictureBatches(torch.utils.data.Dataset):
         self,
         split: Dataset,
         stage: TrainingStage | EvaluationStage,
-        decoded: DecodedPictures | None = None,
+        decoded: DecodedImages | None = None,
         on_unreadable: Callable[[UnreadableImage, int], None] | None = None,
     ) -> None:
         self.split = split.with_transform(stage)
         self.stage = stage
         self.decoded = decoded
         self.on_unreadable = on_unreadable
-        self._shape: torch.Size | None = None  # of a picture in a batch
+        self._shape: torch.Size | None = None  # of an image in a batch
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """The class ids, int64 (pictures,)."""
+        """The class ids, int64 (images,)."""
         return arrow_column(self.split, "label").to_numpy().astype(np.int64)
 
     @cached_property
     def sample_index(self) -> np.ndarray:
-        """The row numbers in the source's split, int64 (pictures,)."""
+        """The row numbers in the source's split, int64 (images,)."""
         return arrow_column(self.split, "sample_index").to_numpy().astype(np.int64)
 
     def __len__(self) -> int:
@@ -58,7 +58,7 @@ class PictureBatches(torch.utils.data.Dataset):
         """Returns what the stage makes of the rows, and their `sample_index`, int64 (batch,)."""
         try:
             batch = self._read(rows)
-        except (UnreadableImage, RuntimeError):  # torch's, of pictures that differ in size and cannot be stacked
+        except (UnreadableImage, RuntimeError):  # torch's, of images that differ in size and cannot be stacked
             if self.on_unreadable is None:
                 raise
             batch = self._read_with_stand_ins(rows)
@@ -103,10 +103,10 @@ class PictureBatches(torch.utils.data.Dataset):
             batch = self._read_one((row + step) % len(self))
             if batch is not None:
                 return batch
-        raise UserError("Not one picture of a split can be read any more; check that their folder is there.")
+        raise UserError("Not one image of a split can be read any more; check that their folder is there.")
 
     def first(self, count: int) -> dict[str, torch.Tensor]:
-        """Returns the first pictures, at most `count`, as a batch."""
+        """Returns the first images, at most `count`, as a batch."""
         return self.__getitems__(range(min(count, len(self))))
 
 
@@ -126,7 +126,7 @@ def join_with_stand_ins(
 
 
 def pass_on(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The collator of `PictureBatches`, whose batches are whole.
+    """The collator of `ImageBatches`, whose batches are whole.
 
     A loader's worker moves its batch to shared memory here, where a lack of it is an error that the main process gets.
     Later it would be one of the queue's own thread, which loses the batch, and the main process would wait for ever.

@@ -1,4 +1,4 @@
-"""Data room: the entry. From `DataArguments` to splits of one shape, whatever the source was."""
+"""The entry. From `DataArguments` to splits of one shape, whatever the source was."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datasets import Dataset, Value
 from hf_finetune.config.data import DataArguments
 from hf_finetune.data.catalog import DatasetEntry
 from hf_finetune.data.columns import are_files, arrow_column, find_image_column, find_label_column, image_dataset
-from hf_finetune.data.dataset import EarlierPictures, ImageDataset
+from hf_finetune.data.dataset import EarlierImages, ImageDataset
 from hf_finetune.data.images.decoding import NO_SUCH_FILE
 from hf_finetune.data.images.header_check import check_headers, describe_bad_image
 from hf_finetune.data.labels import Labels, map_labels, missing_classes
@@ -29,20 +29,20 @@ from hf_finetune.errors import UserError, listing
 
 
 def load_image_dataset(
-    arguments: DataArguments, seed: int, require_train: bool = True, earlier: EarlierPictures | None = None
+    arguments: DataArguments, seed: int, require_train: bool = True, earlier: EarlierImages | None = None
 ) -> ImageDataset:
     """Opens, checks and divides a dataset.
 
-    `seed` decides which part of train is held out and which pictures a limit leaves. Evaluation alone may do without
-    train (`require_train=False`). A run that goes on leaves out what it did when it began (`earlier`) and no more.
-    Raises `UserError` for everything that the user can mend.
+    `seed` decides which part of train is held out and which images a limit leaves. Evaluation alone may do without
+    train (`require_train=False`). A resumed run leaves out what it did when it began (`earlier`) and no more.
+    Raises `UserError` for everything that the user can fix.
     """
     raw, entry = open_source(arguments, earlier.lost_files if earlier else ())
     roles = choose_splits(raw, {role: getattr(arguments, f"{role}_split") for role in ROLES}, entry)
     reference = reference_split(raw, roles, require_train)
     for split in roles.values():
         if not len(raw.splits[split]):
-            raise UserError(f"{raw.source}: split {split} has no pictures.")
+            raise UserError(f"{raw.source}: split {split} has no images.")
     image_column, labels = _read_columns(raw, roles, reference, arguments, entry)
 
     result = ImageDataset({}, {}, labels.names, raw.source, entry, [*raw.notes, *labels.notes])
@@ -65,8 +65,8 @@ def load_image_dataset(
     for role, count in earlier.counts.items() if earlier else ():
         if role in result.sources and len(result.sources[role]) != count:
             raise UserError(
-                f"{raw.source}: {role} has {len(result.sources[role]):,} pictures, and had {count:,} when the run"
-                " began; make it as it was, or write another --output_dir."
+                f"{raw.source}: {role} has {len(result.sources[role]):,} images, and had {count:,} when the run"
+                " began; make it as it was, or use another --output_dir."
             )
     totals = {role: len(dataset) for role, dataset in result.splits.items()}
     if "train" in result.splits:
@@ -79,7 +79,7 @@ def load_image_dataset(
     result.split_names = {role: result.split_names[role] for role in result.splits}
     _note_missing_classes(result)
     _limit(result, arguments, seed)
-    _check_pictures(result, raw, arguments.on_bad_image, earlier)
+    _check_images(result, raw, arguments.on_bad_image, earlier)
     for role, dataset in result.splits.items():
         if len(dataset) != totals[role]:
             result.split_names[role] += f" ({len(dataset):,} of {totals[role]:,})"
@@ -99,7 +99,7 @@ def _read_columns(
         columns = raw.splits[split].column_names
         if image_column not in columns:
             raise UserError(
-                f"{raw.source}: split {split} has no column {image_column}, which holds the pictures of {reference};"
+                f"{raw.source}: split {split} has no column {image_column}, which holds the images of {reference};"
                 f" it has {', '.join(columns)}."
             )
         label_columns[split] = label_column if label_column in columns else None
@@ -111,12 +111,12 @@ def _hold_out_validation(result: ImageDataset, fraction: float, seed: int) -> No
     kept, held_out = stratified_split(_class_ids(train), fraction, seed)
     if not len(held_out):
         raise UserError(
-            f"{result.source}: no class has two pictures, so none can be held out for validation; write"
+            f"{result.source}: no class has two images, so none can be held out for validation; use"
             " --validation_fraction 0."
         )
     name = f"{100 * fraction:g} % of {result.split_names['train']}, stratified, seed {seed}"
     result.notes.append(
-        f"There is no validation split: {len(held_out):,} of {len(train):,} pictures are held out for it ({name})."
+        f"There is no validation split: {len(held_out):,} of {len(train):,} images are held out for it ({name})."
     )
     result.splits["validation"] = _select(train, held_out)
     result.sources["validation"] = result.sources["train"]
@@ -129,7 +129,7 @@ def note_what_reports(result: ImageDataset) -> None:
     names = result.split_names
     for first, second in combinations(names, 2):
         if names[first] == names[second]:
-            result.notes.append(f"{first} and {second} are the same pictures: both are split {names[first]}.")
+            result.notes.append(f"{first} and {second} are the same images: both are split {names[first]}.")
     if "test" not in names and "validation" in names:
         result.notes.append(
             "There is no test split: the final figure is reported on validation, which also chose the checkpoint."
@@ -149,7 +149,7 @@ def _note_missing_classes(result: ImageDataset) -> None:
         missing = [name for name in missing_classes(_class_ids(dataset), names) if name in expected]
         if missing:
             result.notes.append(
-                f"{role} has no picture of {len(missing):,} of {len(names):,} classes: {listing(missing)}."
+                f"{role} has no image of {len(missing):,} of {len(names):,} classes: {listing(missing)}."
             )
 
 
@@ -160,10 +160,10 @@ def _limit(result: ImageDataset, arguments: DataArguments, seed: int) -> None:
             result.splits[role] = _select(dataset, random_subset(len(dataset), limit, seed))
 
 
-def _check_pictures(result: ImageDataset, raw: RawDataset, on_bad_image: str, earlier: EarlierPictures | None) -> None:
-    """Looks at the headers; stops at unreadable pictures or leaves them out, and finds out whether all have one size.
+def _check_images(result: ImageDataset, raw: RawDataset, on_bad_image: str, earlier: EarlierImages | None) -> None:
+    """Looks at the headers; stops at unreadable images or leaves them out, and finds out whether all have one size.
 
-    Files of their own are all looked at. Pictures inside a dataset came through a program, so a sample will do, unless
+    Files of their own are all looked at. Images inside a dataset came through a program, so a sample will do, unless
     unreadable ones are to be left out.
     """
     sizes: set[tuple[int, int]] = set()
@@ -182,25 +182,25 @@ def _check_pictures(result: ImageDataset, raw: RawDataset, on_bad_image: str, ea
             error = check.bad_rows[row]
             missing_files |= error.reason == NO_SUCH_FILE
             result.bad_images.append(describe_bad_image(error, raw.folder, role, int(sample_index[row])))
-        # A picture that is lost since the run began keeps its row, or all others would come in another order.
+        # An image that is lost since the run began keeps its row, or all others would come in another order.
         gone = bad_rows if earlier is None else np.flatnonzero(np.isin(sample_index, earlier.left_out.get(role, [])))
         result.left_out[role] = sample_index[gone].tolist()
         result.splits[role] = _select(dataset, np.setdiff1d(np.arange(len(dataset)), gone))
     count = len(result.bad_images)
-    pictures = f"{count:,} picture{'' if count == 1 else 's'}"
+    images = f"{count:,} image{'' if count == 1 else 's'}"
     if count and on_bad_image == "stop":
         hint = f' Relative paths start at the folder "{raw.folder}".' if missing_files else ""
         raise UserError(
-            f"{raw.source}: {pictures} cannot be read: {listing(result.bad_images)}; mend or remove them, or write"
+            f"{raw.source}: {images} cannot be read: {listing(result.bad_images)}; fix or remove them, or use"
             f" --on_bad_image skip.{hint}"
         )
     if unreadable_role is not None:
-        raise UserError(f"{raw.source}: no picture of {unreadable_role} can be read: {listing(result.bad_images)}.")
+        raise UserError(f"{raw.source}: no image of {unreadable_role} can be read: {listing(result.bad_images)}.")
     if count:
         result.notes.append(
-            f"{pictures} cannot be read and {'is' if count == 1 else 'are'} left out: {listing(result.bad_images)}."
+            f"{images} cannot be read and {'is' if count == 1 else 'are'} left out: {listing(result.bad_images)}."
         )
-    # A sample alone proves nothing: one picture of another size among a million would break its batch.
+    # A sample alone proves nothing: one image of another size among a million would break its batch.
     if len(sizes) == 1 and (complete or (result.entry is not None and sizes == {result.entry.image_size})):
         result.image_sizes = sizes.pop()
 

@@ -1,4 +1,4 @@
-"""Data room: the named datasets. To add one, add one entry to `CATALOG`; nothing else has to change."""
+"""The named datasets. To add one, add one entry to `CATALOG`; nothing else has to change."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class DatasetEntry:
     """What a dataset's name stands for.
 
     `image_mean` and `image_std` are one figure a channel, over the pixels of the training split in units of 0 to 255;
-    one figure alone is that of a grayscale dataset. `image_size` is the (height, width) in pixels that all its pictures
-    have, None where they differ. `split_sizes` counts the pictures by the Hub's split names. A
+    one figure alone is that of a grayscale dataset. `image_size` is the (height, width) in pixels that all its images
+    have, None where they differ. `split_sizes` counts the images by the Hub's split names. A
     split that the Hub has not, or has without labels, is None. `label_names` is given where a copy exists that lacks
     them.
     """

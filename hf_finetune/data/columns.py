@@ -1,4 +1,4 @@
-"""Data room: which column holds the pictures and which the labels, and pictures of any kind as one kind of column."""
+"""Which column holds the images and which the labels, and images of any kind as one kind of column."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _IMAGE_STORAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 
 def find_image_column(raw: RawDataset, split: str, wanted: str | None, expected: str | None = None) -> str:
-    """Returns the name of the column of pictures of a split.
+    """Returns the name of the column of images of a split.
 
     `wanted` is the user's own choice and must be there; `expected` is the catalog's and may be missing. Else it is the
-    one column of type Image, or of bytes, or of strings that all end as picture files do. Raises `UserError`.
+    one column of type Image, or of bytes, or of strings that all end as image files do. Raises `UserError`.
     """
     dataset = raw.splits[split]
     features = dataset.features
@@ -33,7 +33,7 @@ def find_image_column(raw: RawDataset, split: str, wanted: str | None, expected:
         _check_column(raw, split, "image_column", wanted)
         if not (_is_image(features[wanted]) or _is_bytes(features[wanted]) or _is_string(features[wanted])):
             raise UserError(
-                f'image_column: "{wanted}" of {raw.source} is {_type_name(features[wanted])}; pictures are files: a'
+                f'image_column: "{wanted}" of {raw.source} is {_type_name(features[wanted])}; images are files: a'
                 " column of type Image, of their bytes, or of their paths."
             )
         return wanted
@@ -47,8 +47,8 @@ def find_image_column(raw: RawDataset, split: str, wanted: str | None, expected:
         if candidates:
             return _the_one(raw, split, "image", candidates)
     raise UserError(
-        f"{raw.source}: no column of split {split} holds pictures; the columns are {_describe(features)}."
-        " Write --image_column NAME if one of them does."
+        f"{raw.source}: no column of split {split} holds images; the columns are {_describe(features)}."
+        " Use --image_column NAME if one of them does."
     )
 
 
@@ -71,13 +71,13 @@ def find_label_column(
     if not candidates:
         raise UserError(
             f"{raw.source}: no column of split {split} holds labels; the columns are {_describe(features)}."
-            " Write --label_column NAME if one of them does."
+            " Use --label_column NAME if one of them does."
         )
     return _the_one(raw, split, "label", candidates)
 
 
 def image_dataset(raw: RawDataset, split: str, column: str) -> Dataset:
-    """Returns a split as one column, `image`, of type Image(decode=False), no picture decoded.
+    """Returns a split as one column, `image`, of type Image(decode=False), no image decoded.
 
     Paths that are relative become relative to the source's folder.
     """
@@ -108,7 +108,7 @@ def arrow_column(dataset: Dataset, column: str) -> pa.ChunkedArray:
 
 
 def are_files(images: Dataset) -> bool:
-    """Whether the pictures are files of their own, not bytes in the dataset, selected rows or not."""
+    """Whether the images are files of their own, not bytes in the dataset, selected rows or not."""
     return pc.all(pc.is_null(pc.struct_field(images.data.column("image"), "bytes"))).as_py()
 
 
@@ -132,7 +132,7 @@ def _the_one(raw: RawDataset, split: str, name: str, candidates: list[str]) -> s
         raise UserError(
             f"{raw.source}: {len(candidates)} columns could hold the {name}s:"
             f" {_describe({candidate: features[candidate] for candidate in candidates})}."
-            f" Write --{name}_column {candidates[0]} or another."
+            f" Use --{name}_column {candidates[0]} or another."
         )
     return name if name in candidates else candidates[0]
 

@@ -11,13 +11,13 @@ from datasets import Dataset
 
 from hf_finetune.data.catalog import DatasetEntry
 
-# Pixels of a picture that may travel whole: above it, what is cropped or resized away costs more than a batch saves.
-_SMALL_PICTURE = 256 * 256
+# Pixels of an image that may travel whole: above it, what is cropped or resized away costs more than a batch saves.
+_SMALL_IMAGE = 256 * 256
 
 
 @dataclass
 class ImageDataset:
-    """Pictures for training and evaluation, none decoded yet.
+    """Images for training and evaluation, none decoded yet.
 
     splits: "train", "validation" and "test", those that there are. Columns: `image`, datasets.Image(decode=False), so
         {"bytes", "path"}; `label`, int32 class id 0 to n-1; `sample_index`, int32 row number in the source's split.
@@ -27,12 +27,12 @@ class ImageDataset:
     entry: the catalog's entry of a named dataset.
     revision: the commit of a dataset that the Hub gave.
     notes: sentences that the user should read.
-    bad_images: the unreadable pictures (`on_bad_image=skip`), each with the reason.
-    left_out: by role, the `sample_index` of the pictures that are in no split because they could not be read.
-    image_sizes: the (height, width) in pixels that all pictures are known to have, from every header or, with a sample
+    bad_images: the unreadable images (`on_bad_image=skip`), each with the reason.
+    left_out: by role, the `sample_index` of the images that are in no split because they could not be read.
+    image_sizes: the (height, width) in pixels that all images are known to have, from every header or, with a sample
         that agrees, from the catalog; None where they differ or are not known.
     sources: by role, the undivided split of the source that `sample_index` counts in, as the one column `image`.
-    folder: what names of pictures are shortened by, None where there is no such folder.
+    folder: what names of images are shortened by, None where there is no such folder.
     """
 
     splits: dict[str, Dataset]
@@ -50,13 +50,13 @@ class ImageDataset:
 
     @property
     def uniform(self) -> bool:
-        """Whether all pictures have one size that is small enough for whole batches of undiminished pictures."""
-        return self.image_sizes is not None and math.prod(self.image_sizes) <= _SMALL_PICTURE
+        """Whether all images have one size that is small enough for whole batches of undiminished images."""
+        return self.image_sizes is not None and math.prod(self.image_sizes) <= _SMALL_IMAGE
 
 
 @dataclass(frozen=True)
-class EarlierPictures:
-    """What a run that goes on knows of its pictures, which it needs in the same order as before.
+class EarlierImages:
+    """What a resumed run knows of its images, which it needs in the same order as before.
 
     By role: `counts`, how many the source's split had, and `left_out`, the `sample_index` of those that could not be
     read when the run began. `lost_files` are files that have vanished since, relative to the dataset's folder.

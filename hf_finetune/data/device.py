@@ -47,9 +47,9 @@ class DeviceStage:
         return {**batch, "pixel_values": images.contiguous(memory_format=torch.channels_last)}
 
     def _process(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns a batch as the image processor has it; where pictures differed in size, they are resized already.
+        """Returns a batch as the image processor has it; where images differed in size, they are resized already.
 
-        A processor takes a batch apart, and loses more time over it than the network takes for small pictures. Where it
+        A processor takes a batch apart, and loses more time over it than the network takes for small images. Where it
         has no steps of its own, its own steps are taken here, on the batch as it is.
         """
         processor = self.image_processor

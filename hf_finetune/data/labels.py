@@ -1,4 +1,4 @@
-"""Data room: labels of any kind become class ids 0 to n-1, one list of class names for all splits.
+"""Labels of any kind become class ids 0 to n-1, one list of class names for all splits.
 
 Everything goes through Arrow's columns; no row passes through Python.
 """
@@ -90,8 +90,8 @@ def _read_labels(raw: RawDataset, split: str, column: str) -> _LabelValues:
             ) from error
     elif not pa.types.is_string(type_):
         raise UserError(
-            f"{raw.source}: column {column} of split {split} holds {type_}; a label is one class a picture, written as"
-            " a ClassLabel, a name or an integer. Write --label_column NAME for another column."
+            f"{raw.source}: column {column} of split {split} holds {type_}; a label is one class an image, written as"
+            " a ClassLabel, a name or an integer. Use --label_column NAME for another column."
         )
     return _LabelValues(values, list(feature.names) if isinstance(feature, ClassLabel) else None)
 
@@ -109,13 +109,13 @@ def _keys(raw: RawDataset, split: str, labels: _LabelValues) -> pa.ChunkedArray:
         split,
         _missing(values),
         "are missing (empty" + (f" or {UNLABELLED})" if pa.types.is_integer(values.type) else ")"),
-        "label these pictures or take them out",
+        "label these images or take them out",
     )
     if labels.names is None:
         return values
     last = len(labels.names) - 1
     outside = pc.or_(pc.less(values, 0), pc.greater(values, last))
-    _refuse(raw, split, outside, f"are outside the range 0 to {last} of its {last + 1} classes", "mend them")
+    _refuse(raw, split, outside, f"are outside the range 0 to {last} of its {last + 1} classes", "fix them")
     return pa.chunked_array([pa.array(labels.names, pa.string()).take(chunk) for chunk in values.chunks], pa.string())
 
 
@@ -145,7 +145,7 @@ def _classes(raw: RawDataset, reference: str, labels: _LabelValues) -> tuple[pa.
     notes = []
     if absent:
         notes.append(
-            f"{len(absent):,} of {len(labels.names):,} classes have no picture in {reference}: {listing(absent)}."
+            f"{len(absent):,} of {len(labels.names):,} classes have no image in {reference}: {listing(absent)}."
         )
     return pa.array(labels.names, pa.string()), labels.names, notes
 
@@ -163,7 +163,7 @@ def _to_ids(raw: RawDataset, split: str, labels: _LabelValues, known: pa.Array, 
     if unknown:
         raise UserError(
             f"{raw.source}: split {split} has {'a label' if len(unknown) == 1 else f'{len(unknown)} labels'} that"
-            f" split {reference} has not: {listing(sorted(unknown))}; take these pictures out or add the class to"
+            f" split {reference} has not: {listing(sorted(unknown))}; take these images out or add the class to"
             f" {reference}."
         )
     return ids.to_numpy().astype(np.int64)
@@ -172,7 +172,7 @@ def _to_ids(raw: RawDataset, split: str, labels: _LabelValues, known: pa.Array, 
 def match_classes(dataset: Dataset | None, label_names: Sequence[str], model_names: Sequence[str]) -> list[int]:
     """Returns for each class of a dataset the id that a model has for the class of that name.
 
-    A class without pictures in `dataset` need not be known to the model; None stands for one that is not known to lack
+    A class without images in `dataset` need not be known to the model; None stands for one that is not known to lack
     any. Raises `UserError` for any other.
     """
     position = {name: number for number, name in enumerate(model_names)}

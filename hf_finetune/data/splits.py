@@ -1,4 +1,4 @@
-"""Data room: which split plays which part, the part of train that is held out, and limits on the number."""
+"""Which split plays which part, the part of train that is held out, and limits on the number."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def choose_splits(raw: RawDataset, wanted: Mapping[str, str | None], entry: Data
         elif len(candidates) > 1:
             raise UserError(
                 f"{raw.source}: the splits {' and '.join(candidates)} could both be {role};"
-                f" write --{role}_split {candidates[0]} or another."
+                f" use --{role}_split {candidates[0]} or another."
             )
         elif candidates:
             chosen[role] = candidates[0]
@@ -61,7 +61,7 @@ def reference_split(raw: RawDataset, roles: Mapping[str, str], require_train: bo
     """
     if "train" not in roles and (require_train or not roles):
         raise UserError(
-            f"{raw.source} has no split to train on: it has {', '.join(raw.splits)}; write --train_split NAME."
+            f"{raw.source} has no split to train on: it has {', '.join(raw.splits)}; use --train_split NAME."
         )
     return next(roles[role] for role in ROLES if role in roles)
 

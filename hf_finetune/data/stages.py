@@ -1,6 +1,6 @@
-"""Data room: from rows of a dataset to what the network eats, in two stages that share one truth.
+"""From rows of a dataset to what the network eats, in two stages that share one truth.
 
-Stage one runs in the loader's workers (`set_transform`): decode, the transforms of single pictures, uint8 out.
+Stage one runs in the loader's workers (`set_transform`): decode, the transforms of single images, uint8 out.
 Stage two runs once a batch on the device of the network: the transforms of batches and the normalization. Evaluation
 goes through the image processor itself in both stages, so what is evaluated is what `pipeline` computes from the saved
 processor.
@@ -23,7 +23,7 @@ from hf_finetune.data.transforms.randomness import draw_keys
 
 
 class TrainingStage:
-    """Stage one of training: decodes, transforms single pictures, and keys every sample's draws.
+    """Stage one of training: decodes, transforms single images, and keys every sample's draws.
 
     Given to `Dataset.set_transform`. Where it is `shared` with workers, the epoch lives in shared memory, so that those
     that persist see it change.
@@ -50,17 +50,17 @@ class TrainingStage:
             images = torch.from_numpy(rows["pixels"]).permute(0, 3, 1, 2)
         else:
             images = self.transforms.decode(rows["image"], keys)
-        if self.transforms.picture:
+        if self.transforms.single:
             images = [
-                self.transforms.apply_to_picture(image, key) for image, key in zip(images, keys.tolist(), strict=True)
+                self.transforms.apply_to_image(image, key) for image, key in zip(images, keys.tolist(), strict=True)
             ]
         return {"pixel_values": _stack(images), "labels": torch.as_tensor(rows["label"]), "draw_keys": keys}
 
 
 class EvaluationStage:
-    """Stage one of evaluation: decodes, and where pictures differ in size lets the processor resize and crop them.
+    """Stage one of evaluation: decodes, and where images differ in size lets the processor resize and crop them.
 
-    `uniform` says that all pictures have one size, and a small one; then they travel as they are and the processor gets
+    `uniform` says that all images have one size, and a small one; then they travel as they are and the processor gets
     whole batches. `class_ids` holds for each class id of the dataset the one that the model has for it, where they
     differ.
     """
@@ -89,7 +89,7 @@ class EvaluationStage:
 
 
 def _stack(images: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
-    """Returns pictures, (channels, height, width) each, as one batch with the channels last in memory."""
+    """Returns images, (channels, height, width) each, as one batch with the channels last in memory."""
     if isinstance(images, torch.Tensor):
         return images
     return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)

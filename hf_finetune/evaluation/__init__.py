@@ -1,1 +1,1 @@
-"""Evaluation room: what a model got right, as figures, as a table for people, and as pictures."""
+"""What a model got right, as figures, as a table for people, and as images."""

@@ -1,7 +1,7 @@
-"""Evaluation room: from logits to figures.
+"""From logits to figures.
 
-The road has two stages. `reduce_logits` runs on the device after every evaluation batch and leaves three numbers a
-picture, so that 50,000 pictures of 1,000 classes cost 0.6 MB instead of 200 MB. `ClassificationMetrics` runs once, on
+The road has two stages. `reduce_logits` runs on the device after every evaluation batch and leaves three numbers an
+image, so that 50,000 images of 1,000 classes cost 0.6 MB instead of 200 MB. `ClassificationMetrics` runs once, on
 the gathered arrays, and asks the local `evaluate` module for the figures.
 """
 
@@ -29,12 +29,12 @@ def reduce_logits(logits: torch.Tensor, labels: torch.Tensor | None) -> tuple[to
     """Reduces the logits of a batch to what the metrics need: the Trainer's `preprocess_logits_for_metrics`.
 
     `logits` is (batch, classes), of any float dtype; `labels` is int64 (batch,), a negative one meaning that the
-    picture has no label, or None where no picture has one. Returns, on the same device and without waiting for it:
+    image has no label, or None where no image has one. Returns, on the same device and without waiting for it:
 
     - predictions, int64 (batch,): the class of the largest logit;
     - top-5 hits, bool (batch,): whether the label is among the five largest logits; a figure only where there are
       more than five classes; False without a label;
-    - losses, float32 (batch,): the cross entropy of each picture in nats, without label smoothing; NaN without
+    - losses, float32 (batch,): the cross entropy of each image in nats, without label smoothing; NaN without
       a label.
     """
     predictions = logits.argmax(dim=-1)
@@ -73,20 +73,20 @@ class ClassificationMetrics:
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
         """Returns accuracy, macro_f1, balanced_accuracy, loss, samples, and top5_accuracy with more than five classes.
 
-        `prediction.predictions` is the tuple of `reduce_logits` as arrays of shape (pictures,), `label_ids` int64
-        (pictures,). Pictures without a label (a negative one) are not counted; `samples` is the number of the others.
-        All but loss (nats) and samples are parts of 1. The loss is the mean over pictures, so an uneven last batch
+        `prediction.predictions` is the tuple of `reduce_logits` as arrays of shape (images,), `label_ids` int64
+        (images,). Images without a label (a negative one) are not counted; `samples` is the number of the others.
+        All but loss (nats) and samples are parts of 1. The loss is the mean over images, so an uneven last batch
         weighs what it holds.
 
         A split need not hold every class. As in scikit-learn, macro F1 is the mean over the classes that occur among
         the labels or the predictions, and balanced accuracy is the mean recall over the classes that occur among the
-        labels. Raises `UserError` where no picture has a label.
+        labels. Raises `UserError` where no image has a label.
         """
         predictions, top5_hits, losses = prediction.predictions
         labelled = prediction.label_ids >= 0
         if not labelled.any():
             raise UserError(
-                f"None of the {len(labelled)} pictures to evaluate has a label (all are below 0);"
+                f"None of the {len(labelled)} images to evaluate has a label (all are below 0);"
                 " choose a split with labels by --test_split or --validation_split."
             )
         with _many_classes_are_no_regression():
@@ -102,8 +102,8 @@ class ClassificationMetrics:
 def per_class_figures(predictions: np.ndarray, labels: np.ndarray, label_names: Sequence[str]) -> list[dict[str, Any]]:
     """Returns one mapping a class, in the order of class ids: name, precision, recall, f1 (parts of 1), support.
 
-    `predictions` and `labels` are int64 (pictures,); pictures with a negative label are not counted. Support is the
-    number of pictures with that label. A figure that would divide by zero is 0.
+    `predictions` and `labels` are int64 (images,); images with a negative label are not counted. Support is the
+    number of images with that label. A figure that would divide by zero is 0.
     """
     from sklearn.metrics import precision_recall_fscore_support  # see `ClassificationMetrics`
 
@@ -128,9 +128,9 @@ def per_class_figures(predictions: np.ndarray, labels: np.ndarray, label_names: 
 
 
 def confusion_matrix(predictions: np.ndarray, labels: np.ndarray, label_names: Sequence[str]) -> np.ndarray:
-    """Returns the number of pictures of each label (row) that were given each class (column).
+    """Returns the number of images of each label (row) that were given each class (column).
 
-    `predictions` and `labels` are int64 (pictures,); pictures with a negative label are not counted. The matrix is
+    `predictions` and `labels` are int64 (images,); images with a negative label are not counted. The matrix is
     int64 (classes, classes).
     """
     from sklearn import metrics  # see `ClassificationMetrics`
@@ -146,7 +146,7 @@ def confusion_matrix(predictions: np.ndarray, labels: np.ndarray, label_names: S
 
 @contextmanager
 def _many_classes_are_no_regression() -> Iterator[None]:
-    # With more classes than half the pictures, scikit-learn asks whether the labels are a regression's.
+    # With more classes than half the images, scikit-learn asks whether the labels are a regression's.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The number of unique classes is greater than 50%")
         yield

@@ -1,4 +1,4 @@
-"""Evaluation room: the confusion matrix and the training curve as PNG files.
+"""The confusion matrix and the training curve as PNG files.
 
 Only matplotlib's object-oriented interface is used: no pyplot, no window, no state that outlives a call.
 """
@@ -24,7 +24,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 CONFUSION_MATRIX_FILE = "confusion_matrix.png"
 TRAINING_CURVE_FILE = "training_curve.png"
 
-_MOST_NUMBERED = 20  # classes up to which every cell holds its number of pictures
+_MOST_NUMBERED = 20  # classes up to which every cell holds its number of images
 _MOST_NAMED = 60  # classes up to which every row and column has its name
 _NAME_LENGTH = 24  # characters
 _TRAIN, _HELD_OUT, _RATE = "#8a97a8", "#b5367a", "#3b528b"
@@ -40,11 +40,11 @@ def plot_confusion_matrix(matrix: np.ndarray, label_names: Sequence[str], path: 
 
     `matrix` is int64 (classes, classes), rows are labels and columns predictions, as `confusion_matrix` returns it.
     Colours are shares of each row on a square-root scale, so that a confusion of 1 % is seen beside 95 % that are
-    right; a cell without pictures is white. Cells hold numbers of pictures up to 20 classes; beyond 60 classes the
+    right; a cell without images is white. Cells hold numbers of images up to 20 classes; beyond 60 classes the
     axes count class ids.
     """
     classes = len(label_names)
-    pictures = matrix.sum()
+    images = matrix.sum()
     shares = np.ma.masked_equal(matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1), 0)
     side = float(np.interp(classes, [2, 10, _MOST_NUMBERED, _MOST_NAMED], [3.6, 6.0, 9.0, 10.5]))  # inches
     with _style():
@@ -52,7 +52,7 @@ def plot_confusion_matrix(matrix: np.ndarray, label_names: Sequence[str], path: 
         axes = figure.add_subplot()
         image = axes.imshow(shares, cmap="magma_r", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
         axes.set_title(
-            f"Confusion matrix: {pictures:,} pictures, {100 * np.trace(matrix) / max(1, pictures):.2f} % right", pad=12
+            f"Confusion matrix: {images:,} images, {100 * np.trace(matrix) / max(1, images):.2f} % right", pad=12
         )
         axes.set_xlabel("predicted class" if classes <= _MOST_NAMED else "predicted class id")
         axes.set_ylabel("label" if classes <= _MOST_NAMED else "class id of the label")
@@ -64,7 +64,7 @@ def plot_confusion_matrix(matrix: np.ndarray, label_names: Sequence[str], path: 
         # An inset of the matrix's own height; a colour bar beside it would take the height of the figure.
         bar = figure.colorbar(image, cax=axes.inset_axes((1 + 0.15 / side, 0, 0.2 / side, 1)))
         bar.set_ticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1], labels=["0", "1", "5", "10", "25", "50", "75", "100 %"])
-        bar.set_label("share of the label's pictures")
+        bar.set_label("share of the label's images")
         bar.outline.set_visible(False)
         # One class of a thousand is narrower than a pixel of the usual size.
         _save(figure, path, dots_per_inch=200 if classes > 300 else 120)
@@ -165,7 +165,7 @@ def _style() -> Iterator[None]:
         "ytick.color": _GREY,
         "ytick.labelcolor": "#333333",
     }
-    # Default settings first: a matplotlibrc of the user's must not make the pictures illegible.
+    # Default settings first: a matplotlibrc of the user's must not make the images illegible.
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": matplotlib.rcParams["backend"], **settings}):
         yield
 

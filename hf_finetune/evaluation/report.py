@@ -1,4 +1,4 @@
-"""Evaluation room: the figures as people read them, and as programs do.
+"""The figures as people read them, and as programs do.
 
 A figure always stands beside the split it is from: a split that chose the checkpoint flatters it.
 """
@@ -30,9 +30,9 @@ _NAME_WIDTH = 40
 
 
 def describe_split(name: str, samples: int, chose_checkpoint: bool = False) -> str:
-    """Returns what a figure's split is, such as "validation (5,000 pictures), which also chose the checkpoint"."""
-    pictures = f"{samples:,} picture" + ("" if samples == 1 else "s")
-    return f"{name} ({pictures})" + (", which also chose the checkpoint" if chose_checkpoint else "")
+    """Returns what a figure's split is, such as "validation (5,000 images), which also chose the checkpoint"."""
+    images = f"{samples:,} image" + ("" if samples == 1 else "s")
+    return f"{name} ({images})" + (", which also chose the checkpoint" if chose_checkpoint else "")
 
 
 def format_figure(name: str, value: float) -> str:
@@ -45,19 +45,19 @@ def format_figure(name: str, value: float) -> str:
 def worst_classes(per_class: Sequence[Mapping[str, Any]], limit: int) -> tuple[list[Mapping[str, Any]], str]:
     """Returns the rows of `per_class_figures` that a table of `limit` rows shows, and the line that says which.
 
-    All of them, by class id, where they fit; otherwise the ones with the lowest F1, worst first. Classes without a
-    picture in the split have no F1 and are never among the worst.
+    All of them, by class id, where they fit; otherwise the ones with the lowest F1, worst first. Classes without an
+    image in the split have no F1 and are never among the worst.
     """
     if len(per_class) <= limit:
         return list(per_class), f"All {len(per_class)} classes"
     present = sorted((row for row in per_class if row["support"] > 0), key=lambda row: row["f1"])
     caption = f"The {min(limit, len(present))} of {len(per_class)} classes with the lowest F1"
     absent = len(per_class) - len(present)
-    return present[:limit], caption + (f" (without a picture in this split: {absent})" if absent else "")
+    return present[:limit], caption + (f" (without an image in this split: {absent})" if absent else "")
 
 
 def class_cells(row: Mapping[str, Any]) -> list[str]:
-    """Returns precision, recall, F1 and pictures of a row of `per_class_figures`, as tables show them."""
+    """Returns precision, recall, F1 and images of a row of `per_class_figures`, as tables show them."""
     figures = [format_figure(name, row[name]) if row["support"] else "-" for name in ("precision", "recall", "f1")]
     return [*figures, f"{row['support']:,}"]
 
@@ -84,7 +84,7 @@ def format_report(
         lines += ["", *textwrap.wrap(heading, 80)]
         names = [_shorten(row["name"]) for row in worst]
         cells = [[name, *class_cells(row)] for name, row in zip(names, worst, strict=True)]
-        lines += _align([["class", "precision", "recall", "F1", "pictures"], *cells])
+        lines += _align([["class", "precision", "recall", "F1", "images"], *cells])
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Publishing room: writes a trained classifier in a form that other programs run, and checks that it answers the same.
+"""Writes a trained classifier in a form that other programs run, and checks that it answers the same.
 
 ONNX files are written by `torch.onnx.export` of PyTorch, the exporter that is built on torch.export, with a batch
 of any size; int8 is made by onnxruntime's own quantization. Normalization is left to the image processor: what goes
@@ -56,7 +56,7 @@ def write_onnx(
 ) -> None:
     """Writes `model`, on the CPU and in evaluation mode, as one ONNX file that `OnnxModel` reads.
 
-    `pixel_values` is an example of at least two pictures, float32 (batch, channels, height, width): all but its first
+    `pixel_values` is an example of at least two images, float32 (batch, channels, height, width): all but its first
     dimension become the graph's. Raises `UserError` for a network that cannot be exported.
     """
     try:
@@ -128,11 +128,11 @@ def quantize_int8(source: Path, target: Path, batches: Iterable[torch.Tensor]) -
 class Agreement:
     """How one form of a network answers beside the original.
 
-    The number of `pictures`; on how many it is `right`, gives the `same` class, or gives another by a tie (`ties`); and
+    The number of `images`; on how many it is `right`, gives the `same` class, or gives another by a tie (`ties`); and
     the `largest_difference` of logits.
     """
 
-    pictures: int = 0
+    images: int = 0
     right: int = 0
     same: int = 0
     ties: int = 0
@@ -142,7 +142,7 @@ class Agreement:
         """Counts a batch of the original's logits and the form's, float32 (batch, classes); labels are (batch,)."""
         theirs, ours = reference.argmax(dim=-1, keepdim=True), logits.argmax(dim=-1, keepdim=True)
         margin = reference.gather(-1, theirs) - reference.gather(-1, ours)
-        self.pictures += len(reference)
+        self.images += len(reference)
         self.right += int((ours[:, 0] == labels).sum())
         self.same += int((theirs == ours).sum())
         self.ties += int(((theirs != ours) & (margin <= _TIE)).sum())
@@ -150,5 +150,5 @@ class Agreement:
 
     @property
     def holds(self) -> bool:
-        """Whether the class is the same on all pictures, ties left aside."""
-        return self.same + self.ties == self.pictures
+        """Whether the class is the same on all images, ties left aside."""
+        return self.same + self.ties == self.images

@@ -1,4 +1,4 @@
-"""Publishing room: an exported ONNX file that answers as the model it was made from, with nothing else beside it.
+"""An exported ONNX file that answers as the model it was made from, with nothing else beside it.
 
 The file carries what a model folder has as JSON files: its metadata hold `config.json`, `preprocessor_config.json`
 (but for timm's models, whose figures are in the first), and `id2label`, a JSON object of class names by class id.
@@ -40,7 +40,7 @@ def metadata_of(model: PreTrainedModel, image_processor: BaseImageProcessor) -> 
 class OnnxModel:
     """A classifier in an ONNX file that `export` wrote, run by onnxruntime on the CPU.
 
-    `image_processor` turns pictures into its input, and `id2label` holds the class names by class id. Calling it maps
+    `image_processor` turns images into its input, and `id2label` holds the class names by class id. Calling it maps
     pixel_values, float32 (batch, channels, height, width) as the processor gives them, to logits, float32
     (batch, classes). Raises `UserError` for a file that is none of `export`'s.
     """
@@ -60,7 +60,7 @@ class OnnxModel:
         metadata = self._session.get_modelmeta().custom_metadata_map
         if _LABELS not in metadata or "config.json" not in metadata:
             raise UserError(
-                f"{path} does not say how pictures are prepared for it, and what its classes are called; write a file"
+                f"{path} does not say how images are prepared for it, and what its classes are called; use a file"
                 " that was made by: hf-finetune export"
             )
         self.id2label = {int(class_id): name for class_id, name in json.loads(metadata[_LABELS]).items()}

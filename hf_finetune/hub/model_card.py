@@ -1,4 +1,4 @@
-"""Publishing room: the model card, README.md of the result folder, through huggingface_hub's own classes.
+"""The model card, README.md of the result folder, through huggingface_hub's own classes.
 
 The card says what the model is, what it was trained on, its figures with the split that each is from, and the one
 command that makes it again. Nothing is asked of the Hub here; the metadata follow its specification,
@@ -52,7 +52,7 @@ An image classifier of {{ num_labels }} classes: {{ origin }}, trained on {{ dat
 
 {{ figures }}
 {% if flattered %}
-The {{ flattered }} split also chose the checkpoint, so its figures flatter the model; on new pictures expect less.
+The {{ flattered }} split also chose the checkpoint, so its figures flatter the model; on new images expect less.
 {% endif %}{% endif %}
 ## How to use it
 
@@ -60,7 +60,7 @@ The {{ flattered }} split also chose the checkpoint, so its figures flatter the 
 from transformers import pipeline
 
 classifier = pipeline("image-classification", model="{{ title }}"{{ needs.arguments }})
-classifier("picture.jpg")
+classifier("image.jpg")
 ```
 {% if needs.sentence %}
 {{ needs.sentence }}
@@ -111,7 +111,7 @@ class ModelCardContext:
     split `per_class_split`. `checkpoint_split` is the split that chose the checkpoint, if one did.
 
     `base_model` is a Hub id or a folder, None for random weights; `dataset_id` and `dataset_revision` are the Hub's,
-    None for local pictures; `license` is one of the Hub's identifiers, such as "apache-2.0". `command` is the command
+    None for local images; `license` is one of the Hub's identifiers, such as "apache-2.0". `command` is the command
     line as the user typed it.
     """
 
@@ -274,7 +274,7 @@ def _classes_table(context: ModelCardContext) -> str:
     heading = caption
     if context.per_class_split is not None:
         heading += f", {_escape(_describe(context, context.per_class_split))}"
-    return f"{heading}:\n\n" + _table(["class", "precision", "recall", "F1", "pictures"], rows)
+    return f"{heading}:\n\n" + _table(["class", "precision", "recall", "F1", "images"], rows)
 
 
 def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""Publishing room: a result folder goes to the Hub, in one commit, and stays safe on disk whatever the Hub does.
+"""A result folder goes to the Hub, in one commit, and stays safe on disk whatever the Hub does.
 
 The protocol is huggingface_hub's own. What is added is patience, since with its client a 503 on whoami, on the creation
 of a repository or on a commit is final, and one line for whatever goes wrong. The token too is the client's affair: it
@@ -32,7 +32,7 @@ from hf_finetune.hub.redaction import without_private_text
 
 # Names of files and folders that stay at home: what only a resume needs, and hidden ones.
 _LEFT_OUT = (
-    ".*", "checkpoint-*", "torn-checkpoint-*", "optimizer*", "rng_state*", "scaler.pt", "scheduler.pt",
+    ".*", "checkpoint-*", "corrupt-checkpoint-*", "optimizer*", "rng_state*", "scaler.pt", "scheduler.pt",
     "training_args.bin", "__pycache__",
 )  # fmt: skip
 _PAUSES = (2, 4, 8, 16, 24)
@@ -91,7 +91,7 @@ def push_folder(
     True also refuses one that is public. Raises `UserError`, which says how to push later.
     """
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-        raise UserError(f"{folder} holds no model; write the folder of a finished run.")
+        raise UserError(f"{folder} holds no model; use the folder of a finished run.")
     try:
         repository, _ = _log_in(repo_id, folder, say, sleep)
         _patiently(lambda: HfApi().create_repo(repository, private=private, exist_ok=True), say, sleep)
@@ -132,7 +132,7 @@ def _log_in(
         flag = "" if repo_id else "--hub_model_id "
         raise UserError(
             f'"{name}" cannot be the name of a repository, which is made of letters, digits, "-", "_" and ".";'
-            f" write {flag}OWNER/NAME, such as me/flowers."
+            f" use {flag}OWNER/NAME, such as me/flowers."
         ) from error
     token = get_token()
     if token is None:
@@ -162,7 +162,7 @@ def _check_existing(repository: str, private: bool | None, say: _Say, sleep: Cal
     if private and not info.private:
         raise _PushError(
             f"{repository} is there already and is public; make it private at"
-            f" {constants.ENDPOINT}/{repository}/settings or write another name"
+            f" {constants.ENDPOINT}/{repository}/settings or use another name"
         )
     return info
 

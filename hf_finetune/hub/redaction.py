@@ -1,4 +1,4 @@
-"""Publishing room: takes out of what others will read whatever is theirs to know least: tokens, and where files lie."""
+"""Takes out of what others will read whatever is theirs to know least: tokens, and where files lie."""
 
 from __future__ import annotations
 

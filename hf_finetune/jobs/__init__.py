@@ -1,1 +1,1 @@
-"""The corridors: one file a verb, each a job from top to bottom over all the rooms."""
+"""What the commands do: one file for each, a job from top to bottom."""

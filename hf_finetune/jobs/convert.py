@@ -1,4 +1,4 @@
-"""The corridor of `hf-finetune convert`: a file of another library's weights in, a Transformers folder out."""
+"""A file of another library's weights in, a Transformers folder out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def convert_weights(source: str, folder: Path, **settings: Any) -> None:
     folder that holds something.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise UserError(f"{folder} is there already; write another name, or take it away first.")
+        raise UserError(f"{folder} is there already; use another name, or take it away first.")
     settings = {"load_from": source, **settings}
     model_arguments, data_arguments, _ = build_arguments(
         Recipe("convert", settings, {key: f"--{key}" for key in settings})

@@ -1,4 +1,4 @@
-"""The corridor of `hf-finetune evaluate`: a trained model's figures on a dataset."""
+"""A trained model's figures on a dataset."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hf_finetune.config.parsing import build_arguments
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.data.build import load_image_dataset
 from hf_finetune.data.device import DeviceStage
-from hf_finetune.data.images.cache import finish, open_decoded_pictures
+from hf_finetune.data.images.cache import finish, open_decoded_images
 from hf_finetune.data.images.unreadable import BadImages, note_lost
 from hf_finetune.data.labels import match_classes
 from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.data.streaming.build import load_streamed_dataset
-from hf_finetune.data.streaming.dataset import picture_batches
+from hf_finetune.data.streaming.dataset import image_batches
 from hf_finetune.evaluation.metrics import ClassificationMetrics, per_class_figures, reduce_logits
 from hf_finetune.evaluation.report import describe_split, format_report
 from hf_finetune.models.load import load_trained
@@ -27,10 +27,10 @@ from hf_finetune.training.trainer import ImageClassificationTrainer
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """`metrics` under their own names (accuracy, loss and so on), and for each picture, in the split's order:
+    """`metrics` under their own names (accuracy, loss and so on), and for each image, in the split's order:
 
     `predictions` and `labels`, class ids of the model, int64, and `losses`, cross entropy in nats, float32; all of the
-    shape (pictures,). A picture that could not be read has the label -100.
+    shape (images,). An image that could not be read has the label -100.
     """
 
     metrics: dict[str, float]
@@ -42,7 +42,7 @@ class EvaluationResult:
 def evaluate_model(model: str, **settings: Any) -> EvaluationResult:
     """Prints and returns the figures of `model` (a folder, a Hub id or an embedded name) on a dataset.
 
-    `settings` are keys of a recipe that say which pictures. The test split is evaluated; where there is none, the
+    `settings` are keys of a recipe that say which images. The test split is evaluated; where there is none, the
     validation split; where there is only one split, all of it. Classes are matched by name. Raises `UserError` for a
     model or a dataset that cannot be had, and for classes that the model does not know.
     """
@@ -63,13 +63,13 @@ def evaluate_model(model: str, **settings: Any) -> EvaluationResult:
     split = data.splits[role]
     class_ids = match_classes(None if data_arguments.streaming else split, data.label_names, names)
     image_processor = load_image_processor(model_arguments, network.config)
-    with args.main_process_first(desc="decoded pictures"):
-        decoded = open_decoded_pictures(
+    with args.main_process_first(desc="decoded images"):
+        decoded = open_decoded_images(
             data, data_arguments.decode_cache, args.say, args.world_size, args.local_process_index
         )
     bad_images = BadImages(data, data_arguments.on_bad_image)
     stage = EvaluationStage(image_processor, data.uniform, class_ids)
-    batches = bad_images.watch(role, picture_batches(split, stage, decoded.get(role)))
+    batches = bad_images.on_error(role, image_batches(split, stage, decoded.get(role)))
     with tempfile.TemporaryDirectory() as folder:
         args.output_dir = folder  # the Trainer creates its folder even if nothing is ever written there
         trainer = ImageClassificationTrainer(
@@ -82,7 +82,7 @@ def evaluate_model(model: str, **settings: Any) -> EvaluationResult:
             bad_images=bad_images,
         )
         output = trainer.predict(batches, metric_key_prefix="test")
-        args.say(*note_lost(data, trainer.unreadable_pictures()))
+        args.say(*note_lost(data, trainer.unreadable_images()))
         trainer.end()
     if args.local_process_index == 0:
         finish(decoded.values())

@@ -1,4 +1,4 @@
-"""The corridor of `hf-finetune export`: a trained model in a form that other programs run, checked beforehand."""
+"""A trained model in a form that other programs run, checked beforehand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from hf_finetune.config.parsing import build_arguments
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.config.training import FinetuneArguments
-from hf_finetune.data.batches import PictureBatches, pass_on
+from hf_finetune.data.batches import ImageBatches, pass_on
 from hf_finetune.data.build import load_image_dataset
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.device import DeviceStage
@@ -35,8 +35,8 @@ from hf_finetune.models.load import load_trained
 from hf_finetune.models.processor import describe, load_image_processor
 
 FORMATS = ("onnx", "safetensors")
-_NOISE_PICTURES = 16
-_CALIBRATION_PICTURES = 512
+_NOISE_IMAGES = 16
+_CALIBRATION_IMAGES = 512
 
 
 def export_model(
@@ -44,7 +44,7 @@ def export_model(
 ) -> Path:
     """Writes `model` (a folder, a Hub id or an embedded name) as an ONNX file or a model folder, and returns its path.
 
-    It is there only if it gives the original's class on every picture: those of the dataset that `settings`, keys of a
+    It is there only if it gives the original's class on every image: those of the dataset that `settings`, keys of a
     recipe, name (of the split that `evaluate` takes), or noise without one. `quantize="int8"` writes the int8 form
     instead and prints the accuracy before and after. Raises `UserError`.
     """
@@ -61,13 +61,13 @@ def export_model(
     stage, device_stage = EvaluationStage(image_processor, uniform), DeviceStage(image_processor, uniform)
     if data is None:
         samples = _noise(stage, describe(image_processor).image_size, args.seed)
-        name = "noise; for real ones write --dataset, as for hf-finetune evaluate"
+        name = "noise; for real ones use --dataset, as for hf-finetune evaluate"
     else:
         role = next(role for role in ("test", "validation", "train") if role in data.splits)
         name = f"{data.source}, {role}: {data.split_names[role]}"
         classes = [network.config.id2label[class_id] for class_id in range(network.config.num_labels)]
         class_ids = match_classes(data.splits[role], data.label_names, classes)
-        samples = PictureBatches(data.splits[role], EvaluationStage(image_processor, uniform, class_ids))
+        samples = ImageBatches(data.splits[role], EvaluationStage(image_processor, uniform, class_ids))
 
     args.say(f"Writing {type(network).__name__} as {format}.")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,17 +82,17 @@ def export_model(
             write_onnx(network, image_processor, example, written["float32"])
             if quantize is not None:
                 written["int8"] = Path(folder) / "int8"
-                calibration = PictureBatches(_calibration_split(data, role, args), stage)
-                pictures = _batches(calibration, device_stage, args)
+                calibration = ImageBatches(_calibration_split(data, role, args), stage)
+                images = _batches(calibration, device_stage, args)
                 args.say(f"Quantizing it to {quantize}.")
-                quantize_int8(written["float32"], written["int8"], (pixel_values for pixel_values, _ in pictures))
+                quantize_int8(written["float32"], written["int8"], (pixel_values for pixel_values, _ in images))
             forms = {form: OnnxModel(file) for form, file in written.items()}
         agreements = _compare(LogitsOf(network), forms, _batches(samples, device_stage, args))
         exact = agreements["float32"]
         if not exact.holds:
             raise UserError(
-                f"As {format}, {model} gives another class on {exact.pictures - exact.same - exact.ties:,} of"
-                f" {exact.pictures:,} pictures (largest difference of logits {exact.largest_difference:.2g}); {path} is"
+                f"As {format}, {model} gives another class on {exact.images - exact.same - exact.ties:,} of"
+                f" {exact.images:,} images (largest difference of logits {exact.largest_difference:.2g}); {path} is"
                 " not written."
             )
         sizes = {form: _size(file) for form, file in written.items()}
@@ -100,72 +100,72 @@ def export_model(
 
     ties = f", but for {exact.ties:,} ties" if exact.ties else ""
     args.say(
-        f"Checked on {exact.pictures:,} pictures: {name}.",
+        f"Checked on {exact.images:,} images: {name}.",
         f"The same class on all{ties}; largest difference of logits {exact.largest_difference:.1e}.",
     )
     if quantize is not None:
         args.say("", *_table(agreements, sizes), "")
-    args.say(f"The model is in {path} ({sizes[quantize or 'float32']}); hf-finetune predict {path} PICTURES runs it.")
+    args.say(f"The model is in {path} ({sizes[quantize or 'float32']}); hf-finetune predict {path} IMAGES runs it.")
     return path
 
 
 def _check_wishes(model: str, format: str, output: str | None, quantize: str | None, dataset: str | None) -> Path:
     """Returns where the result will be. Raises `UserError` for what cannot be, before anything is loaded."""
     if format not in FORMATS:
-        raise UserError(f'--format is "{format}".{did_you_mean(format, FORMATS)} Write one of {", ".join(FORMATS)}.')
+        raise UserError(f'--format is "{format}".{did_you_mean(format, FORMATS)} Use one of {", ".join(FORMATS)}.')
     if quantize not in (None, "int8"):
-        raise UserError(f'--quantize is "{quantize}"; write int8.')
+        raise UserError(f'--quantize is "{quantize}"; use int8.')
     if format == "onnx":
         need_packages("onnx", "onnxscript", "onnxruntime")
     if quantize is not None and format != "onnx":
         raise UserError(f"--quantize makes an ONNX file, and --format is {format}; leave one of them out.")
     if quantize is not None and dataset is None:
         raise UserError(
-            "--quantize needs pictures, to find the ranges of activations and to print the accuracy before and after;"
-            " write --dataset, as for hf-finetune evaluate."
+            "--quantize needs images, to find the ranges of activations and to print the accuracy before and after;"
+            " use --dataset, as for hf-finetune evaluate."
         )
     if output is None and format == "safetensors":
-        raise UserError("--format safetensors writes a folder; write --output FOLDER.")
+        raise UserError("--format safetensors writes a folder; use --output FOLDER.")
     if output is None:
         folder, suffix = Path(model).expanduser(), f"_{quantize}" if quantize else ""
         path = folder / f"model{suffix}.onnx" if folder.is_dir() else Path(f"{folder.name}{suffix}.onnx")
     else:
         path = Path(output).expanduser()
     if format == "onnx" and path.suffix != ".onnx":
-        raise UserError(f"--output is {path}, but the name of an ONNX file ends in .onnx; write {path}.onnx.")
+        raise UserError(f"--output is {path}, but the name of an ONNX file ends in .onnx; use {path}.onnx.")
     if path.exists():
-        raise UserError(f"{path} is there already; delete it, or write another --output.")
+        raise UserError(f"{path} is there already; delete it, or use another --output.")
     existing = next(folder for folder in path.absolute().parents if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"--output: nothing can be written in {existing}; write another --output.")
+        raise UserError(f"--output: nothing can be written in {existing}; use another --output.")
     return path
 
 
 def _noise(stage: EvaluationStage, image_size: int, seed: int) -> list[dict[str, Any]]:
     generator = np.random.default_rng(seed)
-    pixels = generator.integers(0, 256, (_NOISE_PICTURES, image_size, image_size, 3), dtype=np.uint8)
-    rows = stage({"image": [PIL.Image.fromarray(picture) for picture in pixels], "label": [-1] * _NOISE_PICTURES})
-    return [{"pixel_values": picture, "labels": -1} for picture in rows["pixel_values"]]
+    pixels = generator.integers(0, 256, (_NOISE_IMAGES, image_size, image_size, 3), dtype=np.uint8)
+    rows = stage({"image": [PIL.Image.fromarray(image) for image in pixels], "label": [-1] * _NOISE_IMAGES})
+    return [{"pixel_values": image, "labels": -1} for image in rows["pixel_values"]]
 
 
 def _calibration_split(data: ImageDataset, role: str, args: FinetuneArguments) -> Dataset:
-    """Returns pictures to calibrate on: not those that accuracy is measured on, where there are others."""
+    """Returns images to calibrate on: not those that accuracy is measured on, where there are others."""
     source = next((other for other in ("train", "validation") if other in data.splits and other != role), role)
     if source == role:
-        args.say(f"Note: there is no other split than {role}, so int8 is calibrated on pictures that measure it.")
+        args.say(f"Note: there is no other split than {role}, so int8 is calibrated on images that measure it.")
     split = data.splits[source]
-    return split.select(random_subset(len(split), min(len(split), _CALIBRATION_PICTURES), args.seed))
+    return split.select(random_subset(len(split), min(len(split), _CALIBRATION_IMAGES), args.seed))
 
 
 def _batches(
-    samples: PictureBatches | Subset | Sequence[Mapping[str, Any]], device_stage: DeviceStage, args: FinetuneArguments
+    samples: ImageBatches | Subset | Sequence[Mapping[str, Any]], device_stage: DeviceStage, args: FinetuneArguments
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yields pixel_values, float32 (batch, channels, height, width), and labels, int64 (batch,), with a bar."""
     collate = default_collate if isinstance(getattr(samples, "dataset", samples), list) else pass_on
     loader = DataLoader(
         samples, args.per_device_eval_batch_size, collate_fn=collate, num_workers=args.dataloader_num_workers
     )
-    with tqdm(total=len(samples), desc="pictures", delay=2, file=sys.stderr, disable=args.disable_tqdm) as bar:
+    with tqdm(total=len(samples), desc="images", delay=2, file=sys.stderr, disable=args.disable_tqdm) as bar:
         for batch in loader:
             yield device_stage(batch)["pixel_values"], batch["labels"]
             bar.update(len(batch["labels"]))
@@ -194,6 +194,6 @@ def _size(path: Path) -> str:
 def _table(agreements: Mapping[str, Agreement], sizes: Mapping[str, str]) -> list[str]:
     lines = [f"{'':<10}{'accuracy':>10}{'same class':>13}{'size':>12}"]
     for form, agreement in agreements.items():
-        figures = [format_figure("accuracy", count / agreement.pictures) for count in (agreement.right, agreement.same)]
+        figures = [format_figure("accuracy", count / agreement.images) for count in (agreement.right, agreement.same)]
         lines.append(f"{form:<10}{figures[0]:>10}{figures[1]:>13}{sizes[form]:>12}")
     return lines

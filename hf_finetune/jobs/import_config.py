@@ -1,4 +1,4 @@
-"""The corridor of `hf-finetune import-config`: a config of MMClassification in, a recipe out."""
+"""A config of MMClassification in, a recipe out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def import_as_recipe(config: str, output: Path | None = None) -> str:
     Raises `UserError` for a config that cannot be imported, and for an output that is there already.
     """
     if output is not None and output.exists():
-        raise UserError(f"--output: {output} is there already; write another name, or move it away.")
+        raise UserError(f"--output: {output} is there already; use another name, or move it away.")
     draft = import_config(config)
     text = write_recipe(draft, packaged_bases(), "hf-finetune import-config")
     if output is not None:

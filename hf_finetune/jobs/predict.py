@@ -1,4 +1,4 @@
-"""The corridor of `hf-finetune predict`: picture files in, class names and probabilities out."""
+"""Image files in, class names and probabilities out."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from hf_finetune.models.load import load_trained
 from hf_finetune.models.processor import load_image_processor
 
 
-def _find_pictures(paths: Sequence[str]) -> list[Path]:
-    pictures = []
+def _find_images(paths: Sequence[str]) -> list[Path]:
+    images = []
     for path in map(Path, paths):
         if path.is_dir():
             found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_EXTENSIONS)
             if not found:
-                raise UserError(f"{path} holds no pictures; write a folder that does, or picture files.")
-            pictures += found
+                raise UserError(f"{path} holds no images; use a folder that does, or image files.")
+            images += found
         elif path.is_file():
-            pictures.append(path)
+            images.append(path)
         else:
             raise UserError(f"There is no file or folder {path}; check the path.")
-    return pictures
+    return images
 
 
 def classify(
-    model_name: str, pictures: Sequence[Path], batch_size: int, unreadable: list[str]
+    model_name: str, paths: Sequence[Path], batch_size: int, unreadable: list[str]
 ) -> Iterator[tuple[Path, torch.Tensor, dict[int, str]]]:
-    """Yields each readable picture with its probabilities, float32 (classes,), and the class names by id.
+    """Yields each readable image with its probabilities, float32 (classes,), and the class names by id.
 
     What cannot be read is added to `unreadable`, a line each.
     """
@@ -56,18 +56,18 @@ def classify(
             device = torch.accelerator.current_accelerator()
         model = LogitsOf(network.to(device))
     stage, device_stage = EvaluationStage(image_processor, uniform=False), DeviceStage(image_processor, uniform=False)
-    for start in tqdm(range(0, len(pictures), batch_size), desc="pictures", unit="batch", delay=2, file=sys.stderr):
-        readable, images = [], []
-        for path in pictures[start : start + batch_size]:
+    for start in tqdm(range(0, len(paths), batch_size), desc="images", unit="batch", delay=2, file=sys.stderr):
+        readable, batches = [], []
+        for path in paths[start : start + batch_size]:
             try:
                 rows = stage({"image": [{"path": str(path), "bytes": None}], "label": [-1]})
             except UserError as error:
                 unreadable.append(str(error))
                 continue
             readable.append(path)
-            images.append(rows["pixel_values"])
-        if images:
-            batch = device_stage({"pixel_values": torch.cat(images).to(device)})
+            batches.append(rows["pixel_values"])
+        if batches:
+            batch = device_stage({"pixel_values": torch.cat(batches).to(device)})
             with torch.inference_mode():
                 probabilities = model(batch["pixel_values"]).softmax(dim=-1).cpu()
             for path, row in zip(readable, probabilities, strict=True):
@@ -75,16 +75,16 @@ def classify(
 
 
 def predict_files(model_name: str, paths: Sequence[str], top_k: int, batch_size: int, output_format: str) -> list[str]:
-    """Prints the `top_k` likeliest classes of each picture as "text", "json" or "csv"; returns what was unreadable."""
+    """Prints the `top_k` likeliest classes of each image as "text", "json" or "csv"; returns what was unreadable."""
     if top_k < 1 or batch_size < 1:
         raise UserError("--top_k and --batch_size are at least 1.")
-    pictures = _find_pictures(paths)
+    images = _find_images(paths)
     unreadable: list[str] = []
     writer = csv.writer(sys.stdout, lineterminator="\n")
     if output_format == "csv":
         writer.writerow(["file", "rank", "label", "score"])
     answers = []
-    for path, probabilities, names in classify(model_name, pictures, batch_size, unreadable):
+    for path, probabilities, names in classify(model_name, images, batch_size, unreadable):
         scores, classes = probabilities.topk(min(top_k, len(probabilities)))
         ranked = [(names[class_id], score) for score, class_id in zip(scores.tolist(), classes.tolist(), strict=True)]
         if output_format == "csv":

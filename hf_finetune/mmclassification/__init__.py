@@ -1,1 +1,1 @@
-"""Importing room: reads configs of MMClassification 0.x and MMPretrain 1.x, without running them, as recipes."""
+"""Reads configs of MMClassification 0.x and MMPretrain 1.x, without running them, as recipes."""

@@ -1,4 +1,4 @@
-"""Importing room: MMClassification's backbones by type and size, in the words of Transformers and timm.
+"""MMClassification's backbones by type and size, in the words of Transformers and timm.
 
 The sizes are those of the papers; MMClassification's own tables (`mmpretrain/models/backbones`) agree with them.
 """

@@ -1,4 +1,4 @@
-"""Importing room: a config's backbone as `model_type` and `model_config`, and its `frozen_stages` as `freeze`."""
+"""A config's backbone as `model_type` and `model_config`, and its `frozen_stages` as `freeze`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Importing room: dataset, paths and batch of a config, from 0.x's `data` or 1.x's dataloaders."""
+"""Dataset, paths and batch of a config, from 0.x's `data` or 1.x's dataloaders."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def import_data(config: Section, draft: Draft) -> None:
     for section in (loader.section("sampler"), config.section("sampler")):
         if section.take("type", "DefaultSampler") != "DefaultSampler":
             draft.remark(
-                section.at("type"), f"{section.take('type')} is not supported; each picture is seen once an epoch"
+                section.at("type"), f"{section.take('type')} is not supported; each image is seen once an epoch"
             )
             section.skip_all()
         section.skip("shuffle")
@@ -113,7 +113,7 @@ def _import_dataset(train: Section, evaluated: Section, draft: Draft) -> str | N
     kind = train.take("type")
     if kind in _SEVERAL_LABELS:
         raise draft.refusal(
-            train.at("type"), f"is {kind}, with several labels a picture; only one label can be learned here."
+            train.at("type"), f"is {kind}, with several labels an image; only one label can be learned here."
         )
     path = _joined(train)
     name = _NAMED.get(kind)
@@ -130,9 +130,7 @@ def _import_dataset(train: Section, evaluated: Section, draft: Draft) -> str | N
             )
         return name
     if kind == "ConcatDataset" or not path.parts:
-        raise draft.refusal(
-            train.place, "names no folder of pictures; write dataset_path or data_prefix as one folder."
-        )
+        raise draft.refusal(train.place, "names no folder of images; write dataset_path or data_prefix as one folder.")
     folder = path
     if folder.name in ("train", "training"):
         folder = folder.parent
@@ -141,9 +139,7 @@ def _import_dataset(train: Section, evaluated: Section, draft: Draft) -> str | N
         folder = folder.parent
     draft.settings["dataset"] = str(folder)
     if kind not in ("CustomDataset", "ImageNet"):
-        draft.remark(
-            train.at("type"), f"{kind}; arrange its pictures as {folder}/train/CLASS/ and {folder}/test/CLASS/"
-        )
+        draft.remark(train.at("type"), f"{kind}; arrange its images as {folder}/train/CLASS/ and {folder}/test/CLASS/")
     if train.take("ann_file"):
         draft.remark(
             train.at("ann_file"),

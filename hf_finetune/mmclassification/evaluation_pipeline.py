@@ -1,4 +1,4 @@
-"""Importing room: the evaluation pipeline as `image_size`, `crop_pct` and `resample`, and the normalization."""
+"""The evaluation pipeline as `image_size`, `crop_pct` and `resample`, and the normalization."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _EFFICIENTNET_PADDING = 32  # pixels around EfficientNet's crop at evaluation (T
 
 
 def import_test_pipeline(steps: list[Section], native_size: int | None, draft: Draft) -> None:
-    """Sets image_size, crop_pct and resample. `native_size` is the side of all pictures of a dataset that has one."""
+    """Sets image_size, crop_pct and resample. `native_size` is the side of all images of a dataset that has one."""
     squashed: list[int] | None = None
     short: int | None = None
     crop: int | None = None
@@ -27,7 +27,7 @@ def import_test_pipeline(steps: list[Section], native_size: int | None, draft: D
         elif kind in ("CenterCrop", "EfficientNetCenterCrop"):
             size = read_size(step, "crop_size")
             if isinstance(size, list):
-                raise draft.refusal(step.at("crop_size"), f"is {size}; only square pictures can be evaluated here.")
+                raise draft.refusal(step.at("crop_size"), f"is {size}; only square images can be evaluated here.")
             crop = size
             if kind == "EfficientNetCenterCrop" or step.take("efficientnet_style"):
                 padding = int(step.number("crop_padding", _EFFICIENTNET_PADDING))
@@ -40,7 +40,7 @@ def import_test_pipeline(steps: list[Section], native_size: int | None, draft: D
             draft.remark(step.place, "there is no such step of evaluation here; it is left out")
             step.skip_all()
     if squashed and squashed[0] != squashed[1]:
-        raise draft.refusal("the test pipeline", f"resizes to {squashed}; only square pictures can be evaluated here.")
+        raise draft.refusal("the test pipeline", f"resizes to {squashed}; only square images can be evaluated here.")
     edge = squashed[0] if squashed else short
     if edge is None and padding is not None and crop is not None:
         edge = crop + padding
@@ -68,7 +68,7 @@ def _crop_pct(size: int, edge: int) -> float:
 def import_normalization(steps: list[Section], processor: Section, dataset: str | None, draft: Draft) -> None:
     """Sets image_mean and image_std, in RGB, from 1.x's data_preprocessor or from the step Normalize.
 
-    `dataset` is the named dataset. Pictures are RGB here; in MMClassification those of a file are BGR until `to_rgb`
+    `dataset` is the named dataset. Images are RGB here; in MMClassification those of a file are BGR until `to_rgb`
     turns them, and those of CIFAR and MNIST are RGB.
     """
     source = processor
@@ -93,7 +93,7 @@ def import_normalization(steps: list[Section], processor: Section, dataset: str 
                 source.at("to_rgb"), "False; the network there sees BGR, here RGB, so its first weights do not fit"
             )
     elif arrays and to_rgb and dataset.startswith("cifar"):
-        draft.remark(source.at("to_rgb"), "True turns CIFAR's pictures, which are RGB, into BGR; here they stay RGB")
+        draft.remark(source.at("to_rgb"), "True turns CIFAR's images, which are RGB, into BGR; here they stay RGB")
     if max(mean) <= 1:
         draft.remark(source.at("mean"), f"{mean}; image_mean and image_std are of 0 to 255 here and cannot be below 1")
         return

@@ -1,4 +1,4 @@
-"""Importing room: the value of a Python expression, worked out from its syntax tree. Nothing is executed.
+"""The value of a Python expression, worked out from its syntax tree. Nothing is executed.
 
 Literals, names, `dict(...)`, arithmetic, f-strings, slices, comprehensions and a few pure functions are understood.
 Anything else becomes an `Unreadable`, which is only an error where the value is needed.

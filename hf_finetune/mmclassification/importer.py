@@ -1,4 +1,4 @@
-"""Importing room: from a config file to a draft of our recipe."""
+"""From a config file to a draft of our recipe."""
 
 from __future__ import annotations
 
@@ -73,4 +73,4 @@ def _as_yaml(key: str, value: Any, draft: Draft) -> Any:
         return value
     if isinstance(value, Unreadable):
         raise UserError(f"{value}, but {key} needs it; write the value itself.")
-    raise draft.refusal(f"what becomes {key}", f"is {shown(value)}; write a number, a text or a list.")
+    raise draft.refusal(f"what becomes {key}", f"is {shown(value)}; use a number, a text or a list.")

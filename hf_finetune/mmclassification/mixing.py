@@ -1,4 +1,4 @@
-"""Importing room: the mixing of pictures, `train_cfg.augments`, as the last of train_transforms."""
+"""The mixing of images, `train_cfg.augments`, as the last of train_transforms."""
 
 from __future__ import annotations
 

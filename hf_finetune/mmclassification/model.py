@@ -35,7 +35,7 @@ _PLACEHOLDER = re.compile(r"(^|/)tbd\.pth$")
 def import_model(config: Section, draft: Draft) -> None:
     """Sets model_type, model_config, num_labels, label_smoothing_factor, freeze and load_from.
 
-    Raises `UserError` for a model that does not classify pictures, or that there is none for here.
+    Raises `UserError` for a model that does not classify images, or that there is none for here.
     """
     model = config.section("model")
     kind = model.take("type")
@@ -46,7 +46,7 @@ def import_model(config: Section, draft: Draft) -> None:
         what = f"is {kind!r}, which is no image classifier" if model else "is not there"
         raise draft.refusal(
             "model.type" if model else "model",
-            f"{what}; only configs of one label a picture (ImageClassifier) can be imported.",
+            f"{what}; only configs of one label an image (ImageClassifier) can be imported.",
         )
     backbone = model.section("backbone")
     if backbone.values.get("type") == "LoRAModel":
@@ -82,7 +82,7 @@ def _import_head(model: Section, backbone: Section, draft: Draft) -> None:
     loss = head.section("loss")
     if kind not in _HEADS or (kind.startswith("MultiLabel") and not loss.values.get("use_soft")):
         several = "MultiLabel" in kind or kind == "CSRAClsHead"
-        reason = "with several labels a picture" if several else "which is no linear classifier"
+        reason = "with several labels an image" if several else "which is no linear classifier"
         raise draft.refusal(head.at("type"), f"is {kind}, {reason}; write LinearClsHead and the loss CrossEntropyLoss.")
     head.skip("in_channels", "topk", "cal_acc", "init_cfg", "mid_channels", "act_cfg", "dropout_rate", "distillation")
     if head.take("hidden_dim"):
@@ -102,7 +102,7 @@ def _import_loss(loss: Section, draft: Draft) -> None:
         if mode == "classy_vision":
             smoothing = smoothing / (1 + smoothing)  # the same target, written in PyTorch's form
         elif mode != "original":
-            raise draft.refusal(loss.at("mode"), f"is {mode!r}, for several labels a picture; write 'original'.")
+            raise draft.refusal(loss.at("mode"), f"is {mode!r}, for several labels an image; write 'original'.")
         draft.settings["label_smoothing_factor"] = round(smoothing, 12)
     elif kind != "CrossEntropyLoss":
         draft.remark(loss.at("type"), f"{kind}; the loss here is cross entropy")

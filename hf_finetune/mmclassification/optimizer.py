@@ -1,4 +1,4 @@
-"""Importing room: optimizer, parameter-wise options, clipping, accumulation and half precision."""
+"""Optimizer, parameter-wise options, clipping, accumulation and half precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Importing room: the recipe as text, as short as the packaged bases make it, with the remarks as comments."""
+"""The recipe as text, as short as the packaged bases make it, with the remarks as comments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Importing room: logging, evaluation, checkpoints, hooks, seeds and the rest of a config's runtime."""
+"""Logging, evaluation, checkpoints, hooks, seeds and the rest of a config's runtime."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def import_runtime(config: Section, draft: Draft) -> None:
         draft.settings["output_dir"] = config.take("work_dir").rstrip("/")
     for key, reason in {
         "custom_imports": "code of your own is not run",
-        "resume": "an interrupted run of this package goes on from its own checkpoint",
+        "resume": "an interrupted run of this package resumes from its own checkpoint",
         "resume_from": "write load_from to begin with its weights",
         "strategy": "write deepspeed, fsdp or fsdp_config with its settings",
         "compile": "write torch_compile: true",
-        "tta_model": "pictures are evaluated once",
-        "tta_pipeline": "pictures are evaluated once",
+        "tta_model": "images are evaluated once",
+        "tta_pipeline": "images are evaluated once",
     }.items():
         if config.take(key):
             draft.remark(key, f"not imported; {reason}")

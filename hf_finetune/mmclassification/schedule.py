@@ -40,7 +40,7 @@ def _import_length(config: Section, draft: Draft) -> _Length:
     for key in ("max_epochs", "max_iters"):
         value = runner.values.get(key)
         if value is not None and (not isinstance(value, (int, float)) or value <= 0):
-            raise draft.refusal(runner.at(key), f"is {value!r}; write a number above 0.")
+            raise draft.refusal(runner.at(key), f"is {value!r}; use a number above 0.")
     if epochs:
         draft.settings["num_train_epochs"] = epochs
     elif iterations:

@@ -1,4 +1,4 @@
-"""Importing room: a config's dict that knows which of its keys were read, and the recipe that grows from it.
+"""A config's dict that knows which of its keys were read, and the recipe that grows from it.
 
 What no one reads is told in the recipe as a remark, so that nothing is dropped in silence.
 """
@@ -74,7 +74,7 @@ class Section:
         value = self.take(key, default)
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise self.draft.refusal(self.at(key), f"is {value!r}; write a number.")
+            raise self.draft.refusal(self.at(key), f"is {value!r}; use a number.")
         return value
 
     def section(self, key: str) -> Section:

@@ -1,4 +1,4 @@
-"""Importing room: what the steps of training and of evaluation pipelines have in common."""
+"""What the steps of training and of evaluation pipelines have in common."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Importing room: a config file and its bases, as one nested dict, read from the syntax tree and never executed.
+"""A config file and its bases, as one nested dict, read from the syntax tree and never executed.
 
 Both ways of MMEngine are read: `_base_ = [...]` with merging, `_delete_` and `{{_base_.x}}`, and the newer
 `with read_base(): from ..x import *`, where an assignment replaces and `x.merge(...)` merges.
@@ -66,7 +66,7 @@ def _read(path: Path, name: str, chain: tuple[Path, ...]) -> ConfigFile:
 
 def _parse(path: Path, name: str, asking: Path | None) -> ast.Module:
     if path.is_dir():
-        raise UserError(f"{name} is a folder; write one config, such as {name.rstrip('/')}/NAME.py")
+        raise UserError(f"{name} is a folder; use one config, such as {name.rstrip('/')}/NAME.py")
     if not path.is_file():
         stated = f", which {asking} names as a base" if asking else ""
         near = did_you_mean(path.name, [file.name for file in path.parent.glob("*.py")])

@@ -1,4 +1,4 @@
-"""Importing room: the backbones that Transformers has by way of timm, as `model_type: timm_wrapper`."""
+"""The backbones that Transformers has by way of timm, as `model_type: timm_wrapper`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hf_finetune.mmclassification.section import Draft, Section
 
 
 def read_image_size(backbone: Section, default: int = 224) -> int:
-    """Returns the side in pixels of the picture that a backbone is built for."""
+    """Returns the side in pixels of the image that a backbone is built for."""
     size = backbone.take("img_size", default)
     return size[0] if isinstance(size, (list, tuple)) else size
 

@@ -1,4 +1,4 @@
-"""Importing room: the training pipeline as `train_transforms`, from both libraries' words."""
+"""The training pipeline as `train_transforms`, from both libraries' words."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from hf_finetune.mmclassification.section import Draft, Section
 from hf_finetune.mmclassification.steps import PLUMBING, as_lists, as_pair, read_interpolation, read_size, resize_target
 
-# Transforms after which pictures of any size have one.
+# Transforms after which images of any size have one.
 _SIZE_FIXING = {"CenterCrop", "RandomCrop", "RandomResizedCrop", "Resize"}
 
 
 def import_train_pipeline(steps: list[Section], square: bool, mixing: list[Any], draft: Draft) -> None:
-    """Sets train_transforms, which end in `mixing`. `square` says that all pictures are known to be as high as wide."""
+    """Sets train_transforms, which end in `mixing`. `square` says that all images are known to be as high as wide."""
     transforms: list[Any] = []
     for step in steps:
         kind = step.take("type")
@@ -32,13 +32,13 @@ def import_train_pipeline(steps: list[Section], square: bool, mixing: list[Any],
     names = {name for entry in transforms for name in (entry if isinstance(entry, dict) else (entry,))}
     if steps and not square and not names & _SIZE_FIXING:
         draft.remark(
-            steps[0].place, "no step known here gives the pictures one size; they are cropped at random and flipped"
+            steps[0].place, "no step known here gives the images one size; they are cropped at random and flipped"
         )
     elif steps:
         draft.settings["train_transforms"] = [*transforms, *mixing]
         mixing = []
     if mixing:
-        draft.remark("model.train_cfg.augments", "has no train_transforms to end; pictures are not mixed")
+        draft.remark("model.train_cfg.augments", "has no train_transforms to end; images are not mixed")
 
 
 def _resampled(step: Section, draft: Draft) -> dict[str, str]:
@@ -47,7 +47,7 @@ def _resampled(step: Section, draft: Draft) -> dict[str, str]:
 
 
 def _rgb(colour: Any) -> Any:
-    """Returns a fill colour in RGB, whole numbers: MMClassification's pictures are BGR before Normalize."""
+    """Returns a fill colour in RGB, whole numbers: MMClassification's images are BGR before Normalize."""
     if isinstance(colour, (list, tuple)):
         return [round(value) for value in reversed(colour)]
     return round(colour)
@@ -84,7 +84,7 @@ def _efficientnet_crop(step: Section, square: bool, draft: Draft) -> list[Any]:
     size = read_size(step, "size" if "size" in step else "scale")
     step.skip("efficientnet_style", "min_covered", "crop_padding")
     draft.remark(
-        step.place, "EfficientNet's way of cropping; RandomResizedCrop covers from 8 % of the picture instead of 10 %"
+        step.place, "EfficientNet's way of cropping; RandomResizedCrop covers from 8 % of the image instead of 10 %"
     )
     word = read_interpolation(step, draft, "bicubic")
     return [{"RandomResizedCrop": {"size": size, **({} if word == "bilinear" else {"interpolation": word})}}]
@@ -95,7 +95,7 @@ def _random_flip(step: Section, square: bool, draft: Draft) -> list[Any]:
     direction = step.take("direction", "horizontal")
     names = {"horizontal": "RandomHorizontalFlip", "vertical": "RandomVerticalFlip"}
     if not isinstance(direction, str) or direction not in names or isinstance(probability, (list, tuple)):
-        draft.remark(step.at("direction"), f"{direction!r}; pictures are flipped horizontally instead, with 0.5")
+        draft.remark(step.at("direction"), f"{direction!r}; images are flipped horizontally instead, with 0.5")
         direction, probability = "horizontal", 0.5
     return [{names[direction]: {"p": probability}}]
 
@@ -105,7 +105,7 @@ def _resize(step: Section, square: bool, draft: Draft) -> list[Any]:
     if short is not None:
         size: Any = short
     else:
-        # One number is the short side here; a square picture becomes a square one either way.
+        # One number is the short side here; a square image becomes a square one either way.
         size = height_width[0] if square and height_width[0] == height_width[1] else height_width
     return [{"Resize": {"size": size} | _resampled(step, draft)}]
 

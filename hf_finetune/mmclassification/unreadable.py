@@ -1,4 +1,4 @@
-"""Importing room: a value that only running a config would give."""
+"""A value that only running a config would give."""
 
 from __future__ import annotations
 

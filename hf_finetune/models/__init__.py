@@ -1,4 +1,4 @@
-"""The models room: the package's own architectures, loading with head replacement, and image processors.
+"""Models: the package's own architectures, loading with head replacement, and image processors.
 
 Importing it registers the package's architectures with the Auto classes of Transformers.
 """
@@ -22,5 +22,5 @@ for _config_class, _model_class in (
 
 
 def is_own_architecture(model_type: str) -> bool:
-    """Whether an architecture is one of this package's, which importing this room registers."""
+    """Whether an architecture is one of this package's, which importing `hf_finetune.models` registers."""
     return model_type in CONFIG_MAPPING and CONFIG_MAPPING[model_type].__module__.startswith(f"{__name__}.")

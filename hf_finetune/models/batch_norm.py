@@ -1,4 +1,4 @@
-"""Models room: BatchNorm over the pictures of all processes, in place of each one's own."""
+"""BatchNorm over the images of all processes, in place of each one's own."""
 
 from __future__ import annotations
 

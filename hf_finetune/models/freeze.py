@@ -1,4 +1,4 @@
-"""Models room: freezing, the backbone or modules by name.
+"""Freezing, the backbone or modules by name.
 
 What is frozen is not trained, and it behaves in training as in evaluation: BatchNorm keeps its statistics and dropout
 is off. Without the second, the statistics would drift although the weights do not.
@@ -39,7 +39,7 @@ def freeze_modules(model: PreTrainedModel, names: Sequence[str]) -> Frozen:
         if name == BACKBONE:
             if len(head) == len(list(model.parameters())):
                 raise UserError(
-                    f"freeze: {type(model).__name__} does not say which part of it is the backbone; write the names of"
+                    f"freeze: {type(model).__name__} does not say which part of it is the backbone; use the names of"
                     f" modules: {', '.join(child for child, _ in model.named_children())}."
                 )
             for parameter_name, parameter in model.named_parameters():
@@ -51,13 +51,13 @@ def freeze_modules(model: PreTrainedModel, names: Sequence[str]) -> Frozen:
         else:
             raise UserError(
                 f'freeze: {type(model).__name__} has no module "{name}".{did_you_mean(name, [BACKBONE, *modules])}'
-                f" Write {BACKBONE}, or names such as {', '.join(list(modules)[1:3])}."
+                f" Use {BACKBONE}, or names such as {', '.join(list(modules)[1:3])}."
             )
         for module in held:
             module.eval()
             module.train = MethodType(_stay_in_evaluation, module)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UserError(f"freeze: {', '.join(names)} leaves nothing to train; write {BACKBONE} to train the head.")
+        raise UserError(f"freeze: {', '.join(names)} leaves nothing to train; use {BACKBONE} to train the head.")
     total = model.num_parameters()
     frozen = total - model.num_parameters(only_trainable=True)
     report = f"Frozen: {', '.join(names)}, {frozen:,} of {total:,} parameters."

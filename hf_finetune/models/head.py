@@ -1,4 +1,4 @@
-"""Models room: which part of a classifier is its head."""
+"""Which part of a classifier is its head."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def head_linear(model: PreTrainedModel) -> nn.Linear:
     if len(layers) != 1 or layers[0].bias is None or layers[0].out_features != model.config.num_labels:
         raise UserError(
             "head_init: probe needs a head with one linear layer that gives the logits, which"
-            f" {type(model).__name__} has not; write --head_init random."
+            f" {type(model).__name__} has not; use --head_init random."
         )
     return layers[0]

@@ -1,4 +1,4 @@
-"""Models room: LeNet-5 as a Transformers model. This file stands alone, since it is saved beside its weights.
+"""LeNet-5 as a Transformers model. This file stands alone, since it is saved beside its weights.
 
 The network of LeCun et al., "Gradient-based learning applied to document recognition" (Proc. IEEE, 1998), in the form
 that MMClassification's `LeNet5` gave it: tanh, average pooling, and full connections where the paper has sparse ones.
@@ -11,14 +11,14 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
-# ITU-R BT.601, as Pillow's conversion to "L". They sum to one, so a grey picture in three channels gives its own grey.
+# ITU-R BT.601, as Pillow's conversion to "L". They sum to one, so a grey image in three channels gives its own grey.
 LUMINANCE_WEIGHTS = (0.299, 0.587, 0.114)
 
 
 class LeNet5Config(PreTrainedConfig):
     """Configuration of LeNet-5.
 
-    `num_channels` is 1 (the paper's; colour pictures are reduced to their luminance inside the model) or 3.
+    `num_channels` is 1 (the paper's; colour images are reduced to their luminance inside the model) or 3.
     """
 
     model_type = "lenet5"
@@ -29,7 +29,7 @@ class LeNet5Config(PreTrainedConfig):
 
 
 class LeNet5ForImageClassification(PreTrainedModel):
-    """LeNet-5 for pictures of 32 x 32 pixels. About 62,000 parameters at ten classes."""
+    """LeNet-5 for images of 32 x 32 pixels. About 62,000 parameters at ten classes."""
 
     config_class = LeNet5Config
     base_model_prefix = "features"

@@ -1,4 +1,4 @@
-"""Models room: loads a classifier and gives it a head for the dataset, saying what was reused and what was not."""
+"""Loads a classifier and gives it a head for the dataset, saying what was reused and what was not."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ def resolve_checkpoint(name: str) -> str:
             f" or make a folder of it: hf-finetune convert {name} {path.stem}"
         )
     if path.is_file() and path.suffix == ".onnx":
-        raise UserError(f"{name} is an exported file, which hf-finetune predict runs; write the model's own folder.")
+        raise UserError(f"{name} is an exported file, which hf-finetune predict runs; use the model's own folder.")
     if path.is_file():
-        raise UserError(f"model_name_or_path: {name} is a file; write the folder that it is in: {path.parent}")
+        raise UserError(f"model_name_or_path: {name} is a file; use the folder that it is in: {path.parent}")
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if looks_local or "/" not in name:
         raise UserError(
             f'model_name_or_path: there is no checkpoint "{name}".{did_you_mean(name, EMBEDDED_CHECKPOINTS)}'
-            " Write a Hub id such as microsoft/resnet-50, or a folder that holds config.json and model.safetensors."
+            " Use a Hub id such as microsoft/resnet-50, or a folder that holds config.json and model.safetensors."
         )
     return name
 
@@ -114,12 +114,12 @@ def _not_loadable(arguments: ModelArguments, error: Exception) -> UserError:
     if folder.is_dir():
         reason = text.strip().split("\n")[0].rstrip(".")
         return UserError(
-            f'model_name_or_path: the folder "{name}" does not hold a whole checkpoint ({reason}); write one with'
+            f'model_name_or_path: the folder "{name}" does not hold a whole checkpoint ({reason}); use one with'
             " config.json and model.safetensors."
         )
     if "model.safetensors" in text:
         return UserError(
-            f'model_name_or_path: "{name}" has no model.safetensors on the Hub; write a checkpoint or a'
+            f'model_name_or_path: "{name}" has no model.safetensors on the Hub; use a checkpoint or a'
             " --model_revision that has it."
         )
     if loading_settings(arguments)["local_files_only"]:
@@ -139,7 +139,7 @@ def check_num_labels(arguments: ModelArguments, label_names: Sequence[str]) -> N
     if arguments.num_labels is not None and arguments.num_labels != len(label_names):
         raise UserError(
             f"num_labels is {arguments.num_labels} but the dataset has {len(label_names)} classes"
-            f" ({', '.join(label_names[:5])}{', ...' if len(label_names) > 5 else ''}); write --num_labels"
+            f" ({', '.join(label_names[:5])}{', ...' if len(label_names) > 5 else ''}); use --num_labels"
             f" {len(label_names)}, or null to follow the dataset."
         )
 
@@ -154,7 +154,7 @@ def load_config(arguments: ModelArguments, label_names: Sequence[str] | None) ->
         if arguments.model_type not in (None, foreign.model_type):
             raise UserError(
                 f"load_from: {foreign.description} is of model_type {foreign.model_type}, but the recipe's is"
-                f" {arguments.model_type}; write --model_type null to take the file's."
+                f" {arguments.model_type}; use --model_type null to take the file's."
             )
         try:
             config = AutoConfig.for_model(foreign.model_type, **{**foreign.settings, **(arguments.model_config or {})})
@@ -179,7 +179,7 @@ def load_config(arguments: ModelArguments, label_names: Sequence[str] | None) ->
         except (StrictDataclassError, TypeError) as error:
             raise _does_not_fit(error) from error
     elif arguments.model_name_or_path is None:
-        raise UserError("There is no model; write --model_name_or_path microsoft/resnet-50, or --recipe NAME.")
+        raise UserError("There is no model; use --model_name_or_path microsoft/resnet-50, or --recipe NAME.")
     else:
         checkpoint = resolve_checkpoint(arguments.model_name_or_path)
         try:
@@ -197,7 +197,7 @@ def load_config(arguments: ModelArguments, label_names: Sequence[str] | None) ->
     if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING and not has_remote_code:
         raise UserError(
             f'"{arguments.model_name_or_path or arguments.model_type}" is a {config.model_type} model, which is not an'
-            " image classifier; write one that is, such as microsoft/resnet-50."
+            " image classifier; use one that is, such as microsoft/resnet-50."
         )
     if arguments.model_config:
         _check_model_config(arguments.model_config, config)
@@ -324,7 +324,7 @@ def load_model(
         raise UserError(
             f'"{name}" does not fit: {len(new - head)} tensors besides the head are missing or have another shape,'
             f" the first is {min(new - head)}; check model_config"
-            f"{', or write --pretrained false for random weights' if arguments.load_from is None else ''}."
+            f"{', or use --pretrained false for random weights' if arguments.load_from is None else ''}."
         )
     known_names = [original.id2label.get(position) for position in range(len(label_names))]
     if not new and known_names != list(label_names):

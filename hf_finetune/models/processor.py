@@ -1,4 +1,4 @@
-"""Models room: the image processor, the single truth of how a picture becomes the network's input in evaluation.
+"""The image processor, the single truth of how an image becomes the network's input in evaluation.
 
 A recipe may change its size, crop, mean, standard deviation or resampling. What it then says is what is evaluated, what
 is saved, and what `pipeline("image-classification")` applies.
@@ -81,12 +81,12 @@ def _build(preprocessing: Preprocessing) -> BaseImageProcessor:
 
 def _three_channels(name: str, values: list[float]) -> tuple[float, ...]:
     if len(values) not in (1, 3):
-        raise UserError(f"{name} has {len(values)} figures; write one for each of the 3 channels, or one for all.")
+        raise UserError(f"{name} has {len(values)} figures; use one for each of the 3 channels, or one for all.")
     if max(values) <= 1.0:
-        raise UserError(f"{name} is {values}, which looks like a scale of 0 to 1; write it in pixel units, 0 to 255.")
+        raise UserError(f"{name} is {values}, which looks like a scale of 0 to 1; use it in pixel units, 0 to 255.")
     if min(values) < 0 or max(values) > 255 or (name == "image_std" and min(values) == 0):
         raise UserError(
-            f"{name} is {values}; write figures {'above 0' if name == 'image_std' else 'from 0'} up to 255, in pixel"
+            f"{name} is {values}; use figures {'above 0' if name == 'image_std' else 'from 0'} up to 255, in pixel"
             " units."
         )
     return tuple(float(value) for value in (values * 3 if len(values) == 1 else values))
@@ -96,11 +96,11 @@ def _overridden(preprocessing: Preprocessing, arguments: DataArguments) -> Prepr
     changes = {}
     if arguments.image_size is not None:
         if arguments.image_size < 1:
-            raise UserError(f"image_size is {arguments.image_size}; write the side in pixels, such as 224.")
+            raise UserError(f"image_size is {arguments.image_size}; use the side in pixels, such as 224.")
         changes["image_size"] = arguments.image_size
     if arguments.crop_pct is not None:
         if not 0 < arguments.crop_pct <= 1:
-            raise UserError(f"crop_pct is {arguments.crop_pct}; write a part of 1, such as 0.875.")
+            raise UserError(f"crop_pct is {arguments.crop_pct}; use a part of 1, such as 0.875.")
         changes["crop_pct"] = arguments.crop_pct
     if arguments.image_mean is not None:
         changes["mean"] = _three_channels("image_mean", arguments.image_mean)
@@ -110,7 +110,7 @@ def _overridden(preprocessing: Preprocessing, arguments: DataArguments) -> Prepr
         if arguments.resample not in RESAMPLINGS:
             raise UserError(
                 f'resample is "{arguments.resample}".{did_you_mean(arguments.resample, RESAMPLINGS)}'
-                f" Write one of {', '.join(RESAMPLINGS)}."
+                f" Use one of {', '.join(RESAMPLINGS)}."
             )
         changes["resample"] = arguments.resample
     return replace(preprocessing, **changes)
@@ -140,7 +140,7 @@ def load_image_processor(
         except (OSError, ValueError) as error:  # a checkpoint without preprocessor_config.json
             if (Path(checkpoint) / "preprocessor_config.json").is_file():
                 raise UserError(
-                    f"{checkpoint}/preprocessor_config.json cannot be read ({str(error).splitlines()[0]}); mend it, or"
+                    f"{checkpoint}/preprocessor_config.json cannot be read ({str(error).splitlines()[0]}); fix it, or"
                     " take it away and write image_size, image_mean and image_std."
                 ) from error
             processor = None

@@ -1,8 +1,8 @@
-"""Models room: the ResNet for small pictures, as a Transformers model. It is saved beside its weights, so stands alone.
+"""The ResNet for small images, as a Transformers model. It is saved beside its weights, so stands alone.
 
 The network of MMClassification's `ResNet_CIFAR`: a 3 x 3 stem of stride 1 without max pooling, where the ResNet of
 He et al., "Deep residual learning for image recognition" (CVPR 2016), has one of 7 x 7 and stride 2 with it. The first
-stage then sees pictures of 32 x 32 pixels whole rather than as 8 x 8. All else is Transformers' own ResNet.
+stage then sees images of 32 x 32 pixels whole rather than as 8 x 8. All else is Transformers' own ResNet.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetB
 
 
 class ResNetCifarConfig(ResNetConfig):
-    """Configuration of the ResNet for small pictures; its settings are those of `ResNetConfig`."""
+    """Configuration of the ResNet for small images; its settings are those of `ResNetConfig`."""
 
     model_type = "resnet_cifar"
 
 
 class ResNetCifarForImageClassification(ResNetForImageClassification):
-    """ResNet for pictures of about 32 x 32 pixels. Its tensors have the names of Transformers' ResNet."""
+    """ResNet for images of about 32 x 32 pixels. Its tensors have the names of Transformers' ResNet."""
 
     config_class = ResNetCifarConfig
     accepts_loss_kwargs = False

@@ -1,1 +1,1 @@
-"""The training room: the Trainer, its optimizer and schedule, and its callbacks."""
+"""Training: the Trainer, its optimizer and schedule, and its callbacks."""

@@ -1,4 +1,4 @@
-"""Training room: a Trainer that minds two kinds of faults, pictures that do not come and losses that are not numbers.
+"""A Trainer that minds two kinds of faults, images that do not come and non-finite losses.
 
 A run stops at either with one line that says how it goes on, or does without: `on_bad_image` skip, `on_nan` skip N.
 """
@@ -23,7 +23,7 @@ from hf_finetune.training.loader_errors import loader_errors_in_one_line
 from hf_finetune.training.resumable import ResumableTrainer
 
 _SKIPPED = "skipped_steps"  # in a checkpoint's trainer_state.json, below stateful_callbacks
-_NAMED = 128  # pictures in the message of a run that stops
+_NAMED = 128  # images in the message of a run that stops
 _STEPS_UNCHECKED = 1000  # at most, so that what is kept of them stays small
 
 
@@ -36,18 +36,18 @@ class GuardedTrainer(ResumableTrainer):
         self.skipped_steps: list[dict[str, Any]] = []
         # The first optimizer step whose loss was not finite, kept on the device so that no step waits for it.
         self._broken_step = torch.tensor(-1, device=self.args.device)
-        # Of each forward pass since the last check: optimizer step, learning rate, sample_index of the pictures.
+        # Of each forward pass since the last check: optimizer step, learning rate, sample_index of the images.
         self._unchecked: list[tuple[int, float, torch.Tensor | None]] = []
         if self.args.max_skipped_steps:
             if self._is_sharded:
-                raise UserError("on_nan skip does not go with FSDP or DeepSpeed; write --on_nan stop.")
+                raise UserError("on_nan skip does not go with FSDP or DeepSpeed; use --on_nan stop.")
             self.add_callback(_SkipCallback(self))
 
-    # ---- pictures ----
+    # ---- images ----
 
     @contextmanager
     def loading(self) -> Iterator[None]:
-        """Raises `UserError` of one line, in whose end is how to go on, for pictures that do not come within."""
+        """Raises `UserError` of one line, in whose end is how to go on, for images that do not come within."""
         try:
             with loader_errors_in_one_line():
                 yield
@@ -55,7 +55,9 @@ class GuardedTrainer(ResumableTrainer):
             if self.train_dataset is None:
                 raise
             saved = list_checkpoints(Path(self.args.output_dir))
-            advice = "The checkpoints stay, and the same command goes on." if saved else "No checkpoint was due yet."
+            advice = (
+                "The checkpoints stay, and the same command resumes the run." if saved else "No checkpoint was due yet."
+            )
             raise UserError(f"{error} {advice}") from error
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -66,8 +68,8 @@ class GuardedTrainer(ResumableTrainer):
         with self.loading():
             return super().evaluation_loop(*args, **kwargs)
 
-    def unreadable_pictures(self) -> list[str]:
-        """Returns the unreadable pictures that all processes have met. All of them have to call it."""
+    def unreadable_images(self) -> list[str]:
+        """Returns the unreadable images that all processes have met. All of them have to call it."""
         if self.bad_images is None:
             return []
         return sorted(set(self._gathered(self.bad_images.found())))
@@ -93,27 +95,27 @@ class GuardedTrainer(ResumableTrainer):
         return loss
 
     def _stop_if_broken(self) -> None:
-        """Raises `UserError`, in all processes alike, where a loss was not finite since the last check."""
+        """Raises `UserError`, on all ranks alike, where a loss was not finite since the last check."""
         steps = self._broken_step.reshape(1)
         steps = (steps if self.args.world_size == 1 else self.accelerator.gather(steps)).tolist()
         step = min((step for step in steps if step >= 0), default=None)
         if step is not None:
-            raise self._diverged("loss is not a number", step, self._gathered(self._pictures_of(step)))
+            raise self._diverged("loss is not finite", step, self._gathered(self._images_of(step)))
         self._unchecked.clear()
 
-    def _diverged(self, what: str, step: int, pictures: Sequence[str] = ()) -> UserError:
+    def _diverged(self, what: str, step: int, images: Sequence[str] = ()) -> UserError:
         rate = next((rate for other, rate, _ in self._unchecked if other == step), self._get_learning_rate())
         kept = self.state.best_model_checkpoint or "none was saved yet"
         skipped = f", and {len(self.skipped_steps)} were skipped before" if self.skipped_steps else ""
         advice = "" if self.args.max_skipped_steps else ", or --on_nan skip 10"
-        named = f" Pictures of that step: {listing(pictures, _NAMED)}." if pictures else ""
+        named = f" Images of that step: {listing(images, _NAMED)}." if images else ""
         return UserError(
-            f"The {what} at step {step} (epoch {self.state.epoch or 0:.2f}, rate {rate:.3g}){skipped}; write a lower"
+            f"The {what} at step {step} (epoch {self.state.epoch or 0:.2f}, rate {rate:.3g}){skipped}; use a lower"
             f" --learning_rate or add --warmup_steps{advice}. Last good checkpoint: {kept}.{named}"
         )
 
-    def _pictures_of(self, step: int) -> list[str]:
-        """Returns the names of this process's pictures of an optimizer step that was not checked yet."""
+    def _images_of(self, step: int) -> list[str]:
+        """Returns the names of this process's images of an optimizer step that was not checked yet."""
         batches = [sample_index for other, _, sample_index in self._unchecked if other == step]
         indices = [index for batch in batches if batch is not None for index in batch.tolist()]
         if self.bad_images is None:
@@ -150,15 +152,15 @@ class GuardedTrainer(ResumableTrainer):
             self._unchecked.clear()
             return
         step = self.state.global_step + 1
-        pictures = self._gathered(self._pictures_of(step))
+        images = self._gathered(self._images_of(step))
         if len(self.skipped_steps) == self.args.max_skipped_steps:
-            raise self._diverged("loss is not a number", step, pictures)
+            raise self._diverged("loss is not finite", step, images)
         rate = self._get_learning_rate()
-        self.skipped_steps.append({"step": step, "learning_rate": rate, "pictures": pictures})
+        self.skipped_steps.append({"step": step, "learning_rate": rate, "images": images})
         self.args.say(
-            f"Note: the loss is not a number at step {step} (rate {rate:.3g}); it is skipped,"
-            f" {len(self.skipped_steps)} of at most {self.args.max_skipped_steps} steps. Its pictures:"
-            f" {listing(pictures)}."
+            f"Note: the loss is not finite at step {step} (rate {rate:.3g}); it is skipped,"
+            f" {len(self.skipped_steps)} of at most {self.args.max_skipped_steps} steps. Its images:"
+            f" {listing(images)}."
         )
         if not scaled:
             for parameter in self.model.parameters():

@@ -1,4 +1,4 @@
-"""Training room: how the C library treats memory that a training step has freed, where the network runs on the CPU."""
+"""How the C library treats memory that a training step has freed, where the network runs on the CPU."""
 
 from __future__ import annotations
 

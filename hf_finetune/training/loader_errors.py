@@ -1,4 +1,4 @@
-"""Training room: what a loader's worker processes can fail of, in one line each.
+"""What a loader's worker processes can fail of, in one line each.
 
 torch hands an error of a worker on with the worker's whole traceback as its message, and reports the death of one as a
 `RuntimeError` wherever the main process happens to be.
@@ -61,24 +61,24 @@ def _explain(error: Exception) -> str | None:
     if no_room or signal == "Bus error" or (starting and error.errno == errno.ENOSPC):
         size = f" of {shutil.disk_usage(_SHARED_MEMORY).total / 1e6:,.1f} MB" if _SHARED_MEMORY.is_dir() else ""
         return (
-            f"The shared memory{size} ({_SHARED_MEMORY}), by which the processes that load pictures hand over their"
-            " batches, is full; make it larger (docker run --shm-size 8g), or write --dataloader_num_workers 0."
+            f"The shared memory{size} ({_SHARED_MEMORY}), by which the processes that load images hand over their"
+            " batches, is full; make it larger (docker run --shm-size 8g), or use --dataloader_num_workers 0."
         )
     if "Too many open files" in message:
         return (
-            "The processes that load pictures need more open files than are allowed; write ulimit -n 65536 before the"
+            "The processes that load images need more open files than are allowed; run ulimit -n 65536 before the"
             " command, or --dataloader_num_workers 0."
         )
     if starting:
         return (
-            f"The processes that load pictures cannot be started ({error.strerror}); write a lower"
+            f"The processes that load images cannot be started ({error.strerror}); use a lower"
             " --dataloader_num_workers."
         )
     # A worker may die before the batch that it announced is handed over, which is then an error of the connection.
     if dead or "_try_get_data" in within or "in pin memory thread" in message or "Pin memory thread exited" in message:
         how = f"was ended by the signal {signal}" if signal else "ended unexpectedly"
         return (
-            f"A process that loads pictures {how}; where the system does that for want of memory, write a lower"
+            f"A process that loads images {how}; where the system does that for want of memory, use a lower"
             " --dataloader_num_workers."
         )
     return None

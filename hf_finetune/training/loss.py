@@ -13,7 +13,7 @@ def classification_loss(label_smoothing: float) -> Callable[..., torch.Tensor]:
 
     The stock Trainer believes that a model divides its loss by `num_items_in_batch`; ResNet and many other families do
     not, and their gradients come out multiplied by accumulation steps and processes (transformers#47688). Here the
-    division is in one place, for every model. Labels are class ids, int64 (batch,), or of mixed pictures targets,
+    division is in one place, for every model. Labels are class ids, int64 (batch,), or of mixed images targets,
     float32 (batch, classes), whose rows count for as much as they add up to.
     """
 
@@ -28,7 +28,7 @@ def classification_loss(label_smoothing: float) -> Callable[..., torch.Tensor]:
         else:
             total = functional.cross_entropy(outputs.logits, labels, label_smoothing=label_smoothing, reduction="sum")
         if isinstance(num_items_in_batch, torch.Tensor):
-            num_items_in_batch = num_items_in_batch.clamp(min=1)  # not one picture of the batch could be read
+            num_items_in_batch = num_items_in_batch.clamp(min=1)  # not one image of the batch could be read
         return total / num_items_in_batch
 
     return compute_loss

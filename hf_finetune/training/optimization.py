@@ -1,4 +1,4 @@
-"""Training room: the schedules that Transformers lacks and the loss, as pure functions."""
+"""The schedules that Transformers lacks and the loss, as pure functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Publishing room: completes the result folder with figures, plots and the model card, and makes the final table."""
+"""Completes the result folder with figures, plots and the model card, and makes the final table."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class RunRecord:
     def metrics(self) -> dict[str, float]:
         """All figures in one flat mapping: train_*, eval_* of validation, test_* of test."""
         figures = dict(self.training_metrics)
-        figures |= {"train_skipped_steps": len(self.skipped_steps), "unreadable_pictures": len(self.data.bad_images)}
+        figures |= {"train_skipped_steps": len(self.skipped_steps), "unreadable_images": len(self.data.bad_images)}
         for output in self.predictions.values():
             figures |= output.metrics
         return figures
@@ -139,7 +139,7 @@ def save_result(folder: Path, record: RunRecord) -> None:
             "validation_chose_checkpoint": record.chose_checkpoint,
             "splits": data.split_names,
             "per_class": per_class,
-            "unreadable_pictures": data.bad_images,
+            "unreadable_images": data.bad_images,
             "skipped_steps": record.skipped_steps,
             "versions": library_versions(),
         },

@@ -1,4 +1,4 @@
-"""Training room: a Trainer that can be stopped at any instant and goes on to the same weights, figures and best.
+"""A Trainer that can be stopped at any instant and goes on to the same weights, figures and best.
 
 Checkpoints are written aside and renamed (`checkpoints`). SIGTERM and SIGINT end the run after the step at hand, with
 a checkpoint (`signals`). What the stock Trainer forgets over a stop, the running loss and an evaluation that is due at
@@ -118,7 +118,7 @@ class ResumableTrainer(Trainer):
         after_step, self._seen_step = step != self._seen_step, step
         if after_step and (step % self._updates_per_epoch == 0 or step >= self.state.max_steps):
             # Left to the call that follows at the end of the epoch. What is logged and evaluated there belongs in the
-            # checkpoint of the last step: whoever goes on from that does not come by it again.
+            # checkpoint of the last step: whoever resumes from that does not come by it again.
             return
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
         if self._all_agree_to_stop():
@@ -127,7 +127,7 @@ class ResumableTrainer(Trainer):
             self._interrupted = self.control.should_training_stop = True
 
     def _all_agree_to_stop(self) -> bool:
-        """Says, alike in all processes, whether one of them was sent a signal."""
+        """Says, and all ranks agree, whether one of them was sent a signal."""
         if not self.args.save_on_signal or self.args.world_size == 1:
             return self._signals.received is not None
         if self._signals.received is not None:

@@ -1,4 +1,4 @@
-"""The corridor: the main job from recipe to result, top to bottom. Each step is a room's; none is worked out here."""
+"""The main job from recipe to result, top to bottom. Each step is another module's; none is worked out here."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.config.parsing import argument_fields, build_arguments, check_flags
 from hf_finetune.config.recipe import Recipe, load_recipe, override, packaged_recipes, to_yaml
-from hf_finetune.data.batches import PictureBatches
+from hf_finetune.data.batches import ImageBatches
 from hf_finetune.data.build import load_image_dataset
 from hf_finetune.data.catalog import CATALOG, find_entry
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.device import DeviceStage
-from hf_finetune.data.images.cache import DecodedPictures, finish, open_decoded_pictures
-from hf_finetune.data.images.unreadable import BadImages, earlier_pictures, note_lost
+from hf_finetune.data.images.cache import DecodedImages, finish, open_decoded_images
+from hf_finetune.data.images.unreadable import BadImages, earlier_images, note_lost
 from hf_finetune.data.stages import EvaluationStage, TrainingStage
 from hf_finetune.data.streaming.build import load_streamed_dataset
-from hf_finetune.data.streaming.dataset import StreamedBatches, picture_batches
+from hf_finetune.data.streaming.dataset import StreamedBatches, image_batches
 from hf_finetune.data.transforms.build import build_train_transforms
 from hf_finetune.errors import Interrupted, UserError
 from hf_finetune.evaluation.metrics import ClassificationMetrics, reduce_logits
@@ -37,7 +37,7 @@ from hf_finetune.models.processor import default_train_transforms, describe, loa
 from hf_finetune.training.checkpoints.run_folder import find_resumable, prepare_folder
 from hf_finetune.training.checkpoints.store import full_disk_told
 from hf_finetune.training.extensions.log_lines import SecondEpochCallback
-from hf_finetune.training.frozen.features import FeatureDataset, train_on_features, train_on_pictures
+from hf_finetune.training.frozen.features import FeatureDataset, train_on_features, train_on_images
 from hf_finetune.training.loader_errors import loader_errors_in_one_line
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
@@ -58,13 +58,13 @@ def choose_recipe(recipe: str | None, settings: Mapping[str, Any], origin: Calla
     `origin` says where a setting stands, from its key. Raises `UserError` without recipe and dataset.
     """
     if recipe in CATALOG and recipe not in packaged_recipes() and not Path(recipe).exists():
-        raise UserError(f"recipe: {recipe} is a dataset; write --dataset {recipe}, which picks its recipe.")
+        raise UserError(f"recipe: {recipe} is a dataset; use --dataset {recipe}, which picks its recipe.")
     if recipe is not None and Path(recipe).is_dir():
-        raise UserError(f"recipe: {recipe} is a folder; write a YAML file, or --dataset {recipe} if it holds pictures.")
+        raise UserError(f"recipe: {recipe} is a folder; use a YAML file, or --dataset {recipe} if it holds images.")
     if recipe is None:
         dataset = settings.get("dataset")
         if dataset is None:
-            raise UserError("There is nothing to train on; write --dataset cifar10 or --recipe resnet50_cifar10.")
+            raise UserError("There is nothing to train on; use --dataset cifar10 or --recipe resnet50_cifar10.")
         entry = None if Path(dataset).exists() and dataset not in CATALOG else find_entry(dataset)
         recipe = entry.recipe if entry else "finetune"
     return override(load_recipe(recipe, argument_fields()), settings, origin)
@@ -73,8 +73,8 @@ def choose_recipe(recipe: str | None, settings: Mapping[str, Any], origin: Calla
 def finetune(recipe: str | None = None, **settings: Any) -> FinetuneResult:
     """Fine-tunes an image classifier by a recipe (a packaged name or a path), with any of its keys set otherwise.
 
-    Raises `UserError` for whatever the caller can mend, and `Interrupted` where SIGTERM or SIGINT ended the training,
-    which is saved: the same call goes on.
+    Raises `UserError` for whatever the caller can fix, and `Interrupted` where SIGTERM or SIGINT ended the training,
+    which is saved: the same call resumes the run.
     """
     check_flags([f"--{key}" for key in settings if key not in argument_fields()])
     resolved = choose_recipe(recipe, settings, "finetune({}=...)".format)
@@ -88,32 +88,32 @@ def finetune(recipe: str | None = None, **settings: Any) -> FinetuneResult:
 class PreparedRun:
     """A run that is ready to take its first step: everything is loaded and checked, and nothing is written yet.
 
-    `splits` are what the trainer is given: the pictures of `data`, or features of them. `checkpoint` is where an
-    interrupted run goes on from, None for a new one; `repository` is where the result will be pushed by this process,
+    `splits` are what the trainer is given: the images of `data`, or features of them. `checkpoint` is where an
+    interrupted run resumes from, None for a new one; `repository` is where the result will be pushed by this process,
     None where it will not.
     """
 
     recipe: Recipe
     model_arguments: ModelArguments
     data: ImageDataset
-    batches: Mapping[str, PictureBatches | StreamedBatches | FeatureDataset]
-    decoded: Mapping[str, DecodedPictures]
+    batches: Mapping[str, ImageBatches | StreamedBatches | FeatureDataset]
+    decoded: Mapping[str, DecodedImages]
     trainer: ImageClassificationTrainer
     checkpoint: Path | None
     repository: str | None
 
 
 def prepare(recipe: Recipe) -> PreparedRun:
-    """Loads pictures and network, joins them in a trainer, and takes two pictures through. Raises `UserError`."""
+    """Loads images and network, joins them in a trainer, and takes two images through. Raises `UserError`."""
     recipe = recipe if "output_dir" in recipe.values else override(recipe, {"output_dir": f"runs/{recipe.name}"})
     model_arguments, data_arguments, args = build_arguments(recipe)
     folder = Path(args.output_dir)
     if not args.is_shared(folder):
         raise UserError(
-            f"output_dir: {folder} is not the same folder on all machines, and checkpoints would not be whole; write"
+            f"output_dir: {folder} is not the same folder on all machines, and checkpoints would not be whole; use"
             " one on a disk that all of them share."
         )
-    with args.main_process_first(local=False, desc="checkpoints"):  # the others find torn ones set aside
+    with args.main_process_first(local=False, desc="checkpoints"):  # the others find corrupt ones set aside
         checkpoint = find_resumable(folder, recipe.values, args.overwrite_output_dir, args.say)
     args.say(f"Recipe {recipe.name}, into {folder}.")
     repository = None
@@ -128,7 +128,7 @@ def prepare(recipe: Recipe) -> PreparedRun:
         if data_arguments.streaming:
             data = load_streamed_dataset(data_arguments, args.seed, model_arguments.num_labels)
         else:
-            earlier = earlier_pictures(folder) if checkpoint else None
+            earlier = earlier_images(folder) if checkpoint else None
             data = load_image_dataset(data_arguments, args.seed, earlier=earlier)
     args.say(f"Data: {data.source}, {len(data.label_names)} classes.")
     args.say(*(f"  {role}: {name}" for role, name in data.split_names.items()), *data.notes)
@@ -145,34 +145,34 @@ def prepare(recipe: Recipe) -> PreparedRun:
     args.say(*frozen.report)
     if model_arguments.head_init == "probe":
         if data_arguments.streaming:
-            raise UserError("head_init probe needs pictures of every class at hand; leave it out, or --streaming.")
+            raise UserError("head_init probe needs images of every class at hand; leave it out, or --streaming.")
         head_linear(loaded.model)  # a head that cannot be probed shows at once
 
     preprocessing = describe(image_processor)
     items = data_arguments.train_transforms
     keeps_features = frozen.backbone and not data_arguments.streaming
-    as_evaluated = keeps_features and items is None  # then nothing is random, and no picture is needed twice
+    as_evaluated = keeps_features and items is None  # then nothing is random, and no image is needed twice
     if as_evaluated:
-        args.say("Without train_transforms, and the backbone frozen, training pictures are prepared as in evaluation.")
+        args.say("Without train_transforms, and the backbone frozen, training images are prepared as in evaluation.")
     transforms = build_train_transforms(
         default_train_transforms(preprocessing) if items is None else items, data.uniform
     )
     with loader_errors_in_one_line():  # the number of the epoch is in shared memory too
         training_stage = TrainingStage(transforms, args.seed, shared=args.dataloader_num_workers > 0)
     evaluation_stage = EvaluationStage(image_processor, data.uniform)
-    with args.main_process_first(desc="decoded pictures"):
-        decoded = open_decoded_pictures(
+    with args.main_process_first(desc="decoded images"):
+        decoded = open_decoded_images(
             data, data_arguments.decode_cache, args.say, args.world_size, args.local_process_index
         )
     bad_images = BadImages(data, data_arguments.on_bad_image)
     evaluated = {
-        role: bad_images.watch(role, picture_batches(split, evaluation_stage, decoded.get(role)))
+        role: bad_images.on_error(role, image_batches(split, evaluation_stage, decoded.get(role)))
         for role, split in data.splits.items()
     }
     batches = dict(evaluated)
     if not as_evaluated:
-        training = picture_batches(data.splits["train"], training_stage, decoded.get("train"))
-        batches["train"] = bad_images.watch("train", training)
+        training = image_batches(data.splits["train"], training_stage, decoded.get("train"))
+        batches["train"] = bad_images.on_error("train", training)
 
     metrics = ClassificationMetrics(data.label_names)
     args.prepare_for_run(has_validation="validation" in data.splits, metrics=metrics.names)
@@ -192,7 +192,7 @@ def prepare(recipe: Recipe) -> PreparedRun:
     )
     if args.local_process_index == 0:
         trainer.add_callback(SecondEpochCallback(partial(finish, decoded.values())))
-    trainer.rehearse()
+    trainer.sanity_check()
     trainer.check_room()
     used = train_on_features(trainer, batches, items) if keeps_features else batches
     if model_arguments.head_init == "probe" and checkpoint is None:
@@ -210,9 +210,9 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
     with args.main_process_first(local=False, desc="output folder"):
         if args.process_index == 0 and checkpoint is None:
             prepare_folder(folder, to_yaml(recipe), args.overwrite_output_dir)
-        trainer.bad_images.keep_in(folder, goes_on=checkpoint is not None, first=args.local_process_index == 0)
+        trainer.bad_images.persist_to(folder, goes_on=checkpoint is not None, first=args.local_process_index == 0)
     if checkpoint is not None:
-        args.say(f"An interrupted run is here; it goes on from {checkpoint.name}.")
+        args.say(f"An interrupted run is here; it resumes from {checkpoint.name}.")
     try:
         training = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except Interrupted:
@@ -226,7 +226,7 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
         for role, prefix in METRIC_PREFIXES.items()
         if role in prepared.batches
     }
-    args.say(*note_lost(data, trainer.unreadable_pictures()))
+    args.say(*note_lost(data, trainer.unreadable_images()))
     record = RunRecord(
         recipe=recipe,
         command=command,
@@ -251,7 +251,7 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
     loads = f"pipeline('image-classification', '{folder}'{own_code}) loads it"
     args.say("", record.table(), "", f"The model is in {folder}; {loads}.")
     trainer.end()
-    train_on_pictures(trainer.model)
+    train_on_images(trainer.model)
     if prepared.repository is not None:
         push_folder(folder, prepared.repository, args.hub_private_repo, args.say)
     return FinetuneResult(record.metrics, trainer.model, trainer.processing_class, folder)

@@ -1,4 +1,4 @@
-"""Training room: the order in which an epoch visits the training pictures, and that each of them counts once."""
+"""The order in which an epoch visits the training images, and that each of them counts once."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class EpochSampler(Sampler[int]):
 
 
 class CountedOnce(Dataset):
-    """A dataset of whole batches whose repeated pictures, the rows below 0, have a label that the loss leaves out.
+    """A dataset of whole batches whose repeated images, the rows below 0, have a label that the loss leaves out.
 
-    Accelerate fills up an uneven last batch with repeats that count like any picture; then its step would depend on the
+    Accelerate fills up an uneven last batch with repeats that count like any image; then its step would depend on the
     number of processes.
     """
 

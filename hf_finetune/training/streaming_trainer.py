@@ -1,7 +1,7 @@
-"""Training room: loaders of streamed splits, and the resumption of a run in the midst of one.
+"""Loaders of streamed splits, and the resumption of a run in the midst of one.
 
 The stock loader, asked for the rows of an epoch one after another, does the rest: shares out batches to processes and
-workers, skips to where a run was interrupted, and counts every picture of an evaluation once.
+workers, skips to where a run was interrupted, and counts every image of an evaluation once.
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ class StreamingTrainer(AveragingTrainer):
         anew = "or --overwrite_output_dir to start anew"
         if saved["shards"] != now["shards"]:
             raise UserError(
-                f"The training shards, of {now['rows']:,} pictures, are not those with which the run was begun, of"
-                f" {saved['rows']:,}, so it cannot go on; put the earlier ones there, {anew}."
+                f"The training shards, of {now['rows']:,} images, are not those with which the run was begun, of"
+                f" {saved['rows']:,}, so it cannot resume; put the earlier ones there, {anew}."
             )
         if (saved["processes"], saved["batch_size"]) != (now["processes"], now["batch_size"]):
             raise UserError(
-                f"A streamed run goes on with as many processes and pictures of each as it was begun with:"
+                f"A streamed run goes on with as many processes and images of each as it was begun with:"
                 f" {saved['processes']} x {saved['batch_size']}, not {now['processes']} x {now['batch_size']}; launch"
                 f" it so, {anew}."
             )
         if saved["lanes"] != now["lanes"]:
             workers = saved["lanes"] // saved["processes"]
             self.args.say(
-                f"Note: the shards stay shared out as when the run was begun, so that it goes on exactly; they are read"
+                f"Note: the shards stay shared out as when the run was begun, so that it resumes exactly; they are read"
                 f" fastest with --dataloader_num_workers {workers}, as then."
             )
             block_size = max(1, dataset.split.buffer_size // workers)
@@ -97,9 +97,9 @@ def arrange(count: int, batch_size: int, args: FinetuneArguments, buffer_size: i
     workers = max(1, args.dataloader_num_workers)
     if not is_training:
         return Arrangement(count, batch_size, workers * args.world_size)
-    pictures = batch_size * args.world_size
+    images = batch_size * args.world_size
     if args.dataloader_drop_last:
-        count = count // pictures * pictures
+        count = count // images * images
     elif args.world_size > 1:
-        count = -(-count // pictures) * pictures
+        count = -(-count // images) * images
     return Arrangement(count, batch_size, workers * args.world_size, max(1, buffer_size // workers), args.order_seed)

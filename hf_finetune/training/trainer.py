@@ -1,4 +1,4 @@
-"""Training room: the Trainer of Transformers with the faults mended that would falsify a fine-tuning.
+"""The Trainer of Transformers with the faults fixed that would falsify a fine-tuning.
 
 What is overridden, and why, stands at each method; the loop itself is the stock one.
 """
@@ -24,7 +24,7 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput
 
 from hf_finetune.config.training import FinetuneArguments
-from hf_finetune.data.batches import PictureBatches, pass_on
+from hf_finetune.data.batches import ImageBatches, pass_on
 from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.images.unreadable import BadImages
 from hf_finetune.data.stages import TrainingStage
@@ -53,8 +53,8 @@ class ImageClassificationTrainer(StreamingTrainer):
         device_stage: DeviceStage,
         image_processor: BaseImageProcessor,
         training_stage: TrainingStage | None = None,
-        train_dataset: PictureBatches | None = None,
-        eval_dataset: PictureBatches | None = None,
+        train_dataset: ImageBatches | None = None,
+        eval_dataset: ImageBatches | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
         reduce_logits: Callable[[torch.Tensor, torch.Tensor], Any] | None = None,
         bad_images: BadImages | None = None,
@@ -123,7 +123,7 @@ class ImageClassificationTrainer(StreamingTrainer):
         self.lr_scheduler, self._created_lr_scheduler = schedule, True
         return schedule
 
-    def _get_train_sampler(self, train_dataset: PictureBatches | None = None) -> Sampler[int] | None:
+    def _get_train_sampler(self, train_dataset: ImageBatches | None = None) -> Sampler[int] | None:
         if self.args.train_sampling_strategy != "random":
             return super()._get_train_sampler(train_dataset)
         args, count = self.args, len(train_dataset or self.train_dataset)
@@ -136,7 +136,7 @@ class ImageClassificationTrainer(StreamingTrainer):
         if is_training and self.args.world_size > 1 and not isinstance(dataset, StreamedBatches):
             dataset = CountedOnce(dataset)
         drop_last = self.args.dataloader_drop_last
-        self.args.dataloader_drop_last = drop_last and is_training  # an evaluation counts every picture
+        self.args.dataloader_drop_last = drop_last and is_training  # an evaluation counts every image
         try:
             return super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
         finally:
@@ -151,20 +151,20 @@ class ImageClassificationTrainer(StreamingTrainer):
 
     # ---- before the first step ----
 
-    def rehearse(self) -> None:
-        """Takes two pictures of each split through all that a step needs, so that what does not fit shows at once.
+    def sanity_check(self) -> None:
+        """Takes two images of each split through all that a step needs, so that what does not fit shows at once.
 
         Weights, statistics and random numbers stay as they are. Raises `UserError`.
         """
         sizes = [
-            self._rehearse_batch(dataset.first(2))
+            self._check_batch(dataset.first(2))
             for dataset in (self.train_dataset, self.eval_dataset)
             if dataset is not None
         ]
         if len(set(sizes)) > 1:
             (height, width), (eval_height, eval_width) = sizes
             self.args.say(
-                f"Note: train_transforms make pictures of {height} x {width} pixels, but evaluation, by image_size, of"
+                f"Note: train_transforms make images of {height} x {width} pixels, but evaluation, by image_size, of"
                 f" {eval_height} x {eval_width}."
             )
         if self.args.gradient_checkpointing and not self.model.supports_gradient_checkpointing:
@@ -177,11 +177,11 @@ class ImageClassificationTrainer(StreamingTrainer):
                 if name not in parts
             )
         )
-        pictures = self.args.train_batch_size * self.args.world_size
-        if self.args.dataloader_drop_last and len(self.train_dataset) < pictures:
+        images = self.args.train_batch_size * self.args.world_size
+        if self.args.dataloader_drop_last and len(self.train_dataset) < images:
             raise UserError(
-                f"dataloader_drop_last leaves none of the {len(self.train_dataset):,} training pictures, which do not"
-                " fill one batch; write --dataloader_drop_last false."
+                f"dataloader_drop_last leaves none of the {len(self.train_dataset):,} training images, which do not"
+                " fill one batch; use --dataloader_drop_last false."
             )
         # A parameter of its own, because some optimizers and schedules leave hooks on what they are made for.
         parameters = [nn.Parameter(torch.zeros(1))]
@@ -192,18 +192,18 @@ class ImageClassificationTrainer(StreamingTrainer):
                     optimizer_class(parameters, **settings)
         except (ImportError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(
-                f"optim {self.args.optim.value} cannot be used: {first_line(error)}; write another --optim."
+                f"optim {self.args.optim.value} cannot be used: {first_line(error)}; use another --optim."
             ) from error
         try:
             self.create_scheduler(num_training_steps=1000, optimizer=torch.optim.SGD(parameters))
         except (TypeError, ValueError) as error:
             raise UserError(
-                f"lr_scheduler_type {self.args.lr_scheduler_type.value} cannot be used: {first_line(error)}; write what"
+                f"lr_scheduler_type {self.args.lr_scheduler_type.value} cannot be used: {first_line(error)}; use what"
                 " it needs as --lr_scheduler_kwargs '{name: value}', or another schedule."
             ) from error
         self.lr_scheduler, self._created_lr_scheduler = None, False
 
-    def _rehearse_batch(self, batch: dict[str, torch.Tensor]) -> tuple[int, int]:
+    def _check_batch(self, batch: dict[str, torch.Tensor]) -> tuple[int, int]:
         """Returns the (height, width) in pixels that the network is given."""
         self.model.eval()
         try:
@@ -215,7 +215,7 @@ class ImageClassificationTrainer(StreamingTrainer):
             return tuple(inputs["pixel_values"].shape[-2:])
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(
-                f"A first batch of pictures does not go through {type(self.model).__name__}: {first_line(error)};"
+                f"A first batch of images does not go through {type(self.model).__name__}: {first_line(error)};"
                 " check image_size, train_transforms and model_config."
             ) from error
 
@@ -251,7 +251,7 @@ class ImageClassificationTrainer(StreamingTrainer):
     ) -> tuple[None, torch.Tensor, torch.Tensor | None]:
         """Returns logits, float32 (batch, classes), and labels, int64 (batch,).
 
-        The loss is left to `reduce_logits`, which keeps it per picture: the stock mean is wrong where the last batch is
+        The loss is left to `reduce_logits`, which keeps it per image: the stock mean is wrong where the last batch is
         uneven over the processes.
         """
         inputs = self._prepare_inputs(inputs)

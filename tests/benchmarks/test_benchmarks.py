@@ -1,4 +1,4 @@
-"""The measurements run on tiny generated pictures, stock gets what ours gets, and the tables keep what they should."""
+"""The measurements run on tiny generated images, stock gets what ours gets, and the tables keep what they should."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 
 from benchmarks import __main__ as command
 from benchmarks.harness import Answer, Ratio, Row, Session, alternate, compare_seconds, datasets_cache, seconds
+from benchmarks.images import CIFAR10_MEAN, CIFAR10_STD, hub_copy
 from benchmarks.long_run import gained, plot, slope
 from benchmarks.long_run_child import Holding, look
 from benchmarks.memory import write_table
 from benchmarks.ours import TINY_RESNET, prepare_ours, source_rows
-from benchmarks.pictures import CIFAR10_MEAN, CIFAR10_STD, hub_copy
 from benchmarks.report import OtherMachine, cells, describe_machine, format_table, merge_results
 from benchmarks.stock import Schedule, load_stock_dataset, set_stock_transform, stock_trainer, twin
 
@@ -43,7 +43,7 @@ def test_every_question_has_an_answer(name, session):
         assert (row.to_limit is not None) == name.startswith("train_")
 
 
-def test_both_sides_give_the_network_the_same_pictures_and_weights(session):
+def test_both_sides_give_the_network_the_same_images_and_weights(session):
     path = hub_copy(session, "cifar10")
     schedule = Schedule(16, max_steps=1)
     prepared = prepare_ours(
@@ -143,7 +143,7 @@ def test_the_machine_is_described_without_names(monkeypatch):
     assert "torch 2." in description and "no GPU" in description and "\n" not in description
 
 
-def test_the_table_of_many_rows_is_read_as_pictures(session):
+def test_the_table_of_many_rows_is_read_as_images(session):
     import datasets
 
     dataset = datasets.Dataset.from_parquet(str(write_table(session, 300)))

@@ -1,4 +1,4 @@
-"""The door: it opens at once, knows its verbs, and leaves with the right exit code."""
+"""It opens at once, knows its commands, and leaves with the right exit code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_finetune.cli.main import VERBS, main
+from hf_finetune.cli.main import COMMANDS, main
 from hf_finetune.config.recipe import packaged_recipes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -43,21 +43,21 @@ def test_the_package_itself_is_light_and_its_names_are_there():
 def test_help_names_every_verb_and_the_first_steps(capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(f"\n  {verb} " in out for verb in VERBS)
+    assert all(f"\n  {command} " in out for command in COMMANDS)
     assert "hf-finetune train --dataset digits" in out
 
 
 def test_no_verb_at_all_shows_the_same_help_and_is_a_mistake(capsys):
     assert main([]) == 2
-    assert "usage: hf-finetune VERB" in capsys.readouterr().out
+    assert "usage: hf-finetune COMMAND" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_explains_itself(verb: str, capsys):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_verb_explains_itself(command: str, capsys):
     with pytest.raises(SystemExit) as left:
-        main([verb, "--help"])
+        main([command, "--help"])
     assert left.value.code == 0
-    assert f"usage: hf-finetune {verb}" in capsys.readouterr().out
+    assert f"usage: hf-finetune {command}" in capsys.readouterr().out
 
 
 def test_the_help_of_train_lists_every_flag_with_its_group(capsys):
@@ -93,13 +93,13 @@ def test_a_recipe_is_shown_resolved_and_explained(capsys):
     assert "#" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("verb", "advice"), [("train", "goes on from the last checkpoint"), ("recipes", "")])
-def test_an_interrupted_command_says_so_and_leaves_with_130(verb: str, advice: str, capsys, monkeypatch):
+@pytest.mark.parametrize(("command", "advice"), [("train", "resumes from the last checkpoint"), ("recipes", "")])
+def test_an_interrupted_command_says_so_and_leaves_with_130(command: str, advice: str, capsys, monkeypatch):
     def interrupt(words: list[str]) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"hf_finetune.cli.main._{verb}", interrupt)
-    assert main([verb]) == 130
+    monkeypatch.setattr(f"hf_finetune.cli.main._{command}", interrupt)
+    assert main([command]) == 130
     error = capsys.readouterr().err
     assert error.startswith("\nhf-finetune: interrupted") and error.count("\n") == 2
     assert advice in error and ("checkpoint" in error) == bool(advice)
@@ -117,5 +117,5 @@ def test_a_fault_of_our_own_is_not_dressed_up_as_a_mistake(monkeypatch):
 def test_as_a_module_it_leaves_with_the_exit_code():
     completed = run_python("-m", "hf_finetune", "trian")
     assert completed.returncode == 2 and completed.stdout == ""
-    assert completed.stderr.startswith('hf-finetune: error: there is no verb "trian". Did you mean "train"?')
+    assert completed.stderr.startswith('hf-finetune: error: there is no command "trian". Did you mean "train"?')
     assert completed.stderr.count("\n") == 1

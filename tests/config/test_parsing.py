@@ -100,9 +100,9 @@ def test_evaluation_has_only_the_flags_that_it_reads():
     [
         (["--learning_rat"], r'^There is no flag "--learning_rat"\. Did you mean "--learning_rate"\?$'),
         (["--recip=x"], r'^There is no flag "--recip"\. Did you mean "--recipe"\?$'),
-        (["--zzz"], r'^There is no flag "--zzz"\. To list the flags of a verb: hf-finetune VERB --help$'),
+        (["--zzz"], r'^There is no flag "--zzz"\. To list the flags of a command: hf-finetune COMMAND --help$'),
         (["--do_eval"], r"^There is no flag --do_eval here: eval_strategy says when to evaluate\.$"),
-        (["cifar10"], r'^"cifar10" belongs to no flag; write --dataset cifar10 if it is your dataset\.$'),
+        (["cifar10"], r'^"cifar10" belongs to no flag; use --dataset cifar10 if it is your dataset\.$'),
     ],
 )
 def test_words_that_no_flag_claims(words: list[str], message: str):
@@ -141,17 +141,17 @@ def test_values_become_the_fields_type(name: str, value: Any, expected: Any):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("learning_rate", "fast", r"^learning_rate: 'fast' is not a number, in own\.yaml; write one, such as 0\.01\.$"),
+        ("learning_rate", "fast", r"^learning_rate: 'fast' is not a number, in own\.yaml; use one, such as 0\.01\.$"),
         ("learning_rate", float("inf"), "is not a number"),
         ("learning_rate", float("nan"), "is not a number"),
-        ("learning_rate", True, r"^learning_rate: True does not fit, in own\.yaml; write a number\.$"),
-        ("learning_rate", [1, 2], "write a number"),
+        ("learning_rate", True, r"^learning_rate: True does not fit, in own\.yaml; use a number\.$"),
+        ("learning_rate", [1, 2], "use a number"),
         ("seed", 1.5, r"^seed: 1\.5 is not a whole number, in own\.yaml\.$"),
-        ("seed", {"a": 1}, "write a whole number"),
+        ("seed", {"a": 1}, "use a whole number"),
         ("pretrained", "yes", r"^pretrained: 'yes' is neither true nor false, in own\.yaml\.$"),
-        ("dataset", ["a", "b"], "write a word"),
-        ("model_config", "resnet", r"^model_config: 'resnet' does not fit, in own\.yaml; write a mapping"),
-        ("model_config", 5, "write a mapping"),
+        ("dataset", ["a", "b"], "use a word"),
+        ("model_config", "resnet", r"^model_config: 'resnet' does not fit, in own\.yaml; use a mapping"),
+        ("model_config", 5, "use a mapping"),
         ("lr_milestones", ["a"], r"^lr_milestones: 'a' is not a number"),
     ],
 )

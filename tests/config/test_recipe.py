@@ -178,9 +178,9 @@ NEITHER = "is neither a file nor a packaged recipe."
 LIST = "To list the packaged ones: hf-finetune recipes"
 NOT_YAML = "this is not valid YAML:"
 KEYS = "The keys are the flags of: hf-finetune train --help"
-EMPTY = "my.yaml is empty; write lines such as learning_rate: 0.01, or a _base_."
+EMPTY = "my.yaml is empty; use lines such as learning_rate: 0.01, or a _base_."
 MAPPING = "a recipe is a mapping, with lines such as learning_rate: 0.01"
-ONE_NAME = "write one name or a list, such as [_base_/models/resnet50]."
+ONE_NAME = "use one name or a list, such as [_base_/models/resnet50]."
 CIRCLE = "my.yaml: its bases go in a circle"
 # text of my.yaml (its base a.yaml is "learning_rat: 0.1"), the whole message
 ERRORS = [
@@ -261,7 +261,7 @@ def test_packaged_recipes_have_one_line_each_with_bases_last() -> None:
 
 
 def test_a_packaged_path_is_the_packaged_recipe() -> None:
-    path = Path(sys.modules[load_recipe.__module__].__file__).parent / "recipes" / "lenet5_mnist.yaml"
+    path = Path(sys.modules[load_recipe.__module__].__file__).parents[1] / "recipes" / "lenet5_mnist.yaml"
     assert load_recipe(path, KNOWN_KEYS) == load_recipe("lenet5_mnist", KNOWN_KEYS)
 
 

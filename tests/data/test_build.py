@@ -25,8 +25,8 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def pictures(root: Path, classes: dict[str, int], size: tuple[int, int] = (2, 3)) -> Path:
-    """Writes so many pictures a class, `{class}/{number}.png`, each of its own color."""
+def write_images(root: Path, classes: dict[str, int], size: tuple[int, int] = (2, 3)) -> Path:
+    """Writes so many images a class, `{class}/{number}.png`, each of its own color."""
     for name, count in classes.items():
         (root / name).mkdir(parents=True, exist_ok=True)
         for number in range(count):
@@ -44,10 +44,10 @@ def class_counts(dataset: Dataset) -> list[int]:
 
 
 @pytest.mark.parametrize(("count", "known"), [(64, (2, 3)), (200, None)])
-def test_a_sample_of_embedded_pictures_does_not_prove_one_size(tmp_path: Path, count: int, known: tuple | None) -> None:
-    pictures(tmp_path / "source", {"cats": 1})
-    picture = next((tmp_path / "source").rglob("*.*")).read_bytes()
-    rows = {"image": [{"bytes": picture, "path": None}] * count, "label": [0, 1] * (count // 2)}
+def test_a_sample_of_embedded_images_does_not_prove_one_size(tmp_path: Path, count: int, known: tuple | None) -> None:
+    write_images(tmp_path / "source", {"cats": 1})
+    image = next((tmp_path / "source").rglob("*.*")).read_bytes()
+    rows = {"image": [{"bytes": image, "path": None}] * count, "label": [0, 1] * (count // 2)}
     Dataset.from_dict(rows, features=Features({"image": Image(), "label": Value("int64")})).to_parquet(
         tmp_path / "train.parquet"
     )
@@ -56,7 +56,7 @@ def test_a_sample_of_embedded_pictures_does_not_prove_one_size(tmp_path: Path, c
 
 def test_class_folders_with_splits(tmp_path: Path) -> None:
     for split, count in (("train", 3), ("val", 2), ("test", 1)):
-        pictures(tmp_path / split, {"cats": count, "dogs": count})
+        write_images(tmp_path / split, {"cats": count, "dogs": count})
     result = load(tmp_path)
     assert {role: dataset.features for role, dataset in result.splits.items()} == dict.fromkeys(
         ("train", "validation", "test"), FEATURES
@@ -71,7 +71,7 @@ def test_class_folders_with_splits(tmp_path: Path) -> None:
 
 
 def test_held_out_validation_is_said_aloud(tmp_path: Path) -> None:
-    pictures(tmp_path, {"ants": 40, "bees": 20, "cows": 1})
+    write_images(tmp_path, {"ants": 40, "bees": 20, "cows": 1})
     result = load(tmp_path)
     assert result.split_names == {
         "train": "train (55 of 61)",
@@ -82,14 +82,14 @@ def test_held_out_validation_is_said_aloud(tmp_path: Path) -> None:
     assert train | validation == set(range(61))
     assert not train & validation
     assert result.notes == [
-        "There is no validation split: 6 of 61 pictures are held out for it (10 % of train, stratified, seed 42).",
+        "There is no validation split: 6 of 61 images are held out for it (10 % of train, stratified, seed 42).",
         "There is no test split: the final figure is reported on validation, which also chose the checkpoint.",
-        "validation has no picture of 1 of 3 classes: cows.",
+        "validation has no image of 1 of 3 classes: cows.",
     ]
 
 
 def test_held_out_validation_follows_the_seed(tmp_path: Path) -> None:
-    pictures(tmp_path, {"ants": 30, "bees": 30})
+    write_images(tmp_path, {"ants": 30, "bees": 30})
     held_out = [load(tmp_path, seed).splits["validation"]["sample_index"][:] for seed in (1, 1, 2)]
     assert held_out[0] == held_out[1] != held_out[2]
     # A limit on train leaves alone what is held out.
@@ -97,17 +97,17 @@ def test_held_out_validation_follows_the_seed(tmp_path: Path) -> None:
 
 
 def test_nothing_held_out(tmp_path: Path) -> None:
-    pictures(tmp_path, {"ants": 1, "bees": 1})
+    write_images(tmp_path, {"ants": 1, "bees": 1})
     result = load(tmp_path, validation_fraction=0)
     assert list(result.splits) == ["train"]
     assert result.notes == ["There is no validation split and validation_fraction is 0: no figure can be reported."]
-    with pytest.raises(UserError, match="no class has two pictures, so none can be held out"):
+    with pytest.raises(UserError, match="no class has two images, so none can be held out"):
         load(tmp_path)
 
 
 def test_limits(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
-        pictures(tmp_path / split, {"ants": 10, "bees": 10})
+        write_images(tmp_path / split, {"ants": 10, "bees": 10})
     result = load(tmp_path, max_train_samples=8, max_eval_samples=5)
     assert {role: len(dataset) for role, dataset in result.splits.items()} == {"train": 8, "validation": 5, "test": 5}
     assert result.split_names["train"] == "train (8 of 20)"
@@ -116,33 +116,33 @@ def test_limits(tmp_path: Path) -> None:
     assert rows == sorted(rows) != list(range(8))
     unlimited = load(tmp_path, max_train_samples=20)
     assert unlimited.split_names["train"] == "train"
-    with pytest.raises(UserError, match="max_train_samples is 0; write a number"):
+    with pytest.raises(UserError, match="max_train_samples is 0; use a number"):
         load(tmp_path, max_train_samples=0)
 
 
 def test_splits_of_one_name_are_never_silent(tmp_path: Path) -> None:
     for split in ("train", "test"):
-        pictures(tmp_path / split, {"ants": 2, "bees": 2})
+        write_images(tmp_path / split, {"ants": 2, "bees": 2})
     result = load(tmp_path, validation_split="test")
     assert result.split_names == {"train": "train", "validation": "test", "test": "test"}
-    assert result.notes == ["validation and test are the same pictures: both are split test."]
+    assert result.notes == ["validation and test are the same images: both are split test."]
 
 
 def test_no_train_split(tmp_path: Path) -> None:
-    pictures(tmp_path / "test", {"ants": 2, "bees": 2})
-    with pytest.raises(UserError, match=r"has no split to train on: it has test; write --train_split NAME"):
+    write_images(tmp_path / "test", {"ants": 2, "bees": 2})
+    with pytest.raises(UserError, match=r"has no split to train on: it has test; use --train_split NAME"):
         load(tmp_path)
     result = load_image_dataset(DataArguments(dataset=str(tmp_path)), seed=0, require_train=False)
     assert (result.split_names, result.label_names, result.notes) == ({"test": "test"}, ["ants", "bees"], [])
 
 
 def test_classes_that_differ_between_splits(tmp_path: Path) -> None:
-    pictures(tmp_path / "train", {"ants": 2, "bees": 2, "cows": 2})
-    pictures(tmp_path / "val", {"bees": 1, "cows": 2})
+    write_images(tmp_path / "train", {"ants": 2, "bees": 2, "cows": 2})
+    write_images(tmp_path / "val", {"bees": 1, "cows": 2})
     result = load(tmp_path)
     assert result.splits["validation"]["label"][:] == [1, 2, 2], "mapped by name, not by place"
-    assert "validation has no picture of 1 of 3 classes: ants." in result.notes
-    pictures(tmp_path / "val", {"dogs": 1})
+    assert "validation has no image of 1 of 3 classes: ants." in result.notes
+    write_images(tmp_path / "val", {"dogs": 1})
     with pytest.raises(UserError, match=r"split val has a label that split train has not: dogs"):
         load(tmp_path)
 
@@ -153,7 +153,7 @@ def table(folder: Path, lines: list[str]) -> Path:
 
 
 def test_table_of_paths(tmp_path: Path) -> None:
-    pictures(tmp_path, {"cats": 2, "dogs": 1})
+    write_images(tmp_path, {"cats": 2, "dogs": 1})
     absolute = tmp_path / "dogs" / "0.png"
     result = load(table(tmp_path, ["cats/0.png,12", f"{absolute},3", "cats/1.png,12"]), validation_fraction=0)
     assert result.label_names == ["3", "12"]
@@ -166,13 +166,13 @@ def test_table_of_paths(tmp_path: Path) -> None:
 
 
 def test_table_mistakes(tmp_path: Path) -> None:
-    pictures(tmp_path, {"cats": 2, "dogs": 1})
+    write_images(tmp_path, {"cats": 2, "dogs": 1})
     path = table(tmp_path, ["cats/0.png,cat", "gone.png,cat", "dogs/0.png,dog", "dogs/1.png,dog"])
     with pytest.raises(UserError) as caught:
         load(path, validation_fraction=0)
     assert str(caught.value) == (
-        f"{path}: 2 pictures cannot be read: gone.png (no such file, row 1 of train), dogs/1.png (no such file, row 3"
-        f" of train); mend or remove them, or write --on_bad_image skip. Relative paths start at the folder"
+        f"{path}: 2 images cannot be read: gone.png (no such file, row 1 of train), dogs/1.png (no such file, row 3"
+        f" of train); fix or remove them, or use --on_bad_image skip. Relative paths start at the folder"
         f' "{tmp_path}".'
     )
     with pytest.raises(
@@ -183,26 +183,26 @@ def test_table_mistakes(tmp_path: Path) -> None:
 
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
-    pictures(tmp_path, {"cats": 4, "dogs": 4})
+    write_images(tmp_path, {"cats": 4, "dogs": 4})
     (tmp_path / "cats" / "3.jpg").write_text("a text")
     (tmp_path / "dogs" / "2.png").write_bytes(b"")
     return tmp_path
 
 
-def test_bad_pictures_stop(broken: Path) -> None:
+def test_bad_images_stop(broken: Path) -> None:
     with pytest.raises(UserError) as caught:
         load(broken, validation_fraction=0)
     assert str(caught.value) == (
-        f"{broken}: 2 pictures cannot be read: cats/3.jpg (not a picture), dogs/2.png (empty file); mend or remove"
-        " them, or write --on_bad_image skip."
+        f"{broken}: 2 images cannot be read: cats/3.jpg (not an image), dogs/2.png (empty file); fix or remove"
+        " them, or use --on_bad_image skip."
     )
 
 
-def test_bad_pictures_are_skipped_and_counted(broken: Path) -> None:
+def test_bad_images_are_skipped_and_counted(broken: Path) -> None:
     result = load(broken, validation_fraction=0, on_bad_image="skip")
-    assert result.bad_images == ["cats/3.jpg (not a picture)", "dogs/2.png (empty file)"]
+    assert result.bad_images == ["cats/3.jpg (not an image)", "dogs/2.png (empty file)"]
     assert result.notes[-1] == (
-        "2 pictures cannot be read and are left out: cats/3.jpg (not a picture), dogs/2.png (empty file)."
+        "2 images cannot be read and are left out: cats/3.jpg (not an image), dogs/2.png (empty file)."
     )
     assert result.splits["train"]["sample_index"][:] == [0, 1, 2, 4, 5, 6, 8]
     assert result.split_names["train"] == "train (7 of 9)"
@@ -211,32 +211,30 @@ def test_bad_pictures_are_skipped_and_counted(broken: Path) -> None:
 
 def test_nothing_left_to_read(tmp_path: Path) -> None:
     path = table(tmp_path, ["a.png,cat", "b.png,dog"])
-    with pytest.raises(UserError, match=r"no picture of train can be read: a\.png \(no such file"):
+    with pytest.raises(UserError, match=r"no image of train can be read: a\.png \(no such file"):
         load(path, on_bad_image="skip", validation_fraction=0)
 
 
 def test_mixed_sizes(tmp_path: Path) -> None:
-    pictures(tmp_path, {"cats": 2, "dogs": 2})
-    pictures(tmp_path, {"cats": 1}, size=(3, 2))
+    write_images(tmp_path, {"cats": 2, "dogs": 2})
+    write_images(tmp_path, {"cats": 1}, size=(3, 2))
     assert load(tmp_path).image_sizes is None
 
 
 def saved(root: Path, splits: dict[str, list[int]]) -> Path:
-    """Saves splits of embedded pictures, whose row n has n as its first value, with the given labels."""
-    features = Features(
-        {"picture": Image(), "fine": ClassLabel(names=["ant", "bee"]), "coarse": ClassLabel(names=["x"])}
-    )
+    """Saves splits of embedded images, whose row n has n as its first value, with the given labels."""
+    features = Features({"image": Image(), "fine": ClassLabel(names=["ant", "bee"]), "coarse": ClassLabel(names=["x"])})
     saved_splits = {}
     for split, labels in splits.items():
-        folder = pictures(root / "made" / split, {"all": len(labels)}) / "all"
+        folder = write_images(root / "made" / split, {"all": len(labels)}) / "all"
         images = [{"bytes": (folder / f"{row}.png").read_bytes(), "path": None} for row in range(len(labels))]
-        columns = {"picture": images, "fine": labels, "coarse": [0] * len(labels)}
+        columns = {"image": images, "fine": labels, "coarse": [0] * len(labels)}
         saved_splits[split] = Dataset.from_dict(columns, features=features)
     DatasetDict(saved_splits).save_to_disk(root / "saved")
     return root / "saved"
 
 
-def test_embedded_pictures_and_a_read_only_folder(tmp_path: Path) -> None:
+def test_embedded_images_and_a_read_only_folder(tmp_path: Path) -> None:
     path = saved(tmp_path, {"train": [0, 1, 1, 0], "test": [1, 0], "extra": [0]})
     before = sorted(path.rglob("*"))
     result = load(path, label_column="fine", validation_fraction=0.5, max_eval_samples=1)
@@ -262,9 +260,9 @@ def test_hidden_test_labels(tmp_path: Path) -> None:
     ]
 
 
-def test_embedded_pictures_that_are_broken(tmp_path: Path) -> None:
+def test_embedded_images_that_are_broken(tmp_path: Path) -> None:
     features = Features({"image": Image(), "label": Value("int64")})
-    good = (pictures(tmp_path, {"x": 1}) / "x" / "0.png").read_bytes()
+    good = (write_images(tmp_path, {"x": 1}) / "x" / "0.png").read_bytes()
     images = [{"bytes": good, "path": None}] * 200
     images[150] = {"bytes": good[:20], "path": None}
     Dataset.from_dict({"image": images, "label": [0, 1] * 100}, features=features).save_to_disk(tmp_path / "saved")
@@ -274,7 +272,7 @@ def test_embedded_pictures_that_are_broken(tmp_path: Path) -> None:
 
 
 def test_fingerprints_are_stable(tmp_path: Path) -> None:
-    pictures(tmp_path, {"ants": 10, "bees": 10})
+    write_images(tmp_path, {"ants": 10, "bees": 10})
     first, again = ({role: split._fingerprint for role, split in load(tmp_path).splits.items()} for _ in range(2))
     assert first == again
     assert load(tmp_path, seed=1).splits["train"]._fingerprint != first["train"]
@@ -295,7 +293,7 @@ def test_digits() -> None:
 
 
 def test_copy_of_another_dataset_is_noted(tmp_path: Path) -> None:
-    pictures(tmp_path, {"ants": 4, "bees": 4})
+    write_images(tmp_path, {"ants": 4, "bees": 4})
     result = load("cifar10", dataset_path=str(tmp_path))
     assert "cifar10 has 10 classes, but this copy 2." in result.notes
 

@@ -1,4 +1,4 @@
-"""Columns are found by type, and pictures of any kind become one kind of column."""
+"""Columns are found by type, and images of any kind become one kind of column."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ def test_image_column_of_paths_by_their_endings() -> None:
 
 def test_image_column_refused() -> None:
     with pytest.raises(
-        UserError, match=r"no column of split train holds pictures; the columns are x \(int64\), y \(List\)"
+        UserError, match=r"no column of split train holds images; the columns are x \(int64\), y \(List\)"
     ):
         find_image_column(of_types(x=Value("int64"), y=List(Value("uint8"))), "train", None)
     with pytest.raises(
-        UserError, match=r"2 columns could hold the images: left \(Image\), right \(Image\)\. Write --image_column"
+        UserError, match=r"2 columns could hold the images: left \(Image\), right \(Image\)\. Use --image_column"
     ):
         find_image_column(of_types(left=Image(), right=Image()), "train", None)
     with pytest.raises(
         UserError, match=r'image_column: pets has no column "imgs" .* Did you mean "img"\? The columns are img'
     ):
         find_image_column(of_types(img=Image()), "train", "imgs")
-    with pytest.raises(UserError, match=r'image_column: "pixels" of pets is List; pictures are files'):
+    with pytest.raises(UserError, match=r'image_column: "pixels" of pets is List; images are files'):
         find_image_column(of_types(pixels=List(List(Value("uint8")))), "train", "pixels")
 
 
@@ -67,7 +67,7 @@ def test_chosen_and_expected_columns() -> None:
     assert find_label_column(columns, "train", "left", "coarse", "fine") == "coarse"
     assert find_label_column(columns, "train", "left", None, "fine") == "fine"
     # A copy of a named dataset may call its columns otherwise.
-    assert find_image_column(of_types(picture=Image()), "train", None, "img") == "picture"
+    assert find_image_column(of_types(image=Image()), "train", None, "img") == "image"
 
 
 def test_label_column_by_type() -> None:
@@ -80,7 +80,7 @@ def test_label_column_by_type() -> None:
 
 def test_label_column_refused() -> None:
     with pytest.raises(
-        UserError, match=r"2 columns could hold the labels: kind \(string\), id \(int64\)\. Write --label_column"
+        UserError, match=r"2 columns could hold the labels: kind \(string\), id \(int64\)\. Use --label_column"
     ):
         find_label_column(of_types(x=Image(), kind=Value("string"), id=Value("int64")), "train", "x", None)
     with pytest.raises(
@@ -100,7 +100,7 @@ def test_label_column_refused() -> None:
         ([{"bytes": png(), "path": None}] * 2, Image()),
     ],
 )
-def test_pictures_inside_the_dataset(values: list, feature: object) -> None:
+def test_images_inside_the_dataset(values: list, feature: object) -> None:
     images = image_dataset(raw_of({"x": values, "n": [1, 2]}, {"x": feature, "n": Value("int64")}), "train", "x")
     assert images.features == {"image": Image(decode=False)}
     assert images[1] == {"image": {"bytes": png(), "path": None}}

@@ -66,7 +66,7 @@ def test_class_labels_keep_their_order_and_unused_names() -> None:
     labels = labels_of({"train": [1, 0, 1]}, {"train": feature})
     assert labels.names == ["dog", "cat", "cow"]
     assert ids(labels) == {"train": [1, 0, 1]}
-    assert labels.notes == ["1 of 3 classes have no picture in train: cow."]
+    assert labels.notes == ["1 of 3 classes have no image in train: cow."]
 
 
 def test_class_labels_in_another_order_are_mapped_by_name() -> None:
@@ -138,7 +138,7 @@ def test_labels_outside_the_range() -> None:
 def test_columns_that_are_no_labels() -> None:
     with pytest.raises(UserError, match="not whole numbers"):
         labels_of({"train": [0.5, 1.0]})
-    with pytest.raises(UserError, match="one class a picture"):
+    with pytest.raises(UserError, match="one class an image"):
         labels_of({"train": [[0, 1], [1]]})
 
 

@@ -44,9 +44,7 @@ def test_choose_splits_refuses() -> None:
         UserError, match=r'^validation_split: pets has no split "tset"\. Did you mean "test"\?.*train, test'
     ):
         choose_splits(raw("train", "test"), {"validation": "tset"}, None)
-    with pytest.raises(
-        UserError, match=r"the splits val and dev could both be validation; write --validation_split val"
-    ):
+    with pytest.raises(UserError, match=r"the splits val and dev could both be validation; use --validation_split val"):
         choose_splits(raw("train", "val", "dev"), {}, None)
 
 
@@ -68,7 +66,7 @@ def test_stratified_split_of_small_classes() -> None:
     for fraction in (0.01, 0.1, 0.5, 0.99):
         kept, held_out = stratified_split(labels, fraction, seed=0)
         assert set(labels[kept]) == {0, 1, 2, 3}, "every class is still there to learn"
-        assert set(labels[held_out]) == {1, 2, 3}, "every class with two pictures can be measured"
+        assert set(labels[held_out]) == {1, 2, 3}, "every class with two images can be measured"
 
 
 def test_stratified_split_follows_the_seed() -> None:

@@ -1,4 +1,4 @@
-"""The two stages: the same pictures whoever loads them, and evaluation exactly as the image processor has it."""
+"""The two stages: the same images whoever loads them, and evaluation exactly as the image processor has it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import BitImageProcessor, ViTImageProcessor
 
-from hf_finetune.data.batches import PictureBatches, pass_on
+from hf_finetune.data.batches import ImageBatches, pass_on
 from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.stages import EvaluationStage, TrainingStage
 from hf_finetune.data.transforms.build import build_train_transforms
@@ -21,7 +21,7 @@ ITEMS = ["RandAugment", {"RandomCrop": {"size": 16, "padding": 2}}, "RandomHoriz
 def load_epoch(workers: int, epoch: int, batch_size: int = 8) -> torch.Tensor:
     transforms = build_train_transforms(ITEMS, uniform=True)
     stage = TrainingStage(transforms, seed=3)
-    dataset = PictureBatches(make_dataset(40), stage)
+    dataset = ImageBatches(make_dataset(40), stage)
     stage.set_epoch(epoch)
     device_stage = DeviceStage(BitImageProcessor(), True, transforms, mean=(100.0,) * 3, std=(50.0,) * 3)
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=pass_on)
@@ -38,7 +38,7 @@ def test_workers_and_batch_size_change_nothing():
 def test_persistent_workers_see_the_epoch_change():
     transforms = build_train_transforms(ITEMS, uniform=True)
     stage = TrainingStage(transforms, seed=3)
-    dataset = PictureBatches(make_dataset(16), stage)
+    dataset = ImageBatches(make_dataset(16), stage)
     loader = DataLoader(dataset, batch_size=16, num_workers=1, persistent_workers=True, collate_fn=pass_on)
     epochs = []
     for epoch in (0, 1):
@@ -51,7 +51,7 @@ def test_persistent_workers_see_the_epoch_change():
 
 def test_a_batch_is_uint8_and_channels_last():
     stage = TrainingStage(build_train_transforms([], uniform=True), seed=0)
-    batch = PictureBatches(make_dataset(4), stage).__getitems__([0, 1, 2, 3])
+    batch = ImageBatches(make_dataset(4), stage).__getitems__([0, 1, 2, 3])
     assert batch["pixel_values"].dtype == torch.uint8 and batch["pixel_values"].shape == (4, 3, 16, 16)
     assert batch["pixel_values"].is_contiguous(memory_format=torch.channels_last)
     assert batch["labels"].tolist() == [0, 1, 2, 3] and batch["draw_keys"].dtype == torch.int64
@@ -77,15 +77,15 @@ def test_training_is_normalized_in_pixel_units():
 def test_evaluation_is_the_image_processor(uniform, processor):
     generator = np.random.default_rng(0)
     shapes = [(30, 40)] * 4 if uniform else [(30, 40), (50, 22), (30, 40), (64, 64)]
-    pictures = [PIL.Image.fromarray(generator.integers(0, 256, (*shape, 3), dtype=np.uint8)) for shape in shapes]
-    batch = EvaluationStage(processor, uniform)({"image": pictures, "label": [0, 1, 2, 3]})
+    images = [PIL.Image.fromarray(generator.integers(0, 256, (*shape, 3), dtype=np.uint8)) for shape in shapes]
+    batch = EvaluationStage(processor, uniform)({"image": images, "label": [0, 1, 2, 3]})
     assert batch["pixel_values"].dtype == torch.uint8
     batch = DeviceStage(processor, uniform)(batch)
-    expected = torch.cat([processor(picture, return_tensors="pt")["pixel_values"] for picture in pictures])
+    expected = torch.cat([processor(image, return_tensors="pt")["pixel_values"] for image in images])
     assert torch.equal(batch["pixel_values"], expected)
 
 
 def test_classes_are_renumbered_for_a_model_with_another_order():
-    picture = PIL.Image.new("RGB", (16, 16))
-    rows = EvaluationStage(BitImageProcessor(), True, class_ids=[2, 0, 1])({"image": [picture] * 3, "label": [0, 1, 2]})
+    image = PIL.Image.new("RGB", (16, 16))
+    rows = EvaluationStage(BitImageProcessor(), True, class_ids=[2, 0, 1])({"image": [image] * 3, "label": [0, 1, 2]})
     assert rows["labels"].tolist() == [2, 0, 1]

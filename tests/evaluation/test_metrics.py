@@ -88,8 +88,8 @@ def test_top5_only_with_more_than_five_classes():
     assert figures_of(torch.eye(6)[:2], labels)["top5_accuracy"] == 1.0
 
 
-def test_absent_classes_and_unlabelled_pictures():
-    # Class 1 is only predicted, class 2 is absent altogether, the last picture has no label.
+def test_absent_classes_and_unlabelled_images():
+    # Class 1 is only predicted, class 2 is absent altogether, the last image has no label.
     logits = torch.eye(3)[[0, 0, 1, 0]]
     figures = figures_of(logits, torch.tensor([0, 0, 0, -100]))
     assert figures["samples"] == 3
@@ -99,7 +99,7 @@ def test_absent_classes_and_unlabelled_pictures():
     assert np.isfinite(figures["loss"])
 
 
-def test_more_classes_than_half_the_pictures_warn_of_nothing():
+def test_more_classes_than_half_the_images_warn_of_nothing():
     figures = figures_of(torch.eye(40), torch.arange(40))  # warnings are errors there
     assert figures["accuracy"] == figures["macro_f1"] == figures["balanced_accuracy"] == 1.0
 
@@ -113,7 +113,7 @@ def test_loss_is_summed_in_float64():
 
 
 def test_no_label_at_all_is_told():
-    with pytest.raises(UserError, match=r"None of the 2 pictures to evaluate has a label .* --test_split"):
+    with pytest.raises(UserError, match=r"None of the 2 images to evaluate has a label .* --test_split"):
         figures_of(torch.eye(2), torch.tensor([-1, -1]))
 
 

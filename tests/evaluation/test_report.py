@@ -19,28 +19,28 @@ def row(name: str, f1: float, support: int = 10) -> dict:
 
 
 def test_describe_split():
-    assert describe_split("test", 10_000) == "test (10,000 pictures)"
-    assert describe_split("test", 1) == "test (1 picture)"
-    assert describe_split("validation", 500, True) == "validation (500 pictures), which also chose the checkpoint"
+    assert describe_split("test", 10_000) == "test (10,000 images)"
+    assert describe_split("test", 1) == "test (1 image)"
+    assert describe_split("validation", 500, True) == "validation (500 images), which also chose the checkpoint"
 
 
 def test_report_to_the_letter():
     figures = {
-        "test (10,000 pictures)": {**FIGURES, "top5_accuracy": 0.9941},
-        "validation (5,000 pictures), which also chose the checkpoint": {**FIGURES, "top5_accuracy": float("nan")},
+        "test (10,000 images)": {**FIGURES, "top5_accuracy": 0.9941},
+        "validation (5,000 images), which also chose the checkpoint": {**FIGURES, "top5_accuracy": float("nan")},
     }
     per_class = [row("airplane", 0.9, 1_000), row("鸟", 0.05), row("never there", 0.0, support=0)]
-    assert format_report(figures, per_class, "test (10,000 pictures)").split("\n") == [
-        "split                            accuracy    top-5  macro F1  balanced    loss",
-        "test (10,000 pictures)            87.21 %  99.41 %   87.15 %   87.00 %  0.4012",
-        "validation (5,000 pictures),      87.21 %        -   87.15 %   87.00 %  0.4012",
-        "which also chose the checkpoint",
+    assert format_report(figures, per_class, "test (10,000 images)").split("\n") == [
+        "split                             accuracy    top-5  macro F1  balanced    loss",
+        "test (10,000 images)               87.21 %  99.41 %   87.15 %   87.00 %  0.4012",
+        "validation (5,000 images), which   87.21 %        -   87.15 %   87.00 %  0.4012",
+        "also chose the checkpoint",
         "",
-        "All 3 classes, test (10,000 pictures):",
-        "class        precision   recall       F1  pictures",
-        "airplane      100.00 %  50.00 %  90.00 %     1,000",
-        "鸟            100.00 %  50.00 %   5.00 %        10",
-        "never there          -        -        -         0",
+        "All 3 classes, test (10,000 images):",
+        "class        precision   recall       F1  images",
+        "airplane      100.00 %  50.00 %  90.00 %   1,000",
+        "鸟            100.00 %  50.00 %   5.00 %      10",
+        "never there          -        -        -       0",
     ]
 
 
@@ -54,7 +54,7 @@ def test_the_worst_twenty_of_many_and_it_says_so():
     per_class = [row(f"class {number}", number / 100) for number in reversed(range(100))]
     per_class.append(row("absent", 0.0, support=0))
     lines = format_report({"test": FIGURES}, per_class, "test").split("\n")
-    assert "The 20 of 101 classes with the lowest F1 (without a picture in this split: 1), test:" in " ".join(lines)
+    assert "The 20 of 101 classes with the lowest F1 (without an image in this split: 1), test:" in " ".join(lines)
     assert [line.split("  ")[0] for line in lines[-20:]] == [f"class {number}" for number in range(20)]
 
 
@@ -69,7 +69,7 @@ def test_long_names_stay_within_the_line(name):
     lines = format_report({"test": FIGURES}, [row(name, 0.5)]).split("\n")
     assert len(lines) == 6
     assert len(lines[-1]) <= 80
-    assert lines[-1].endswith("100.00 %  50.00 %  50.00 %        10")
+    assert lines[-1].endswith("100.00 %  50.00 %  50.00 %      10")
 
 
 def test_write_metrics_is_valid_sorted_json(tmp_path: Path):

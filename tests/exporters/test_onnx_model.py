@@ -41,14 +41,14 @@ def test_the_file_holds_what_the_folder_holds(exported, finished_run):
     )
 
 
-def test_predict_answers_as_it_does_from_the_folder(exported, finished_run, picture_folder, tmp_path, capsys):
+def test_predict_answers_as_it_does_from_the_folder(exported, finished_run, image_folder, tmp_path, capsys):
     """Also where the file was carried elsewhere, alone."""
     alone = tmp_path / "elsewhere.onnx"
     alone.write_bytes(exported.read_bytes())
     answers = []
     for model in (finished_run, alone):
         capsys.readouterr()
-        assert main(["predict", str(model), str(picture_folder / "test"), "--json", "--top_k", "3"]) == 0
+        assert main(["predict", str(model), str(image_folder / "test"), "--json", "--top_k", "3"]) == 0
         answers.append(json.loads(capsys.readouterr().out))
     assert len(answers[0]) == 24
     for by_folder, by_file in zip(*answers, strict=True):
@@ -76,8 +76,8 @@ def test_timms_processor_comes_out_of_the_file(tmp_path):
         torch.testing.assert_close(model(pixel_values), network(pixel_values).logits, atol=1e-5, rtol=1e-4)
 
 
-def test_a_file_that_is_none(exported, picture_folder, tmp_path, capsys):
-    picture = str(picture_folder / "test" / "red" / "00.png")
+def test_a_file_that_is_none(exported, image_folder, tmp_path, capsys):
+    image = str(image_folder / "test" / "red" / "00.png")
     (tmp_path / "broken.onnx").write_bytes(exported.read_bytes()[:1000])
     foreign = onnx.load(exported)
     del foreign.metadata_props[:]
@@ -85,9 +85,9 @@ def test_a_file_that_is_none(exported, picture_folder, tmp_path, capsys):
     for name, message in (
         ("nowhere.onnx", f"There is no file {tmp_path}/nowhere.onnx; check the path."),
         ("broken.onnx", f"{tmp_path}/broken.onnx cannot be opened as an ONNX file; export it again."),
-        ("foreign.onnx", "write a file that was made by: hf-finetune export"),
+        ("foreign.onnx", "use a file that was made by: hf-finetune export"),
     ):
-        assert message in refuse(capsys, "predict", str(tmp_path / name), picture)
+        assert message in refuse(capsys, "predict", str(tmp_path / name), image)
 
 
 def test_a_missing_package_is_named_with_what_installs_it(exported, monkeypatch):

@@ -1,8 +1,8 @@
-"""A training whose pictures or loss fail at a set moment, for the tests of `test_bad_data`.
+"""A training whose images or loss fail at a set moment, for the tests of `test_bad_data`.
 
 python tests/faults/bad_data_run.py EVENT EPOCH [flags of hf-finetune train]
 
-EVENT is `lose:PATH`, which overwrites a picture; `kill`, which kills a loader's worker; or `nan`, which breaks the loss
+EVENT is `lose:PATH`, which overwrites an image; `kill`, which kills a loader's worker; or `nan`, which breaks the loss
 of the last process at the second step of the epoch.
 """
 
@@ -51,7 +51,7 @@ def run(event: str, epoch: int, words: list[str]) -> int:
         if begun != epoch:
             return
         if event.startswith("lose:"):
-            Path(event.removeprefix("lose:")).write_text("no picture")
+            Path(event.removeprefix("lose:")).write_text("no image")
         elif event == "kill":
             threading.Thread(target=_kill_a_worker, daemon=True).start()
         elif event == "nan":

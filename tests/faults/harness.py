@@ -214,7 +214,7 @@ def run_interrupted(
         said = log.read_text()[said_before:]
         if before and shared[PHASE] != START:
             newest = max(before, key=lambda name: int(name.split("-")[1]))
-            assert f"it goes on from {newest}." in said, said[-3000:]
+            assert f"it resumes from {newest}." in said, said[-3000:]
             tally.resumed += 1
         if phase is None:
             assert codes == [0] * processes, said[-3000:]
@@ -224,7 +224,7 @@ def run_interrupted(
             return  # the signal came when all was done
         tally.by_signal[interruption.signal.name] += 1
         tally.by_phase[PHASES[phase]] += 1
-        assert not list(folder.glob("torn-*"))
+        assert not list(folder.glob("corrupt-*"))
         for checkpoint in checkpoints(folder):
             assert_whole(checkpoint)
         newest = int(checkpoints(folder)[-1].name.split("-")[1]) if checkpoints(folder) else 0

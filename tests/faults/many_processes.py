@@ -12,12 +12,12 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from hf_finetune.data.batches import PictureBatches
+from hf_finetune.data.batches import ImageBatches
 from hf_finetune.data.stages import EvaluationStage
 from tests.training.test_trainer import PROCESSOR, hold_batch_norm, make_dataset, make_model, make_trainer
 
 GLOBAL_BATCH = 16
-TRAINED = (64, 61, 33, 3)  # pictures: even, uneven, one left over, fewer than processes
+TRAINED = (64, 61, 33, 3)  # images: even, uneven, one left over, fewer than processes
 EVALUATED = (1, 3, 20)
 FAMILIES = ("resnet", "vit")
 
@@ -36,7 +36,7 @@ def train(folder: Path, family: str, count: int, passes: int) -> None:
         per_device_eval_batch_size=4,
         data_seed=7,
     )
-    seen: list[list[int]] = []  # the draw keys, which are a picture's own in its epoch, of those that count
+    seen: list[list[int]] = []  # the draw keys, which are an image's own in its epoch, of those that count
     stage = trainer.device_stage
 
     def noting(batch):
@@ -49,7 +49,7 @@ def train(folder: Path, family: str, count: int, passes: int) -> None:
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     evaluated = {}
     for size in EVALUATED if passes == 1 else ():
-        batches = PictureBatches(make_dataset(size), EvaluationStage(PROCESSOR, uniform=True))
+        batches = ImageBatches(make_dataset(size), EvaluationStage(PROCESSOR, uniform=True))
         output = trainer.predict(batches)
         metrics = {name: output.metrics[f"test_{name}"] for name in ("samples", "loss", "accuracy")}
         evaluated[size] = {"labels": output.label_ids.tolist(), **metrics}

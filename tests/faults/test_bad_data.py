@@ -1,4 +1,4 @@
-"""Pictures that fail for real: damaged in every way, lost in mid-run; workers that are killed; no shared memory."""
+"""Images that fail for real: damaged in every way, lost in mid-run; workers that are killed; no shared memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from hf_finetune.config.data import DataArguments
-from hf_finetune.data.batches import PictureBatches
+from hf_finetune.data.batches import ImageBatches
 from hf_finetune.data.build import load_image_dataset
 from hf_finetune.data.images.decoding import UnreadableImage, decode_image
 from hf_finetune.data.images.pixels import decode_pixels
@@ -35,16 +35,16 @@ LOST = "train/green/07.png"
 
 
 @pytest.fixture
-def pictures(picture_folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(picture_folder, tmp_path / "pictures"))
+def images(image_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(image_folder, tmp_path / "images"))
 
 
 def train(
     folder: Path, event: str, *words: str, epoch: int = 1, launcher: list[str] | None = None, shm: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Runs the training of `bad_data_run.py` on folder/pictures; `shm` is the size of a /dev/shm of its own."""
+    """Runs the training of `bad_data_run.py` on folder/images; `shm` is the size of a /dev/shm of its own."""
     recipe = str(
-        write_recipe(folder, decode_cache="never", load_best_model_at_end=False, dataset=str(folder / "pictures"))
+        write_recipe(folder, decode_cache="never", load_best_model_at_end=False, dataset=str(folder / "images"))
     )
     command = [*(launcher or [sys.executable]), SCRIPT, event, str(epoch), "--recipe", recipe, *words]
     if shm is not None:
@@ -72,17 +72,17 @@ def assert_same_weights(one: Path, other: Path) -> None:
 # ---- processes ----
 
 
-def test_a_killed_worker_ends_the_run_and_the_same_command_goes_on(pictures, tmp_path):
+def test_a_killed_worker_ends_the_run_and_the_same_command_goes_on(images, tmp_path):
     whole, killed = str(tmp_path / "whole"), str(tmp_path / "killed")
     workers = ["--dataloader_num_workers", "2"]
     assert train(tmp_path, "none", "--output_dir", whole, *workers).returncode == 0
     for _ in range(3):  # it dies at another moment each time
         completed = train(tmp_path, "kill", "--output_dir", killed, *workers)
         assert_one_line(
-            completed, "A process that loads pictures", "The checkpoints stay, and the same command goes on."
+            completed, "A process that loads images", "The checkpoints stay, and the same command resumes the run."
         )
     completed = train(tmp_path, "none", "--output_dir", killed, *workers)
-    assert completed.returncode == 0 and "goes on from checkpoint" in completed.stdout
+    assert completed.returncode == 0 and "resumes from checkpoint" in completed.stdout
     assert_same_weights(tmp_path / "whole", tmp_path / "killed")
 
 
@@ -91,43 +91,43 @@ def test_a_killed_worker_ends_the_run_and_the_same_command_goes_on(pictures, tmp
     or subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"], capture_output=True).returncode,
     reason="a /dev/shm of one's own takes the right to mount",
 )
-def test_too_little_shared_memory_is_one_line(pictures, tmp_path):
+def test_too_little_shared_memory_is_one_line(images, tmp_path):
     """Too little for the processes' locks, or only for their batches; with less than a page, nothing can be shared."""
     output = ["--output_dir", str(tmp_path / "output")]
     for pages in (1, 8, 20):
         completed = train(tmp_path, "none", *output, "--dataloader_num_workers", "2", shm=f"{4 * pages}k")
-        assert_one_line(completed, "The shared memory of 0.", "(/dev/shm)", "or write --dataloader_num_workers 0.")
+        assert_one_line(completed, "The shared memory of 0.", "(/dev/shm)", "or use --dataloader_num_workers 0.")
     completed = train(tmp_path, "none", *output, "--dataloader_num_workers", "0", shm="4k")
     assert completed.returncode == 0, completed.stderr[-3000:]
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_a_picture_lost_in_mid_run_is_one_line(pictures, tmp_path, workers):
+def test_a_image_lost_in_mid_run_is_one_line(images, tmp_path, workers):
     words = ["--output_dir", str(tmp_path / "output"), "--dataloader_num_workers", workers]
-    completed = train(tmp_path, f"lose:{pictures / LOST}", *words)
-    assert_one_line(completed, f"{LOST} (not a picture)", "The checkpoints stay, and the same command goes on.")
+    completed = train(tmp_path, f"lose:{images / LOST}", *words)
+    assert_one_line(completed, f"{LOST} (not an image)", "The checkpoints stay, and the same command resumes the run.")
     completed = train(tmp_path, "none", *words, "--on_bad_image", "skip")
-    assert completed.returncode == 0 and "goes on from checkpoint" in completed.stdout
+    assert completed.returncode == 0 and "resumes from checkpoint" in completed.stdout
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_two_processes_skip_alike_and_name_all(pictures, tmp_path, workers):
+def test_two_processes_skip_alike_and_name_all(images, tmp_path, workers):
     words = ["--on_bad_image", "skip", "--on_nan", "skip", "3", "--dataloader_num_workers", workers]
-    for event, count in ((f"lose:{pictures / LOST}", 0), ("nan", 1)):
+    for event, count in ((f"lose:{images / LOST}", 0), ("nan", 1)):
         output = tmp_path / f"output_{count}"
         completed = train(tmp_path, event, *words, "--output_dir", str(output), launcher=TWO_PROCESSES)
         assert completed.returncode == 0, completed.stderr[-3000:]
         content = json.loads((output / "metrics.json").read_text())
-        assert content["unreadable_pictures"] == [f"{LOST} (not a picture)"]
+        assert content["unreadable_images"] == [f"{LOST} (not an image)"]
         assert content["metrics"]["train_skipped_steps"] == len(content["skipped_steps"]) == count
         assert completed.stdout.count("it is skipped") == count
-    assert len(content["skipped_steps"][0]["pictures"]) == 16  # of both processes
+    assert len(content["skipped_steps"][0]["images"]) == 16  # of both processes
 
 
 @pytest.mark.parametrize("event", ["lose", "nan", "kill"])
-def test_two_processes_stop_together(pictures, tmp_path, event):
+def test_two_processes_stop_together(images, tmp_path, event):
     """One meets the fault; the other must not wait for it."""
-    event = f"lose:{pictures / LOST}" if event == "lose" else event
+    event = f"lose:{images / LOST}" if event == "lose" else event
     words = ["--output_dir", str(tmp_path / "output"), "--dataloader_num_workers", "1"]
     completed = train(tmp_path, event, *words, launcher=TWO_PROCESSES)
     assert completed.returncode != 0
@@ -135,14 +135,14 @@ def test_two_processes_stop_together(pictures, tmp_path, event):
     assert (tmp_path / "output/checkpoint-5").is_dir()  # of epoch 0
     completed = train(tmp_path, "none", *words, "--on_bad_image", "skip", launcher=TWO_PROCESSES)
     assert completed.returncode == 0, completed.stderr[-3000:]
-    assert "goes on from checkpoint" in completed.stdout
+    assert "resumes from checkpoint" in completed.stdout
 
 
 # ---- damages ----
 
 
 def damaged(content: bytes, other: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yields files that a disk, a network or a person could have made of a picture."""
+    """Yields files that a disk, a network or a person could have made of an image."""
     generator = np.random.default_rng(0)
     for tenth in range(10):
         yield f"cut at {tenth} tenths", content[: len(content) * tenth // 10]
@@ -157,7 +157,7 @@ def damaged(content: bytes, other: bytes) -> Iterator[tuple[str, bytes]]:
         place = len(content) * start // 10
         yield f"zeros from {start} tenths", content[:place] + bytes(len(content) - place)
         yield f"a hole at {start} tenths", content[:place] + bytes(512) + content[place + 512 :]
-        yield f"another picture from {start} tenths", content[:place] + other[place:]
+        yield f"another image from {start} tenths", content[:place] + other[place:]
     yield "zeros", bytes(len(content))
     yield "text", b"<html><body>404 Not Found</body></html>"
     yield "noise", generator.bytes(len(content))
@@ -167,9 +167,9 @@ def damaged(content: bytes, other: bytes) -> Iterator[tuple[str, bytes]]:
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
 def test_every_damage_is_read_or_named(tmp_path, format):
-    """No damage may end a run with anything but the name of the picture, whatever decodes it, from a file or bytes."""
+    """No damage may end a run with anything but the name of the image, whatever decodes it, from a file or bytes."""
     generator = np.random.default_rng(0)
-    path = tmp_path / f"picture.{format.lower()}"
+    path = tmp_path / f"image.{format.lower()}"
     contents = []
     for _ in range(2):
         pixels = generator.integers(0, 256, (48, 64, 3), dtype=np.uint8)
@@ -188,18 +188,18 @@ def test_every_damage_is_read_or_named(tmp_path, format):
     assert unreadable > 20
 
 
-def test_every_damage_in_mid_run_is_skipped(pictures):
+def test_every_damage_in_mid_run_is_skipped(images):
     """A sound header check, then damage after damage: each batch has its size, and one label that does not count."""
-    data = load_image_dataset(DataArguments(dataset=str(pictures), validation_fraction=0), seed=0)
+    data = load_image_dataset(DataArguments(dataset=str(images), validation_fraction=0), seed=0)
     bad_images = BadImages(data, "skip")
-    batches = PictureBatches(data.splits["train"], EvaluationStage(PROCESSOR, uniform=True))
-    batches = bad_images.watch("train", batches)
+    batches = ImageBatches(data.splits["train"], EvaluationStage(PROCESSOR, uniform=True))
+    batches = bad_images.on_error("train", batches)
     sound = batches.__getitems__(range(24, 40))
     row = next(row for row, image in enumerate(data.splits["train"]["image"]) if image["path"].endswith(LOST)) - 24
-    contents = [(pictures / name).read_bytes() for name in (LOST, "train/red/01.png")]
+    contents = [(images / name).read_bytes() for name in (LOST, "train/red/01.png")]
     skipped = 0
     for damage, content in damaged(*contents):
-        (pictures / LOST).write_bytes(content)
+        (images / LOST).write_bytes(content)
         batch = batches.__getitems__(range(24, 40))
         assert batch["pixel_values"].shape == sound["pixel_values"].shape, damage
         skipped += int(batch["labels"][row] == -100)
@@ -256,6 +256,6 @@ def test_a_bomb_takes_no_memory(tmp_path, format):
 
 
 def test_the_wrong_extension_does_not_matter(tmp_path):
-    PIL.Image.new("RGB", (8, 8), (200, 10, 10)).save(tmp_path / "picture", format="PNG")
-    (tmp_path / "picture").rename(tmp_path / "picture.jpg")
-    assert decode_image(tmp_path / "picture.jpg").getpixel((0, 0)) == (200, 10, 10)
+    PIL.Image.new("RGB", (8, 8), (200, 10, 10)).save(tmp_path / "image", format="PNG")
+    (tmp_path / "image").rename(tmp_path / "image.jpg")
+    assert decode_image(tmp_path / "image.jpg").getpixel((0, 0)) == (200, 10, 10)

@@ -38,9 +38,9 @@ def wait_for(log: Path, word: str, process: subprocess.Popen, after: int) -> Non
 
 
 @pytest.fixture
-def words(picture_folder: Path, tmp_path: Path) -> list[str]:
+def words(image_folder: Path, tmp_path: Path) -> list[str]:
     recipe = write_recipe(tmp_path, global_batch_size=4, num_train_epochs=12, lr_milestones=[8])
-    return ["--recipe", str(recipe), "--dataset", str(picture_folder)]
+    return ["--recipe", str(recipe), "--dataset", str(image_folder)]
 
 
 def test_the_command_that_is_killed_at_any_instant_of_its_life(words: list[str], tmp_path: Path):
@@ -99,7 +99,7 @@ def test_two_processes_that_their_launcher_started(words: list[str], tmp_path: P
         codes.append((number.name, whom, launcher.wait(_SECONDS)))
         said = log.read_text()[written:]
         if number in (signal.SIGTERM, signal.SIGINT):
-            assert "; saved. The same command goes on." in said, said[-3000:]
+            assert "; saved. The same command resumes the run." in said, said[-3000:]
             assert codes[-1][2] != 0
         for checkpoint in checkpoints(tmp_path / "run"):
             assert_whole(checkpoint)

@@ -36,9 +36,9 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
 
 
 @pytest.fixture(scope="module")
-def command(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def command(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     recipe = write_recipe(tmp_path_factory.mktemp("recipe"), global_batch_size=4, model_config=_RESNET)
-    return ["--recipe", str(recipe), "--dataset", str(picture_folder)]
+    return ["--recipe", str(recipe), "--dataset", str(image_folder)]
 
 
 def go_on(command: list[str], folder: Path) -> tuple[int, str]:
@@ -54,7 +54,7 @@ def test_a_disk_that_is_too_small_is_refused_before_training(command, small_disk
     error = said.splitlines()[-1]
     assert re.fullmatch(
         r"hf-finetune: error: output_dir: 3 checkpoints of \d\.\d MB and the result need \d+\.\d MB on the disk of"
-        rf" {small_disk}/run and 6\.3 MB are free: \d\.\d MB are missing; free them, or write another --output_dir or a"
+        rf" {small_disk}/run and 6\.3 MB are free: \d\.\d MB are missing; free them, or use another --output_dir or a"
         r" lower --save_total_limit\.",
         error,
     )
@@ -87,8 +87,8 @@ def test_a_disk_that_fills_keeps_the_last_whole_checkpoint(command, undisturbed,
     assert "Traceback" not in said
     assert re.fullmatch(
         rf"hf-finetune: error: output_dir: the disk of {folder} is full: a checkpoint of \d\.\d MB could not be"
-        r" written, \d\.\d MB are free; free \d\.\d MB or more\. checkpoint-17 is whole, and the same command goes on"
-        r" from it\.",
+        r" written, \d\.\d MB are free; free \d\.\d MB or more\. checkpoint-17 is whole, and the same command"
+        r" resumes from it\.",
         error,
     )
     assert [checkpoint.name for checkpoint in checkpoints(folder)] == ["checkpoint-17"]
@@ -96,7 +96,7 @@ def test_a_disk_that_fills_keeps_the_last_whole_checkpoint(command, undisturbed,
     assert not (folder / ".unfinished").exists()
     filler.unlink()
     code, said = go_on(command, folder)
-    assert code == 0 and "it goes on from checkpoint-17." in said
+    assert code == 0 and "it resumes from checkpoint-17." in said
     assert_same_end(folder, undisturbed)
 
 
@@ -113,5 +113,5 @@ def test_a_disk_that_is_full_when_the_result_is_due(command, undisturbed, small_
     assert not (folder / "metrics.json").exists()
     filler.unlink()
     code, said = go_on(command, folder)
-    assert code == 0 and "it goes on from checkpoint-51." in said
+    assert code == 0 and "it resumes from checkpoint-51." in said
     assert_same_end(folder, undisturbed)

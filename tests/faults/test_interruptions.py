@@ -27,12 +27,12 @@ _VIT_RECIPE = {"model_type": "vit", "model_config": _VIT, "optim": "adamw_torch"
 _EVERY_FEW_STEPS = {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 6, "eval_steps": 6}
 _MIXED = ["RandomHorizontalFlip", {"RandomChoice": {"transforms": ["MixUp", "CutMix"]}}]
 _ACCUMULATION = {"per_device_train_batch_size": 2}
-# 65 training pictures in batches of 4 are 17 steps an epoch, the last of one picture.
+# 65 training images in batches of 4 are 17 steps an epoch, the last of one image.
 _SCENARIOS = {
     "epochs": (1, {}),
     "steps, accumulation, dropout": (1, {**_VIT_RECIPE, **_EVERY_FEW_STEPS, **_ACCUMULATION}),
     "epochs, 2 workers, averaged weights": (1, {"dataloader_num_workers": 2, "ema_decay": 0.9, **_VIT_RECIPE}),
-    "mixed pictures, averaged weights": (1, {"train_transforms": _MIXED, "ema_decay": 0.8, **_EVERY_FEW_STEPS}),
+    "mixed images, averaged weights": (1, {"train_transforms": _MIXED, "ema_decay": 0.8, **_EVERY_FEW_STEPS}),
     "steps, 2 workers that persist, accumulation": (
         1,
         {
@@ -63,10 +63,10 @@ def tally():
 
 
 @pytest.mark.parametrize("name", _SCENARIOS)
-def test_interrupted_runs_end_as_the_undisturbed_one(name: str, picture_folder: Path, tmp_path: Path, tally: Tally):
+def test_interrupted_runs_end_as_the_undisturbed_one(name: str, image_folder: Path, tmp_path: Path, tally: Tally):
     processes, changes = _SCENARIOS[name]
     recipe = write_recipe(tmp_path, global_batch_size=4, logging_steps=5, **changes)
-    words = ["--recipe", str(recipe), "--dataset", str(picture_folder)]
+    words = ["--recipe", str(recipe), "--dataset", str(image_folder)]
     seconds = run_undisturbed(words, tmp_path / "undisturbed", processes)
     print(name, f"{seconds:.1f} s")
     generator = random.Random(name)

@@ -1,4 +1,4 @@
-"""One, two and four processes are one run: its pictures in their order, its losses, its weights, its evaluation."""
+"""One, two and four processes are one run: its images in their order, its losses, its weights, its evaluation."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read(folder: Path, name: str, processes: int) -> list[dict]:
 
 
 def steps(records: list[dict], passes: int, count: int) -> list[list[int]]:
-    """Returns the pictures of each step, in the order in which one process would have seen them."""
+    """Returns the images of each step, in the order in which one process would have seen them."""
     order = [list(itertools.chain(*together)) for together in zip(*(record["seen"] for record in records), strict=True)]
     micro_batches = -(-count // (GLOBAL_BATCH // passes))
     found = []
@@ -86,9 +86,9 @@ def test_they_evaluate_alike(folders, family, count):
 class Job:
     """A long run of two processes, which says what it does."""
 
-    def __init__(self, picture_folder: Path, folder: Path, restarts: int, **settings: object) -> None:
+    def __init__(self, image_folder: Path, folder: Path, restarts: int, **settings: object) -> None:
         settings = {"eval_strategy": "no", "load_best_model_at_end": False, "validation_fraction": 0, **settings}
-        words = ["--recipe", str(write_recipe(folder, **settings)), "--dataset", str(picture_folder)]
+        words = ["--recipe", str(write_recipe(folder, **settings)), "--dataset", str(image_folder)]
         launcher = [*LAUNCH, "2", "--max_restarts", str(restarts), str(REPOSITORY / "scripts" / "run_finetune.py")]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
         self.launcher = subprocess.Popen(
@@ -112,18 +112,18 @@ class Job:
                 self.launcher.kill()
 
 
-def test_a_process_that_hangs_ends_the_run(picture_folder, tmp_path):
+def test_a_process_that_hangs_ends_the_run(image_folder, tmp_path):
     """Its peers wait for `ddp_timeout`, not for the half hour that gloo would."""
-    job = Job(picture_folder, tmp_path, 0, num_train_epochs=1000, save_strategy="no", ddp_timeout=10)
+    job = Job(image_folder, tmp_path, 0, num_train_epochs=1000, save_strategy="no", ddp_timeout=10)
     began = time.monotonic()
     said = job.send_to_the_second(signal.SIGSTOP, after="epoch")
     assert job.launcher.returncode != 0 and "Timed out waiting" in said, said[-3000:]
     assert time.monotonic() - began < 120
 
 
-def test_a_process_that_dies_is_started_again(picture_folder, tmp_path):
+def test_a_process_that_dies_is_started_again(image_folder, tmp_path):
     """With the addresses that the first attempt left in the launcher's store, no second one would come about."""
-    job = Job(picture_folder, tmp_path, 2, num_train_epochs=30, save_strategy="steps", save_steps=5)
+    job = Job(image_folder, tmp_path, 2, num_train_epochs=30, save_strategy="steps", save_steps=5)
     said = job.send_to_the_second(signal.SIGKILL, after="epoch   2.00")
     assert job.launcher.returncode == 0, said[-3000:]
-    assert "An interrupted run is here; it goes on from checkpoint-" in said and "The model is in" in said
+    assert "An interrupted run is here; it resumes from checkpoint-" in said and "The model is in" in said

@@ -111,7 +111,7 @@ def test_killed_runs_end_in_the_weights_of_an_undisturbed_one(source, tmp_path, 
     if not (killed / "metrics.json").is_file():
         completed = subprocess.run(words, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
         assert completed.returncode == 0, completed.stderr[-3000:]
-        assert "it goes on from checkpoint-" in completed.stdout
+        assert "it resumes from checkpoint-" in completed.stdout
     first, second = (load_file(folder / "model.safetensors") for folder in (whole, killed))
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
@@ -120,7 +120,7 @@ def test_killed_runs_end_in_the_weights_of_an_undisturbed_one(source, tmp_path, 
         assert figures[0][name] == figures[1][name], name
 
 
-def test_two_processes_go_on_and_count_each_picture_once(tmp_path) -> None:
+def test_two_processes_go_on_and_count_each_image_once(tmp_path) -> None:
     dataset = write_parquet(tmp_path / "dataset", "train", 103, files=3, row_group=9)
     write_parquet(dataset, "test", 21, files=2)
     script = str(REPOSITORY / "tests" / "streamed_run.py")
@@ -129,7 +129,7 @@ def test_two_processes_go_on_and_count_each_picture_once(tmp_path) -> None:
     for words in commands:
         completed = run_command([*TWO_PROCESSES, script, str(dataset), *words])
         assert completed.returncode == 0, completed.stderr[-3000:]
-        assert (Path(words[0]) / "samples").read_text().startswith("21"), "each once, though 21 pictures are uneven"
+        assert (Path(words[0]) / "samples").read_text().startswith("21"), "each once, though 21 images are uneven"
     first, second = (load_file(folder / "model.safetensors") for folder in (whole, resumed))
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name

@@ -24,7 +24,7 @@ SEPARATE_DISKS = "hf-finetune: error: output_dir: {} is not the same folder on a
 @pytest.fixture(scope="module")
 def words(tmp_path_factory) -> list[str]:
     """A run of 15 steps an epoch, which saves in the middle of each."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     generator = np.random.default_rng(0)
     for label in ("first", "second", "third"):
         (folder / "train" / label).mkdir(parents=True)
@@ -105,7 +105,7 @@ def test_a_host_that_comes_back_changes_nothing(undisturbed, words, tmp_path, la
         disturb(job)
         assert not (job.output / "metrics.json").exists()
         weights = job.weights()
-    assert "An interrupted run is here; it goes on from" in job.logs[0].read_text()
+    assert "An interrupted run is here; it resumes from" in job.logs[0].read_text()
     assert weights == undisturbed
     for cache in job.caches:  # each host has one of its own
         assert len(list((cache / "hf_finetune").glob("decoded-*.npy"))) == 1

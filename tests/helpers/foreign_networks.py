@@ -13,7 +13,7 @@ from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.models.vision_transformer import VisionTransformer
 
 CLASSES = 5
-# A name and what builds it, with the side of its pictures in pixels.
+# A name and what builds it, with the side of its images in pixels.
 NETWORKS = {
     "torchvision resnet18": (lambda: torchvision.models.resnet18(num_classes=CLASSES), 64),
     "torchvision resnet50": (lambda: torchvision.models.resnet50(num_classes=CLASSES), 64),

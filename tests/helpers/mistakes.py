@@ -22,10 +22,10 @@ def refuse(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 @pytest.fixture
 def refused(
-    tmp_path: Path, picture_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, image_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., str]:
     """`refused("--learning_rate", "fast")` adds these words to a right command, `train` with the tiny recipe on the
-    coloured pictures, and returns the line that answers. No step may be trained and no file written. Names of the
+    coloured images, and returns the line that answers. No step may be trained and no file written. Names of the
     test's own files are relative: it runs in `tmp_path`.
     """
     from hf_finetune.training.trainer import ImageClassificationTrainer
@@ -36,7 +36,7 @@ def refused(
 
     def run(*words: str) -> str:
         before = sorted(tmp_path.rglob("*"))
-        given = ["--recipe", str(recipe), "--dataset", str(picture_folder), "--output_dir", "output"]
+        given = ["--recipe", str(recipe), "--dataset", str(image_folder), "--output_dir", "output"]
         line = refuse(capsys, "train", *given, *words)
         # The Trainer makes its folder; an empty one is as good as none.
         assert [path for path in sorted(tmp_path.rglob("*")) if path != tmp_path / "output"] == before

@@ -11,7 +11,7 @@ from hf_finetune.mmclassification.importer import import_config
 from hf_finetune.mmclassification.recipe_text import packaged_bases, write_recipe
 from hf_finetune.mmclassification.section import Draft
 
-# Keys of rooms that are being built: foreign weights and frozen modules.
+# Keys that are being built: foreign weights and frozen modules.
 KNOWN_KEYS = {*argument_fields(), "load_from", "freeze"}
 
 RESNET = dict(

@@ -1,4 +1,4 @@
-"""Trains for two epochs and writes down every training picture that the network is given.
+"""Trains for two epochs and writes down every training image that the network is given.
 
 python tests/helpers/seen_images.py FOLDER [WORKERS [CHECKPOINT]], also under torchrun --standalone --nproc_per_node 2
 """
@@ -33,8 +33,8 @@ def main(folder: str, workers: str = "0", checkpoint: str | None = None) -> dict
     def noting(batch):
         keys = batch.get("draw_keys")
         prepared = stage(dict(batch))
-        for key, picture in zip(keys.tolist(), prepared["pixel_values"], strict=True):
-            digest = hashlib.sha256(picture.contiguous().numpy().tobytes()).hexdigest()
+        for key, image in zip(keys.tolist(), prepared["pixel_values"], strict=True):
+            digest = hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()
             assert seen.setdefault(str(key), digest) == digest
         return prepared
 

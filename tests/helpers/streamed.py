@@ -1,4 +1,4 @@
-"""Datasets in shards that several tests stream: coloured pictures in Parquet files and in WebDataset tars."""
+"""Datasets in shards that several tests stream: coloured images in Parquet files and in WebDataset tars."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hf_finetune.data.streaming.split import StreamedSplit
 CLASSES = {"blue": (30, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
 
 
-def pictures(count: int, seed: int = 0) -> tuple[list[bytes], list[int]]:
+def images(count: int, seed: int = 0) -> tuple[list[bytes], list[int]]:
     """Returns PNGs of 16 x 16 pixels and their class ids, which the colour tells."""
     generator = np.random.default_rng(seed)
     labels, encoded = [number % len(CLASSES) for number in range(count)], []
@@ -44,7 +44,7 @@ def write_parquet(
 ) -> Path:
     """Writes a split as Parquet files of row groups of `row_group` rows; `labels` stand in place of the colours."""
     folder.mkdir(parents=True, exist_ok=True)
-    encoded, colours = pictures(count)
+    encoded, colours = images(count)
     features = Features(
         {"image": Image(decode=False), "label": feature or ClassLabel(names=list(CLASSES)), "number": Value("int64")}
     )
@@ -63,9 +63,9 @@ def write_parquet(
 def write_tars(
     folder: Path, split: str, count: int, files: int, label: Callable[[int], dict[str, bytes]] | None = None
 ) -> Path:
-    """Writes a split as WebDataset tars; `label` makes the members beside a picture from its class id."""
+    """Writes a split as WebDataset tars; `label` makes the members beside an image from its class id."""
     folder.mkdir(parents=True, exist_ok=True)
-    encoded, labels = pictures(count)
+    encoded, labels = images(count)
     label = label or (lambda class_id: {"cls": str(class_id).encode()})
     for number, rows in enumerate(np.array_split(np.arange(count), files)):
         with tarfile.open(folder / f"{split}-{number:04d}.tar", "w") as tar:
@@ -90,7 +90,7 @@ def write_lengths(folder: Path, **lengths: Sequence[int]) -> None:
 
 
 class FakeShards:
-    """Shards without files, whose pictures are their own row numbers. `read_rows` lists the rows that were read.
+    """Shards without files, whose images are their own row numbers. `read_rows` lists the rows that were read.
 
     `fail` is called before each piece and may raise.
     """

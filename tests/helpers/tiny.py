@@ -10,7 +10,7 @@ from transformers import set_seed
 
 TINY_RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
 
-# Learns the three colours of the `picture_folder` fixture in a few steps.
+# Learns the three colours of the `image_folder` fixture in a few steps.
 TINY_RECIPE = {
     "model_type": "resnet",
     "model_config": TINY_RESNET,

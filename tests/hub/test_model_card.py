@@ -29,9 +29,9 @@ def context() -> ModelCardContext:
         base_model="microsoft/resnet-50",
         license="apache-2.0",
         splits={
-            "train": "train (45,000 of 50,000 pictures)",
-            "validation": "10 % of train (5,000 pictures), which also chose the checkpoint",
-            "test": "test (10,000 pictures)",
+            "train": "train (45,000 of 50,000 images)",
+            "validation": "10 % of train (5,000 images), which also chose the checkpoint",
+            "test": "test (10,000 images)",
         },
         metrics={"test": TEST, "validation": VALIDATION},
         checkpoint_split="validation",
@@ -41,7 +41,7 @@ def context() -> ModelCardContext:
         command="hf-finetune train --recipe resnet50_cifar10 --output_dir runs/cifar10",
         seed=42,
         versions={"python": "3.11.4", "torch": "2.14.1"},
-        notes=["3 pictures could not be read and were left out."],
+        notes=["3 images could not be read and were left out."],
     )
 
 
@@ -86,17 +86,17 @@ def test_what_the_text_says(context: ModelCardContext, tmp_path: Path):
         "[microsoft/resnet-50](https://huggingface.co/microsoft/resnet-50), trained on "
         "[CIFAR-10](https://huggingface.co/datasets/uoft-cs/cifar10) with hf_finetune.",
         "| split | accuracy | top-5 accuracy | macro F1 | balanced accuracy | loss |",
-        "| test (10,000 pictures) | 87.21 % | 99.41 % | 87.10 % | 87.00 % | 0.4012 |",
+        "| test (10,000 images) | 87.21 % | 99.41 % | 87.10 % | 87.00 % | 0.4012 |",
         "The validation split also chose the checkpoint, so its figures flatter the model;",
         'classifier = pipeline("image-classification", model="resnet50_cifar10")',
-        "- train (45,000 of 50,000 pictures)",
-        "- validation: 10 % of train (5,000 pictures), which also chose the checkpoint",
-        "3 pictures could not be read and were left out.",
+        "- train (45,000 of 50,000 images)",
+        "- validation: 10 % of train (5,000 images), which also chose the checkpoint",
+        "3 images could not be read and were left out.",
         "```yaml\nlearning_rate: 0.01\nnum_train_epochs: 200\n```",
         "To make it again (seed 42):",
         "```bash\nhf-finetune train --recipe resnet50_cifar10 --output_dir runs/cifar10\n```",
         "Versions: python 3.11.4, torch 2.14.1.",
-        "All 1 classes, test (10,000 pictures):",
+        "All 1 classes, test (10,000 images):",
         "| airplane | 90.00 % | 80.00 % | 85.00 % | 1,000 |",
     ):
         assert line in text
@@ -104,7 +104,7 @@ def test_what_the_text_says(context: ModelCardContext, tmp_path: Path):
     assert "\n\n\n" not in text
 
 
-def test_pictures_only_where_they_are(context: ModelCardContext, tmp_path: Path):
+def test_images_only_where_they_are(context: ModelCardContext, tmp_path: Path):
     assert "![" not in write(context, tmp_path)[1]
     (tmp_path / "training_curve.png").touch()
     (tmp_path / "confusion_matrix.png").touch()
@@ -134,7 +134,7 @@ def test_what_loading_needs(context: ModelCardContext, tmp_path: Path, config: s
     assert sentence not in write(context, tmp_path.parent)[1]
 
 
-def test_local_pictures_from_random_weights(context: ModelCardContext, tmp_path: Path):
+def test_local_images_from_random_weights(context: ModelCardContext, tmp_path: Path):
     changes = {"base_model": None, "license": None, "dataset_id": None, "dataset_revision": None}
     card, text = write(context, tmp_path, dataset_name="my flowers", **changes)
     assert not {"base_model", "license", "datasets"} & set(card.data.to_dict())
@@ -162,7 +162,7 @@ def test_without_figures(context: ModelCardContext, tmp_path: Path):
 def test_figures_that_are_not_numbers_stay_out_of_the_index(context: ModelCardContext, tmp_path: Path):
     card, text = write(context, tmp_path, metrics={"test": {"accuracy": 0.5, "loss": float("nan")}})
     assert [result.metric_type for result in card.data.eval_results] == ["accuracy"]
-    assert "| test (10,000 pictures) | 50.00 % | - |" in text
+    assert "| test (10,000 images) | 50.00 % | - |" in text
 
 
 def test_at_most_fifty_classes_and_names_that_are_markdown(context: ModelCardContext, tmp_path: Path):
@@ -170,7 +170,7 @@ def test_at_most_fifty_classes_and_names_that_are_markdown(context: ModelCardCon
     per_class = [{"name": f"class {number}", "f1": number / 100, **row} for number in range(60)]
     per_class[0]["name"] = "a|b *c*\nd_e"
     _, text = write(context, tmp_path, per_class=per_class)
-    assert "The 50 of 60 classes with the lowest F1, test (10,000 pictures):" in text
+    assert "The 50 of 60 classes with the lowest F1, test (10,000 images):" in text
     assert r"| a\|b \*c\* d\_e | 50.00 % |" in text
     assert text.count("\n| class ") == 1 + 49
     assert "| class 49 |" in text and "| class 50 |" not in text
@@ -188,13 +188,13 @@ def test_neither_token_nor_home_nor_working_folder(
         context,
         tmp_path,
         base_model=f"{home}/checkpoints/first",
-        recipe_yaml=f"dataset_path: {home}/pictures\nhub_token: other-secret\noutput_dir: {work}/runs/x\n",
+        recipe_yaml=f"dataset_path: {home}/images\nhub_token: other-secret\noutput_dir: {work}/runs/x\n",
         command=f"hf-finetune train --output_dir {work}/runs/x --cache={home} --hub_token {token} --seed 1",
-        notes=[f"Read from {home}/pictures; {home}bel is another's.", token],
+        notes=[f"Read from {home}/images; {home}bel is another's.", token],
     )
-    assert "dataset_path: ~/pictures\nhub_token: ***\noutput_dir: ./runs/x\n" in text
+    assert "dataset_path: ~/images\nhub_token: ***\noutput_dir: ./runs/x\n" in text
     assert "hf-finetune train --output_dir ./runs/x --cache=~ --hub_token *** --seed 1" in text
-    assert "Read from ~/pictures; .../ann_bbel is another's." in text
+    assert "Read from ~/images; .../ann_bbel is another's." in text
     assert "the weights of ~/checkpoints/first," in text
     assert token not in text and "other-secret" not in text and f"{work}/" not in text
 

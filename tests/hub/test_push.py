@@ -53,10 +53,10 @@ def pushed(server: HubServer) -> Repository:
 # ---- what arrives ----
 
 
-def test_a_run_is_pushed_and_a_fresh_process_loads_it_by_name(server, picture_folder, tmp_path):
+def test_a_run_is_pushed_and_a_fresh_process_loads_it_by_name(server, image_folder, tmp_path):
     """Train and push in one process, load in another with an empty cache: the same answer as from the folder."""
     recipe, output = write_recipe(tmp_path, num_train_epochs=1), tmp_path / "flowers"
-    words = ["train", "--recipe", str(recipe), "--dataset", str(picture_folder), "--output_dir", str(output)]
+    words = ["train", "--recipe", str(recipe), "--dataset", str(image_folder), "--output_dir", str(output)]
     words += ["--push_to_hub", "--hub_model_id", "me/flowers", "--hub_private_repo"]
     trained = fresh_process(server, tmp_path, "-m", "hf_finetune", *words, token=TOKEN)
     assert trained.returncode == 0, trained.stderr[-2000:]
@@ -82,8 +82,8 @@ def test_a_run_is_pushed_and_a_fresh_process_loads_it_by_name(server, picture_fo
         yaml.safe_load(content)
         for content in ((output / "recipe.yaml").read_bytes(), commit.files["recipe.yaml"].content)
     )
-    # Where the pictures and the result lie on this machine is nobody's affair.
-    assert recipe.pop("dataset") == str(picture_folder) and theirs.pop("dataset") == f".../{picture_folder.name}"
+    # Where the images and the result lie on this machine is nobody's affair.
+    assert recipe.pop("dataset") == str(image_folder) and theirs.pop("dataset") == f".../{image_folder.name}"
     assert recipe.pop("output_dir") == str(output) and theirs.pop("output_dir") == "~/flowers"
     assert recipe == theirs
     for name, file in commit.files.items():
@@ -93,13 +93,13 @@ def test_a_run_is_pushed_and_a_fresh_process_loads_it_by_name(server, picture_fo
     assert 'pipeline("image-classification", model="me/flowers")' in card
     assert TOKEN not in "".join([trained.stdout, trained.stderr, card, (output / "recipe.yaml").read_text()])
 
-    picture = str(next((picture_folder / "test" / "red").iterdir()))
+    image = str(next((image_folder / "test" / "red").iterdir()))
     (tmp_path / "home").mkdir()
-    loaded = fresh_process(server, tmp_path / "home", "-c", LOAD, "me/flowers", picture, token=TOKEN)
+    loaded = fresh_process(server, tmp_path / "home", "-c", LOAD, "me/flowers", image, token=TOKEN)
     assert loaded.returncode == 0, loaded.stderr[-2000:]
     refusal, answer = loaded.stdout.splitlines()
     assert refusal == "refused without a token"
-    by_folder = pipeline("image-classification", model=str(output), device="cpu")(picture)
+    by_folder = pipeline("image-classification", model=str(output), device="cpu")(image)
     assert len(by_folder) == 3 and json.loads(answer) == [
         {"label": entry["label"], "score": pytest.approx(entry["score"], abs=1e-6)} for entry in by_folder
     ]
@@ -146,9 +146,9 @@ def test_an_organization_and_a_repository_that_was_there_before(logged_in, folde
 # ---- what is found before training ----
 
 
-def test_a_wrong_token_is_one_line_before_training(logged_in, picture_folder, tmp_path, monkeypatch, capsys):
+def test_a_wrong_token_is_one_line_before_training(logged_in, image_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", WRONG_TOKEN)
-    words = ["train", "--recipe", str(write_recipe(tmp_path)), "--dataset", str(picture_folder)]
+    words = ["train", "--recipe", str(write_recipe(tmp_path)), "--dataset", str(image_folder)]
     words += ["--output_dir", str(tmp_path / "output"), "--push_to_hub", "--hub_model_id", "me/flowers"]
     assert main(words) == 2
     captured = capsys.readouterr()
@@ -163,7 +163,7 @@ def test_a_wrong_token_is_one_line_before_training(logged_in, picture_folder, tm
     ("repo_id", "token", "message"),
     [
         ("me/my flowers", TOKEN, '"me/my flowers" cannot be the name of a repository'),
-        ("me/flowers/red", TOKEN, "write OWNER/NAME"),
+        ("me/flowers/red", TOKEN, "use OWNER/NAME"),
         ("me/flowers", None, "There is no token for the Hub; log in with: hf auth login"),
         ("me/flowers", "hf_\x07bell", "The token for the Hub holds characters that no token has"),
         ("me/flowers", READ_TOKEN, "does not let this token create me/flowers; use a token that may write there"),
@@ -184,9 +184,9 @@ def test_what_cannot_be_pushed_is_refused_at_once(logged_in, tmp_path, monkeypat
     assert logged_in.repositories.keys() == {"others/public"}
 
 
-def test_a_run_that_fails_leaves_no_repository(logged_in, picture_folder, tmp_path, capsys):
+def test_a_run_that_fails_leaves_no_repository(logged_in, image_folder, tmp_path, capsys):
     """The right to write is asked for before training, and nothing is created before there is something to push."""
-    words = ["train", "--recipe", str(write_recipe(tmp_path)), "--dataset", str(picture_folder)]
+    words = ["train", "--recipe", str(write_recipe(tmp_path)), "--dataset", str(image_folder)]
     words += ["--output_dir", str(tmp_path / "output"), "--push_to_hub", "--hub_model_id", "me/flowers"]
     assert main([*words, "--num_labels", "7"]) == 2
     assert "Hub: the model will be pushed to" in capsys.readouterr().out
@@ -221,13 +221,13 @@ def test_a_name_for_what_is_not_pushed_is_told(tmp_path, capsys):
     for flag, value in (("hub_model_id", "me/flowers"), ("hub_private_repo", "true")):
         assert main(["train", "--recipe", str(write_recipe(tmp_path)), f"--{flag}", value]) == 2
         error = capsys.readouterr().err
-        assert f"{flag} is set, but nothing is pushed; write --push_to_hub, or --{flag} null." in error
+        assert f"{flag} is set, but nothing is pushed; use --push_to_hub, or --{flag} null." in error
 
 
 def test_the_repository_is_named_after_the_folder(logged_in, tmp_path, capsys):
     assert check_push(None, tmp_path / "tulips") == "me/tulips"
     assert capsys.readouterr().out == f"Hub: the model will be pushed to {logged_in.endpoint}/me/tulips\n"
-    with pytest.raises(UserError, match='"red tulips" cannot be the name .*; write --hub_model_id OWNER/NAME'):
+    with pytest.raises(UserError, match='"red tulips" cannot be the name .*; use --hub_model_id OWNER/NAME'):
         check_push(None, tmp_path / "red tulips")
 
 
@@ -329,14 +329,12 @@ def test_a_server_that_never_answers_is_given_up(logged_in, folder, monkeypatch)
         push_folder(folder, "me/flowers", sleep=lambda seconds: None)
 
 
-def test_a_run_whose_push_fails_ends_whole_and_is_pushed_later(
-    logged_in, picture_folder, tmp_path, monkeypatch, capsys
-):
+def test_a_run_whose_push_fails_ends_whole_and_is_pushed_later(logged_in, image_folder, tmp_path, monkeypatch, capsys):
     """The push of a run that has trained fails for good: exit code 2, and the command that it names does the rest."""
     monkeypatch.setattr(publishing, "_PAUSES", (0.01, 0.02))
     logged_in.fail("/commit/")
     output = tmp_path / "tulips"
-    words = ["train", "--recipe", str(write_recipe(tmp_path, num_train_epochs=1)), "--dataset", str(picture_folder)]
+    words = ["train", "--recipe", str(write_recipe(tmp_path, num_train_epochs=1)), "--dataset", str(image_folder)]
     assert main([*words, "--output_dir", str(output), "--push_to_hub"]) == 2
     captured = capsys.readouterr()
     assert "test (24" in captured.out and TOKEN not in captured.out + captured.err
@@ -351,5 +349,5 @@ def test_a_run_whose_push_fails_ends_whole_and_is_pushed_later(
 
 def test_a_folder_without_model_is_not_pushed(logged_in, tmp_path, capsys):
     assert main(["push", str(tmp_path), "me/flowers"]) == 2
-    assert f"{tmp_path} holds no model; write the folder of a finished run." in capsys.readouterr().err
+    assert f"{tmp_path} holds no model; use the folder of a finished run." in capsys.readouterr().err
     assert not logged_in.requests

@@ -17,8 +17,8 @@ def home(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("/home/ann/pictures", "~/pictures"),
-        ("/home/annabel/pictures", ".../pictures"),
+        ("/home/ann/images", "~/images"),
+        ("/home/annabel/images", ".../images"),
         ("/mnt/work/runs/x", "./runs/x"),
         ("/data/flowers", ".../flowers"),
         ("read /data/a/b.png: broken, and '/data/c d/e'", "read .../b.png: broken, and '.../c d/e'"),
@@ -39,6 +39,6 @@ def test_what_others_read(text: str, shown: str):
 
 
 def test_a_path_that_is_there_is_taken_whole_and_a_nest_is_gone_through(tmp_path: Path):
-    (tmp_path / "my own" / "pictures").mkdir(parents=True)
-    nest = {"dataset": str(tmp_path / "my own" / "pictures"), "rates": [0.1, None, "/data/x"], "seed": 1}
-    assert without_private_text(nest) == {"dataset": ".../pictures", "rates": [0.1, None, ".../x"], "seed": 1}
+    (tmp_path / "my own" / "images").mkdir(parents=True)
+    nest = {"dataset": str(tmp_path / "my own" / "images"), "rates": [0.1, None, "/data/x"], "seed": 1}
+    assert without_private_text(nest) == {"dataset": ".../images", "rates": [0.1, None, ".../x"], "seed": 1}

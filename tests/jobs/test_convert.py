@@ -45,17 +45,15 @@ def test_the_folder_is_a_model_of_transformers(folder, tmp_path, capsys):
     network = build("torchvision resnet18")
     ours = AutoModelForImageClassification.from_pretrained(tmp_path / "out").eval()
     assert [ours.config.id2label[position] for position in range(CLASSES)] == NAMES
-    pictures = torch.randn(2, 3, 64, 64)
-    torch.testing.assert_close(ours(pictures).logits, network(pictures), rtol=1e-5, atol=1e-5)
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(ours(images).logits, network(images), rtol=1e-5, atol=1e-5)
     processor = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
     assert processor["image_mean"] == pytest.approx([0.485, 0.456, 0.406])  # torchvision's figures
     assert processor["crop_size"] == {"height": 224, "width": 224} and processor["size"] == {"shortest_edge": 256}
-    assert {answer["label"] for answer in pipeline("image-classification", str(tmp_path / "out"))(_picture())} == {
-        *NAMES
-    }
+    assert {answer["label"] for answer in pipeline("image-classification", str(tmp_path / "out"))(_image())} == {*NAMES}
 
 
-def _picture():
+def _image():
     import PIL.Image
 
     return PIL.Image.new("RGB", (300, 200), (200, 30, 60))
@@ -87,7 +85,7 @@ def test_mistakes_are_one_line_and_leave_nothing(folder, tmp_path, capsys, monke
     file = str(folder / "resnet18.pth")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
-    assert "full is there already; write another name" in refuse(capsys, "convert", file, "full")
+    assert "full is there already; use another name" in refuse(capsys, "convert", file, "full")
     assert "there is no file nowhere.pth" in refuse(capsys, "convert", "nowhere.pth", "out")
     assert "begins with" in refuse(capsys, "convert", file, "out", "--load_from_sha256", "00000000")
     assert "make a folder of it: hf-finetune convert" in refuse(capsys, "evaluate", file, "--dataset", "digits")
@@ -100,11 +98,11 @@ def test_mistakes_are_one_line_and_leave_nothing(folder, tmp_path, capsys, monke
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 
-def test_training_from_a_file_takes_the_place_of_the_recipes_checkpoint(folder, picture_folder, tmp_path, monkeypatch):
+def test_training_from_a_file_takes_the_place_of_the_recipes_checkpoint(folder, image_folder, tmp_path, monkeypatch):
     recipe = write_recipe(tmp_path, model_type=None, model_config=None, model_name_or_path="microsoft/resnet-50")
     monkeypatch.setattr("hf_finetune.models.load._hub_is_silent", lambda *names: pytest.fail("the Hub was asked"))
     file = str(folder / "resnet18.pth")
-    settings = {"load_from": file, "dataset": str(picture_folder), "num_train_epochs": 1, "max_train_samples": 16}
+    settings = {"load_from": file, "dataset": str(image_folder), "num_train_epochs": 1, "max_train_samples": 16}
     result = finetune(str(recipe), output_dir=str(tmp_path / "run"), **settings)
     assert result.model.config.num_labels == 3 and result.model.config.model_type == "resnet"
     card = (tmp_path / "run" / "README.md").read_text()
@@ -142,7 +140,7 @@ def test_settings_that_contradict_each_other(folder):
     with pytest.raises(UserError, match="pretrained is false, so that load_from would not be read"):
         ModelArguments(load_from="x.pth", pretrained=False)
     arguments = ModelArguments(load_from=str(folder / "resnet18.pth"), model_type="vit")
-    with pytest.raises(UserError, match="is of model_type resnet, but the recipe's is vit; write --model_type null"):
+    with pytest.raises(UserError, match="is of model_type resnet, but the recipe's is vit; use --model_type null"):
         load_config(arguments, NAMES)
 
 

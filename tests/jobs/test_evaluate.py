@@ -1,4 +1,4 @@
-"""`evaluate` counts what `pipeline` answers on the raw pictures: made ones always, real ones where they are at hand."""
+"""`evaluate` counts what `pipeline` answers on the raw images: made ones always, real ones where they are at hand."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from hf_finetune import UserError, evaluate_model, finetune
 from hf_finetune.jobs.evaluate import EvaluationResult
 
 
-def assert_parity(result: EvaluationResult, model: str, pictures: list, names: list[str]) -> None:
-    """Every picture's class, and the probability of its true class to 1e-4, are the pipeline's."""
+def assert_parity(result: EvaluationResult, model: str, images: list, names: list[str]) -> None:
+    """Every image's class, and the probability of its true class to 1e-4, are the pipeline's."""
     classifier = pipeline("image-classification", model=model, device="cpu")
-    answers = classifier(pictures, top_k=len(names))
+    answers = classifier(images, top_k=len(names))
     assert len(answers) == len(result.predictions)
     assert [answer[0]["label"] for answer in answers] == [names[number] for number in result.predictions]
     scores = [
@@ -27,20 +27,20 @@ def assert_parity(result: EvaluationResult, model: str, pictures: list, names: l
     np.testing.assert_allclose(np.exp(-result.losses.astype(np.float64)), scores, atol=1e-4)
 
 
-def test_figures_and_parity_on_a_folder(finished_run, picture_folder):
-    result = evaluate_model(str(finished_run), dataset=str(picture_folder), use_cpu=True, disable_tqdm=True)
-    pictures = [str(path) for path in sorted((picture_folder / "test").rglob("*.png"))]
+def test_figures_and_parity_on_a_folder(finished_run, image_folder):
+    result = evaluate_model(str(finished_run), dataset=str(image_folder), use_cpu=True, disable_tqdm=True)
+    images = [str(path) for path in sorted((image_folder / "test").rglob("*.png"))]
     assert result.metrics["samples"] == 24
     assert result.metrics["accuracy"] == pytest.approx((result.predictions == result.labels).mean())
-    assert_parity(result, str(finished_run), pictures, ["blue", "green", "red"])
+    assert_parity(result, str(finished_run), images, ["blue", "green", "red"])
 
 
-def test_classes_are_matched_by_name_not_by_order(finished_run, picture_folder, tmp_path):
+def test_classes_are_matched_by_name_not_by_order(finished_run, image_folder, tmp_path):
     """Only two of the model's classes are there, so the dataset's own ids differ from the model's."""
     for label in ("green", "red"):
         (tmp_path / "test" / label).mkdir(parents=True)
-        for picture in (picture_folder / "test" / label).iterdir():
-            (tmp_path / "test" / label / picture.name).write_bytes(picture.read_bytes())
+        for image in (image_folder / "test" / label).iterdir():
+            (tmp_path / "test" / label / image.name).write_bytes(image.read_bytes())
     result = evaluate_model(str(finished_run), dataset=str(tmp_path), use_cpu=True, disable_tqdm=True)
     assert set(result.labels.tolist()) == {1, 2}
     assert result.metrics["accuracy"] > 0.9 and result.metrics["samples"] == 16

@@ -24,15 +24,15 @@ from tests.helpers.mistakes import refuse
 
 
 @pytest.fixture(scope="module")
-def exported(finished_run: Path, picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(finished_run: Path, image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("exported") / "colours.onnx"
-    return export_model(str(finished_run), output=str(path), dataset=str(picture_folder))
+    return export_model(str(finished_run), output=str(path), dataset=str(image_folder))
 
 
 @pytest.fixture(scope="module")
-def quantized(finished_run: Path, picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def quantized(finished_run: Path, image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("quantized") / "colours.onnx"
-    return export_model(str(finished_run), output=str(path), dataset=str(picture_folder), quantize="int8")
+    return export_model(str(finished_run), output=str(path), dataset=str(image_folder), quantize="int8")
 
 
 def small_vit(folder: Path) -> str:
@@ -51,14 +51,14 @@ def operators(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("batch", [1, 5, 24])
-def test_onnxruntime_alone_gives_what_the_pipeline_gives(exported, finished_run, picture_folder, batch):
+def test_onnxruntime_alone_gives_what_the_pipeline_gives(exported, finished_run, image_folder, batch):
     """Nothing of this package: the processor from the folder, the file in onnxruntime, batches of any size."""
     session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
     (given,), (taken,) = session.get_inputs(), session.get_outputs()
     assert (given.name, given.shape, taken.name, taken.shape) == (
         "pixel_values", ["batch", 3, 16, 16], "logits", ["batch", 3],
     )  # fmt: skip
-    files = sorted((picture_folder / "test").rglob("*.png"))
+    files = sorted((image_folder / "test").rglob("*.png"))
     processor = AutoImageProcessor.from_pretrained(finished_run)
     pixel_values = processor([PIL.Image.open(file) for file in files], return_tensors="np")["pixel_values"]
     parts = [pixel_values[start : start + batch] for start in range(0, len(files), batch)]
@@ -72,12 +72,12 @@ def test_onnxruntime_alone_gives_what_the_pipeline_gives(exported, finished_run,
             assert row[names.index(entry["label"])] == pytest.approx(entry["score"], abs=1e-5)
 
 
-def test_it_says_what_it_was_checked_on(finished_run, picture_folder, tmp_path, capsys):
+def test_it_says_what_it_was_checked_on(finished_run, image_folder, tmp_path, capsys):
     output = str(tmp_path / "new" / "colours.onnx")
-    assert main(["export", str(finished_run), "--output", output, "--dataset", str(picture_folder)]) == 0
+    assert main(["export", str(finished_run), "--output", output, "--dataset", str(image_folder)]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("Writing ResNetForImageClassification as onnx.\nChecked on 24 pictures: ")
-    assert f"{picture_folder}, test: test.\nThe same class on all; largest difference of logits " in printed
+    assert printed.startswith("Writing ResNetForImageClassification as onnx.\nChecked on 24 images: ")
+    assert f"{image_folder}, test: test.\nThe same class on all; largest difference of logits " in printed
     assert f"The model is in {output} ({Path(output).stat().st_size / 1e3:.0f} kB); hf-finetune predict" in printed
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["colours.onnx"]
 
@@ -86,11 +86,11 @@ def test_without_dataset_it_is_checked_on_noise_and_written_beside_the_weights(t
     folder = small_vit(tmp_path / "vit")
     assert export_model(folder) == tmp_path / "vit" / "model.onnx"
     printed = capsys.readouterr().out
-    assert "Checked on 16 pictures: noise; for real ones write --dataset, as for hf-finetune evaluate.\n" in printed
-    assert "is there already; delete it, or write another --output" in refuse(capsys, "export", folder)
+    assert "Checked on 16 images: noise; for real ones use --dataset, as for hf-finetune evaluate.\n" in printed
+    assert "is there already; delete it, or use another --output" in refuse(capsys, "export", folder)
 
 
-def test_a_file_that_answers_otherwise_is_not_left(finished_run, picture_folder, tmp_path, monkeypatch):
+def test_a_file_that_answers_otherwise_is_not_left(finished_run, image_folder, tmp_path, monkeypatch):
     def write_another(model, *arguments):
         with torch.no_grad():
             model.classifier[1].weight.neg_()
@@ -99,8 +99,8 @@ def test_a_file_that_answers_otherwise_is_not_left(finished_run, picture_folder,
             model.classifier[1].weight.neg_()
 
     monkeypatch.setattr(job, "write_onnx", write_another)
-    with pytest.raises(UserError, match="gives another class on [1-9].* of 24 pictures .*largest difference of logits"):
-        export_model(str(finished_run), output=str(tmp_path / "colours.onnx"), dataset=str(picture_folder))
+    with pytest.raises(UserError, match="gives another class on [1-9].* of 24 images .*largest difference of logits"):
+        export_model(str(finished_run), output=str(tmp_path / "colours.onnx"), dataset=str(image_folder))
     assert not list(tmp_path.iterdir())
 
 
@@ -118,10 +118,10 @@ def test_a_tie_is_no_other_class():
     reference = torch.tensor([[1.0, 0.0], [0.5, 0.50005], [0.5, 0.6]])
     agreement = Agreement()
     agreement.add(reference[:2], reference[:2].flip(1) * torch.tensor([[0.0], [1.0]]), torch.tensor([0, 0]))
-    assert (agreement.pictures, agreement.right, agreement.same, agreement.ties, agreement.holds) == (2, 2, 1, 1, True)
+    assert (agreement.images, agreement.right, agreement.same, agreement.ties, agreement.holds) == (2, 2, 1, 1, True)
     assert agreement.largest_difference == 1.0
     agreement.add(reference[2:], reference[2:].flip(1), torch.tensor([1]))
-    assert (agreement.pictures, agreement.right, agreement.same, agreement.ties, agreement.holds) == (3, 2, 1, 1, False)
+    assert (agreement.images, agreement.right, agreement.same, agreement.ties, agreement.holds) == (3, 2, 1, 1, False)
 
 
 def test_safetensors_writes_a_model_folder_with_its_code(tmp_path):
@@ -140,17 +140,15 @@ def test_safetensors_writes_a_model_folder_with_its_code(tmp_path):
 # ---- int8 ----
 
 
-def test_int8_is_smaller_work_and_says_its_accuracy(
-    quantized, exported, finished_run, picture_folder, tmp_path, capsys
-):
+def test_int8_is_smaller_work_and_says_its_accuracy(quantized, exported, finished_run, image_folder, tmp_path, capsys):
     """A convolutional network: weights and activations are integers, each output channel with its own scale."""
     capsys.readouterr()
-    words = ["export", str(finished_run), "--output", str(tmp_path / "q.onnx"), "--dataset", str(picture_folder)]
+    words = ["export", str(finished_run), "--output", str(tmp_path / "q.onnx"), "--dataset", str(image_folder)]
     assert main([*words, "--quantize", "int8"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     (before,), (after,) = ([line for line in lines if line[:1] == [form]] for form in ("float32", "int8"))
     assert float(before[1]) > 90 and float(after[1]) > 90 and before[3] == "100.00"
-    assert (tmp_path / "q.onnx").read_bytes() == quantized.read_bytes()  # the same pictures, the same ranges
+    assert (tmp_path / "q.onnx").read_bytes() == quantized.read_bytes()  # the same images, the same ranges
     assert {"QuantizeLinear", "DequantizeLinear"} <= operators(quantized) and "Conv" in operators(quantized)
     kernels = [entry for entry in onnx.load(quantized).graph.initializer if len(entry.dims) == 4]
     assert kernels and all(entry.data_type == onnx.TensorProto.INT8 for entry in kernels)
@@ -160,13 +158,13 @@ def test_int8_is_smaller_work_and_says_its_accuracy(
     assert {entry.key: entry.value for entry in metadata[1]}.items() <= kept.items()
 
 
-def test_int8_of_a_transformer_takes_ranges_at_run_time(picture_folder, tmp_path):
-    path = export_model(small_vit(tmp_path / "vit"), quantize="int8", dataset=str(picture_folder))
+def test_int8_of_a_transformer_takes_ranges_at_run_time(image_folder, tmp_path):
+    path = export_model(small_vit(tmp_path / "vit"), quantize="int8", dataset=str(image_folder))
     assert path == tmp_path / "vit" / "model_int8.onnx"
     assert "DynamicQuantizeLinear" in operators(path) and "QuantizeLinear" not in operators(path)
 
 
-def test_int8_is_calibrated_on_other_pictures_than_it_is_measured_on():
+def test_int8_is_calibrated_on_other_images_than_it_is_measured_on():
     said: list[str] = []
     args = SimpleNamespace(seed=1, say=said.append)
     splits = {role: Dataset.from_dict({"row": [f"{role} {row}" for row in range(600)]}) for role in ("train", "test")}
@@ -175,7 +173,7 @@ def test_int8_is_calibrated_on_other_pictures_than_it_is_measured_on():
     assert rows == job._calibration_split(SimpleNamespace(splits=splits), "test", args)["row"]
     rows = job._calibration_split(SimpleNamespace(splits={"train": splits["train"]}), "train", args)["row"]
     assert len(rows) == 512 and said == [
-        "Note: there is no other split than train, so int8 is calibrated on pictures that measure it."
+        "Note: there is no other split than train, so int8 is calibrated on images that measure it."
     ]
 
 
@@ -185,18 +183,18 @@ def test_int8_is_calibrated_on_other_pictures_than_it_is_measured_on():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--format", "onx"), '--format is "onx". Did you mean "onnx"? Write one of onnx, safetensors.'),
-        (("--format", "torchscript"), '--format is "torchscript". Write one of onnx, safetensors.'),
-        (("--format", "safetensors"), "--format safetensors writes a folder; write --output FOLDER."),
-        (("--quantize", "int4"), '--quantize is "int4"; write int8.'),
-        (("--quantize", "int8"), "--quantize needs pictures"),
+        (("--format", "onx"), '--format is "onx". Did you mean "onnx"? Use one of onnx, safetensors.'),
+        (("--format", "torchscript"), '--format is "torchscript". Use one of onnx, safetensors.'),
+        (("--format", "safetensors"), "--format safetensors writes a folder; use --output FOLDER."),
+        (("--quantize", "int4"), '--quantize is "int4"; use int8.'),
+        (("--quantize", "int8"), "--quantize needs images"),
         (
             ("--quantize", "int8", "--format", "safetensors"),
             "--quantize makes an ONNX file, and --format is safetensors",
         ),
-        (("--output", "colours.pb"), "the name of an ONNX file ends in .onnx; write colours.pb.onnx."),
-        (("--output", "there.onnx"), "there.onnx is there already; delete it, or write another --output."),
-        (("--output", "there.onnx/new.onnx"), "there.onnx; write another --output."),
+        (("--output", "colours.pb"), "the name of an ONNX file ends in .onnx; use colours.pb.onnx."),
+        (("--output", "there.onnx"), "there.onnx is there already; delete it, or use another --output."),
+        (("--output", "there.onnx/new.onnx"), "there.onnx; use another --output."),
         (("--quantise", "int8"), 'There is no flag "--quantise". Did you mean "--quantize"?'),
         (("--learning_rate", "1"), 'There is no flag "--learning_rate".'),
         (("--dataset", "digits"), "The model does not know 10 of the dataset's classes: 0, 1, 2, 3, 4 and 5 more."),
@@ -215,7 +213,7 @@ def test_a_model_that_is_none(capsys):
     assert 'there is no checkpoint "resnet_small_cifar". Did you mean' in refuse(capsys, "export", "resnet_small_cifar")
 
 
-# ---- real pictures ----
+# ---- real images ----
 
 
 def test_the_embedded_checkpoint_on_real_cifar10(shared, tmp_path, capsys):
@@ -223,9 +221,7 @@ def test_the_embedded_checkpoint_on_real_cifar10(shared, tmp_path, capsys):
     words = ["export", "resnet_small_cifar10", "--output", str(tmp_path / "q.onnx"), "--quantize", "int8"]
     assert main([*words, "--dataset", "cifar10", "--dataset_path", copy, "--max_eval_samples", "500"]) == 0
     printed = capsys.readouterr().out
-    assert (
-        "Checked on 500 pictures: uoft-cs/cifar10, local copy, test: test (500 of 10,000).\nThe same class" in printed
-    )
+    assert "Checked on 500 images: uoft-cs/cifar10, local copy, test: test (500 of 10,000).\nThe same class" in printed
     lines = [line.split() for line in printed.splitlines()]
     before, after = (next(float(line[1]) for line in lines if line[:1] == [form]) for form in ("float32", "int8"))
     assert before > 85 and abs(before - after) < 2

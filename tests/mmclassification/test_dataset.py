@@ -126,7 +126,7 @@ def test_a_step_that_is_not_followed_exactly_is_told(tmp_path: Path, step: dict,
     assert remark in remarks(imported(tmp_path, with_steps(step, CROP)))
 
 
-def test_without_any_step_that_sizes_pictures_the_default_is_taken(tmp_path: Path) -> None:
+def test_without_any_step_that_sizes_images_the_default_is_taken(tmp_path: Path) -> None:
     draft = imported(tmp_path, with_steps(dict(type="Wiggle")))
     assert "train_transforms" not in draft.settings and "they are cropped at random" in remarks(draft)
 
@@ -154,14 +154,14 @@ def test_the_evaluation_pipeline(tmp_path: Path, steps: tuple, expected: tuple) 
     assert int(size / crop_pct) == (edge[0] if isinstance(edge, tuple) else edge)
 
 
-def test_squashed_pictures_are_told_where_they_are_not_square(tmp_path: Path) -> None:
+def test_squashed_images_are_told_where_they_are_not_square(tmp_path: Path) -> None:
     resize = (dict(type="Resize", size=384),)
     assert "384 x 384 whatever the shape" in remarks(imported(tmp_path, with_steps(CROP, test=resize)))
     square = imported(tmp_path, with_steps(CROP, test=resize, dataset="CIFAR10", data_prefix="data/cifar10"))
     assert "whatever the shape" not in remarks(square)
     bare = settings(tmp_path, with_steps(dict(type="RandomFlip"), dataset="MNIST", data_prefix="data/mnist"))
     assert (bare["image_size"], bare["crop_pct"], bare["dataset"]) == (28, 1.0, "mnist")
-    with pytest.raises(UserError, match="only square pictures"):
+    with pytest.raises(UserError, match="only square images"):
         imported(tmp_path, with_steps(CROP, test=(dict(type="Resize", size=(100, 200)),)))
 
 
@@ -206,13 +206,13 @@ def test_the_dataset_and_its_path(tmp_path: Path, data: dict, expected: dict) ->
 
 def test_datasets_that_want_the_users_hand_are_told(tmp_path: Path) -> None:
     draft = imported(tmp_path, with_steps(CROP, dataset="CUB", data_root="data/CUB", ann_file="images.txt"))
-    assert "arrange its pictures as data/CUB/train/CLASS/" in remarks(draft)
+    assert "arrange its images as data/CUB/train/CLASS/" in remarks(draft)
     assert "list paths and labels in a CSV table" in remarks(draft)
     inner = old_data()["train"]
     wrapped = {**old_data(), "train": dict(type="RepeatDataset", times=3, dataset=inner)}
     draft = imported(tmp_path, old_config(data=wrapped))
     assert draft.settings["dataset"] == "imagenet" and "RepeatDataset is not supported" in remarks(draft)
-    with pytest.raises(UserError, match="names no folder of pictures"):
+    with pytest.raises(UserError, match="names no folder of images"):
         imported(tmp_path, with_steps(CROP, dataset="CustomDataset"))
 
 

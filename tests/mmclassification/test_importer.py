@@ -1,4 +1,4 @@
-"""From a config to a recipe: the tutorial's round trip, the written text, the verb, and its mistakes."""
+"""From a config to a recipe: the tutorial's round trip, the written text, the command, and its mistakes."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_the_tutorials_config_is_the_packaged_recipe(tutorial: str, capsys: pyte
     for line in (
         "load_from: https://example.com/models/tbd.pth is a placeholder",
         "data.samples_per_gpu: 16 on a number of GPUs that the file does not say; 8 are taken",
-        "to_rgb: True turns CIFAR's pictures, which are RGB, into BGR",
+        "to_rgb: True turns CIFAR's images, which are RGB, into BGR",
         "the test split chooses the checkpoint; here a tenth of train is held out",
     ):
         assert line in text
@@ -140,7 +140,7 @@ def test_code_is_not_run_and_stops_the_import_only_where_its_value_is_needed(tmp
 
 
 REFUSALS = [
-    (dict(model=None), "model is not there; only configs of one label a picture (ImageClassifier) can be imported."),
+    (dict(model=None), "model is not there; only configs of one label an image (ImageClassifier) can be imported."),
     (dict(model=dict(type="MAE")), "model.type is 'MAE', which is no image classifier;"),
     (dict(model=5), "model is 5; a dict belongs there."),
     (dict(model={**RESNET, "head": None}), "model.head is not there: this config only makes features;"),
@@ -150,15 +150,15 @@ REFUSALS = [
         dict(model={**RESNET, "head": dict(type="ArcFaceClsHead")}),
         "model.head.type is ArcFaceClsHead, which is no linear classifier;",
     ),
-    (dict(data=old_data("VOC")), "data.train.type is VOC, with several labels a picture;"),
+    (dict(data=old_data("VOC")), "data.train.type is VOC, with several labels an image;"),
     (dict(data=None), "data.train is not there; this config trains on nothing."),
     (dict(optimizer=None), "optimizer is not there; this config cannot be trained."),
     (dict(optimizer=dict(type="SGD")), "optimizer.lr is not there; write the learning rate."),
     (dict(optimizer=dict(type="Magic", lr=1)), "optimizer.type is 'Magic', which there is none of here;"),
-    (dict(optimizer=dict(type="SGD", lr="fast")), "optimizer.lr is 'fast'; write a number."),
+    (dict(optimizer=dict(type="SGD", lr="fast")), "optimizer.lr is 'fast'; use a number."),
     (dict(lr_config=dict(policy="wave")), "lr_config.policy is 'wave'; the policies known here are"),
     (dict(runner=None), "runner or train_cfg states no max_epochs;"),
-    (dict(runner=dict(max_epochs=-1)), "runner.max_epochs is -1; write a number above 0."),
+    (dict(runner=dict(max_epochs=-1)), "runner.max_epochs is -1; use a number above 0."),
     (
         dict(lr_config=dict(policy="step", step="ten")),
         "lr_config.step is ['t', 'e', 'n']; write the epochs of its steps",

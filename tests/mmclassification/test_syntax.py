@@ -194,7 +194,7 @@ def test_what_is_no_config_file(write, tmp_path: Path) -> None:
     write("net.yaml", "")
     Path("latin.py").write_bytes("x = 'é'".encode("latin-1"))
     for name, message in {
-        "folder": "folder is a folder; write one config, such as folder/NAME.py",
+        "folder": "folder is a folder; use one config, such as folder/NAME.py",
         "folder/nett.py": 'there is no config folder/nett.py. Did you mean "net.py"? Write the path of a .py file.',
         "net.yaml": "net.yaml is not a .py file;",
         "latin.py": "latin.py is not a text in UTF-8;",

@@ -16,12 +16,12 @@ from tests.training.test_trainer import SIDE, make_model
 @pytest.mark.parametrize("make", [lambda: make_model("resnet"), lambda: tiny_timm(4)], ids=["transformers", "timm"])
 def test_it_answers_as_before(make):
     model = make().eval()
-    pictures = torch.randn(2, 3, SIDE, SIDE)
+    images = torch.randn(2, 3, SIDE, SIDE)
     names = set(model.state_dict())
     with torch.no_grad():
-        before = model(pixel_values=pictures).logits
+        before = model(pixel_values=images).logits
         synchronize_batch_norm(model)
-        after = model(pixel_values=pictures).logits
+        after = model(pixel_values=images).logits
     torch.testing.assert_close(after, before)
     assert set(model.state_dict()) == names
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
@@ -33,8 +33,8 @@ def test_without_batch_norm_there_is_nothing_to_synchronize():
         synchronize_batch_norm(make_model("vit"))
 
 
-def test_it_needs_a_gpu(picture_folder, tmp_path):
+def test_it_needs_a_gpu(image_folder, tmp_path):
     recipe = str(write_recipe(tmp_path, sync_batchnorm=True))
     with pytest.raises(UserError, match="sync_batchnorm needs GPUs, and this run is on the CPU; leave it out."):
-        finetune(recipe, dataset=str(picture_folder), output_dir=str(tmp_path / "output"))
+        finetune(recipe, dataset=str(image_folder), output_dir=str(tmp_path / "output"))
     assert not (tmp_path / "output").exists()

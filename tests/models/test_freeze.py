@@ -98,17 +98,17 @@ def test_dropout_in_what_is_frozen_is_off():
         hidden_dropout_prob=0.5, num_labels=CLASSES,
     )  # fmt: skip
     model = ViTForImageClassification(config)
-    pictures = torch.randn(2, 3, 16, 16)
+    images = torch.randn(2, 3, 16, 16)
     model.train()
-    assert not torch.equal(model(pixel_values=pictures).logits, model(pixel_values=pictures).logits)
+    assert not torch.equal(model(pixel_values=images).logits, model(pixel_values=images).logits)
     freeze_modules(model, ["backbone"])
     model.train()
-    assert torch.equal(model(pixel_values=pictures).logits, model(pixel_values=pictures).logits)
+    assert torch.equal(model(pixel_values=images).logits, model(pixel_values=images).logits)
 
 
-def test_the_recipe_key(picture_folder, tmp_path, capsys):
+def test_the_recipe_key(image_folder, tmp_path, capsys):
     recipe = write_recipe(tmp_path, freeze="resnet.embedder", num_train_epochs=1, output_dir=str(tmp_path / "output"))
-    finetune(str(recipe), dataset=str(picture_folder), save_total_limit=None)
+    finetune(str(recipe), dataset=str(image_folder), save_total_limit=None)
     assert "Frozen: resnet.embedder, 1," in capsys.readouterr().out
     saved = load_file(tmp_path / "output/model.safetensors")
     assert torch.equal(saved["resnet.embedder.embedder.normalization.running_mean"], torch.zeros(8))
@@ -118,7 +118,7 @@ def test_a_network_that_does_not_tell_its_backbone_from_its_head():
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = SiglipConfig(vision_config={**vision, "image_size": 16, "patch_size": 4}, text_config=vision)
     model = SiglipForImageClassification(config)
-    with pytest.raises(UserError, match="does not say which part of it is the backbone; write the names of modules:"):
+    with pytest.raises(UserError, match="does not say which part of it is the backbone; use the names of modules:"):
         freeze_modules(model, ["backbone"])
 
 
@@ -126,11 +126,11 @@ def test_a_network_that_does_not_tell_its_backbone_from_its_head():
     ("words", "message"),
     [
         (("backbon",), 'freeze: ResNetForImageClassification has no module "backbon". Did you mean "backbone"?'),
-        (("resnet.encoder.stage.0",), 'Did you mean "resnet.encoder.stages.0"? Write backbone, or names such as'),
+        (("resnet.encoder.stage.0",), 'Did you mean "resnet.encoder.stages.0"? Use backbone, or names such as'),
         (("",), 'has no module "".'),
-        (("resnet", "classifier"), "freeze: resnet, classifier leaves nothing to train; write backbone"),
-        (("3",), "freeze holds 3; write backbone, or names of modules of the network."),
-        (("{a: 1}",), "freeze holds {'a': 1}; write backbone"),
+        (("resnet", "classifier"), "freeze: resnet, classifier leaves nothing to train; use backbone"),
+        (("3",), "freeze holds 3; use backbone, or names of modules of the network."),
+        (("{a: 1}",), "freeze holds {'a': 1}; use backbone"),
     ],
 )
 def test_mistakes(refused, words, message):

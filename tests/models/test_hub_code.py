@@ -33,7 +33,7 @@ OWN_CONFIGS = [
 # Prints for each model what the pipeline answers, first as it is and then with the code that comes with the weights.
 LOAD = """
 import json, sys
-picture, *names = sys.argv[2:]
+image, *names = sys.argv[2:]
 if sys.argv[1] == "without":
     sys.modules["hf_finetune"] = None  # an import of it fails
 else:
@@ -45,7 +45,7 @@ for name in names:
     for trust in (False, True) if sys.argv[1] == "without" else (False,):
         try:
             classifier = pipeline("image-classification", model=name, device="cpu", trust_remote_code=trust)
-            answers[name].append([(entry["label"], entry["score"]) for entry in classifier(picture)])
+            answers[name].append([(entry["label"], entry["score"]) for entry in classifier(image)])
         except ValueError as error:
             answers[name].append("refused" if "trust_remote_code=True" in str(error) else str(error))
 print(json.dumps(answers))
@@ -60,8 +60,8 @@ def save(config: PreTrainedConfig, folder: Path) -> str:
     return str(folder)
 
 
-def answer_of(folder: str, picture: Path) -> list:
-    entries = pipeline("image-classification", model=folder, device="cpu", trust_remote_code=True)(str(picture))
+def answer_of(folder: str, image: Path) -> list:
+    entries = pipeline("image-classification", model=folder, device="cpu", trust_remote_code=True)(str(image))
     return [[entry["label"], pytest.approx(entry["score"], abs=1e-6)] for entry in entries]
 
 
@@ -87,10 +87,10 @@ def test_the_code_beside_the_weights_imports_nothing_of_this_package(config):
     assert roots <= {"torch", "transformers", *sys.stdlib_module_names}
 
 
-def test_pushed_models_load_with_and_without_this_package(logged_in, picture_folder, tmp_path, monkeypatch, capsys):
+def test_pushed_models_load_with_and_without_this_package(logged_in, image_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", [*sys.path])
-    picture = picture_folder / "test" / "red" / "00.png"
+    image = image_folder / "test" / "red" / "00.png"
     folders = {config.model_type: save(config(num_labels=5), tmp_path / config.model_type) for config in OWN_CONFIGS}
     timm_config = TimmWrapperConfig(architecture="test_resnet", num_labels=5)
     timm_config.pretrained_cfg = {"input_size": [3, 32, 32], "crop_pct": 1.0, "interpolation": "bilinear"}
@@ -101,7 +101,7 @@ def test_pushed_models_load_with_and_without_this_package(logged_in, picture_fol
     )
     folders["tulip"] = str(tmp_path / "tulip")
     finetune(
-        str(recipe), dataset=str(picture_folder), output_dir=folders["tulip"], trust_remote_code=True,
+        str(recipe), dataset=str(image_folder), output_dir=folders["tulip"], trust_remote_code=True,
         image_size=32, num_train_epochs=1, train_transforms=[{"Resize": {"size": 32}}],
     )  # fmt: skip
     assert f"pipeline('image-classification', '{tmp_path}/tulip', trust_remote_code=True) loads it" in (
@@ -114,11 +114,11 @@ def test_pushed_models_load_with_and_without_this_package(logged_in, picture_fol
         push_folder(Path(folder), f"me/{name}")
 
     assert logged_in.repositories["me/lenet5"].head.files.keys() >= {"lenet5.py", "model.safetensors", "config.json"}
-    expected = {f"me/{name}": answer_of(folder, picture) for name, folder in folders.items()}
+    expected = {f"me/{name}": answer_of(folder, image) for name, folder in folders.items()}
     for home, package in (("a_home", "without"), ("b_home", "with")):
         (tmp_path / home).mkdir()
         names = expected if package == "without" else [f"me/{config.model_type}" for config in OWN_CONFIGS]
-        words = ["-c", LOAD, package, str(picture), *names]
+        words = ["-c", LOAD, package, str(image), *names]
         loaded = fresh_process(logged_in, tmp_path / home, *words, token=TOKEN)
         assert loaded.returncode == 0, loaded.stderr[-2000:]
         answers = json.loads(loaded.stdout.splitlines()[-1])

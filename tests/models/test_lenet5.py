@@ -1,4 +1,4 @@
-"""LeNet-5: the network's shape, colour pictures, and saving and loading with and without this package."""
+"""LeNet-5: the network's shape, colour images, and saving and loading with and without this package."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_it_has_the_parameters_of_mmclassifications_lenet5():
     assert sum(parameter.numel() for parameter in model.parameters()) == 61_706
 
 
-def test_a_grey_picture_in_three_channels_is_the_picture_in_one():
+def test_a_grey_image_in_three_channels_is_the_image_in_one():
     model = LeNet5ForImageClassification(LeNet5Config(num_labels=10)).eval()
     grey = torch.randn(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(model(grey).logits, model(grey.expand(-1, 3, -1, -1)).logits)
@@ -50,20 +50,20 @@ def test_the_loss_is_cross_entropy():
 def test_it_loads_by_the_auto_classes_and_carries_its_code(tmp_path):
     model = LeNet5ForImageClassification(LeNet5Config(num_labels=10)).eval()
     model.save_pretrained(tmp_path)
-    picture = torch.randn(1, 1, 32, 32)
+    image = torch.randn(1, 1, 32, 32)
     again = AutoModelForImageClassification.from_pretrained(tmp_path)
-    torch.testing.assert_close(model(picture).logits, again(picture).logits)
+    torch.testing.assert_close(model(image).logits, again(image).logits)
     assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == {
         "AutoConfig": "lenet5.LeNet5Config",
         "AutoModelForImageClassification": "lenet5.LeNet5ForImageClassification",
     }
     # A process that never imports this package.
-    torch.save(picture, tmp_path / "picture.pt")
+    torch.save(image, tmp_path / "image.pt")
     code = (
         "import sys, torch; sys.modules['hf_finetune'] = None\n"
         "from transformers import AutoModelForImageClassification\n"
         f"model = AutoModelForImageClassification.from_pretrained({str(tmp_path)!r}, trust_remote_code=True).eval()\n"
-        f"print(model(torch.load({str(tmp_path / 'picture.pt')!r}, weights_only=True)).logits.sum().item())"
+        f"print(model(torch.load({str(tmp_path / 'image.pt')!r}, weights_only=True)).logits.sum().item())"
     )
     completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(completed.stdout.split()[-1]) == pytest.approx(model(picture).logits.sum().item(), abs=1e-5)
+    assert float(completed.stdout.split()[-1]) == pytest.approx(model(image).logits.sum().item(), abs=1e-5)

@@ -1,4 +1,4 @@
-"""The ResNet for small pictures: its shape, its start, its recipes, and loading without this package."""
+"""The ResNet for small images: its shape, its start, its recipes, and loading without this package."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from hf_finetune.models import ResNetCifarConfig, ResNetCifarForImageClassificat
 TINY = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [2, 1], "layer_type": "basic", "num_labels": 3}
 
 
-def test_the_stem_keeps_the_size_of_the_picture():
+def test_the_stem_keeps_the_size_of_the_image():
     model = ResNetCifarForImageClassification(ResNetCifarConfig(**TINY)).eval()
-    picture = torch.randn(1, 3, 32, 32)
-    assert model.resnet.embedder(picture).shape == (1, 8, 32, 32)
-    assert model.resnet(picture).last_hidden_state.shape == (1, 16, 16, 16)
-    assert model(picture).logits.shape == (1, 3)
+    image = torch.randn(1, 3, 32, 32)
+    assert model.resnet.embedder(image).shape == (1, 8, 32, 32)
+    assert model.resnet(image).last_hidden_state.shape == (1, 16, 16, 16)
+    assert model(image).logits.shape == (1, 3)
 
 
 def test_it_has_the_parameters_of_mmclassifications_resnet_18():
@@ -47,24 +47,24 @@ def test_saved_weights_are_not_begun_anew(tmp_path):
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(tmp_path)
-    picture = torch.randn(2, 3, 32, 32)
+    image = torch.randn(2, 3, 32, 32)
     again = AutoModelForImageClassification.from_pretrained(tmp_path)
     assert type(again) is ResNetCifarForImageClassification
-    torch.testing.assert_close(model(picture).logits, again.eval()(picture).logits)
+    torch.testing.assert_close(model(image).logits, again.eval()(image).logits)
     assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == {
         "AutoConfig": "resnet_cifar.ResNetCifarConfig",
         "AutoModelForImageClassification": "resnet_cifar.ResNetCifarForImageClassification",
     }
     # A process that never imports this package.
-    torch.save(picture, tmp_path / "picture.pt")
+    torch.save(image, tmp_path / "image.pt")
     code = (
         "import sys, torch; sys.modules['hf_finetune'] = None\n"
         "from transformers import AutoModelForImageClassification\n"
         f"model = AutoModelForImageClassification.from_pretrained({str(tmp_path)!r}, trust_remote_code=True).eval()\n"
-        f"print(model(torch.load({str(tmp_path / 'picture.pt')!r}, weights_only=True)).logits.sum().item())"
+        f"print(model(torch.load({str(tmp_path / 'image.pt')!r}, weights_only=True)).logits.sum().item())"
     )
     completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(completed.stdout.split()[-1]) == pytest.approx(model(picture).logits.sum().item(), abs=1e-5)
+    assert float(completed.stdout.split()[-1]) == pytest.approx(model(image).logits.sum().item(), abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Losses that are not numbers: named, or their steps skipped so that nothing of them stays."""
+"""Non-finite losses: named, or their steps skipped so that nothing of them stays."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ def test_a_skipped_step_leaves_nothing_behind(tmp_path, monkeypatch, capsys, how
     logged = {entry["step"]: entry["loss"] for entry in trainer.state.log_history if "loss" in entry}
     assert sorted(logged) == [2, 4, 5, 7, 8] and all(map(math.isfinite, logged.values()))
     sampler = EpochSampler(64, seed=42)
-    assert trainer.skipped_steps[0]["pictures"] == [f"row {row} of train" for row in list(sampler)[:16]]
+    assert trainer.skipped_steps[0]["images"] == [f"row {row} of train" for row in list(sampler)[:16]]
     printed = capsys.readouterr().out
-    assert "Note: the loss is not a number at step 3 (rate 0.1); it is skipped, 2 of at most 3 steps." in printed
+    assert "Note: the loss is not finite at step 3 (rate 0.1); it is skipped, 2 of at most 3 steps." in printed
 
 
 def test_of_an_accumulated_step_nothing_is_kept(tmp_path, monkeypatch):
@@ -100,7 +100,7 @@ def test_of_an_accumulated_step_nothing_is_kept(tmp_path, monkeypatch):
         )
         break_loss(trainer, {2}, micro_batch=micro_batch)
         trainer.train()
-        assert len(trainer.skipped_steps) == 1 and len(trainer.skipped_steps[0]["pictures"]) == 16
+        assert len(trainer.skipped_steps) == 1 and len(trainer.skipped_steps[0]["images"]) == 16
         weights.append({name: tensor.clone() for name, tensor in trainer.model.state_dict().items()})
     undisturbed = make_trainer(
         tmp_path / "other", make_model("resnet"), num_train_epochs=1, gradient_accumulation_steps=4
@@ -134,9 +134,7 @@ def test_the_mean_loss_is_that_of_the_other_steps(tmp_path):
 def test_more_steps_than_allowed_stop_the_run(tmp_path):
     trainer = make_trainer(tmp_path, make_model("resnet"), num_train_epochs=3, on_nan=["skip", 2])
     break_loss(trainer, {2, 5, 7})
-    with pytest.raises(
-        UserError, match=r"at step 7 \(epoch 1.50, rate 0.01\), and 2 were skipped before; write a lower"
-    ):
+    with pytest.raises(UserError, match=r"at step 7 \(epoch 1.50, rate 0.01\), and 2 were skipped before; use a lower"):
         trainer.train()
 
 
@@ -157,7 +155,7 @@ def test_a_resumed_run_goes_on_counting(tmp_path):
         again.train(resume_from_checkpoint=str(tmp_path / "whole/checkpoint-8"))
 
 
-def test_a_stop_names_step_rate_and_pictures(tmp_path):
+def test_a_stop_names_step_rate_and_images(tmp_path):
     trainer = make_trainer(tmp_path, make_model("resnet"), num_train_epochs=2, lr_milestones=[1.0])
     break_loss(trainer, {6})
     sampler = EpochSampler(64, seed=42)
@@ -166,10 +164,8 @@ def test_a_stop_names_step_rate_and_pictures(tmp_path):
     with pytest.raises(UserError) as caught:
         trainer.train()
     message = str(caught.value)
-    assert message.startswith(
-        "The loss is not a number at step 6 (epoch 1.25, rate 0.001); write a lower --learning_rate"
-    )
-    assert "or --on_nan skip 10" in message and message.endswith(f"Pictures of that step: {rows}.")
+    assert message.startswith("The loss is not finite at step 6 (epoch 1.25, rate 0.001); use a lower --learning_rate")
+    assert "or --on_nan skip 10" in message and message.endswith(f"Images of that step: {rows}.")
     assert "\n" not in message
 
 
@@ -187,5 +183,5 @@ def test_broken_weights_are_not_saved(tmp_path):
     "value", [["skip"], ["skip", 0], ["skip", -1], ["skip", 1.5], ["stop", 3], ["go"], ["skip", 1, 2]]
 )
 def test_what_on_nan_cannot_be(tmp_path, value):
-    with pytest.raises(UserError, match=f'on_nan is "{" ".join(map(str, value))}"; write stop, or skip and a number'):
+    with pytest.raises(UserError, match=f'on_nan is "{" ".join(map(str, value))}"; use stop, or skip and a number'):
         FinetuneArguments(output_dir=str(tmp_path), use_cpu=True, on_nan=value)

@@ -65,8 +65,8 @@ def test_a_killed_worker_is_one_line():
     with pytest.raises(LoadingError) as caught:
         load(kill)
     message = str(caught.value)
-    assert message.startswith("A process that loads pictures ") and "\n" not in message
-    assert message.endswith("for want of memory, write a lower --dataloader_num_workers.")
+    assert message.startswith("A process that loads images ") and "\n" not in message
+    assert message.endswith("for want of memory, use a lower --dataloader_num_workers.")
 
 
 def test_an_error_of_ours_in_a_worker_has_its_own_words():
@@ -75,7 +75,7 @@ def test_an_error_of_ours_in_a_worker_has_its_own_words():
     assert str(caught.value) == "One line: with a colon; and a remedy."
     with pytest.raises(UserError) as caught:
         load(unreadable)
-    assert str(caught.value) == "cats/3.jpg cannot be read as a picture: cut short."
+    assert str(caught.value) == "cats/3.jpg cannot be read as an image: cut short."
 
 
 def test_a_fault_of_the_program_keeps_its_traceback():
@@ -94,7 +94,7 @@ def test_a_fault_of_the_program_keeps_its_traceback():
         (
             "DataLoader worker (pid 12) is killed by signal: Bus error. It is possible that dataloader's workers are"
             " out of shared memory. Please try to raise your shared memory limit.",
-            "is full; make it larger (docker run --shm-size 8g), or write --dataloader_num_workers 0.",
+            "is full; make it larger (docker run --shm-size 8g), or use --dataloader_num_workers 0.",
         ),
         (
             "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"

@@ -25,7 +25,7 @@ def run_command(command: list[str], **environment: str) -> subprocess.CompletedP
 
 @pytest.mark.parametrize("family", ["resnet", "vit", "convnext"])
 def test_two_processes_make_the_gradient_of_one(tmp_path, family):
-    script = str(REPOSITORY / "tests" / "two_processes.py")
+    script = str(REPOSITORY / "tests" / "helpers/two_processes.py")
     for launcher in ([sys.executable], TWO_PROCESSES):
         completed = run_command([*launcher, script, str(tmp_path), family])
         assert completed.returncode == 0, completed.stderr[-2000:]
@@ -35,10 +35,10 @@ def test_two_processes_make_the_gradient_of_one(tmp_path, family):
         torch.testing.assert_close(two[name], one[name], atol=1e-6, rtol=0)
 
 
-def test_two_processes_run_the_same_job(picture_folder, tmp_path):
+def test_two_processes_run_the_same_job(image_folder, tmp_path):
     """The uneven splits, 7 held out and 24 for test, are counted once; the schedule and the accuracy are the same."""
     recipe = write_recipe(tmp_path, lr_milestones=[1, 2], validation_fraction=0.1)
-    words = ["--recipe", str(recipe), "--dataset", str(picture_folder), "--per_device_eval_batch_size", "4"]
+    words = ["--recipe", str(recipe), "--dataset", str(image_folder), "--per_device_eval_batch_size", "4"]
     script = str(REPOSITORY / "scripts" / "run_finetune.py")
     rates, metrics = {}, {}
     for count, launcher in ((1, [sys.executable]), (2, TWO_PROCESSES)):
@@ -62,13 +62,13 @@ def test_two_processes_run_the_same_job(picture_folder, tmp_path):
     assert metrics[2]["test_accuracy"] == pytest.approx(metrics[1]["test_accuracy"], abs=0.05)
 
 
-def test_processes_that_do_not_find_each_other_stop(picture_folder, tmp_path):
+def test_processes_that_do_not_find_each_other_stop(image_folder, tmp_path):
     """Launched as two but without --use_cpu on a machine without GPU, each process would train alone."""
     if torch.cuda.is_available():
         pytest.skip("with a GPU the processes do find each other")
     recipe = write_recipe(tmp_path, use_cpu=False)
     script = str(REPOSITORY / "scripts" / "run_finetune.py")
-    words = ["--recipe", str(recipe), "--dataset", str(picture_folder), "--output_dir", str(tmp_path / "output")]
+    words = ["--recipe", str(recipe), "--dataset", str(image_folder), "--output_dir", str(tmp_path / "output")]
     completed = run_command([*TWO_PROCESSES, script, *words])
     assert completed.returncode != 0
     assert completed.stderr.count("hf-finetune: error: 2 processes were launched but this one stands alone") == 1
@@ -76,7 +76,7 @@ def test_processes_that_do_not_find_each_other_stop(picture_folder, tmp_path):
     assert not (tmp_path / "output").exists()
 
 
-def test_accelerate_launch_is_the_same_job(picture_folder, tmp_path):
+def test_accelerate_launch_is_the_same_job(image_folder, tmp_path):
     recipe = write_recipe(tmp_path, num_train_epochs=1)
     launcher = [
         sys.executable,
@@ -88,7 +88,7 @@ def test_accelerate_launch_is_the_same_job(picture_folder, tmp_path):
         "2",
     ]
     launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    words = ["--recipe", str(recipe), "--dataset", str(picture_folder), "--output_dir", str(tmp_path / "output")]
+    words = ["--recipe", str(recipe), "--dataset", str(image_folder), "--output_dir", str(tmp_path / "output")]
     completed = run_command([*launcher, str(REPOSITORY / "scripts" / "run_finetune.py"), *words])
     assert completed.returncode == 0, completed.stderr[-2000:]
     assert json.loads((tmp_path / "output" / "metrics.json").read_text())["metrics"]["test_samples"] == 24

@@ -44,7 +44,7 @@ class AtStep(TrainerCallback):
 
 
 def build(folder: Path, callback: TrainerCallback | None = None, **settings: Any):
-    """A run of 3 epochs of 6 steps, the last of an epoch with fewer pictures."""
+    """A run of 3 epochs of 6 steps, the last of an epoch with fewer images."""
     settings = {"num_train_epochs": 3, "logging_steps": 5, "save_total_limit": 2, "global_batch_size": 8, **settings}
     items = ({"RandomCrop": {"size": SIDE, "padding": 2}},)
     trainer = make_trainer(folder, model_with_dropout(), count=44, items=items, **settings)
@@ -161,13 +161,13 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint(tmp_path, monkeypatch):
             raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(trainer, "_save_rng_state", fail)
-    with pytest.raises(UserError, match="checkpoint-6 is whole, and the same command goes on from it"):
+    with pytest.raises(UserError, match="checkpoint-6 is whole, and the same command resumes from it"):
         trainer.train()
     assert [checkpoint.name for checkpoint in list_checkpoints(tmp_path)] == ["checkpoint-6"]
 
 
 class CountedRows(Dataset):
-    """50,000 pictures that count how often they are asked for."""
+    """50,000 images that count how often they are asked for."""
 
     def __init__(self) -> None:
         self.asked: list[int] = []
@@ -205,7 +205,7 @@ def test_skipping_to_the_middle_of_an_epoch_decodes_nothing_and_takes_no_time(tm
     assert len(resumed.train_dataset.asked) <= 2 * 8  # the batch of the step, and the one that is fetched ahead
     assert not set(resumed.train_dataset.asked) & set(first.train_dataset.asked)
     assert watch.seconds < 1.0
-    print(f"skipped to the middle of an epoch of 50,000 pictures in {watch.seconds:.3f} s")
+    print(f"skipped to the middle of an epoch of 50,000 images in {watch.seconds:.3f} s")
 
 
 def test_what_a_checkpoint_holds(tmp_path):

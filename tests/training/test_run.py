@@ -35,40 +35,40 @@ def test_the_figures_say_which_split_they_are_from(finished_run):
     assert "test_top5_accuracy" not in content["metrics"]  # three classes only
 
 
-def test_the_pipeline_gives_what_evaluation_counted(finished_run, picture_folder):
+def test_the_pipeline_gives_what_evaluation_counted(finished_run, image_folder):
     classifier = pipeline("image-classification", model=str(finished_run), device="cpu")
-    pictures = sorted((picture_folder / "test").rglob("*.png"))
-    answers = classifier([str(picture) for picture in pictures], top_k=3)
-    right = [answer[0]["label"] == picture.parent.name for answer, picture in zip(answers, pictures, strict=True)]
+    images = sorted((image_folder / "test").rglob("*.png"))
+    answers = classifier([str(image) for image in images], top_k=3)
+    right = [answer[0]["label"] == image.parent.name for answer, image in zip(answers, images, strict=True)]
     metrics = json.loads((finished_run / "metrics.json").read_text())["metrics"]
     assert np.mean(right) == pytest.approx(metrics["test_accuracy"])
     truth = [
-        next(entry["score"] for entry in answer if entry["label"] == picture.parent.name)
-        for answer, picture in zip(answers, pictures, strict=True)
+        next(entry["score"] for entry in answer if entry["label"] == image.parent.name)
+        for answer, image in zip(answers, images, strict=True)
     ]
     assert -np.log(truth).mean() == pytest.approx(metrics["test_loss"], abs=1e-4)
 
 
-def test_a_finished_run_is_never_written_over_unasked(finished_run, picture_folder, tmp_path):
+def test_a_finished_run_is_never_written_over_unasked(finished_run, image_folder, tmp_path):
     weights = (finished_run / "model.safetensors").read_bytes()
     with pytest.raises(UserError, match="holds the results of a finished run"):
-        finetune(str(write_recipe(tmp_path)), dataset=str(picture_folder), output_dir=str(finished_run))
+        finetune(str(write_recipe(tmp_path)), dataset=str(image_folder), output_dir=str(finished_run))
     assert (finished_run / "model.safetensors").read_bytes() == weights
 
 
-def test_one_seed_gives_one_result_and_another_seed_another(picture_folder, tmp_path):
+def test_one_seed_gives_one_result_and_another_seed_another(image_folder, tmp_path):
     recipe = str(write_recipe(tmp_path, num_train_epochs=1))
     for name, seed in (("first", 1), ("second", 1), ("third", 2)):
-        finetune(recipe, dataset=str(picture_folder), output_dir=str(tmp_path / name), seed=seed)
+        finetune(recipe, dataset=str(image_folder), output_dir=str(tmp_path / name), seed=seed)
     first, second, third = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second", "third"))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["classifier.1.weight"], third["classifier.1.weight"])
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_the_same_command_goes_on_where_it_was_interrupted(picture_folder, tmp_path, workers, capsys):
+def test_the_same_command_goes_on_where_it_was_interrupted(image_folder, tmp_path, workers, capsys):
     """A run whose last epoch is lost, and the same command again, end as the undisturbed run did."""
-    words = ["train", "--recipe", str(write_recipe(tmp_path)), "--dataset", str(picture_folder)]
+    words = ["train", "--recipe", str(write_recipe(tmp_path)), "--dataset", str(image_folder)]
     words += ["--save_total_limit", "null", "--dataloader_num_workers", str(workers)]
     assert main([*words, "--output_dir", str(tmp_path / "whole")]) == 0
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
@@ -77,20 +77,20 @@ def test_the_same_command_goes_on_where_it_was_interrupted(picture_folder, tmp_p
     (newest / "trainer_state.json").write_text('{"global_step"')  # a save that was cut short
     capsys.readouterr()
     assert main([*words, "--output_dir", str(tmp_path / "cut")]) == 0
-    assert "An interrupted run is here; it goes on from checkpoint-" in capsys.readouterr().out
+    assert "An interrupted run is here; it resumes from checkpoint-" in capsys.readouterr().out
     whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     metrics = [json.loads((tmp_path / name / "metrics.json").read_text())["metrics"] for name in ("whole", "cut")]
     assert metrics[0]["test_loss"] == metrics[1]["test_loss"]
 
 
-def test_a_pretrained_checkpoint_keeps_its_backbone_and_gets_a_new_head(picture_folder, tmp_path, capsys):
+def test_a_pretrained_checkpoint_keeps_its_backbone_and_gets_a_new_head(image_folder, tmp_path, capsys):
     torch.manual_seed(0)
     ResNetForImageClassification(ResNetConfig(**TINY_RESNET, num_labels=1000)).save_pretrained(tmp_path / "checkpoint")
     recipe = write_recipe(tmp_path, model_type=None, model_config=None, model_name_or_path=str(tmp_path / "checkpoint"))
     result = finetune(
         str(recipe),
-        dataset=str(picture_folder),
+        dataset=str(image_folder),
         output_dir=str(tmp_path / "output"),
         num_train_epochs=1,
         learning_rate=0,
@@ -106,14 +106,14 @@ def test_a_pretrained_checkpoint_keeps_its_backbone_and_gets_a_new_head(picture_
     assert result.metrics["test_samples"] == 24
 
 
-def test_pictures_of_mixed_size_train_and_agree_with_the_pipeline(tmp_path):
-    """Landscape and portrait pictures go through resize and centre crop, in the worker and in the pipeline alike."""
+def test_images_of_mixed_size_train_and_agree_with_the_pipeline(tmp_path):
+    """Landscape and portrait images go through resize and centre crop, in the worker and in the pipeline alike."""
     import PIL.Image
 
     generator = np.random.default_rng(0)
     for split, count in (("train", 12), ("test", 6)):
         for label, colour in {"dark": 60, "light": 190}.items():
-            folder = tmp_path / "pictures" / split / label
+            folder = tmp_path / "images" / split / label
             folder.mkdir(parents=True)
             for number in range(count):
                 shape = (*generator.integers(20, 60, 2), 3)
@@ -121,10 +121,10 @@ def test_pictures_of_mixed_size_train_and_agree_with_the_pipeline(tmp_path):
                 PIL.Image.fromarray(pixels).save(folder / f"{number}.jpg")
     recipe = write_recipe(tmp_path, train_transforms=None, crop_pct=0.8)
     output = tmp_path / "output"
-    result = finetune(str(recipe), dataset=str(tmp_path / "pictures"), output_dir=str(output))
+    result = finetune(str(recipe), dataset=str(tmp_path / "images"), output_dir=str(output))
     classifier = pipeline("image-classification", model=str(output), device="cpu")
     losses = []
-    for picture in sorted((tmp_path / "pictures/test").rglob("*.jpg")):
-        answer = {entry["label"]: entry["score"] for entry in classifier(str(picture))}
-        losses.append(-np.log(answer[picture.parent.name]))
+    for image in sorted((tmp_path / "images/test").rglob("*.jpg")):
+        answer = {entry["label"]: entry["score"] for entry in classifier(str(image))}
+        losses.append(-np.log(answer[image.parent.name]))
     assert np.mean(losses) == pytest.approx(result.metrics["test_loss"], abs=1e-4)

@@ -1,4 +1,4 @@
-"""Each picture of an epoch counts once, also where several processes need batches of one size."""
+"""Each image of an epoch counts once, also where several processes need batches of one size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hf_finetune.training.sampling import CountedOnce, EpochSampler
 
 
 class Batches:
-    """Pictures that are their own row numbers."""
+    """Images that are their own row numbers."""
 
     def __getitems__(self, rows: list[int]) -> dict[str, torch.Tensor]:
         return {"pixel_values": torch.tensor(rows), "labels": torch.tensor(rows) % 3}

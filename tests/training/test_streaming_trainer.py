@@ -22,7 +22,7 @@ from tests.helpers.tiny import write_recipe
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Uneven shards of 103 pictures, which fill no whole number of batches, and 21 for test."""
+    """Uneven shards of 103 images, which fill no whole number of batches, and 21 for test."""
     folder = tmp_path_factory.mktemp("streamed")
     write_parquet(folder, "train", 103, files=3, row_group=9)
     return write_parquet(folder, "test", 21, files=2)
@@ -72,20 +72,20 @@ def test_a_resumed_run_may_have_other_workers(dataset, tmp_path, capsys) -> None
 def test_a_run_does_not_go_on_with_other_shards_or_batches(dataset, tmp_path) -> None:
     train(dataset, tmp_path / "run", max_steps=5)
     checkpoint = tmp_path / "run" / "checkpoint-4"
-    with pytest.raises(UserError, match="as many processes and pictures of each as it was begun with: 1 x 16, not 1 x"):
+    with pytest.raises(UserError, match="as many processes and images of each as it was begun with: 1 x 16, not 1 x"):
         train(dataset, tmp_path / "other", checkpoint, per_device_train_batch_size=8, gradient_accumulation_steps=2)
     changed = tmp_path / "changed"
     shutil.copytree(dataset, changed)
     (changed / "train-00001-of-00003.parquet").unlink()
-    with pytest.raises(UserError, match="of 69 pictures, are not those with which the run was begun, of 103"):
+    with pytest.raises(UserError, match="of 69 images, are not those with which the run was begun, of 103"):
         train(changed, tmp_path / "third", checkpoint)
 
 
 @pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 2}, {"dataloader_drop_last": True}])
-def test_steps_rates_and_pictures_are_those_of_a_run_without_streaming(dataset, tmp_path, settings) -> None:
+def test_steps_rates_and_images_are_those_of_a_run_without_streaming(dataset, tmp_path, settings) -> None:
     histories, seen = {}, {}
     for streaming in (False, True):
-        # Batches that the 20 pictures fill: dataloader_drop_last leaves the rest out when evaluating too.
+        # Batches that the 20 images fill: dataloader_drop_last leaves the rest out when evaluating too.
         settings |= {"lr_milestones": [1, 2], "max_eval_samples": 20, "per_device_eval_batch_size": 4}
         recipe = write_recipe(tmp_path, validation_fraction=0, **settings)
         output = tmp_path / f"output_{streaming}"
@@ -133,7 +133,7 @@ def test_a_frozen_backbone_is_streamed_without_features(dataset, tmp_path) -> No
 
 
 def test_a_probed_head_is_refused(dataset, tmp_path) -> None:
-    with pytest.raises(UserError, match="head_init probe needs pictures of every class at hand"):
+    with pytest.raises(UserError, match="head_init probe needs images of every class at hand"):
         finetune(
             str(write_recipe(tmp_path, head_init="probe")),
             dataset=str(dataset),

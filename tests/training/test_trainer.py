@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from hf_finetune.config.training import FinetuneArguments
-from hf_finetune.data.batches import PictureBatches
+from hf_finetune.data.batches import ImageBatches
 from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.stages import EvaluationStage, TrainingStage
 from hf_finetune.data.transforms.build import NO_TRANSFORMS, build_train_transforms
@@ -39,7 +39,7 @@ PROCESSOR = BitImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height":
 
 
 def make_dataset(count: int) -> Dataset:
-    """Noise pictures whose brightness tells the class."""
+    """Noise images whose brightness tells the class."""
     generator = np.random.default_rng(0)
     labels = np.arange(count) % CLASSES
     images = []
@@ -91,8 +91,8 @@ def make_trainer(
         device_stage=DeviceStage(PROCESSOR, True, transforms, mean=(120.0,) * 3, std=(60.0,) * 3),
         training_stage=stage,
         image_processor=PROCESSOR,
-        train_dataset=PictureBatches(make_dataset(count), stage),
-        eval_dataset=PictureBatches(make_dataset(20), EvaluationStage(PROCESSOR, uniform=True)),
+        train_dataset=ImageBatches(make_dataset(count), stage),
+        eval_dataset=ImageBatches(make_dataset(20), EvaluationStage(PROCESSOR, uniform=True)),
         compute_metrics=ClassificationMetrics([f"class {number}" for number in range(CLASSES)]),
         reduce_logits=reduce_logits,
     )
@@ -190,16 +190,16 @@ def test_a_broken_loss_stops_with_its_step_and_leaves_no_broken_checkpoint(tmp_p
     trainer = make_trainer(
         tmp_path, make_model("resnet"), num_train_epochs=3, learning_rate=1e30, save_strategy="steps", save_steps=1
     )
-    with pytest.raises(UserError, match=r"The loss is not a number at step \d+ .*lower --learning_rate"):
+    with pytest.raises(UserError, match=r"The loss is not finite at step \d+ .*lower --learning_rate"):
         trainer.train()
     for checkpoint in tmp_path.glob("checkpoint-*"):
         state = json.loads((checkpoint / "trainer_state.json").read_text())
         assert all(np.isfinite(entry["loss"]) for entry in state["log_history"] if "loss" in entry)
 
 
-def test_evaluation_loss_is_the_mean_over_pictures_and_the_figures_are_right(tmp_path):
+def test_evaluation_loss_is_the_mean_over_images_and_the_figures_are_right(tmp_path):
     model = make_model("resnet")
-    trainer = make_trainer(tmp_path, model, per_device_eval_batch_size=8)  # 20 pictures: batches of 8, 8 and 4
+    trainer = make_trainer(tmp_path, model, per_device_eval_batch_size=8)  # 20 images: batches of 8, 8 and 4
     metrics = trainer.evaluate()
     pixels = torch.stack(
         [
@@ -244,8 +244,8 @@ def test_weight_decay_leaves_norms_and_biases_alone_on_request(tmp_path):
             assert (id(parameter) in decayed) == (decay_all or parameter.ndim > 1), name
 
 
-def test_an_evaluation_counts_every_picture_whatever_training_drops(tmp_path):
-    for batch in (16, 64):  # of 20 pictures
+def test_an_evaluation_counts_every_image_whatever_training_drops(tmp_path):
+    for batch in (16, 64):  # of 20 images
         settings = {"dataloader_drop_last": True, "per_device_eval_batch_size": batch}
         trainer = make_trainer(tmp_path / str(batch), make_model("resnet"), count=40, max_steps=2, **settings)
         assert len(trainer.predict(trainer.eval_dataset).label_ids) == 20
@@ -254,7 +254,7 @@ def test_an_evaluation_counts_every_picture_whatever_training_drops(tmp_path):
 
 def test_named_parameters_are_not_decayed_and_a_name_of_none_is_told(tmp_path, capsys):
     trainer = make_trainer(tmp_path, make_model("vit"), no_decay=["cls_token", "position_embeddings", "positions"])
-    trainer.rehearse()
+    trainer.sanity_check()
     parameters = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
     left_out = {
         parameters[id(parameter)]

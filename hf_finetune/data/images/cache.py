@@ -1,7 +1,7 @@
-"""Data room: small pictures of one size are decoded once, into a file of pixels that is mapped into memory.
+"""Small images of one size are decoded once, into a file of pixels that is mapped into memory.
 
-Fetching a picture from there costs a copy of a few kilobytes instead of a decoding. The file lies in the cache folder
-of `datasets` and is named after the pictures that it holds. The first epoch fills it as it goes, so that no first step
+Fetching an image from there costs a copy of a few kilobytes instead of a decoding. The file lies in the cache folder
+of `datasets` and is named after the images that it holds. The first epoch fills it as it goes, so that no first step
 waits for it, with an unfinished name that only the processes of one run share; whole and on the disk, it gets the name
 under which later runs find it.
 """
@@ -32,20 +32,20 @@ from hf_finetune.data.images.decoding import UnreadableImage, image_name
 from hf_finetune.data.images.pixels import decode_pixels
 from hf_finetune.errors import UserError
 
-AUTO_LIMIT = 2 * 2**30  # bytes of one file: CIFAR-10's 50,000 training pictures take 154 MB
+AUTO_LIMIT = 2 * 2**30  # bytes of one file: CIFAR-10's 50,000 training images take 154 MB
 _WORTH_SAYING = 10 * 2**20  # bytes
-_CHUNK = 256  # pictures decoded at a time where none is asked for
+_CHUNK = 256  # images decoded at a time where none is asked for
 _SECONDS_BEFORE_BAR = 2
 _ABANDONED = 2 * 24 * 3600  # seconds after which an unfinished file is taken for that of a run that was killed
 
 _runs = itertools.count()
 
 
-class DecodedPictures:
-    """The pixels of a source's split, uint8 (pictures, height, width, 3), each decoded when it is first asked for.
+class DecodedImages:
+    """The pixels of a source's split, uint8 (images, height, width, 3), each decoded when it is first asked for.
 
-    `source` has the encoded pictures as the column `image`, all of them `size` (height, width) pixels. `finished` is
-    the .npy file that holds them or will; until it is there, `unfinished` is, with a mark for every picture in it.
+    `source` has the encoded images as the column `image`, all of them `size` (height, width) pixels. `finished` is
+    the .npy file that holds them or will; until it is there, `unfinished` is, with a mark for every image in it.
     """
 
     def __init__(self, source: Dataset, size: tuple[int, int], finished: Path, unfinished: Path) -> None:
@@ -60,9 +60,9 @@ class DecodedPictures:
         self._pixels = np.asarray(self._file)  # the same memory, without what a memmap does at every access
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the pictures of `rows`, int64 (batch,), as uint8 (batch, height, width, 3).
+        """Returns the images of `rows`, int64 (batch,), as uint8 (batch, height, width, 3).
 
-        Raises `UnreadableImage` for a picture that cannot be read or is of another size.
+        Raises `UnreadableImage` for an image that cannot be read or is of another size.
         """
         if self._filled is not None and not (filled := self._filled[rows]).all():
             self._decode(rows[filled == 0])
@@ -85,7 +85,7 @@ class DecodedPictures:
     def finish(self) -> None:
         """Decodes what nobody asked for, and gives the file its lasting name. Nothing happens if it has it.
 
-        Pictures that cannot be read leave the file unfinished, and it goes when the run ends.
+        Images that cannot be read leave the file unfinished, and it goes when the run ends.
         """
         if self._filled is None or self.finished.is_file():
             return
@@ -104,16 +104,16 @@ class DecodedPictures:
         _marks(self.unfinished).unlink(missing_ok=True)
 
 
-def open_decoded_pictures(
+def open_decoded_images(
     data: ImageDataset,
     mode: str,
     say: Callable[[str], object] = print,
     processes: int = 1,
     local_process_index: int = 0,
-) -> dict[str, DecodedPictures]:
-    """Returns the decoded pictures of the roles whose pictures are worth it.
+) -> dict[str, DecodedImages]:
+    """Returns the decoded images of the roles whose images are worth it.
 
-    `mode` is "never", "always", or "auto": small pictures of one size, of which the run uses at least half, in a file
+    `mode` is "never", "always", or "auto": small images of one size, of which the run uses at least half, in a file
     of at most 2 GiB that leaves as much free. Of a run's `processes` those on one machine share the files; there, the
     first has to be here before the others. Raises `UserError` where "always" cannot be had.
     """
@@ -121,8 +121,8 @@ def open_decoded_pictures(
         return {}
     if not data.uniform:
         raise UserError(
-            f"decode_cache is always, but the pictures of {data.source} are not known to be small and of one size;"
-            " write --decode_cache auto."
+            f"decode_cache is always, but the images of {data.source} are not known to be small and of one size;"
+            " use --decode_cache auto."
         )
     # What the processes of one run on one machine, and no others, have in common: the machine, where the folder is on a
     # disk that several share, the launcher that started them, and how often they have come here.
@@ -130,7 +130,7 @@ def open_decoded_pictures(
     creates = local_process_index == 0
     # A held-out part has the source, and so the file, of what it was held out from; two roles may be one split.
     keys = {role: _key(data.sources[role]) for role in data.splits}
-    decoded: dict[str, DecodedPictures | None] = {}
+    decoded: dict[str, DecodedImages | None] = {}
     for role, key in keys.items():
         if key not in decoded:
             source = data.sources[role]
@@ -140,10 +140,10 @@ def open_decoded_pictures(
     return {role: decoded[key] for role, key in keys.items() if decoded[key] is not None}
 
 
-def finish(decoded: Collection[DecodedPictures]) -> None:
+def finish(decoded: Collection[DecodedImages]) -> None:
     """Finishes the files, each once."""
-    for pictures in {id(pictures): pictures for pictures in decoded}.values():
-        pictures.finish()
+    for images in {id(images): images for images in decoded}.values():
+        images.finish()
 
 
 def _open(
@@ -154,7 +154,7 @@ def _open(
     run: str,
     creates: bool,
     say: Callable[[str], object],
-) -> DecodedPictures | None:
+) -> DecodedImages | None:
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_finetune"
     finished = folder / f"decoded-{key}.npy"
     unfinished = finished.with_suffix(f".{run}.unfinished")
@@ -167,13 +167,13 @@ def _open(
                 return None
             if needed > free:
                 raise UserError(
-                    f"decode_cache is always, but {folder} has room for {free / 1e9:.1f} GB and the pictures take"
-                    f" {needed / 1e9:.1f} GB; write --decode_cache never, or set HF_DATASETS_CACHE."
+                    f"decode_cache is always, but {folder} has room for {free / 1e9:.1f} GB and the images take"
+                    f" {needed / 1e9:.1f} GB; use --decode_cache never, or set HF_DATASETS_CACHE."
                 )
             _create(unfinished, shape)
             if needed > _WORTH_SAYING:
-                say(f"Pictures are decoded once, for this and later runs: {needed / 1e6:,.0f} MB in {folder}.")
-        return DecodedPictures(source, size, finished, unfinished)
+                say(f"Images are decoded once, for this and later runs: {needed / 1e6:,.0f} MB in {folder}.")
+        return DecodedImages(source, size, finished, unfinished)
     except OSError as error:
         if mode == "always":
             raise UserError(f"decode_cache is always, but nothing can be written to {folder}: {error}.") from error
@@ -181,7 +181,7 @@ def _open(
 
 
 def _key(source: Dataset) -> str:
-    """Returns a name for these pictures: their dataset's fingerprint, or their files' paths, sizes and dates.
+    """Returns a name for these images: their dataset's fingerprint, or their files' paths, sizes and dates.
 
     Another version of Pillow may decode to other pixels.
     """

@@ -1,7 +1,7 @@
-"""Data room: from a picture's bytes or file to pixels, and a quick look at its header.
+"""From an image's bytes or file to pixels, and a quick look at its header.
 
-What `decode_image` returns for an ordinary 8-bit picture is, pixel for pixel, what transformers'
-`image_utils.load_image` returns, which is what `pipeline("image-classification")` sees. Pictures of more than 8 bits,
+What `decode_image` returns for an ordinary 8-bit image is, pixel for pixel, what transformers'
+`image_utils.load_image` returns, which is what `pipeline("image-classification")` sees. Images of more than 8 bits,
 which Pillow's own conversion clips to white, are scaled.
 """
 
@@ -34,10 +34,10 @@ _TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)  # EXIF orientations that swap height a
 
 
 class UnreadableImage(UserError):
-    """A picture that cannot be read: `name` says which, `reason` why."""
+    """An image that cannot be read: `name` says which, `reason` why."""
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name} cannot be read as a picture: {reason}.")
+        super().__init__(f"{name} cannot be read as an image: {reason}.")
         self.name = name
         self.reason = reason
 
@@ -45,12 +45,12 @@ class UnreadableImage(UserError):
         return type(self), (self.name, self.reason)  # it crosses from a loader's worker to the main process
 
 
-class OpenPicture:
-    """A picture whose header has been read and whose pixels have not. A context manager; closes its file.
+class OpenImage:
+    """An image whose header has been read and whose pixels have not. A context manager; closes its file.
 
     `value` is a path, the bytes of a file, `{"bytes": ..., "path": ...}` as in a `datasets` column (bytes win), or an
-    open picture. `height` and `width` are those of the upright picture, in pixels. Raises `UnreadableImage`, a
-    `UserError` that names the picture, here and in `decode`.
+    open image. `height` and `width` are those of the upright image, in pixels. Raises `UnreadableImage`, a
+    `UserError` that names the image, here and in `decode`.
     """
 
     def __init__(self, value: Mapping[str, Any] | str | bytes | Path | PIL.Image.Image) -> None:
@@ -62,7 +62,7 @@ class OpenPicture:
             else:
                 self._file = _open_file(value)
                 self._image = PIL.Image.open(self._file)
-            # PNG's own getexif would decode the picture, in search of a tag behind it.
+            # PNG's own getexif would decode the image, in search of a tag behind it.
             orientation = PIL.Image.Image.getexif(self._image).get(PIL.ExifTags.Base.Orientation)
         except Exception as error:  # decoders of broken files raise whatever they stumble over
             self.close()
@@ -70,7 +70,7 @@ class OpenPicture:
         sides = self._image.size if orientation in _TRANSPOSING_ORIENTATIONS else reversed(self._image.size)
         self.height, self.width = sides
 
-    def __enter__(self) -> OpenPicture:
+    def __enter__(self) -> OpenImage:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,13 +81,13 @@ class OpenPicture:
             self._file.close()
 
     def decode(self, reduction: int = 1) -> PIL.Image.Image:
-        """Returns the picture as upright RGB, uint8.
+        """Returns the image as upright RGB, uint8.
 
         A `reduction` of 2, 4 or 8 lets a JPEG be decoded at that fraction of its sides (rounded up), which takes that
         much less of its inverse cosine transform (libjpeg's scaled decoding); other formats come whole. EXIF
         orientation is applied. Alpha, a palette's too, is dropped and not laid over a background, because the pipeline
-        does so. 16-bit pictures keep their high byte; 32-bit integers are taken as 16-bit values; floating-point
-        pictures are taken as 0 to 1 where no value is above 1, and as 0 to 255 otherwise.
+        does so. 16-bit images keep their high byte; 32-bit integers are taken as 16-bit values; floating-point
+        images are taken as 0 to 1 where no value is above 1, and as 0 to 255 otherwise.
         """
         try:
             if reduction > 1:
@@ -114,34 +114,34 @@ class OpenPicture:
 
 
 def decode_image(value: Mapping[str, Any] | str | bytes | Path | PIL.Image.Image) -> PIL.Image.Image:
-    """Returns a whole picture as upright RGB, uint8; see `OpenPicture`. Raises `UnreadableImage`."""
-    with OpenPicture(value) as picture:
-        return picture.decode()
+    """Returns a whole image as upright RGB, uint8; see `OpenImage`. Raises `UnreadableImage`."""
+    with OpenImage(value) as image:
+        return image.decode()
 
 
 def read_image_size(value: Mapping[str, Any] | str | bytes | Path) -> tuple[int, int]:
-    """Returns (height, width) in pixels of the upright picture from its header, without decoding it.
+    """Returns (height, width) in pixels of the upright image from its header, without decoding it.
 
     Only a file that does not end as its format does is decoded, to see whether it is cut short. Raises
     `UnreadableImage`.
     """
-    with OpenPicture(value) as picture:
-        picture.check_end()
-        return picture.height, picture.width
+    with OpenImage(value) as image:
+        image.check_end()
+        return image.height, image.width
 
 
 def image_name(value: Any) -> str:
-    """Returns the path of a picture, or words where it has none."""
+    """Returns the path of an image, or words where it has none."""
     if isinstance(value, Mapping):
         value = value.get("path")
-    return str(value) if isinstance(value, str | Path) and str(value) else "a picture without a name"
+    return str(value) if isinstance(value, str | Path) and str(value) else "an image without a name"
 
 
 def _open_file(value: Any) -> BinaryIO:
     if isinstance(value, Mapping):
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
     if value is None:
-        raise ValueError("there is no picture")
+        raise ValueError("there is no image")
     return io.BytesIO(value) if isinstance(value, bytes) else open(value, "rb")
 
 
@@ -166,7 +166,7 @@ def _reason(error: Exception, value: Any) -> str:
         return "no permission to read it"
     if isinstance(error, PIL.UnidentifiedImageError):
         with _open_file(value) as file:
-            return "not a picture" if file.read(1) else "empty file"
+            return "not an image" if file.read(1) else "empty file"
     if isinstance(error, PIL.Image.DecompressionBombError):
         return f"more than {2 * (PIL.Image.MAX_IMAGE_PIXELS or 0):,} pixels"
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,4 +1,4 @@
-"""Data room: a quick look at the pictures' headers before training, so that no epoch dies of a broken file."""
+"""A quick look at the images' headers before training, so that no epoch dies of a broken file."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from tqdm.auto import tqdm
 
 from hf_finetune.data.images.decoding import NO_SUCH_FILE, UnreadableImage, read_image_size
 
-_SAMPLE = (
-    64  # embedded pictures looked at per split: a dataset of one make is broken, or mixed, throughout or not at all
-)
-_CHUNK = 256  # pictures a thread takes at a time
+_SAMPLE = 64  # embedded images looked at per split: a dataset of one make is broken, or mixed, throughout or not at all
+_CHUNK = 256  # images a thread takes at a time
 _SECONDS_BEFORE_BAR = 2
 
 
@@ -25,7 +23,7 @@ _SECONDS_BEFORE_BAR = 2
 class HeaderCheck:
     """What the headers say: the sizes met, (height, width) in pixels, and why each unreadable row is so.
 
-    `complete` says that every picture was looked at.
+    `complete` says that every image was looked at.
     """
 
     complete: bool = False
@@ -46,7 +44,7 @@ def check_headers(dataset: Dataset, every: bool) -> HeaderCheck:
 
     def check_chunk(chunk: np.ndarray) -> HeaderCheck:
         found = HeaderCheck()
-        # The pictures are fetched here, so that only a few chunks are in memory at a time.
+        # The images are fetched here, so that only a few chunks are in memory at a time.
         for row, value in zip(chunk.tolist(), images[chunk.tolist()]["image"].to_pylist(), strict=True):
             try:
                 found.sizes.add(read_image_size(value or {}))
@@ -54,7 +52,7 @@ def check_headers(dataset: Dataset, every: bool) -> HeaderCheck:
                 found.bad_rows[row] = error
         return found
 
-    bar = tqdm(total=len(rows), desc="Checking pictures", unit="picture", delay=_SECONDS_BEFORE_BAR)
+    bar = tqdm(total=len(rows), desc="Checking images", unit="image", delay=_SECONDS_BEFORE_BAR)
     with bar, ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         for chunk, found in zip(chunks, pool.map(check_chunk, chunks), strict=True):
             result.sizes |= found.sizes
@@ -64,7 +62,7 @@ def check_headers(dataset: Dataset, every: bool) -> HeaderCheck:
 
 
 def describe_bad_image(error: UnreadableImage, folder: Path | None, split: str, row: int) -> str:
-    """Returns `cats/3.jpg (not a picture)`: the path below `folder`, or the row of a picture without a file."""
+    """Returns `cats/3.jpg (not an image)`: the path below `folder`, or the row of an image without a file."""
     path = Path(error.name)
     if not path.is_absolute():
         return f"row {row} of {split} ({error.reason})"

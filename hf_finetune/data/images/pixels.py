@@ -1,8 +1,8 @@
-"""Data room: whole pictures as tensors, ordinary JPEG files by the quicker of two decoders.
+"""Whole images as tensors, ordinary JPEG files by the quicker of two decoders.
 
 torchvision decodes a small JPEG in a third of Pillow's time, and to the same pixels where both are built on the same
 libjpeg; whether they are is tried out once a process. Everything else goes through `decoding.decode_image`, which says
-what a picture is: upright RGB as `pipeline("image-classification")` sees it.
+what an image is: upright RGB as `pipeline("image-classification")` sees it.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ warnings.filterwarnings("ignore", message="The given buffer is not writable")
 
 
 def to_tensor(image: PIL.Image.Image) -> torch.Tensor:
-    """Returns a PIL picture as uint8 of shape (3, height, width), channels last in memory, without a second copy."""
+    """Returns a PIL image as uint8 of shape (3, height, width), channels last in memory, without a second copy."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def decode_pixels(value: Mapping[str, Any] | str | bytes | Path | PIL.Image.Image) -> torch.Tensor:
-    """Returns a picture as upright RGB: uint8 of shape (3, height, width), channels last in memory.
+    """Returns an image as upright RGB: uint8 of shape (3, height, width), channels last in memory.
 
-    `value` is as in `decoding.OpenPicture`. Raises `UnreadableImage`.
+    `value` is as in `decoding.OpenImage`. Raises `UnreadableImage`.
     """
     content = value.get("bytes") if isinstance(value, Mapping) else value
     if isinstance(content, bytes) and _is_ordinary_jpeg(content) and _decoders_agree():

@@ -1,4 +1,4 @@
-"""Data room: pictures that cannot be read when their batch is due, though the check before training found them good.
+"""Images that cannot be read when their batch is due, though the check before training found them good.
 
 A file can vanish or be written over while a run goes on, and behind a good header there can be bad pixels.
 """
@@ -16,24 +16,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.data.batches import PictureBatches
-from hf_finetune.data.dataset import EarlierPictures, ImageDataset
+from hf_finetune.data.batches import ImageBatches
+from hf_finetune.data.dataset import EarlierImages, ImageDataset
 from hf_finetune.data.images.decoding import NO_SUCH_FILE, UnreadableImage, image_name
 from hf_finetune.data.images.header_check import describe_bad_image
 from hf_finetune.errors import UserError, listing
 
-_RECORD_FILE = "unreadable_pictures.jsonl"
+_RECORD_FILE = "unreadable_images.jsonl"
 
 
 class LoadingError(UserError):
-    """Pictures that do not come any more. It ends a run, whose checkpoints stay."""
+    """Images that do not come any more. It ends a run, whose checkpoints stay."""
 
 
 class BadImages:
-    """What a run does with an unreadable picture, `on_bad_image` stop or skip, and the list of those it has met.
+    """What a run does with an unreadable image, `on_bad_image` stop or skip, and the list of those it has met.
 
     The list is a file, because a loader's workers meet them too. It goes with the process, or where a run keeps it in
-    its folder (`keep_in`) with the run, which reads there how to go on (`earlier_pictures`).
+    its folder (`persist_to`) with the run, which reads there how to go on (`earlier_images`).
     """
 
     def __init__(self, data: ImageDataset, on_bad_image: str) -> None:
@@ -43,10 +43,10 @@ class BadImages:
         os.close(descriptor)
         self._list = Path(name)
         atexit.register(self._list.unlink, missing_ok=True)
-        for picture in data.bad_images:
-            self._add(picture)
+        for image in data.bad_images:
+            self._add(image)
 
-    def keep_in(self, folder: Path, goes_on: bool, first: bool) -> None:
+    def persist_to(self, folder: Path, goes_on: bool, first: bool) -> None:
         """Keeps the list in the folder of a run, which is new or `goes_on`; the `first` process writes what it is of.
 
         The others come after it.
@@ -65,16 +65,16 @@ class BadImages:
             file.write(temporary.read_text(encoding="utf-8"))
 
     def close(self) -> None:
-        """Removes the list, once the run has ended and the pictures are in its metrics."""
+        """Removes the list, once the run has ended and the images are in its metrics."""
         self._list.unlink(missing_ok=True)
 
-    def watch(self, role: str, batches: PictureBatches) -> PictureBatches:
-        """Returns the batches of a role, which now ask here what to do with an unreadable picture."""
+    def on_error(self, role: str, batches: ImageBatches) -> ImageBatches:
+        """Returns the batches of a role, which now ask here what to do with an unreadable image."""
         batches.on_unreadable = partial(self._meet, role)
         return batches
 
     def name(self, role: str, sample_index: int) -> str:
-        """Returns the path of a picture below the dataset's folder, or of one without a file its row."""
+        """Returns the path of an image below the dataset's folder, or of one without a file its row."""
         source = self._sources.get(role)  # of a stream, nothing is at hand
         path = Path(image_name(source[sample_index]["image"]) if source is not None else "")
         if not path.is_absolute():
@@ -83,11 +83,11 @@ class BadImages:
         return str(path.relative_to(self._folder.absolute()) if below else path)
 
     def found(self) -> list[str]:
-        """Returns the unreadable pictures, each once and with the reason, sorted."""
-        return sorted({line["picture"] for line in _read_lines(self._list) if "picture" in line})
+        """Returns the unreadable images, each once and with the reason, sorted."""
+        return sorted({line["image"] for line in _read_lines(self._list) if "image" in line})
 
     def _add(self, described: str, lost_file: str | None = None) -> None:
-        line = {"picture": described} if lost_file is None else {"picture": described, "lost_file": lost_file}
+        line = {"image": described} if lost_file is None else {"image": described, "lost_file": lost_file}
         with open(self._list, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")  # one short write, so that processes do not mix theirs
 
@@ -100,21 +100,21 @@ class BadImages:
                 print(f"hf-finetune: {described}: it cannot be read and is left out.", file=sys.stderr, flush=True)
         if not self._skip:
             raise LoadingError(
-                f"A picture of {role} cannot be read: {described}; mend it, or write --on_bad_image skip."
+                f"An image of {role} cannot be read: {described}; fix it, or use --on_bad_image skip."
             ) from error
 
 
-def earlier_pictures(folder: Path) -> EarlierPictures | None:
-    """Returns what the unfinished run in a folder knows of its pictures, None where it does not say."""
+def earlier_images(folder: Path) -> EarlierImages | None:
+    """Returns what the unfinished run in a folder knows of its images, None where it does not say."""
     lines = _read_lines(folder / _RECORD_FILE)
     if not lines or "counts" not in lines[0]:
         return None
     lost = sorted({line["lost_file"] for line in lines if "lost_file" in line})
-    return EarlierPictures(lines[0]["counts"], lines[0]["left_out"], lost)
+    return EarlierImages(lines[0]["counts"], lines[0]["left_out"], lost)
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the whole lines of a list; the last may be torn by a power cut."""
+    """Returns the whole lines of a list; the last may be corrupt by a power cut."""
     read = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         with suppress(ValueError):
@@ -124,11 +124,11 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 def note_lost(data: ImageDataset, unreadable: Sequence[str]) -> list[str]:
     """Adds what a run has met to the dataset's list and notes; returns the new note, or nothing."""
-    lost = [picture for picture in unreadable if picture not in data.bad_images]
+    lost = [image for image in unreadable if image not in data.bad_images]
     if not lost:
         return []
-    pictures = "1 picture" if len(lost) == 1 else f"{len(lost):,} pictures"
-    note = f"{pictures} could not be read when their batch was due and did not count: {listing(lost)}."
+    images = "1 image" if len(lost) == 1 else f"{len(lost):,} images"
+    note = f"{images} could not be read when their batch was due and did not count: {listing(lost)}."
     data.bad_images = sorted({*data.bad_images, *lost})
     data.notes.append(note)
     return [note]

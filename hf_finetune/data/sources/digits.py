@@ -1,4 +1,4 @@
-"""Data room: the embedded dataset, scikit-learn's 1,797 scanned digits of 8 x 8 pixels. It needs no network."""
+"""The embedded dataset, scikit-learn's 1,797 scanned digits of 8 x 8 pixels. It needs no network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data room: a folder of class folders, with or without train, validation and test above them."""
+"""A folder of class folders, with or without train, validation and test above them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _CLASS_FOLDERS = f"{{0}}{os.sep}cats{os.sep}1.jpg, {{0}}{os.sep}dogs{os.sep}1.jp
 
 @dataclass
 class _Tree:
-    """Picture paths below a folder, relative and sorted: loose ones, and those of each subfolder at any depth."""
+    """Image paths below a folder, relative and sorted: loose ones, and those of each subfolder at any depth."""
 
     loose: list[str] = field(default_factory=list)
     subfolders: dict[str, list[str]] = field(default_factory=dict)
 
 
 def read_class_folders(folder: Path, lost_files: Sequence[str] = ()) -> RawDataset:
-    """Reads paths and labels, no picture.
+    """Reads paths and labels, no image.
 
-    A class is a subfolder with all pictures in it, however deep. Where subfolders are named like splits and their
-    pictures lie in further subfolders, those are the splits. Hidden files and files that are not pictures by their
+    A class is a subfolder with all images in it, however deep. Where subfolders are named like splits and their
+    images lie in further subfolders, those are the splits. Hidden files and files that are not images by their
     extension are left aside and counted in a note. `lost_files`, relative to the folder, are read as if they were still
     there. Raises `UserError` for a folder that is not laid out so.
     """
@@ -42,9 +42,7 @@ def read_class_folders(folder: Path, lost_files: Sequence[str] = ()) -> RawDatas
         for name in filter(split_role, others):
             if split_role(name) == "train":
                 raise UserError(_loose_message(folder / name))
-            raw.notes.append(
-                f"{name} is not used: its pictures lie loose, without class folders and so without labels."
-            )
+            raw.notes.append(f"{name} is not used: its images lie loose, without class folders and so without labels.")
         unrelated = [name for name in others if not split_role(name)]
         if unrelated:
             raw.notes.append(f"Folders beside the splits are not used: {listing(unrelated)}.")
@@ -53,14 +51,14 @@ def read_class_folders(folder: Path, lost_files: Sequence[str] = ()) -> RawDatas
             raw.splits[name] = _class_dataset(folder, name, _read_tree(folder / name, []), raw.notes, lost_files)
     elif not any(tree.subfolders.values()) and not tree.loose:
         found = f": it holds {listing(sorted(os.listdir(folder)))}" if os.listdir(folder) else ""
-        raise UserError(f"{folder} has no pictures{found}. Write a folder of class folders: {_example(folder)}.")
+        raise UserError(f"{folder} has no images{found}. Use a folder of class folders: {_example(folder)}.")
     elif tree.subfolders and all(split_role(name) for name in tree.subfolders):
         name = next(name for name, paths in tree.subfolders.items() if paths)
         raise UserError(_loose_message(folder / name))
     else:
         raw.splits["train"] = _class_dataset(folder, "", tree, raw.notes, lost_files)
     if ignored:
-        raw.notes.append(f"{len(ignored):,} files that are hidden or no pictures are not used: {listing(ignored, 3)}.")
+        raw.notes.append(f"{len(ignored):,} files that are hidden or no images are not used: {listing(ignored, 3)}.")
     return raw
 
 
@@ -70,7 +68,7 @@ def _read_tree(folder: Path, ignored: list[str]) -> _Tree:
         if entry.is_dir():
             if not entry.name.startswith("."):
                 tree.subfolders[entry.name] = list(_walk(entry.path, entry.name, ignored, frozenset()))
-        elif _is_picture(entry.name):
+        elif _is_image(entry.name):
             tree.loose.append(entry.name)
         else:
             ignored.append(entry.name)
@@ -78,25 +76,25 @@ def _read_tree(folder: Path, ignored: list[str]) -> _Tree:
 
 
 def _walk(folder: str, name: str, ignored: list[str], above: frozenset[str]) -> Iterator[str]:
-    """Yields picture paths below a folder as `name/...`. A link that leads back up is not followed."""
+    """Yields image paths below a folder as `name/...`. A link that leads back up is not followed."""
     above |= {os.path.realpath(folder)}
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path = f"{name}/{entry.name}"
         if entry.is_dir():
             if not entry.name.startswith(".") and os.path.realpath(entry.path) not in above:
                 yield from _walk(entry.path, path, ignored, above)
-        elif _is_picture(entry.name):
+        elif _is_image(entry.name):
             yield path
         else:
             ignored.append(path)
 
 
-def _is_picture(name: str) -> bool:
+def _is_image(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
 def _is_split(paths: list[str]) -> bool:
-    """Whether a subfolder's pictures all lie in further subfolders: a class called train has them loose."""
+    """Whether a subfolder's images all lie in further subfolders: a class called train has them loose."""
     return bool(paths) and all(path.count("/") > 1 for path in paths)
 
 
@@ -110,14 +108,14 @@ def _class_dataset(folder: Path, split: str, tree: _Tree, notes: list[str], lost
     if tree.loose and not tree.subfolders:
         raise UserError(_loose_message(root))
     if tree.loose:
-        notes.append(f"{len(tree.loose):,} pictures beside the class folders of {root} are not used.")
+        notes.append(f"{len(tree.loose):,} images beside the class folders of {root} are not used.")
     classes = [name for name, paths in tree.subfolders.items() if paths]
     empty = [name for name, paths in tree.subfolders.items() if not paths]
     for_training = split_role(split or "train") == "train"
     if empty and for_training:
         raise UserError(
-            f"{root} has {'a class folder' if len(empty) == 1 else f'{len(empty)} class folders'} without pictures:"
-            f" {listing(empty)}; put pictures there or remove the folder."
+            f"{root} has {'a class folder' if len(empty) == 1 else f'{len(empty)} class folders'} without images:"
+            f" {listing(empty)}; put images there or remove the folder."
         )
     if len(classes) < 2 and for_training:
         raise UserError(
@@ -134,8 +132,8 @@ def _class_dataset(folder: Path, split: str, tree: _Tree, notes: list[str], lost
 
 def _loose_message(folder: Path) -> str:
     return (
-        f"{folder} has its pictures lying loose, and so no labels; put them into class folders, such as"
-        f" {_example(folder)}, or write a table of paths and labels."
+        f"{folder} has its images lying loose, and so no labels; put them into class folders, such as"
+        f" {_example(folder)}, or use a table of paths and labels."
     )
 
 

@@ -1,4 +1,4 @@
-"""Data room: datasets of the Hub, and what to say where it cannot be reached."""
+"""Datasets of the Hub, and what to say where it cannot be reached."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def open_on_hub(
         configs = re.search(r"\[(.+)\]", str(error))
         if isinstance(error, ValueError) and configs:
             what = "several configurations" if config is None else f'no configuration "{config}"'
-            raise UserError(f"dataset_config: {hub_id} has {what}; write one of {configs[1]}.") from error
+            raise UserError(f"dataset_config: {hub_id} has {what}; use one of {configs[1]}.") from error
         raise UserError(
             f"{hub_id} cannot be fetched: {first_line(error.__cause__ or error)}; or {local_copy}."
         ) from error

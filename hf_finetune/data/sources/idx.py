@@ -1,4 +1,4 @@
-"""Data room: raw IDX files, the format that MNIST and its kin are published in, gzipped or not.
+"""Raw IDX files, the format that MNIST and its kin are published in, gzipped or not.
 
 The format is described at the end of Yann LeCun's page "The MNIST database of handwritten digits": two zero bytes, a
 type code, the number of dimensions, each dimension as a big-endian 32-bit integer, and the data.
@@ -37,10 +37,10 @@ def find_idx_files(folder: Path) -> dict[str, dict[str, Path]]:
 
 
 def read_idx_folder(folder: Path, label_names: tuple[str, ...] | None) -> RawDataset:
-    """Reads IDX files of grayscale pictures and labels from 0.
+    """Reads IDX files of grayscale images and labels from 0.
 
     `label_names` are the classes' names; without, they are called by their numbers. Raises `UserError` for a file that
-    is missing, cut short or not IDX, and for numbers of pictures and labels that differ.
+    is missing, cut short or not IDX, and for numbers of images and labels that differ.
     """
     raw = RawDataset({}, source=str(folder), folder=folder)
     for split, files in sorted(find_idx_files(folder).items(), reverse=True):
@@ -52,20 +52,20 @@ def read_idx_folder(folder: Path, label_names: tuple[str, ...] | None) -> RawDat
         labels = _read_idx(files["labels"], dimensions=1)
         if len(images) != len(labels):
             raise UserError(
-                f"{files['images']} holds {len(images):,} pictures, but {files['labels'].name} {len(labels):,} labels;"
+                f"{files['images']} holds {len(images):,} images, but {files['labels'].name} {len(labels):,} labels;"
                 " they are not of one set."
             )
         names = label_names or tuple(str(label) for label in range(int(labels.max(initial=0)) + 1))
         if labels.max(initial=0) >= len(names):
             raise UserError(f"{files['labels']} has a label {labels.max()}, outside the range 0 to {len(names) - 1}.")
         features = Features({"image": Image(decode=False), "label": ClassLabel(names=list(names))})
-        columns = {"image": grayscale_pictures(images), "label": pa.array(labels.astype(np.int64))}
+        columns = {"image": grayscale_images(images), "label": pa.array(labels.astype(np.int64))}
         raw.splits[split] = Dataset.from_dict(columns, features=features)
     return raw
 
 
-def grayscale_pictures(images: np.ndarray) -> pa.Array:
-    """Returns pictures, uint8 of shape (pictures, height, width), as an Arrow column of files' bytes.
+def grayscale_images(images: np.ndarray) -> pa.Array:
+    """Returns images, uint8 of shape (images, height, width), as an Arrow column of files' bytes.
 
     The files are PGM (Netpbm's grayscale format: a line of text before the pixels), so nothing is encoded row by row.
     """

@@ -1,4 +1,4 @@
-"""Data room: finds out what `dataset` and `dataset_path` mean, and opens it, whatever its layout."""
+"""Finds out what `dataset` and `dataset_path` mean, and opens it, whatever its layout."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hf_finetune.errors import UserError, did_you_mean, first_line, listing
 def open_source(arguments: DataArguments, lost_files: Sequence[str] = ()) -> tuple[RawDataset, DatasetEntry | None]:
     """Opens the dataset that the arguments name, and returns it with its entry in the catalog where it has one.
 
-    `lost_files` are pictures that a folder, to which they are relative, is to be read with though they are gone. Raises
+    `lost_files` are images that a folder, to which they are relative, is to be read with though they are gone. Raises
     `UserError` where `find_source` does, and for what cannot be opened.
     """
     path, entry = find_source(arguments)
@@ -56,11 +56,11 @@ def find_source(arguments: DataArguments) -> tuple[Path | None, DatasetEntry | N
     if not dataset:
         if local_copy:
             raise UserError(
-                f"dataset_path is set, but not the dataset that it is a copy of; write --dataset NAME --dataset_path"
+                f"dataset_path is set, but not the dataset that it is a copy of; use --dataset NAME --dataset_path"
                 f" {local_copy}, or --dataset {local_copy} for a dataset of your own."
             )
         raise UserError(
-            f"no dataset; write --dataset with a name ({', '.join(CATALOG)}), a Hub id, a folder of class folders or a"
+            f"no dataset; use --dataset with a name ({', '.join(CATALOG)}), a Hub id, a folder of class folders or a"
             " table."
         )
     entry = find_entry(dataset)
@@ -75,11 +75,11 @@ def find_source(arguments: DataArguments) -> tuple[Path | None, DatasetEntry | N
         if _looks_like_path(dataset):
             advice = did_you_mean(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
             raise UserError(
-                f"dataset: there is no file or folder {dataset}.{advice} Write a folder of class folders, a table, a"
+                f"dataset: there is no file or folder {dataset}.{advice} Use a folder of class folders, a table, a"
                 f" Hub id or one of {', '.join(CATALOG)}."
             )
         if dataset in packaged_recipes():
-            raise UserError(f"dataset: {dataset} is a recipe; write --recipe {dataset}.")
+            raise UserError(f"dataset: {dataset} is a recipe; use --recipe {dataset}.")
         raise UserError(
             f'dataset: "{dataset}" is no named dataset, no path and no Hub id.{did_you_mean(dataset, CATALOG)} The'
             f" names are {', '.join(CATALOG)}; a Hub id looks like uoft-cs/cifar10."
@@ -90,7 +90,7 @@ def find_source(arguments: DataArguments) -> tuple[Path | None, DatasetEntry | N
         return None, entry
     path = Path(local_copy).expanduser()
     if not path.exists():
-        raise UserError(f"dataset_path: there is no folder {local_copy}; write the one that holds {dataset}.")
+        raise UserError(f"dataset_path: there is no folder {local_copy}; use the one that holds {dataset}.")
     return path, entry
 
 
@@ -125,7 +125,7 @@ def _open_layout(path: Path, config: str | None, entry: DatasetEntry | None, los
         if not tables:
             raise
         raise UserError(
-            f"{path} holds tables, but none is named like a split ({listing(tables)}); write --dataset"
+            f"{path} holds tables, but none is named like a split ({listing(tables)}); use --dataset"
             f" {path / tables[0]}, or name it train{Path(tables[0]).suffix}."
         ) from error
 
@@ -169,9 +169,7 @@ def open_hub_copy(path: Path, config: str | None, entry: DatasetEntry | None, lo
         if config is None and entry is not None and entry.config_name in configs:
             config = entry.config_name
         if config is None and len(configs) > 1:
-            raise UserError(
-                f"{path} has several configurations; write --dataset_config and one of {', '.join(configs)}."
-            )
+            raise UserError(f"{path} has several configurations; use --dataset_config and one of {', '.join(configs)}.")
         return load(str(path), name=config)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         raise UserError(

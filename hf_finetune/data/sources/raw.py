@@ -1,4 +1,4 @@
-"""Data room: what a source hands over, and two helpers for sentences about it."""
+"""What a source hands over, and two helpers for sentences about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from datasets import Dataset
 class RawDataset:
     """The splits of a source as they stand there: its own split names, columns and label types.
 
-    `folder` is what relative picture paths are relative to, and what names in messages are shortened by. `revision` is
+    `folder` is what relative image paths are relative to, and what names in messages are shortened by. `revision` is
     the commit that the Hub gave, None where it was not asked.
     """
 

@@ -1,4 +1,4 @@
-"""Data room: tables of picture paths and labels, as CSV, TSV, JSONL, JSON or Parquet."""
+"""Tables of image paths and labels, as CSV, TSV, JSONL, JSON or Parquet."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _SHARD = re.compile(r"-\d+-of-\d+$")
 
 
 def read_table(path: Path) -> RawDataset:
-    """Reads one table. Its relative picture paths start at its own folder.
+    """Reads one table. Its relative image paths start at its own folder.
 
     A column `split` of names says which split a row belongs to; without it all rows are train. A Parquet table may
-    hold the pictures themselves. Raises `UserError` for a table that cannot be read, naming the line.
+    hold the images themselves. Raises `UserError` for a table that cannot be read, naming the line.
     """
     raw = RawDataset({}, source=str(path), folder=path.parent)
     table = _read_file(path)
@@ -101,7 +101,7 @@ def _read_file(path: Path, *more: Path) -> Dataset:
 
 
 def _read_parquet(path: Path, *more: Path, filters: list[tuple] | None = None) -> Dataset:
-    """Reads through the datasets cache, because a table that holds the pictures may be larger than memory."""
+    """Reads through the datasets cache, because a table that holds the images may be larger than memory."""
     try:
         dataset = Dataset.from_parquet([str(shard) for shard in (path, *more)], filters=filters)
         for name, feature in dataset.features.items():

@@ -1,4 +1,4 @@
-"""Data room: the entry for streams. Opens a dataset in shards, and finds out its classes and sizes without pictures."""
+"""The entry for streams. Opens a dataset in shards, and finds out its classes and sizes without images."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from hf_finetune.data.streaming.split import HoldOut, StreamedSplit
 from hf_finetune.data.streaming.tars import TarShards, first_sample, image_fields, stated_lengths
 from hf_finetune.errors import UserError, first_line
 
-_SAMPLE = 64  # pictures of each split whose headers are looked at
+_SAMPLE = 64  # images of each split whose headers are looked at
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,15 @@ class _Opened:
 def load_streamed_dataset(
     arguments: DataArguments, seed: int, num_labels: int | None = None, require_train: bool = True
 ) -> ImageDataset:
-    """Opens a dataset whose pictures are read while they are learned from, and divides it.
+    """Opens a dataset whose images are read while they are learned from, and divides it.
 
     Reads footers of Parquet files or headers of tars, and the labels where nothing else says which classes there are.
     `num_labels` is what the user says of integer labels 0 to n-1. `seed` decides what is held out of train and what a
     limit leaves. Evaluation alone may do without train (`require_train=False`). Raises `UserError` for everything that
-    the user can mend.
+    the user can fix.
     """
     opened, entry = _open(arguments)
-    # Empty splits: they have the columns, by which the usual rules find pictures and labels.
+    # Empty splits: they have the columns, by which the usual rules find images and labels.
     raw = RawDataset(
         {name: Dataset.from_dict({key: [] for key in kinds}, kinds) for name, kinds in opened.features.items()},
         opened.source,
@@ -76,7 +76,7 @@ def load_streamed_dataset(
         if label_column in opened.features[split] and image_column in opened.features[split]
     }
     if reference not in shards or not shards[reference].rows.sum():
-        raise UserError(f"{raw.source}: split {reference} has no pictures.")
+        raise UserError(f"{raw.source}: split {reference} has no images.")
     if _hides_labels(shards[reference]):
         raise UserError(f"{raw.source}: split {reference} has no labels; nothing can be learned from it.")
     feature = opened.features[reference][label_column]
@@ -97,7 +97,7 @@ def load_streamed_dataset(
             result.splits[role] = StreamedSplit(shards[split], to_class_ids, name, arguments.shuffle_buffer_size)
             result.split_names[role] = split
     _divide(result, arguments, seed)
-    _look_at_first_pictures(result, arguments.on_bad_image)
+    _look_at_first_images(result, arguments.on_bad_image)
     return result
 
 
@@ -160,7 +160,7 @@ def _features(stated: Features | None, files: Sequence[DataFile]) -> Features:
 
 
 def _tar_features(stated: Features | None, files: Sequence[DataFile], wanted: str | None) -> Features:
-    """Returns the fields of the samples of tars that hold pictures, and the one field of labels.
+    """Returns the fields of the samples of tars that hold images, and the one field of labels.
 
     That is `wanted`, or else .cls, the entry "label" of .json, or .txt: what is beside .cls says more, but not another
     class.
@@ -186,7 +186,7 @@ def _shards(opened: _Opened, split: str, image_column: str, label_column: str) -
             return ParquetShards(files, image_column, label_column)
         if not all(file.is_local for file in files) and stated_lengths(files) is None:
             raise UserError(
-                f"{opened.source}: how many pictures the tars of {split} hold is not known before they are read; put"
+                f"{opened.source}: how many images the tars of {split} hold is not known before they are read; put"
                 f' _info.json beside them, {{"splits": {{"{split}": {{"filenames": [...],'
                 ' "shard_lengths": [...]}}}, or download them first.'
             )
@@ -214,12 +214,12 @@ def _divide(result: ImageDataset, arguments: DataArguments, seed: int) -> None:
             kept, held_out = (replace(train, hold_out=HoldOut(fraction, seed, taken)) for taken in (False, True))
             if not len(held_out) or not len(kept):
                 raise UserError(
-                    f"{result.source}: {total:,} pictures are too few to hold out {100 * fraction:g} % for validation;"
-                    " write --validation_fraction 0."
+                    f"{result.source}: {total:,} images are too few to hold out {100 * fraction:g} % for validation;"
+                    " use --validation_fraction 0."
                 )
-            name = f"{100 * fraction:g} % of {result.split_names['train']}, drawn picture by picture, seed {seed}"
+            name = f"{100 * fraction:g} % of {result.split_names['train']}, drawn image by image, seed {seed}"
             result.notes.append(
-                f"There is no validation split: {len(held_out):,} of {total:,} pictures are held out for it ({name})."
+                f"There is no validation split: {len(held_out):,} of {total:,} images are held out for it ({name})."
                 " They are not stratified, and to evaluate on them all shards of train are read."
             )
             result.splits["train"], result.splits["validation"] = kept, held_out
@@ -234,8 +234,8 @@ def _divide(result: ImageDataset, arguments: DataArguments, seed: int) -> None:
             result.split_names[role] += f" ({limit:,} of {total:,}, from {shards:,} of {len(split.counts):,} shards)"
 
 
-def _look_at_first_pictures(result: ImageDataset, on_bad_image: str) -> None:
-    """Reads the headers of a few pictures of each split, which tell a mistake at once, and whether all have one size.
+def _look_at_first_images(result: ImageDataset, on_bad_image: str) -> None:
+    """Reads the headers of a few images of each split, which tell a mistake at once, and whether all have one size.
 
     That they have is only believed where the catalog says so too.
     """
@@ -249,7 +249,7 @@ def _look_at_first_pictures(result: ImageDataset, on_bad_image: str) -> None:
                 if on_bad_image == "stop":
                     bad = describe_bad_image(error, None, role, row.sample_index)
                     raise UserError(
-                        f"{result.source}: a picture cannot be read: {bad}; mend or remove it, or write --on_bad_image"
+                        f"{result.source}: an image cannot be read: {bad}; fix or remove it, or use --on_bad_image"
                         " skip."
                     ) from error
     if result.entry is not None and sizes == {result.entry.image_size}:

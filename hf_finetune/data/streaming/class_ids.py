@@ -1,4 +1,4 @@
-"""Data room: labels of a stream become class ids as they are read, by the classes that the first split has."""
+"""Labels of a stream become class ids as they are read, by the classes that the first split has."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read_classes(
     if isinstance(shards, TarShards) and not all(file.is_local for file in shards.files):
         if num_labels is None:
             raise UserError(
-                f"{source}: which classes its tars have is not known before they are read; write --num_labels N for"
+                f"{source}: which classes its tars have is not known before they are read; use --num_labels N for"
                 " labels from 0 to N-1, or put their names into README.md as the feature of the column"
                 f" {shards.label_field} in dataset_info."
             )
@@ -41,7 +41,7 @@ def read_classes(
         if survey.first_without is not None:
             raise UserError(
                 f"{source}: the label in row {first_row + survey.first_without} of split {split} (counted from 0) is"
-                " missing; label this picture or take it out."
+                " missing; label this image or take it out."
             )
         different.update(survey.labels)
         first_row += survey.samples
@@ -79,8 +79,8 @@ def plain_values(source: str, split: str, labels: pa.Array | pa.ChunkedArray) ->
         return values.cast(pa.int64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UserError(
-            f"{source}: the labels of split {split} are {values.type}; a label is one class a picture, written as a"
-            " ClassLabel, a name or a whole number. Write --label_column NAME for another column."
+            f"{source}: the labels of split {split} are {values.type}; a label is one class an image, written as a"
+            " ClassLabel, a name or a whole number. Use --label_column NAME for another column."
         ) from error
 
 
@@ -116,6 +116,6 @@ class ClassIds:
             raise UserError(
                 f"{self.source}: row {rows[first]} of split {self.split} (counted from 0) has the label"
                 f" {labels[first].as_py()!r}, which is none of the {len(self.known):,} classes of {self.reference}:"
-                f" {listing(self.known.to_pylist())}; mend it or take the picture out."
+                f" {listing(self.known.to_pylist())}; fix it or take the image out."
             )
         return ids.to_pylist()

@@ -1,11 +1,11 @@
-"""Data room: splits that are read while they are learned from, for more pictures than disk or memory hold.
+"""Splits that are read while they are learned from, for more images than disk or memory hold.
 
 The order of an epoch is a pure function of (seed, epoch): the shards in a random order, cut into as many lanes of equal
 length as there are workers in all processes; of each lane one block of rows after another, each block shuffled. So a
 stream is a dataset like any other whose rows are numbered in the epoch's order. Asked for one batch after the other, it
 reads each shard once; asked for a batch in mid-epoch, after an interruption, it begins to read at that batch's block.
 
-The shuffle buffer of `datasets` is lost where a run is interrupted, so that a run that goes on gets other batches, and
+The shuffle buffer of `datasets` is lost where a run is interrupted, so that a resumed run gets other batches, and
 its `state_dict` finds a row again by reading the shard from its front. Here the place in the epoch says it all.
 """
 
@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from hf_finetune.data.batches import NOT_COUNTED, PictureBatches, join_with_stand_ins
-from hf_finetune.data.images.cache import DecodedPictures
+from hf_finetune.data.batches import NOT_COUNTED, ImageBatches, join_with_stand_ins
+from hf_finetune.data.images.cache import DecodedImages
 from hf_finetune.data.images.decoding import UnreadableImage
 from hf_finetune.data.stages import EvaluationStage, TrainingStage
 from hf_finetune.data.streaming.split import Row, StreamedSplit
@@ -130,18 +130,18 @@ class LaneReader:
                 place += 1
 
 
-def picture_batches(
-    split: Dataset | StreamedSplit, stage: TrainingStage | EvaluationStage, decoded: DecodedPictures | None = None
-) -> PictureBatches | StreamedBatches:
+def image_batches(
+    split: Dataset | StreamedSplit, stage: TrainingStage | EvaluationStage, decoded: DecodedImages | None = None
+) -> ImageBatches | StreamedBatches:
     """Returns a split of either kind as a loader's dataset."""
-    return StreamedBatches(split, stage) if isinstance(split, StreamedSplit) else PictureBatches(split, stage, decoded)
+    return StreamedBatches(split, stage) if isinstance(split, StreamedSplit) else ImageBatches(split, stage, decoded)
 
 
 class StreamedBatches(torch.utils.data.Dataset):
     """A streamed split as a loader's dataset, whose rows are numbered in the epoch's order.
 
-    `on_unreadable` is called with the error and the `sample_index` of each picture that cannot be read. If it returns,
-    another picture of the batch stands in, under the label -100, which no loss and no figure counts; so batches keep
+    `on_unreadable` is called with the error and the `sample_index` of each image that cannot be read. If it returns,
+    another image of the batch stands in, under the label -100, which no loss and no figure counts; so batches keep
     their size. Without it the error is raised.
     """
 
@@ -177,7 +177,7 @@ class StreamedBatches(torch.utils.data.Dataset):
         return self._prepare(self.rows(positions))
 
     def first(self, count: int) -> dict[str, torch.Tensor]:
-        """Returns the first pictures of the source, at most `count`, as a batch; no block is read for it."""
+        """Returns the first images of the source, at most `count`, as a batch; no block is read for it."""
         in_order = StreamedBatches(self.split, self.stage)
         return self._prepare(in_order.rows(range(min(count, len(self)))))
 
@@ -189,7 +189,7 @@ class StreamedBatches(torch.utils.data.Dataset):
                 raise
         prepared = [self._prepare_one(row) for row in rows]
         if all(one is None for one in prepared):
-            raise UserError(f"{self.split.name}: not one of {len(rows):,} pictures in a row can be read; mend them.")
+            raise UserError(f"{self.split.name}: not one of {len(rows):,} images in a row can be read; fix them.")
         return join_with_stand_ins(prepared)
 
     def _prepare_all(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:

@@ -1,6 +1,6 @@
-"""Data room: the shards that a stream reads one row after another, and the files that they are in.
+"""The shards that a stream reads one row after another, and the files that they are in.
 
-How many rows each shard has is known before the first picture is read: a Parquet file says it in its footer, and of a
+How many rows each shard has is known before the first image is read: a Parquet file says it in its footer, and of a
 tar the headers are counted (`tars`). So the place of every row is known, and a reader can begin at any of them.
 """
 
@@ -86,7 +86,7 @@ class Shards(Protocol):
     rows: np.ndarray
 
     def read(self, shard: int, first: int) -> Iterator[tuple[list[dict[str, Any]], pa.Array]]:
-        """Yields the rows of a shard from row `first` on, a few at a time: pictures as {"bytes", "path"}, and labels.
+        """Yields the rows of a shard from row `first` on, a few at a time: images as {"bytes", "path"}, and labels.
 
         The labels are as they stand there.
         """

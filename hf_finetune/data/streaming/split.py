@@ -1,4 +1,4 @@
-"""Data room: a split in shards, whose rows are read one after another from any of them on, however the network is."""
+"""A split in shards, whose rows are read one after another from any of them on, however the network is."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HOLD_OUT_STREAM = 0x4C0  # of the draws that say what is held out; transforms c
 
 
 class Row(NamedTuple):
-    """A picture, undecoded, as {"bytes", "path"}; its class id, or -100; its number in the source's split."""
+    """An image, undecoded, as {"bytes", "path"}; its class id, or -100; its number in the source's split."""
 
     image: dict[str, Any]
     label: int
@@ -46,7 +46,7 @@ class HoldOut:
 
 @dataclass
 class StreamedSplit:
-    """A split in shards. What is known of it are the numbers of rows; pictures and labels are read when they are due.
+    """A split in shards. What is known of it are the numbers of rows; images and labels are read when they are due.
 
     `to_class_ids` turns labels into class ids, and is given the numbers of their rows for its messages. `name` is for
     messages too. `buffer_size` is the number of rows that each process may hold in order to shuffle them. `counts` are
@@ -112,7 +112,7 @@ class StreamedSplit:
                 pause = next(pauses, None) if is_passing(error) else None
                 if pause is None:
                     raise UserError(
-                        f"{self.name} cannot be read on: {first_line(error)}; the same command goes on from the last"
+                        f"{self.name} cannot be read on: {first_line(error)}; the same command resumes from the last"
                         " checkpoint."
                     ) from error
                 time.sleep(pause)

@@ -1,4 +1,4 @@
-"""Data room: WebDataset tars as shards. A sample's members follow each other and share their name up to its first dot.
+"""WebDataset tars as shards. A sample's members follow each other and share their name up to its first dot.
 
 A tar does not say how many samples it has. Its headers are read once, with the labels, and what they say is kept in the
 cache folder of `datasets`.
@@ -48,7 +48,7 @@ class LabelSurvey:
 class TarShards:
     """WebDataset tars as shards.
 
-    `image_field` is the extension of the pictures; `label_field` that of the labels, where json.NAME is an entry of a
+    `image_field` is the extension of the images; `label_field` that of the labels, where json.NAME is an entry of a
     JSON object.
     """
 
@@ -63,17 +63,17 @@ class TarShards:
 
     @cached_property
     def surveys(self) -> list[LabelSurvey]:
-        """What each tar holds. Pictures are passed over, which only a file on this machine allows."""
+        """What each tar holds. Images are passed over, which only a file on this machine allows."""
         survey = partial(_survey_once, label_field=self.label_field)
-        return list(in_threads(survey, self.files, "Counting pictures"))
+        return list(in_threads(survey, self.files, "Counting images"))
 
     def read(self, shard: int, first: int) -> Iterator[tuple[list[dict[str, Any]], pa.Array]]:
         file = self.files[shard]
         with file.open() as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for number, sample in enumerate(iterate_samples(tar)):
                 if number >= first:
-                    picture = _content(tar, sample, self.image_field)
-                    image = {"bytes": picture, "path": f"{file.name}/{sample.key}.{self.image_field}"}
+                    content = _content(tar, sample, self.image_field)
+                    image = {"bytes": content, "path": f"{file.name}/{sample.key}.{self.image_field}"}
                     yield [image], pa.array([_label(tar, sample, self.label_field)])
 
 

@@ -1,8 +1,8 @@
-"""Data room: the random transforms of torchvision.transforms.v2 that run on a whole batch at once, on any device.
+"""The random transforms of torchvision.transforms.v2 that run on a whole batch at once, on any device.
 
-Each takes images of shape (batch, channels, height, width) and the samples' draw keys, and gives to every picture the
+Each takes images of shape (batch, channels, height, width) and the samples' draw keys, and gives to every image the
 result that torchvision's transform of the same name gives for the same draws. Arguments and defaults are torchvision's.
-A host never waits for the device here: the draws stay where the pictures are.
+A host never waits for the device here: the draws stay where the images are.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from hf_finetune.data.transforms.randomness import split_keys, uniform_draws
 
-_PICTURES_OF_NOISE = 32
+_IMAGES_OF_NOISE = 32
 
 
 class BatchTransform:
@@ -76,8 +76,8 @@ class RandomCrop(BatchTransform):
             return _windows_on_host(pixels, top, left, height, width).permute(0, 3, 1, 2)
         rows = top[:, None] + torch.arange(height, device=images.device)
         columns = left[:, None] + torch.arange(width, device=images.device)
-        pictures = torch.arange(len(images), device=images.device)[:, None, None]
-        return pixels[pictures, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        numbers = torch.arange(len(images), device=images.device)[:, None, None]
+        return pixels[numbers, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
     def _pad(self, images: torch.Tensor, left: int, top: int, right: int, bottom: int) -> torch.Tensor:
         if self.transform.padding_mode != "constant":
@@ -95,7 +95,7 @@ class RandomCrop(BatchTransform):
 def _windows_on_host(
     pixels: torch.Tensor, top: torch.Tensor, left: torch.Tensor, height: int, width: int
 ) -> torch.Tensor:
-    """Returns each picture's window, (batch, height, width, channels), of pixels (batch, rows, columns, channels).
+    """Returns each image's window, (batch, height, width, channels), of pixels (batch, rows, columns, channels).
 
     NumPy copies a window row by row, where torch would fetch it value by value: 30 times faster for 32 x 32 pixels.
     """
@@ -128,7 +128,7 @@ class RandomResizedCrop(BatchTransform):
     def boxes(self, height: torch.Tensor, width: torch.Tensor, keys: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Returns (top, left, height, width) of each sample's crop, int64 of shape (batch,).
 
-        `height` and `width` are those of the pictures in pixels, int64 of shape (batch,) or (1,) where all are alike.
+        `height` and `width` are those of the images in pixels, int64 of shape (batch,) or (1,) where all are alike.
         """
         crop = self.transform
         draws = uniform_draws(keys, self.stream, 2 * self.attempts + 2)
@@ -214,8 +214,8 @@ class RandomErasing(BatchTransform):
         """Returns normalized images with standard normal noise under the mask, a few at a time: noise is large."""
         keys, images = split_keys(keys, self.stream), images.clone()
         # Elsewhere than on the host, finding out which are erased would make it wait.
-        pictures = erased.nonzero()[:, 0] if _on_host(images) else torch.arange(len(images), device=images.device)
-        for some in pictures.split(_PICTURES_OF_NOISE):
+        numbers = erased.nonzero()[:, 0] if _on_host(images) else torch.arange(len(images), device=images.device)
+        for some in numbers.split(_IMAGES_OF_NOISE):
             draws = uniform_draws(keys[some], 0, images[0].numel()).view(-1, *images.shape[1:])
             noise = torch.special.ndtri(draws + 2.0**-25).to(images.dtype)
             images[some] = torch.where(mask[some], noise, images[some])

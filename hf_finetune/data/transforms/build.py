@@ -1,7 +1,7 @@
-"""Data room: a recipe's `train_transforms`, cut once into a part for single pictures and a part for whole batches.
+"""A recipe's `train_transforms`, cut once into a part for single images and a part for whole batches.
 
-What must see one picture at a time runs in the loader's workers and yields uint8; what can run on a batch runs once per
-batch on the training device. So the pictures cross to the device as uint8 and at the smallest size there is.
+What must see one image at a time runs in the loader's workers and yields uint8; what can run on a batch runs once per
+batch on the training device. So the images cross to the device as uint8 and at the smallest size there is.
 """
 
 from __future__ import annotations
@@ -22,41 +22,41 @@ from hf_finetune.data.transforms.rand_augment import IncreasingRandAugment
 from hf_finetune.data.transforms.reduced_decoding import ReducedRandomResizedCrop, ReducedResize
 from hf_finetune.errors import UserError, did_you_mean, first_line
 
-# Transforms after which all pictures have one size, whatever they had before.
+# Transforms after which all images have one size, whatever they had before.
 _SIZE_FIXING = ("CenterCrop", "RandomCrop", "RandomResizedCrop", "Resize")
 _SMOOTH = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
 _INTERPOLATIONS = {mode.value: mode for mode in InterpolationMode}
-# They change what is not a picture, so no place in a list of picture transforms can hold them.
-_NOT_FOR_PICTURES = ("ToTensor", "ToImage", "ToDtype", "PILToTensor", "ToPILImage", "Normalize")
+# They change what is not an image, so no place in a list of image transforms can hold them.
+_NOT_FOR_IMAGES = ("ToTensor", "ToImage", "ToDtype", "PILToTensor", "ToPILImage", "Normalize")
 
 
 @dataclass(frozen=True)
 class TrainTransforms:
     """The parts of a list of training transforms.
 
-    `decoding` is a first transform that decodes no more of a picture than it keeps, None where whole pictures are
-    needed. `picture` are transforms of one uint8 tensor of shape (channels, height, width); `batch` are transforms of a
-    batch of them, all of one size, with the samples' draw keys. `mixing` mixes the pictures of a normalized batch, None
+    `decoding` is a first transform that decodes no more of an image than it keeps, None where whole images are
+    needed. `single` are transforms of one uint8 tensor of shape (channels, height, width); `batch` are transforms of a
+    batch of them, all of one size, with the samples' draw keys. `mixing` mixes the images of a normalized batch, None
     where each stays itself; `erasing` erases with noise before that, which is of normalized pixels too.
     """
 
-    picture: tuple[v2.Transform, ...]
+    single: tuple[v2.Transform, ...]
     batch: tuple[BatchTransform, ...]
     decoding: ReducedRandomResizedCrop | ReducedResize | None = None
     erasing: RandomErasing | None = None
     mixing: Mixing | None = None
 
     def decode(self, values: Sequence[Any], keys: torch.Tensor) -> list[torch.Tensor]:
-        """Returns encoded pictures as uint8 of shape (channels, height, width). Raises `UnreadableImage`."""
+        """Returns encoded images as uint8 of shape (channels, height, width). Raises `UnreadableImage`."""
         if self.decoding is not None:
             return self.decoding(values, keys)
         return [decode_pixels(value) for value in values]
 
-    def apply_to_picture(self, image: torch.Tensor, key: int) -> torch.Tensor:
-        """Returns the uint8 picture after the second part. Its random draws depend on `key` alone."""
+    def apply_to_image(self, image: torch.Tensor, key: int) -> torch.Tensor:
+        """Returns the uint8 image after the second part. Its random draws depend on `key` alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key)
-            for transform in self.picture:
+            for transform in self.single:
                 image = transform(image)
         return image
 
@@ -75,7 +75,7 @@ class TrainTransforms:
         return (images, labels) if self.mixing is None else self.mixing(images, labels, keys, num_labels)
 
 
-NO_TRANSFORMS = TrainTransforms(picture=(), batch=())
+NO_TRANSFORMS = TrainTransforms(single=(), batch=())
 
 
 def _build_transform(item: Any) -> v2.Transform:
@@ -86,21 +86,19 @@ def _build_transform(item: Any) -> v2.Transform:
         arguments = arguments or {}
     else:
         raise UserError(
-            f"train_transforms: {item!r} is not a transform; write a name with its arguments,"
+            f"train_transforms: {item!r} is not a transform; use a name with its arguments,"
             " such as - RandomCrop: {size: 32, padding: 4}"
         )
     known = {
         name: member
         for name, member in {**vars(v2), "IncreasingRandAugment": IncreasingRandAugment}.items()
-        if inspect.isclass(member) and issubclass(member, v2.Transform) and name not in _NOT_FOR_PICTURES
+        if inspect.isclass(member) and issubclass(member, v2.Transform) and name not in _NOT_FOR_IMAGES
     }
     if name == "Normalize":
-        raise UserError(
-            "train_transforms: Normalize is always applied last; write its figures as image_mean, image_std."
-        )
+        raise UserError("train_transforms: Normalize is always applied last; use its figures as image_mean, image_std.")
     if name not in known:
         raise UserError(
-            f'train_transforms: "{name}" is not a picture transform of torchvision.transforms.v2.'
+            f'train_transforms: "{name}" is not an image transform of torchvision.transforms.v2.'
             f"{did_you_mean(str(name), known)}"
         )
     if not isinstance(arguments, Mapping):
@@ -124,7 +122,7 @@ def _build_transform(item: Any) -> v2.Transform:
             )
     alpha = arguments.get("alpha", 1.0) if name in MIXING_TRANSFORMS else 1.0
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
-        raise UserError(f"train_transforms: the alpha of {name} is {alpha!r}; write a number above 0.")
+        raise UserError(f"train_transforms: the alpha of {name} is {alpha!r}; use a number above 0.")
     try:
         transform = known[name](**arguments)
     except (TypeError, ValueError, ZeroDivisionError) as error:
@@ -146,9 +144,9 @@ def _runs_on_batches(transform: v2.Transform) -> bool:
 def build_train_transforms(items: Sequence[Any], uniform: bool) -> TrainTransforms:
     """Builds and cuts a list of torchvision.transforms.v2 names with their arguments.
 
-    `uniform` says that all pictures have one size, and a small one. Where they have not, the first part reaches to the
+    `uniform` says that all images have one size, and a small one. Where they have not, the first part reaches to the
     transform that gives them one. Raises `UserError` for a name, an argument or a value that torchvision does not take,
-    and for a list that leaves pictures of different sizes.
+    and for a list that leaves images of different sizes.
     """
     transforms = [_build_transform(item) for item in items]
     mixing = _mixing(transforms[-1], stream=len(transforms) - 1) if transforms else None
@@ -163,7 +161,7 @@ def build_train_transforms(items: Sequence[Any], uniform: bool) -> TrainTransfor
         erasing = RandomErasing(transforms.pop(), stream=len(transforms))
     if any(map(_erases_with_noise, transforms)):
         raise UserError(
-            "train_transforms: RandomErasing with the value random fills with noise of normalized pixels; write it"
+            "train_transforms: RandomErasing with the value random fills with noise of normalized pixels; use it"
             " last, or before MixUp and CutMix."
         )
     first_part = 0
@@ -174,7 +172,7 @@ def build_train_transforms(items: Sequence[Any], uniform: bool) -> TrainTransfor
         fixing = [position for position, transform in enumerate(transforms) if _fixes_size(transform)]
         if not fixing:
             raise UserError(
-                "train_transforms: the pictures differ in size and no transform gives them one;"
+                "train_transforms: the images differ in size and no transform gives them one;"
                 " add RandomResizedCrop: {size: 224} or Resize: {size: [224, 224]}."
             )
         first_part = max(first_part, fixing[0] + 1)
@@ -183,7 +181,7 @@ def build_train_transforms(items: Sequence[Any], uniform: bool) -> TrainTransfor
         decoding=decoding,
         erasing=erasing,
         mixing=mixing,
-        picture=tuple(transforms[1 if decoding else 0 : first_part]),
+        single=tuple(transforms[1 if decoding else 0 : first_part]),
         batch=tuple(
             BATCH_TRANSFORMS[type(transform).__name__](transform, stream=position)
             for position, transform in enumerate(transforms)
@@ -197,13 +195,13 @@ def _erases_with_noise(transform: v2.Transform) -> bool:
 
 
 def _mixes(transform: v2.Transform) -> bool:
-    """Says whether a transform is, or holds, one that mixes pictures."""
+    """Says whether a transform is, or holds, one that mixes images."""
     inner = getattr(transform, "transforms", None) or ()
     return type(transform).__name__ in MIXING_TRANSFORMS or any(map(_mixes, inner))
 
 
 def _mixing(transform: v2.Transform, stream: int) -> Mixing | None:
-    """Returns the last transform of a list as what mixes batches, None if it changes each picture by itself.
+    """Returns the last transform of a list as what mixes batches, None if it changes each image by itself.
 
     Raises `UserError` where it mixes in a way that is more than a choice.
     """
@@ -222,7 +220,7 @@ def _mixing(transform: v2.Transform, stream: int) -> Mixing | None:
 
 
 def _reduced(transform: v2.Transform) -> ReducedRandomResizedCrop | ReducedResize | None:
-    """Returns what decodes a picture for this first transform, None where the whole picture is needed."""
+    """Returns what decodes an image for this first transform, None where the whole image is needed."""
     if isinstance(transform, v2.RandomResizedCrop) and _runs_on_batches(transform):
         return ReducedRandomResizedCrop(transform, stream=0)
     if isinstance(transform, v2.Resize) and transform.max_size is None and transform.interpolation in _SMOOTH:

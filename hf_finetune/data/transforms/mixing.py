@@ -1,9 +1,9 @@
-"""Data room: MixUp and CutMix, which lay each picture of a batch over the next one and mix their labels alike.
+"""MixUp and CutMix, which lay each image of a batch over the next one and mix their labels alike.
 
 MixUp is Zhang et al., "mixup: Beyond Empirical Risk Minimization", 2018; CutMix is Yun et al., "CutMix: Regularization
 Strategy to Train Strong Classifiers with Localizable Features", 2019. Partners, draws and boxes are those of
-torchvision.transforms.v2. A batch's draws are its first picture's, so a resume and the number of workers change
-nothing; which pictures are mixed depends on the pictures of a process's batch. A host never waits for the device here.
+torchvision.transforms.v2. A batch's draws are its first image's, so a resume and the number of workers change
+nothing; which images are mixed depends on the images of a process's batch. A host never waits for the device here.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Mixing:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns images as they came, (batch, channels, height, width), and targets, float32 (batch, num_labels).
 
-        `images` are floating-point, `labels` int64 (batch,). A row of targets adds up to 1; a picture whose label is
+        `images` are floating-point, `labels` int64 (batch,). A row of targets adds up to 1; an image whose label is
         none of the classes, which does not count, adds nothing to it.
         """
         own = self._share_of_own(images.shape[-2], images.shape[-1], uniform_draws(keys[:1], self.stream, 4)[0])
@@ -62,7 +62,7 @@ class Mixing:
         return mixed, torch.lerp(targets.roll(1, 0), targets, own.mean())
 
     def _share_of_own(self, height: int, width: int, draws: torch.Tensor) -> torch.Tensor:
-        """Returns how much of each pixel is the picture's own, float32 (height, width); the rest is its partner's."""
+        """Returns how much of each pixel is the image's own, float32 (height, width); the rest is its partner's."""
         choice, *rest = draws
         share = torch.ones(height, width, device=draws.device)
         passed = 0.0
@@ -78,9 +78,9 @@ class Mixing:
 
 
 def _outside_box(share: torch.Tensor, draw_x: torch.Tensor, draw_y: torch.Tensor) -> torch.Tensor:
-    """Returns 1 outside a box that leaves about `share`, one value (height, width), of the picture, and 0 in it."""
+    """Returns 1 outside a box that leaves about `share`, one value (height, width), of the image, and 0 in it."""
     height, width = share.shape
-    half_side = 0.5 * (1 - share[0, 0]).sqrt()  # in parts of the picture's sides
+    half_side = 0.5 * (1 - share[0, 0]).sqrt()  # in parts of the image's sides
     x, y = (draw_x * width).floor(), (draw_y * height).floor()
     half_width, half_height = (half_side * width).floor(), (half_side * height).floor()
     columns, rows = torch.arange(width, device=share.device), torch.arange(height, device=share.device)

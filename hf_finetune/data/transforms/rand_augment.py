@@ -1,4 +1,4 @@
-"""Data room: timm's RandAugment, whose operations all grow with the magnitude (its `rand-m9-mstd0.5-inc1`).
+"""Timm's RandAugment, whose operations all grow with the magnitude (its `rand-m9-mstd0.5-inc1`).
 
 RandAugment is Cubuk et al., "RandAugment: Practical automated data augmentation with a reduced search space", 2019. The
 operations and their strengths are `_RAND_INCREASING_TRANSFORMS` of timm's data/auto_augment.py, which MMPretrain's
@@ -19,10 +19,10 @@ Operation = Callable[["IncreasingRandAugment", torch.Tensor, float], torch.Tenso
 
 
 class IncreasingRandAugment(v2.Transform):
-    """Applies `num_ops` operations of fifteen, each with the probability `p`, to a uint8 picture (3, height, width).
+    """Applies `num_ops` operations of fifteen, each with the probability `p`, to a uint8 image (3, height, width).
 
     `magnitude` is 0 to 10; each operation's is drawn from a normal distribution around it with the deviation
-    `magnitude_std`, cut off at 0 and 10. Turned, sheared and moved pictures are filled up with `fill`, a grey or RGB.
+    `magnitude_std`, cut off at 0 and 10. Turned, sheared and moved images are filled up with `fill`, a grey or RGB.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class IncreasingRandAugment(v2.Transform):
     def moved(
         self, image: torch.Tensor, translate: Sequence[float] = (0, 0), shear: Sequence[float] = (0, 0)
     ) -> torch.Tensor:
-        """Returns a picture moved by (x, y) in parts of its sides, or sheared by (x, y) about its upper left corner."""
+        """Returns an image moved by (x, y) in parts of its sides, or sheared by (x, y) about its upper left corner."""
         height, width = image.shape[-2:]
         return functional.affine(
             image,
@@ -86,7 +86,7 @@ def _solarize_add(image: torch.Tensor, strength: float) -> torch.Tensor:
     return torch.where(image < 128, brighter, image)
 
 
-# Each is given the transform, the picture and a strength from -1 to 1, whose sign some leave alone.
+# Each is given the transform, the image and a strength from -1 to 1, whose sign some leave alone.
 OPERATIONS: dict[str, Operation] = {
     "AutoContrast": lambda transform, image, strength: functional.autocontrast(image),
     "Equalize": lambda transform, image, strength: functional.equalize(image),

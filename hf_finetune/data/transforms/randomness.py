@@ -1,4 +1,4 @@
-"""Data room: random draws that belong to a sample, not to a process.
+"""Random draws that belong to a sample, not to a process.
 
 A draw is a hash of (seed, epoch, sample index, stream, position), so the number of workers, the number of processes and
 a resume in mid-epoch change nothing. The hash is the finalizer of SplitMix64 (Steele, Lea and Flood, "Fast splittable

@@ -1,8 +1,8 @@
-"""Data room: large pictures are decoded no larger than what is kept of them needs.
+"""Large images are decoded no larger than what is kept of them needs.
 
-The crop is drawn first, from the size in the picture's header; then a JPEG is decoded at the smallest scale of 1, 1/2,
+The crop is drawn first, from the size in the image's header; then a JPEG is decoded at the smallest scale of 1, 1/2,
 1/4 and 1/8 at which the crop still covers the pixels wanted, and crop and resize finish from there. At scale 1 the
-result is torchvision's own; at a reduced scale the crop's edges are rounded to the reduced picture's pixels.
+result is torchvision's own; at a reduced scale the crop's edges are rounded to the reduced image's pixels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import PIL.Image
 import torch
 from torchvision.transforms import v2
 
-from hf_finetune.data.images.decoding import OpenPicture
+from hf_finetune.data.images.decoding import OpenImage
 from hf_finetune.data.images.pixels import to_tensor
 from hf_finetune.data.transforms.batch import RandomResizedCrop
 
@@ -25,14 +25,14 @@ _OPEN_AT_ONCE = 32  # their crops are drawn together; each holds a file open unt
 
 
 class ReducedRandomResizedCrop:
-    """torchvision's RandomResizedCrop on pictures that are still encoded, with the draws of the batch transform."""
+    """torchvision's RandomResizedCrop on images that are still encoded, with the draws of the batch transform."""
 
     def __init__(self, transform: v2.RandomResizedCrop, stream: int) -> None:
         self.transform = transform
         self._drawing = RandomResizedCrop(transform, stream)
 
     def __call__(self, values: Sequence[Any], keys: torch.Tensor) -> list[torch.Tensor]:
-        """Returns the crops of pictures as `OpenPicture` takes them: uint8 (3, height, width), channels last in memory.
+        """Returns the crops of images as `OpenImage` takes them: uint8 (3, height, width), channels last in memory.
 
         `keys` are the samples' draw keys, int64 (batch,). Raises `UnreadableImage`.
         """
@@ -42,40 +42,40 @@ class ReducedRandomResizedCrop:
             for start in range(0, len(values), _OPEN_AT_ONCE):
                 with ExitStack() as stack:
                     chunk = slice(start, start + _OPEN_AT_ONCE)
-                    pictures = [stack.enter_context(OpenPicture(value)) for value in values[chunk]]
-                    heights = torch.tensor([picture.height for picture in pictures])
-                    widths = torch.tensor([picture.width for picture in pictures])
+                    images = [stack.enter_context(OpenImage(value)) for value in values[chunk]]
+                    heights = torch.tensor([opened.height for opened in images])
+                    widths = torch.tensor([opened.width for opened in images])
                     boxes = torch.stack(self._drawing.boxes(heights, widths, keys[chunk]), dim=1).tolist()
-                    for crop in pool.map(self._crop, pictures, boxes):
+                    for crop in pool.map(self._crop, images, boxes):
                         resized = v2.functional.resize(
                             to_tensor(crop), self.transform.size, self.transform.interpolation, antialias=True
                         )
                         crops.append(resized)
         return crops
 
-    def _crop(self, picture: OpenPicture, box: Sequence[int]) -> PIL.Image.Image:
-        """Returns the box (top, left, height, width) of a picture, at the scale at which it is decoded."""
+    def _crop(self, opened: OpenImage, box: Sequence[int]) -> PIL.Image.Image:
+        """Returns the box (top, left, height, width) of an image, at the scale at which it is decoded."""
         top, left, height, width = box
-        image = picture.decode(_reduction(height, width, *self.transform.size))
-        vertical, horizontal = image.height / picture.height, image.width / picture.width
+        image = opened.decode(_reduction(height, width, *self.transform.size))
+        vertical, horizontal = image.height / opened.height, image.width / opened.width
         rows = round(top * vertical), round((top + height) * vertical)
         columns = round(left * horizontal), round((left + width) * horizontal)
         return image.crop((columns[0], rows[0], columns[1], rows[1]))
 
 
 class ReducedResize:
-    """torchvision's Resize on pictures that are still encoded."""
+    """torchvision's Resize on images that are still encoded."""
 
     def __init__(self, transform: v2.Resize) -> None:
         self.transform = transform
 
     def __call__(self, values: Sequence[Any], keys: torch.Tensor) -> list[torch.Tensor]:
-        """Returns the resized pictures; see `ReducedRandomResizedCrop`. Nothing is drawn from `keys`."""
+        """Returns the resized images; see `ReducedRandomResizedCrop`. Nothing is drawn from `keys`."""
         resized = []
         for value in values:
-            with OpenPicture(value) as picture:
-                height, width = self._target(picture.height, picture.width)
-                image = picture.decode(_reduction(picture.height, picture.width, height, width))
+            with OpenImage(value) as opened:
+                height, width = self._target(opened.height, opened.width)
+                image = opened.decode(_reduction(opened.height, opened.width, height, width))
             resized.append(
                 v2.functional.resize(to_tensor(image), [height, width], self.transform.interpolation, antialias=True)
             )

@@ -1,1 +1,1 @@
-"""Evaluation room: `evaluate` modules, loaded by their path, so that no metric needs the network."""
+"""`evaluate` modules, loaded by their path, so that no metric needs the network."""

@@ -1,1 +1,1 @@
-"""Models room: weights from elsewhere (torchvision, timm, MMPretrain, papers' authors) as Transformers has them."""
+"""Weights from elsewhere (torchvision, timm, MMPretrain, papers' authors) as Transformers has them."""

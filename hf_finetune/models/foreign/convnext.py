@@ -1,4 +1,4 @@
-"""Models room: ConvNeXt of its authors, torchvision, timm and MMPretrain."""
+"""ConvNeXt of its authors, torchvision, timm and MMPretrain."""
 
 from __future__ import annotations
 

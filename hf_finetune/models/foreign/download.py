@@ -1,4 +1,4 @@
-"""Models room: fetches a file of weights once, and checks it by its SHA-256.
+"""Fetches a file of weights once, and checks it by its SHA-256.
 
 torchvision, timm and MMPretrain end a file's name in the first eight digits of its hash. Such files are kept where
 torchvision and MMEngine keep theirs, so that none is fetched twice; others in a folder for their address beside them.
@@ -67,9 +67,7 @@ def fetch(url: str, check: Callable[[Path, str], None]) -> Path:
     parts = urlsplit(url)
     name = Path(unquote(parts.path)).name
     if parts.scheme not in ("http", "https") or not name:
-        raise UserError(
-            f"load_from: {url} is not the address of a file; write one that begins with https://, or a path."
-        )
+        raise UserError(f"load_from: {url} is not the address of a file; use one that begins with https://, or a path.")
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     if hash_of_name(name) is None:  # two addresses may end in the same name
         folder /= hashlib.sha256(url.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Models room: the names that other libraries give a network's tensors, as tables that turn them into Transformers'.
+"""The names that other libraries give a network's tensors, as tables that turn them into Transformers'.
 
 A rule is a pair of templates: `"layer{s+1}.{b}.conv{c+1}"` is, for every stage s, block b and convolution c counted
 from 0, what Transformers calls `"resnet.encoder.stages.{s}.layers.{b}.layer.{c}.convolution"`. It covers a module with
@@ -25,7 +25,7 @@ _BESIDE = re.compile(r"^(?:mask_token$|decoder|ema_|n_averaged$|steps$)")
 
 
 class Misfit(Exception):
-    """What keeps a network from being one of a family's: its message goes on from "a ResNet "."""
+    """What keeps a network from being one of a family's: its message resumes from "a ResNet "."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Models room: opens a state dict of another library. What is read is tensors and words, never code.
+"""Opens a state dict of another library. What is read is tensors and words, never code.
 
 A file is safetensors or what `torch.save` wrote, read with `weights_only=True`.
 """
@@ -75,7 +75,7 @@ def read_state_dict(source: str, sha256: str | None = None) -> StateDict:
     file of tensors.
     """
     if sha256 is not None and not re.fullmatch(r"[0-9a-f]{8,64}", sha256 := sha256.lower()):
-        raise UserError(f'load_from_sha256 is "{sha256}"; write 8 to 64 hexadecimal digits.')
+        raise UserError(f'load_from_sha256 is "{sha256}"; use 8 to 64 hexadecimal digits.')
     if is_url(source):
         path = fetch(source, lambda path, name: check_hash(path, name, sha256))
     else:
@@ -91,10 +91,8 @@ def _find(source: str) -> Path:
         return path
     if path.is_dir():
         if (path / "config.json").is_file():
-            raise UserError(f"load_from: {source} is a folder of Transformers; write --model_name_or_path {source}.")
-        raise UserError(
-            f"load_from: {source} is a folder; write the file with the weights, such as {source}/model.pth."
-        )
+            raise UserError(f"load_from: {source} is a folder of Transformers; use --model_name_or_path {source}.")
+        raise UserError(f"load_from: {source} is a folder; use the file with the weights, such as {source}/model.pth.")
     near = [file.name for file in path.parent.glob("*") if file.suffix in _SUFFIXES] if path.parent.is_dir() else []
     raise UserError(f"load_from: there is no file {source}.{did_you_mean(path.name, near)}")
 

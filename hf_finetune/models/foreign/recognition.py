@@ -1,4 +1,4 @@
-"""Models room: which network a state dict is of, told by its tensors' names and shapes."""
+"""Which network a state dict is of, told by its tensors' names and shapes."""
 
 from __future__ import annotations
 

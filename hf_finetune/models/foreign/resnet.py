@@ -1,4 +1,4 @@
-"""Models room: ResNets of torchvision, timm and MMPretrain, which name them alike, and their relatives that timm has.
+"""ResNets of torchvision, timm and MMPretrain, which name them alike, and their relatives that timm has.
 
 Whether a bottleneck's stride is in its 3 x 3 convolution (as here) or in the 1 x 1 before it (MMPretrain's style
 "caffe") leaves no trace in a state dict, nor does the max pooling of a stem; both are taken to be the usual ones.

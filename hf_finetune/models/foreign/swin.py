@@ -1,4 +1,4 @@
-"""Models room: Swin transformers of their authors, torchvision, timm and MMPretrain."""
+"""Swin transformers of their authors, torchvision, timm and MMPretrain."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _configure(state: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, Any]]:
     hidden = tensor_of(state, "swin.encoder.layers.0.blocks.0.intermediate.dense.weight").shape[0]
     return "swin", {
         # The last stage is one window: 224 pixels for windows of 7, 384 for 12. It matters only for position
-        # embeddings; a picture of another size is padded.
+        # embeddings; an image of another size is padded.
         "image_size": patch_size * window_size * 2 ** (stages - 1),
         "patch_size": patch_size,
         "num_channels": channels,

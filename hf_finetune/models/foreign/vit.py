@@ -1,4 +1,4 @@
-"""Models room: vision transformers (ViT, DeiT, the encoder of MAE) of torchvision, timm and MMPretrain."""
+"""Vision transformers (ViT, DeiT, the encoder of MAE) of torchvision, timm and MMPretrain."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _configure(state: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, Any]]:
 
 
 def _preprocessing(settings: Mapping[str, Any], library: str, file_name: str) -> dict[str, Any]:
-    """timm scales the pictures of its ViTs to -1 ... 1, and MMPretrain those of 384 pixels (its ...-384px.py).
+    """timm scales the images of its ViTs to -1 ... 1, and MMPretrain those of 384 pixels (its ...-384px.py).
 
     All others have ImageNet's figures, also both libraries' DeiT and MAE, whose tensors have the same names as a ViT's:
     only the file's name tells them apart.

@@ -1,4 +1,4 @@
-"""Training room: the output folder of a run — new, to be continued, or somebody's results that stay as they are."""
+"""The output folder of a run — new, to be continued, or somebody's results that stay as they are."""
 
 from __future__ import annotations
 
@@ -53,25 +53,25 @@ def find_resumable(
 ) -> Path | None:
     """Returns the checkpoint from which a run with these recipe values goes on in `folder`, or None for a new run.
 
-    That is the newest whole one. Torn ones that are newer are named to `say` and set aside; else it only reads.
+    That is the newest whole one. Corrupt ones that are newer are named to `say` and set aside; else it only reads.
     Raises `UserError` where the folder holds a finished run, another run, or anything else that a new run would write
     over.
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
-        raise UserError(f"output_dir: {existing} is a file; write a folder.")
+        raise UserError(f"output_dir: {existing} is a file; use a folder.")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"output_dir: there is no permission to write in {existing}; write another --output_dir.")
+        raise UserError(f"output_dir: there is no permission to write in {existing}; use another --output_dir.")
     if not folder.is_dir() or not any(path.name != _UNFINISHED_RECIPE for path in folder.iterdir()):
         return None
     if not _holds_run(folder):
         raise UserError(
             f"output_dir: {folder} is not empty and holds no run of this package, so nothing is written or deleted"
-            " there; write another --output_dir."
+            " there; use another --output_dir."
         )
     if overwrite:
         return None
-    choice = "write another --output_dir, or --overwrite_output_dir to start anew"
+    choice = "use another --output_dir, or --overwrite_output_dir to start anew"
     if (folder / METRICS_FILE).is_file():
         raise UserError(f"output_dir: {folder} holds the results of a finished run; {choice}.")
     if not list_checkpoints(folder):
@@ -87,7 +87,7 @@ def find_resumable(
         fault = find_fault(checkpoint)
         if fault is None:
             return checkpoint
-        say(f"Note: {checkpoint.name} is torn: {fault}; it is set aside as {set_aside(checkpoint).name}.")
+        say(f"Note: {checkpoint.name} is corrupt: {fault}; it is set aside as {set_aside(checkpoint).name}.")
     return None
 
 

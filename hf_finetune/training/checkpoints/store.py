@@ -1,4 +1,4 @@
-"""Training room: the folders `checkpoint-STEP` of a run — whole or not there, and found out when they are torn.
+"""The folders `checkpoint-STEP` of a run — whole or not there, and found out when they are corrupt.
 
 A checkpoint is written in a hidden folder beside, flushed to the disk, listed in a manifest and renamed. Whatever ends
 the process, and at whatever instant, a folder of that name is whole; what befalls it later, its manifest shows.
@@ -25,7 +25,7 @@ STATE_FILE = "trainer_state.json"
 # Holds what is being written or removed. Hidden, and on the run's own file system, so that one rename publishes it.
 UNFINISHED_FOLDER = ".unfinished"
 # Not "checkpoint-...": the stock Trainer would count it among the checkpoints, and delete it.
-_TORN_PREFIX = "torn-"
+_CORRUPT_PREFIX = "corrupt-"
 # Bytes. Who fails to write with less left has met a full disk, whatever the error says: that of torch.save does not.
 _ALMOST_NOTHING = 1 << 20
 
@@ -57,11 +57,11 @@ def find_fault(checkpoint: Path) -> str | None:
 
 
 def set_aside(checkpoint: Path) -> Path:
-    """Renames a torn checkpoint, so that nothing takes it for one, and returns where it is."""
-    name, number = _TORN_PREFIX + checkpoint.name, 1
+    """Renames a corrupt checkpoint, so that nothing takes it for one, and returns where it is."""
+    name, number = _CORRUPT_PREFIX + checkpoint.name, 1
     while checkpoint.with_name(name).exists():
         number += 1
-        name = f"{_TORN_PREFIX}{checkpoint.name}-{number}"
+        name = f"{_CORRUPT_PREFIX}{checkpoint.name}-{number}"
     return checkpoint.rename(checkpoint.with_name(name))
 
 
@@ -110,8 +110,8 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def remove_all(folder: Path) -> None:
-    """Removes all checkpoints of a run: whole ones, torn ones and what is left of unfinished ones."""
-    for checkpoint in (*list_checkpoints(folder), *folder.glob(f"{_TORN_PREFIX}checkpoint-*")):
+    """Removes all checkpoints of a run: whole ones, corrupt ones and what is left of unfinished ones."""
+    for checkpoint in (*list_checkpoints(folder), *folder.glob(f"{_CORRUPT_PREFIX}checkpoint-*")):
         shutil.rmtree(checkpoint)
     remove_unfinished(folder)
 
@@ -131,7 +131,7 @@ def check_room(folder: Path, checkpoint_bytes: int, weight_bytes: int, checkpoin
         raise UserError(
             f"output_dir: {checkpoints} checkpoint{plural} of {_size(checkpoint_bytes)} and the result need"
             f" {_size(needed)} on the disk of {existing} and {_size(free)} are free: {_size(needed - free)} are"
-            " missing; free them, or write another --output_dir or a lower --save_total_limit."
+            " missing; free them, or use another --output_dir or a lower --save_total_limit."
         )
 
 
@@ -151,7 +151,7 @@ def full_disk_told(folder: Path, what: str, needed: int) -> Iterator[None]:
         free = shutil.disk_usage(folder).free
         missing = max(needed - free, 0) or needed  # a quota does not show in what is free
         whole = list_checkpoints(folder)
-        kept = f"{whole[0].name} is whole, and the same command goes on from it" if whole else "None was saved before"
+        kept = f"{whole[0].name} is whole, and the same command resumes from it" if whole else "None was saved before"
         raise UserError(
             f"output_dir: the disk of {folder} is full: {what} of {_size(needed)} could not be written, {_size(free)}"
             f" are free; free {_size(missing)} or more. {kept}."

@@ -1,4 +1,4 @@
-"""Training room: an average of the weights over the steps of a run, which is what is evaluated, chosen and kept.
+"""An average of the weights over the steps of a run, which is what is evaluated, chosen and kept.
 
 The exponential moving average of timm's `--model-ema` and MMEngine's EMAHook: after each optimizer step, every trained
 parameter's average moves by 1 - decay towards it. BatchNorm's statistics are those of the last step.
@@ -52,7 +52,7 @@ class AveragedWeights:
         if {name: tensor.shape for name, tensor in saved.items()} != {
             name: average.shape for name, average in self.averages.items()
         }:
-            raise UserError(f"{folder} has no average of these weights; write --overwrite_output_dir to start anew.")
+            raise UserError(f"{folder} has no average of these weights; use --overwrite_output_dir to start anew.")
         for name, average in self.averages.items():
             average.copy_(saved[name])
 

@@ -1,4 +1,4 @@
-"""Training room: what happens beside the optimizer steps — the epoch of the draws, and what is shown."""
+"""What happens beside the optimizer steps — the epoch of the draws, and what is shown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class EpochCallback(TrainerCallback):
 
 
 class SecondEpochCallback(TrainerCallback):
-    """Does some work once, when the first whole pass over the pictures and its evaluation are over."""
+    """Does some work once, when the first whole pass over the images and its evaluation are over."""
 
     def __init__(self, work: Callable[[], None]) -> None:
         self.work = work

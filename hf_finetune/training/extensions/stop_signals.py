@@ -1,4 +1,4 @@
-"""Training room: signals that ask a run to stop, noted until the step at hand is done."""
+"""Signals that ask a run to stop, noted until the step at hand is done."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training room: features on disk, so that a second run and a resume need not compute them.
+"""Features on disk, so that a second run and a resume need not compute them.
 
 One .npy file a split lies in the datasets cache, named by a digest of all that the features depend on.
 """
@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 # Changes of these may change the features; so may this package's own decoding.
 _LIBRARIES = ("hf_finetune", "pillow", "timm", "torch", "torchvision", "transformers")
 _ABOUT_CLASSES = ("id2label", "label2id", "num_labels", "problem_type")  # of a configuration: they concern the head
-_ROWS = 1000  # pictures read at a time
+_ROWS = 1000  # images read at a time
 
 
 class FeaturesNotKept(Exception):
@@ -32,7 +32,7 @@ class FeaturesNotKept(Exception):
 
 
 def feature_file(split: Dataset, model: PreTrainedModel, head: set[str], settings: Mapping[str, Any]) -> Path:
-    """Returns where the features of a split's pictures are kept, whether they are there or not.
+    """Returns where the features of a split's images are kept, whether they are there or not.
 
     `head` names the tensors that do not matter; `settings` is what else decides the features, as JSON can hold it.
     """
@@ -43,7 +43,7 @@ def feature_file(split: Dataset, model: PreTrainedModel, head: set[str], setting
     )
     digest = hashlib.sha256(words.encode())
     digest.update(_digest_of_weights(model, head))
-    digest.update(_digest_of_pictures(split))
+    digest.update(_digest_of_images(split))
     return Path(datasets.config.HF_DATASETS_CACHE) / "hf_finetune" / "features" / f"{digest.hexdigest()[:32]}.npy"
 
 
@@ -64,8 +64,8 @@ def _digest_of_weights(model: PreTrainedModel, head: set[str]) -> bytes:
     return digest.digest()
 
 
-def _digest_of_pictures(split: Dataset) -> bytes:
-    """Digests every picture's bytes, or of a file its path, size and time of change, in their order."""
+def _digest_of_images(split: Dataset) -> bytes:
+    """Digests every image's bytes, or of a file its path, size and time of change, in their order."""
     digest = hashlib.sha256()
     for table in split.with_format("arrow").select_columns(["image"]).iter(batch_size=_ROWS):
         for image in table["image"].to_pylist():

@@ -1,6 +1,6 @@
-"""Training room: training a head on features that the frozen backbone computes once.
+"""Training a head on features that the frozen backbone computes once.
 
-Where nothing of a training picture is random, the frozen backbone gives the same features for it in every epoch. They
+Where nothing of a training image is random, the frozen backbone gives the same features for it in every epoch. They
 are computed once, in evaluation mode, and kept; then the same Trainer trains the same model, whose `forward` is its
 head alone for that time. So checkpoints and the result are whole models.
 """
@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from hf_finetune.data.batches import NOT_COUNTED, PictureBatches
+from hf_finetune.data.batches import NOT_COUNTED, ImageBatches
 from hf_finetune.models.head import head_module
 from hf_finetune.models.load import head_parameter_names
 from hf_finetune.training.frozen.feature_cache import FeaturesNotKept, feature_file, write_features
@@ -32,9 +32,9 @@ _SECONDS_BEFORE_BAR = 2
 
 
 class FeatureDataset(torch.utils.data.Dataset):
-    """Features, float32 (pictures, ...), and labels, int64 (pictures,), given a whole batch at a time.
+    """Features, float32 (images, ...), and labels, int64 (images,), given a whole batch at a time.
 
-    `sample_index`, int64 (pictures,), are the rows of the source's split that they are of.
+    `sample_index`, int64 (images,), are the rows of the source's split that they are of.
     """
 
     def __init__(self, features: np.ndarray, labels: np.ndarray, sample_index: np.ndarray) -> None:
@@ -65,13 +65,13 @@ def random_transforms(train_transforms: Sequence[Any]) -> list[str]:
 
 
 def train_on_features(
-    trainer: ImageClassificationTrainer, splits: Mapping[str, PictureBatches], transforms: Sequence[Any] | None
-) -> Mapping[str, PictureBatches | FeatureDataset]:
+    trainer: ImageClassificationTrainer, splits: Mapping[str, ImageBatches], transforms: Sequence[Any] | None
+) -> Mapping[str, ImageBatches | FeatureDataset]:
     """Turns a trainer with a frozen backbone to features, and returns those of each split, computed or read.
 
-    `transforms` are the train_transforms that the split "train" has been given, None where its pictures are prepared as
-    in evaluation. Where features cannot be kept, says why and returns the splits of pictures as they are.
-    `train_on_pictures` ends it.
+    `transforms` are the train_transforms that the split "train" has been given, None where its images are prepared as
+    in evaluation. Where features cannot be kept, says why and returns the splits of images as they are.
+    `train_on_images` ends it.
     """
     try:
         parts, shape = _after_backbone(trainer, transforms)
@@ -87,8 +87,8 @@ def train_on_features(
     return features
 
 
-def train_on_pictures(model: PreTrainedModel) -> None:
-    """Takes the head's place as the model's `forward` back, so that it is called with pictures again."""
+def train_on_images(model: PreTrainedModel) -> None:
+    """Takes the head's place as the model's `forward` back, so that it is called with images again."""
     vars(model).pop("forward", None)
 
 
@@ -97,7 +97,7 @@ def module_inputs(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields what `module` is given for each batch of a dataset, float32 (batch, ...), and its labels, int64 (batch,).
 
-    A label of -100 says that the picture cannot be read, and that another was in its place. The model runs in
+    A label of -100 says that the image cannot be read, and that another was in its place. The model runs in
     evaluation mode, on the trainer's device and in its precision, in this process alone.
     """
     args, model = trainer.args, trainer.model.eval()
@@ -109,9 +109,7 @@ def module_inputs(
         pin_memory=args.dataloader_pin_memory,
         generator=torch.Generator(),  # of its own, so that training draws the same numbers afterwards
     )
-    bar = tqdm(
-        total=len(dataset), desc=description, unit="picture", delay=_SECONDS_BEFORE_BAR, disable=args.disable_tqdm
-    )
+    bar = tqdm(total=len(dataset), desc=description, unit="image", delay=_SECONDS_BEFORE_BAR, disable=args.disable_tqdm)
     with bar, trainer.loading(), _inputs_of(module) as given:
         for batch in loader:
             inputs = trainer._prepare_inputs(batch)
@@ -138,7 +136,7 @@ def _features(
     module: nn.Module,
     shape: tuple[int, ...],
     role: str,
-    split: PictureBatches,
+    split: ImageBatches,
     transforms: Sequence[Any] | None,
 ) -> FeatureDataset:
     """Reads a split's features, each of `shape`, or computes and writes them first. Raises `FeaturesNotKept`."""
@@ -155,16 +153,16 @@ def _features(
     else:
         began = time.perf_counter()
         inputs = module_inputs(trainer, split, module, f"Features of {role}")
-        write_features(path, (len(split), *shape), _of_readable_pictures(inputs, role))
+        write_features(path, (len(split), *shape), _of_readable_images(inputs, role))
         seconds = time.perf_counter() - began
-        args.say(f"Features of {role}: {len(split):,} pictures in {seconds:.0f} s, kept in {path.parent}.")
+        args.say(f"Features of {role}: {len(split):,} images in {seconds:.0f} s, kept in {path.parent}.")
     return FeatureDataset(np.load(path, mmap_mode="r"), split.labels, split.sample_index)
 
 
-def _of_readable_pictures(inputs: Iterator[tuple[np.ndarray, np.ndarray]], role: str) -> Iterator[np.ndarray]:
+def _of_readable_images(inputs: Iterator[tuple[np.ndarray, np.ndarray]], role: str) -> Iterator[np.ndarray]:
     for features, labels in inputs:
         if (labels == NOT_COUNTED).any():
-            raise FeaturesNotKept(f"there are pictures of {role} that cannot be read")
+            raise FeaturesNotKept(f"there are images of {role} that cannot be read")
         yield features
 
 
@@ -172,16 +170,16 @@ def _after_backbone(
     trainer: ImageClassificationTrainer, transforms: Sequence[Any] | None
 ) -> tuple[list[nn.Module], tuple[int, ...]]:
     """Returns the modules that make logits of features, the head and dropout that lies directly before it, and the
-    shape of a picture's features.
+    shape of an image's features.
 
-    Raises `FeaturesNotKept` where they would not be the same in every epoch, and where two pictures show that these
+    Raises `FeaturesNotKept` where they would not be the same in every epoch, and where two images show that these
     modules alone do not make the model's logits.
     """
     model, args, dataset = trainer.model, trainer.args, trainer.train_dataset
     if drawing := random_transforms(transforms or ()):
         raise FeaturesNotKept(
             f"train_transforms are random ({', '.join(drawing)}); with --train_transforms null, the frozen backbone"
-            f" would see each training picture once instead of {args.num_train_epochs:g} times"
+            f" would see each training image once instead of {args.num_train_epochs:g} times"
         )
     if args.n_gpu > 1:
         raise FeaturesNotKept("one process has several GPUs; start one for each with accelerate launch")

@@ -1,4 +1,4 @@
-"""Training room: starts a new head at the optimum of a logistic regression on the network's features.
+"""Starts a new head at the optimum of a logistic regression on the network's features.
 
 From there everything is fine-tuned (LP-FT: Kumar et al., "Fine-tuning can distort pretrained features and underperform
 out-of-distribution", ICLR 2022, arXiv:2202.10054): a random head sends large gradients through the backbone in its
@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from torch.utils.data import Subset
 from tqdm.auto import tqdm
 
-from hf_finetune.data.batches import NOT_COUNTED, PictureBatches
+from hf_finetune.data.batches import NOT_COUNTED, ImageBatches
 from hf_finetune.data.splits import stratified_split
 from hf_finetune.errors import UserError
 from hf_finetune.models.freeze import trains_backbone
@@ -28,22 +28,20 @@ from hf_finetune.models.load import LoadedModel
 from hf_finetune.training.frozen.features import FeatureDataset, module_inputs
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
-PICTURES = 10_000  # at most, stratified; a few more where classes are rare
+IMAGES = 10_000  # at most, stratified; a few more where classes are rare
 _HELD_OUT = 0.1  # of them, stratified, to choose the strength of L2
 # scikit-learn's C, from the strongest L2 to the weakest: each fit starts at the one before it. A weak one may fit
 # better, but where the backbone is trained after it, its large weights multiply the gradient: an epoch of the embedded
-# checkpoint on 6,000 pictures of MNIST at rate 0.02 gave 98.1 to 98.4 % with these three, and 95.3 % with 1.0.
+# checkpoint on 6,000 images of MNIST at rate 0.02 gave 98.1 to 98.4 % with these three, and 95.3 % with 1.0.
 _STRENGTHS = (1e-4, 1e-3, 1e-2)
 _STRENGTHS_FOR_FROZEN = (*_STRENGTHS, 1e-1, 1.0)
 _ITERATIONS = 200  # of L-BFGS for each strength
 
 
-def probe_head(
-    trainer: ImageClassificationTrainer, loaded: LoadedModel, dataset: PictureBatches | FeatureDataset
-) -> str:
-    """Fits a new head on training pictures, and returns one sentence on it.
+def probe_head(trainer: ImageClassificationTrainer, loaded: LoadedModel, dataset: ImageBatches | FeatureDataset) -> str:
+    """Fits a new head on training images, and returns one sentence on it.
 
-    `loaded` is the trainer's model; `dataset` holds pictures prepared as in evaluation, or features. The same seed
+    `loaded` is the trainer's model; `dataset` holds images prepared as in evaluation, or features. The same seed
     gives the same head. Processes other than the first leave theirs as it is: DistributedDataParallel gives them the
     first one's.
     """
@@ -54,20 +52,20 @@ def probe_head(
         return ""
     began = time.perf_counter()
     rows = np.arange(len(dataset))
-    if len(rows) > PICTURES:
-        _, rows = stratified_split(dataset.labels, PICTURES / len(rows), args.seed)
+    if len(rows) > IMAGES:
+        _, rows = stratified_split(dataset.labels, IMAGES / len(rows), args.seed)
     sample = Subset(dataset, rows.tolist())
     features, labels = map(np.concatenate, zip(*module_inputs(trainer, sample, linear, "Features"), strict=True))
     readable = labels != NOT_COUNTED
     features, labels = features[readable], labels[readable]
     if features.ndim != 2 or not np.isfinite(features).all():
         raise UserError(
-            "head_init: probe needs one vector of finite numbers for each picture, which the network does not give its"
-            " head; write --head_init random."
+            "head_init: probe needs one vector of finite numbers for each image, which the network does not give its"
+            " head; use --head_init random."
         )
     kept, held_out = stratified_split(labels, _HELD_OUT, args.seed)
     if len(np.unique(labels)) < 2 or not len(held_out):
-        return "Head: not probed, because the training pictures do not show two of each of two classes."
+        return "Head: not probed, because the training images do not show two of each of two classes."
     strengths = _STRENGTHS if trains_backbone(loaded.model) else _STRENGTHS_FOR_FROZEN
     weight, bias, accuracy = fit_logistic_regression(
         features[kept], labels[kept], features[held_out], labels[held_out], linear.out_features, strengths
@@ -77,7 +75,7 @@ def probe_head(
         linear.bias.copy_(torch.from_numpy(bias))
     seconds = time.perf_counter() - began
     figures = f"{accuracy:.2%} of {len(held_out):,} held out right"
-    return f"Head: probed on {len(kept):,} pictures in {seconds:.0f} s, {figures}."
+    return f"Head: probed on {len(kept):,} images in {seconds:.0f} s, {figures}."
 
 
 def fit_logistic_regression(
@@ -104,7 +102,7 @@ def fit_logistic_regression(
     for strength in tqdm(strengths, desc="Probing the head", delay=2, leave=False):
         solver.C = strength
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the next strength goes on from here
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the next strength resumes from here
             solver.fit(scaled, labels)
         weight, bias = _layer(solver, mean, scale, num_labels)
         probabilities = softmax(held_out_features @ weight.T + bias, axis=1)

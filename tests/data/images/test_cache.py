@@ -1,4 +1,4 @@
-"""The file of decoded pictures: the same pixels as decoding gives, made once, whole or not at all."""
+"""The file of decoded images: the same pixels as decoding gives, made once, whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from transformers import BitImageProcessor
 
 from hf_finetune import UserError, finetune
 from hf_finetune.config.data import DataArguments
-from hf_finetune.data.batches import PictureBatches
+from hf_finetune.data.batches import ImageBatches
 from hf_finetune.data.build import load_image_dataset
 from hf_finetune.data.images import cache as decode_cache
-from hf_finetune.data.images.cache import finish, open_decoded_pictures
+from hf_finetune.data.images.cache import finish, open_decoded_images
 from hf_finetune.data.images.decoding import UnreadableImage
 from hf_finetune.data.stages import EvaluationStage, TrainingStage
 from hf_finetune.data.transforms.build import build_train_transforms
@@ -35,48 +35,48 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def pictures(picture_folder):
-    return load_image_dataset(DataArguments(dataset=str(picture_folder)), seed=0)
+def images(image_folder):
+    return load_image_dataset(DataArguments(dataset=str(image_folder)), seed=0)
 
 
-def test_the_same_pixels_as_decoding(pictures, cache):
-    decoded = open_decoded_pictures(pictures, "auto")
+def test_the_same_pixels_as_decoding(images, cache):
+    decoded = open_decoded_images(images, "auto")
     assert set(decoded) == {"train", "validation", "test"} and decoded["train"] is decoded["validation"]
     assert len(list(cache.glob("*.unfinished"))) == 2
-    for role, split in pictures.splits.items():
+    for role, split in images.splits.items():
         stages = [
             TrainingStage(build_train_transforms(["RandomHorizontalFlip", "RandAugment"], uniform=True), seed=1),
             EvaluationStage(BitImageProcessor(), uniform=True),
         ]
         for stage in stages:
-            fresh = PictureBatches(split, stage).__getitems__([5, 0, 3])
-            kept = PictureBatches(split, stage, decoded[role])
+            fresh = ImageBatches(split, stage).__getitems__([5, 0, 3])
+            kept = ImageBatches(split, stage, decoded[role])
             for batch in (kept.__getitems__([5, 0, 3]), kept.__getitems__([5, 0, 3])):
                 assert fresh.keys() == batch.keys() and all(torch.equal(fresh[name], batch[name]) for name in fresh)
 
 
-def test_two_roles_of_one_split_have_one_file(picture_folder):
-    arguments = DataArguments(dataset=str(picture_folder), validation_split="test")
-    decoded = open_decoded_pictures(load_image_dataset(arguments, seed=0), "auto")
+def test_two_roles_of_one_split_have_one_file(image_folder):
+    arguments = DataArguments(dataset=str(image_folder), validation_split="test")
+    decoded = open_decoded_images(load_image_dataset(arguments, seed=0), "auto")
     assert decoded["validation"] is decoded["test"]
     before = decoded["validation"][np.arange(24)]
     finish(decoded.values())
-    again = open_decoded_pictures(load_image_dataset(arguments, seed=0), "auto")["test"]
+    again = open_decoded_images(load_image_dataset(arguments, seed=0), "auto")["test"]
     assert before.any() and np.array_equal(again[np.arange(24)], before)
 
 
-def test_an_earlier_run_of_the_process_does_not_publish_the_file_of_a_later_one(pictures):
-    first = open_decoded_pictures(pictures, "auto")["test"]
-    second = open_decoded_pictures(pictures, "auto")["test"]
+def test_an_earlier_run_of_the_process_does_not_publish_the_file_of_a_later_one(images):
+    first = open_decoded_images(images, "auto")["test"]
+    second = open_decoded_images(images, "auto")["test"]
     before = first[np.arange(24)]
     assert first.unfinished != second.unfinished
     second.finish()
     first.finish()
-    assert np.array_equal(open_decoded_pictures(pictures, "auto")["test"][np.arange(24)], before)
+    assert np.array_equal(open_decoded_images(images, "auto")["test"][np.arange(24)], before)
 
 
-def test_a_file_that_was_put_in_its_place_is_not_published(pictures, cache):
-    decoded = open_decoded_pictures(pictures, "auto")["test"]
+def test_a_file_that_was_put_in_its_place_is_not_published(images, cache):
+    decoded = open_decoded_images(images, "auto")["test"]
     content = decoded.unfinished.read_bytes()
     decoded.unfinished.unlink()
     decoded.unfinished.write_bytes(content)
@@ -84,8 +84,8 @@ def test_a_file_that_was_put_in_its_place_is_not_published(pictures, cache):
     assert not list(cache.glob("*.npy"))
 
 
-def test_each_picture_is_decoded_once(pictures, monkeypatch):
-    decoded = open_decoded_pictures(pictures, "auto")["test"]
+def test_each_image_is_decoded_once(images, monkeypatch):
+    decoded = open_decoded_images(images, "auto")["test"]
     count = []
     decode = decode_cache.decode_pixels
     monkeypatch.setattr(decode_cache, "decode_pixels", lambda value: count.append(1) or decode(value))
@@ -94,53 +94,53 @@ def test_each_picture_is_decoded_once(pictures, monkeypatch):
     assert len(count) == 4
 
 
-def test_what_one_run_decoded_another_finds(pictures, cache, monkeypatch):
-    decoded = open_decoded_pictures(pictures, "auto")
+def test_what_one_run_decoded_another_finds(images, cache, monkeypatch):
+    decoded = open_decoded_images(images, "auto")
     before = decoded["test"][np.arange(24)]
     finish(decoded.values())
     assert len(list(cache.glob("*.npy"))) == len(list(cache.iterdir())) == 2
     assert np.array_equal(decoded["test"][np.arange(24)], before)  # the run itself goes on with the renamed file
     monkeypatch.setattr(decode_cache, "decode_pixels", None)
-    again = open_decoded_pictures(pictures, "auto")
+    again = open_decoded_images(images, "auto")
     assert np.array_equal(again["test"][np.arange(24)], before) and again["train"][np.arange(72)].any()
     array = np.load(again["test"].finished)
     assert array.shape == (24, 16, 16, 3) and array.dtype == np.uint8
 
 
-def test_two_processes_of_a_run_fill_one_file(pictures, monkeypatch):
+def test_two_processes_of_a_run_fill_one_file(images, monkeypatch):
     first_run = 7
     monkeypatch.setattr(decode_cache, "_runs", iter([first_run]))
-    first = open_decoded_pictures(pictures, "auto", processes=2, local_process_index=0)["test"]
+    first = open_decoded_images(images, "auto", processes=2, local_process_index=0)["test"]
     first[np.arange(12)]
     monkeypatch.setattr(decode_cache, "decode_pixels", None)  # the second finds what the first has done
     monkeypatch.setattr(decode_cache, "_runs", iter([first_run]))
-    second = open_decoded_pictures(pictures, "auto", processes=2, local_process_index=1)["test"]
+    second = open_decoded_images(images, "auto", processes=2, local_process_index=1)["test"]
     assert second[np.arange(12)].any() and second.unfinished == first.unfinished
 
 
-def test_two_runs_do_not_share_what_is_not_finished(pictures, monkeypatch):
-    first = open_decoded_pictures(pictures, "auto")["test"]
+def test_two_runs_do_not_share_what_is_not_finished(images, monkeypatch):
+    first = open_decoded_images(images, "auto")["test"]
     monkeypatch.setattr(decode_cache.os, "getpid", lambda: 1)
-    assert open_decoded_pictures(pictures, "auto")["test"].unfinished != first.unfinished
+    assert open_decoded_images(images, "auto")["test"].unfinished != first.unfinished
 
 
-def test_what_a_killed_run_left_is_cleared_away(pictures, cache):
+def test_what_a_killed_run_left_is_cleared_away(images, cache):
     cache.mkdir(parents=True)
     old, young = cache / "decoded-1.7.unfinished", cache / "decoded-1.8.unfinished"
     for path in (old, young):
         path.write_text("")
     os.utime(old, (0, 0))
-    open_decoded_pictures(pictures, "auto")
+    open_decoded_images(images, "auto")
     assert not old.exists() and young.exists()
 
 
-def test_a_changed_file_is_decoded_anew(picture_folder, tmp_path):
+def test_a_changed_file_is_decoded_anew(image_folder, tmp_path):
     folder = tmp_path / "copy"
-    shutil.copytree(picture_folder, folder)
+    shutil.copytree(image_folder, folder)
     names, pixels = [], []
     for _ in range(2):
         data = load_image_dataset(DataArguments(dataset=str(folder)), seed=0)
-        decoded = open_decoded_pictures(data, "auto")["test"]
+        decoded = open_decoded_images(data, "auto")["test"]
         pixels.append(decoded[np.array([0])])
         decoded.finish()
         names.append(decoded.finished)
@@ -150,7 +150,7 @@ def test_a_changed_file_is_decoded_anew(picture_folder, tmp_path):
 
 def test_the_name_is_the_same_in_another_process_and_with_another_seed():
     script = (
-        "from hf_finetune.arguments import DataArguments; from hf_finetune.data.images.cache import _key;"
+        "from hf_finetune.config.data import DataArguments; from hf_finetune.data.images.cache import _key;"
         "from hf_finetune.data.build import load_image_dataset;"
         "print(_key(load_image_dataset(DataArguments(dataset='digits'), seed=2).sources['train']))"
     )
@@ -159,8 +159,8 @@ def test_the_name_is_the_same_in_another_process_and_with_another_seed():
     assert there.strip() == decode_cache._key(here["train"]) != decode_cache._key(here["test"])
 
 
-def test_a_worker_maps_the_file_instead_of_being_sent_it(pictures):
-    decoded = open_decoded_pictures(pictures, "auto")["train"]
+def test_a_worker_maps_the_file_instead_of_being_sent_it(images):
+    decoded = open_decoded_images(images, "auto")["train"]
     before = decoded[np.arange(4)]
     message = pickle.dumps(decoded)
     assert len(message) < 0.5 * decoded.unfinished.stat().st_size
@@ -169,57 +169,57 @@ def test_a_worker_maps_the_file_instead_of_being_sent_it(pictures):
     assert np.array_equal(pickle.loads(message)[np.arange(4)], before)  # of a worker that starts after the renaming
 
 
-def test_few_pictures_of_a_large_split_are_not_worth_it(picture_folder):
-    data = load_image_dataset(DataArguments(dataset=str(picture_folder), max_train_samples=10), seed=0)
-    assert set(open_decoded_pictures(data, "auto")) == {"test"}
-    assert set(open_decoded_pictures(data, "always")) == {"train", "validation", "test"}
+def test_few_images_of_a_large_split_are_not_worth_it(image_folder):
+    data = load_image_dataset(DataArguments(dataset=str(image_folder), max_train_samples=10), seed=0)
+    assert set(open_decoded_images(data, "auto")) == {"test"}
+    assert set(open_decoded_images(data, "always")) == {"train", "validation", "test"}
 
 
-def test_never_and_too_large_leave_nothing(pictures, cache, monkeypatch):
-    assert open_decoded_pictures(pictures, "never") == {} and not cache.exists()
+def test_never_and_too_large_leave_nothing(images, cache, monkeypatch):
+    assert open_decoded_images(images, "never") == {} and not cache.exists()
     monkeypatch.setattr(decode_cache, "AUTO_LIMIT", 1000)
-    assert open_decoded_pictures(pictures, "auto") == {} and not list(cache.iterdir())
+    assert open_decoded_images(images, "auto") == {} and not list(cache.iterdir())
 
 
-def test_a_picture_that_cannot_be_read_leaves_no_file(pictures, cache, monkeypatch):
+def test_a_image_that_cannot_be_read_leaves_no_file(images, cache, monkeypatch):
     def broken(value):
         raise UnreadableImage("cats/3.jpg", "cut short")
 
     monkeypatch.setattr(decode_cache, "decode_pixels", broken)
-    decoded = open_decoded_pictures(pictures, "auto")
+    decoded = open_decoded_images(images, "auto")
     with pytest.raises(UserError, match="cats/3.jpg cannot be read"):
         decoded["test"][np.array([3])]
     finish(decoded.values())
     assert not list(cache.glob("*.npy"))
 
 
-def test_a_picture_of_another_size_is_named(pictures):
-    pictures.image_sizes = (16, 18)
-    decoded = open_decoded_pictures(pictures, "auto")
+def test_a_image_of_another_size_is_named(images):
+    images.image_sizes = (16, 18)
+    decoded = open_decoded_images(images, "auto")
     with pytest.raises(UserError, match="it is of 16 x 16 pixels, not of 16 x 18"):
         decoded["test"][np.array([3])]
 
 
-def test_always_says_what_stands_in_its_way(pictures, monkeypatch):
+def test_always_says_what_stands_in_its_way(images, monkeypatch):
     monkeypatch.setattr(decode_cache.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10}))
     with pytest.raises(UserError, match="has room for 0.0 GB"):
-        open_decoded_pictures(pictures, "always")
-    pictures.image_sizes = None
-    with pytest.raises(UserError, match="not known to be small and of one size; write --decode_cache auto"):
-        open_decoded_pictures(pictures, "always")
+        open_decoded_images(images, "always")
+    images.image_sizes = None
+    with pytest.raises(UserError, match="not known to be small and of one size; use --decode_cache auto"):
+        open_decoded_images(images, "always")
 
 
-def test_a_cache_folder_that_cannot_be_written_is_no_obstacle(pictures, tmp_path, monkeypatch):
+def test_a_cache_folder_that_cannot_be_written_is_no_obstacle(images, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file")
-    assert open_decoded_pictures(pictures, "auto") == {}
+    assert open_decoded_images(images, "auto") == {}
 
 
-def test_a_run_gives_the_same_weights_with_and_without(picture_folder, tmp_path):
+def test_a_run_gives_the_same_weights_with_and_without(image_folder, tmp_path):
     results = [
         finetune(
             str(write_recipe(tmp_path, num_train_epochs=1)),
-            dataset=str(picture_folder),
+            dataset=str(image_folder),
             output_dir=str(tmp_path / mode),
             decode_cache=mode,
         ).model.state_dict()

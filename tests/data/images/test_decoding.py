@@ -1,4 +1,4 @@
-"""Pixels of every picture mode, parity with transformers' own loading, and the header's size and faults."""
+"""Pixels of every image mode, parity with transformers' own loading, and the header's size and faults."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def encode(image: PIL.Image.Image, image_format: str, **options) -> bytes:
     return buffer.getvalue()
 
 
-def color_picture(height: int = 12, width: int = 20) -> PIL.Image.Image:
+def color_image(height: int = 12, width: int = 20) -> PIL.Image.Image:
     return PIL.Image.fromarray(_GENERATOR.integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 def palette_with_transparency() -> PIL.Image.Image:
-    image = color_picture().convert("P")
+    image = color_image().convert("P")
     image.info["transparency"] = bytes(range(256))
     return image
 
@@ -40,37 +40,34 @@ def rotated(orientation: int) -> dict:
     return {"exif": exif}
 
 
-ORDINARY_PICTURES = {
-    "rgb.png": encode(color_picture(), "PNG"),
-    "rgb.jpg": encode(color_picture(), "JPEG"),
-    "gray.jpg": encode(color_picture().convert("L"), "JPEG"),
-    "bilevel.png": encode(color_picture().convert("1"), "PNG"),
-    "gray_alpha.png": encode(color_picture().convert("LA"), "PNG"),
-    "rgba.png": encode(PIL.Image.merge("RGBA", [*color_picture().split(), color_picture().convert("L")]), "PNG"),
-    "palette.png": encode(color_picture().convert("P"), "PNG"),
+ORDINARY_IMAGES = {
+    "rgb.png": encode(color_image(), "PNG"),
+    "rgb.jpg": encode(color_image(), "JPEG"),
+    "gray.jpg": encode(color_image().convert("L"), "JPEG"),
+    "bilevel.png": encode(color_image().convert("1"), "PNG"),
+    "gray_alpha.png": encode(color_image().convert("LA"), "PNG"),
+    "rgba.png": encode(PIL.Image.merge("RGBA", [*color_image().split(), color_image().convert("L")]), "PNG"),
+    "palette.png": encode(color_image().convert("P"), "PNG"),
     "palette_transparent.png": encode(palette_with_transparency(), "PNG"),
-    "palette.gif": encode(color_picture().convert("P"), "GIF"),
-    "cmyk.jpg": encode(color_picture().convert("CMYK"), "JPEG"),
-    "cmyk.tif": encode(color_picture().convert("CMYK"), "TIFF"),
-    "webp.webp": encode(color_picture(), "WEBP"),
-    **{
-        f"exif_{orientation}.jpg": encode(color_picture(), "JPEG", **rotated(orientation))
-        for orientation in range(1, 9)
-    },
-    "exif_6.png": encode(color_picture(), "PNG", **rotated(6)),
+    "palette.gif": encode(color_image().convert("P"), "GIF"),
+    "cmyk.jpg": encode(color_image().convert("CMYK"), "JPEG"),
+    "cmyk.tif": encode(color_image().convert("CMYK"), "TIFF"),
+    "webp.webp": encode(color_image(), "WEBP"),
+    **{f"exif_{orientation}.jpg": encode(color_image(), "JPEG", **rotated(orientation)) for orientation in range(1, 9)},
+    "exif_6.png": encode(color_image(), "PNG", **rotated(6)),
 }
 
 
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")
-@pytest.mark.parametrize("name", ORDINARY_PICTURES)
-def test_ordinary_picture_is_what_the_pipeline_sees(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(ORDINARY_PICTURES[name])
+@pytest.mark.parametrize("name", ORDINARY_IMAGES)
+def test_ordinary_image_is_what_the_pipeline_sees(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(ORDINARY_IMAGES[name])
     expected = load_image(str(tmp_path / name))
     values = [
         str(tmp_path / name),
         tmp_path / name,
-        ORDINARY_PICTURES[name],
-        {"bytes": ORDINARY_PICTURES[name], "path": "elsewhere.png"},
+        ORDINARY_IMAGES[name],
+        {"bytes": ORDINARY_IMAGES[name], "path": "elsewhere.png"},
         {"bytes": None, "path": str(tmp_path / name)},
         PIL.Image.open(tmp_path / name),
     ]
@@ -79,11 +76,11 @@ def test_ordinary_picture_is_what_the_pipeline_sees(name: str, tmp_path: Path) -
         assert image.mode == "RGB"
         np.testing.assert_array_equal(np.asarray(image), np.asarray(expected))
     assert read_image_size(tmp_path / name) == (expected.height, expected.width)
-    assert read_image_size({"bytes": ORDINARY_PICTURES[name], "path": None}) == (expected.height, expected.width)
+    assert read_image_size({"bytes": ORDINARY_IMAGES[name], "path": None}) == (expected.height, expected.width)
 
 
-def test_orientation_turns_the_picture_upright() -> None:
-    pixels = np.asarray(color_picture())
+def test_orientation_turns_the_image_upright() -> None:
+    pixels = np.asarray(color_image())
     turned = encode(PIL.Image.fromarray(np.rot90(pixels)), "PNG", **rotated(6))  # 6: turn clockwise to see it upright
     np.testing.assert_array_equal(np.asarray(decode_image(turned)), pixels)
     assert read_image_size(turned) == (12, 20)
@@ -92,14 +89,14 @@ def test_orientation_turns_the_picture_upright() -> None:
 def test_palette_transparency_does_not_warn() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        decode_image(ORDINARY_PICTURES["palette_transparent.png"])
+        decode_image(ORDINARY_IMAGES["palette_transparent.png"])
 
 
 @pytest.mark.parametrize(
     ("dtype", "image_format", "mode"),
     [("<u2", "PNG", "I;16"), ("<u2", "TIFF", "I;16"), (">u2", "TIFF", "I;16B"), ("<i4", "TIFF", "I")],
 )
-def test_16_bit_pictures_keep_their_high_byte(dtype: str, image_format: str, mode: str) -> None:
+def test_16_bit_images_keep_their_high_byte(dtype: str, image_format: str, mode: str) -> None:
     values = np.array([[0, 255, 256], [32768, 65279, 65535]], dtype=dtype)
     contents = encode(PIL.Image.fromarray(values), image_format)
     assert PIL.Image.open(io.BytesIO(contents)).mode == mode
@@ -108,22 +105,22 @@ def test_16_bit_pictures_keep_their_high_byte(dtype: str, image_format: str, mod
     assert (pixels == pixels[:, :, :1]).all()
 
 
-def test_floating_point_pictures() -> None:
+def test_floating_point_images() -> None:
     unit = PIL.Image.fromarray(np.array([[0.0, 0.5], [1.0, np.nan]], dtype=np.float32))
     np.testing.assert_array_equal(np.asarray(decode_image(encode(unit, "TIFF")))[:, :, 0], [[0, 128], [255, 0]])
     bytes_range = PIL.Image.fromarray(np.array([[-3.0, 0.6], [200.0, 300.0]], dtype=np.float32))
     np.testing.assert_array_equal(np.asarray(decode_image(encode(bytes_range, "TIFF")))[:, :, 0], [[0, 1], [200, 255]])
 
 
-def broken_pictures(folder: Path) -> dict[str, str]:
-    """Writes one broken picture of each kind and returns the reason that each must be given."""
-    (folder / "text.jpg").write_text("this is not a picture")
+def broken_images(folder: Path) -> dict[str, str]:
+    """Writes one broken image of each kind and returns the reason that each must be given."""
+    (folder / "text.jpg").write_text("this is not an image")
     (folder / "empty.png").write_bytes(b"")
-    jpeg, png = ORDINARY_PICTURES["rgb.jpg"], ORDINARY_PICTURES["rgb.png"]
+    jpeg, png = ORDINARY_IMAGES["rgb.jpg"], ORDINARY_IMAGES["rgb.png"]
     (folder / "cut.jpg").write_bytes(jpeg[: len(jpeg) * 3 // 4])
     (folder / "cut.png").write_bytes(png[: len(png) // 2])
     return {
-        "text.jpg": "not a picture",
+        "text.jpg": "not an image",
         "empty.png": "empty file",
         "cut.jpg": "truncated",
         "cut.png": "truncated",
@@ -131,8 +128,8 @@ def broken_pictures(folder: Path) -> dict[str, str]:
     }
 
 
-def test_broken_pictures_are_named(tmp_path: Path) -> None:
-    for name, reason in broken_pictures(tmp_path).items():
+def test_broken_images_are_named(tmp_path: Path) -> None:
+    for name, reason in broken_images(tmp_path).items():
         for read in (decode_image, read_image_size):
             with pytest.raises(UserError) as caught:
                 read({"bytes": None, "path": str(tmp_path / name)})
@@ -142,24 +139,24 @@ def test_broken_pictures_are_named(tmp_path: Path) -> None:
 
 
 def test_bytes_without_a_name() -> None:
-    with pytest.raises(UnreadableImage, match=r"^a picture without a name .*: not a picture\.$"):
+    with pytest.raises(UnreadableImage, match=r"^an image without a name .*: not an image\.$"):
         decode_image(b"nonsense")
     with pytest.raises(UnreadableImage, match=r"^digit\.png .*: empty file\.$"):
         decode_image({"bytes": b"", "path": "digit.png"})
-    with pytest.raises(UnreadableImage, match="there is no picture"):
+    with pytest.raises(UnreadableImage, match="there is no image"):
         decode_image({"bytes": None, "path": None})
 
 
-def test_bytes_appended_to_a_whole_picture_do_no_harm() -> None:
+def test_bytes_appended_to_a_whole_image_do_no_harm() -> None:
     for name in ("rgb.jpg", "rgb.png"):
-        assert read_image_size(ORDINARY_PICTURES[name] + b"\x00\x00camera notes") == (12, 20)
+        assert read_image_size(ORDINARY_IMAGES[name] + b"\x00\x00camera notes") == (12, 20)
 
 
 def test_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)
     for read in (decode_image, read_image_size):
         with pytest.raises(UnreadableImage, match="more than 200 pixels"):
-            read(ORDINARY_PICTURES["rgb.png"])
+            read(ORDINARY_IMAGES["rgb.png"])
 
 
 def test_error_crosses_processes() -> None:
@@ -167,5 +164,5 @@ def test_error_crosses_processes() -> None:
     assert (error.name, error.reason, str(error)) == (
         "cats/1.jpg",
         "empty file",
-        "cats/1.jpg cannot be read as a picture: empty file.",
+        "cats/1.jpg cannot be read as an image: empty file.",
     )

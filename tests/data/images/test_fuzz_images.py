@@ -1,4 +1,4 @@
-"""Damaged pictures by the thousand: each is decoded, or refused by name in one line."""
+"""Damaged images by the thousand: each is decoded, or refused by name in one line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hf_finetune.data.transforms.reduced_decoding import ReducedRandomResizedCro
 from tests.helpers.fuzzing import EXAMPLES, damaged, fuzz
 
 
-def pictures() -> list[bytes]:
+def images() -> list[bytes]:
     """Noise of 37 x 23 pixels in the formats and modes that people have."""
     generator = np.random.default_rng(0)
     noise = PIL.Image.fromarray(generator.integers(0, 256, (23, 37, 3), dtype=np.uint8))
@@ -48,15 +48,15 @@ def pictures() -> list[bytes]:
         (noise, "PPM", {}),
     ]
     encoded = []
-    for picture, form, options in forms:
+    for image, form, options in forms:
         file = io.BytesIO()
-        picture.save(file, form, **options)
+        image.save(file, form, **options)
         encoded.append(file.getvalue())
     return encoded
 
 
-PICTURES = pictures()
-INPUTS = st.one_of(damaged(st.sampled_from(PICTURES)), damaged(st.sampled_from(PICTURES)), st.binary(max_size=64))
+IMAGES = images()
+INPUTS = st.one_of(damaged(st.sampled_from(IMAGES)), damaged(st.sampled_from(IMAGES)), st.binary(max_size=64))
 CROP = ReducedRandomResizedCrop(v2.RandomResizedCrop(8, antialias=True), stream=0)
 RESIZE = ReducedResize(v2.Resize([8, 8], antialias=True))
 KEYS = draw_keys(0, 0, torch.arange(1))
@@ -86,11 +86,11 @@ def check_reduced(content: bytes) -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("check", [check_header, check_whole, check_pixels, check_reduced])
 @pytest.mark.parametrize("examples", EXAMPLES)
-def test_a_damaged_picture_is_decoded_or_refused(examples, check):
+def test_a_damaged_image_is_decoded_or_refused(examples, check):
     fuzz(check, INPUTS, examples)
 
 
-@pytest.mark.parametrize("content", PICTURES)
-def test_the_undamaged_pictures_are_decoded(content):
+@pytest.mark.parametrize("content", IMAGES)
+def test_the_undamaged_images_are_decoded(content):
     for check in (check_header, check_whole, check_pixels, check_reduced):
         check(content)

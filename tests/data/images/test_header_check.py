@@ -1,4 +1,4 @@
-"""The look at the headers finds sizes and broken pictures."""
+"""The look at the headers finds sizes and broken images."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def write(path: Path, height: int = 4, width: int = 6) -> str:
     return str(path)
 
 
-def test_every_picture_is_looked_at(tmp_path: Path) -> None:
+def test_every_image_is_looked_at(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"{n}.png") for n in range(600)]
     assert check_headers(Dataset.from_dict({"image": paths}, _FEATURES), every=True).sizes == {(4, 6)}
     write(tmp_path / "300.png", height=5)
-    (tmp_path / "7.png").write_text("no picture")
+    (tmp_path / "7.png").write_text("no image")
     (tmp_path / "599.png").unlink()
     check = check_headers(Dataset.from_dict({"image": paths}, _FEATURES), every=True)
     assert check.sizes == {(4, 6), (5, 6)}
-    assert {row: error.reason for row, error in check.bad_rows.items()} == {7: "not a picture", 599: "no such file"}
+    assert {row: error.reason for row, error in check.bad_rows.items()} == {7: "not an image", 599: "no such file"}
 
 
 def test_sample_is_spread_from_first_to_last(tmp_path: Path) -> None:
@@ -38,9 +38,9 @@ def test_sample_is_spread_from_first_to_last(tmp_path: Path) -> None:
     assert check_headers(Dataset.from_dict({"image": [good]}, _FEATURES), every=False).sizes == {(4, 6)}
 
 
-def test_row_without_a_picture() -> None:
+def test_row_without_a_image() -> None:
     check = check_headers(Dataset.from_dict({"image": [None]}, _FEATURES), every=True)
-    assert check.bad_rows[0].reason == "there is no picture"
+    assert check.bad_rows[0].reason == "there is no image"
 
 
 def test_selected_rows_keep_their_place(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_others_are_pillows(content, quick):
     assert torch.equal(decode_pixels(content), to_tensor(decode_image(content)))
 
 
-def test_a_picture_that_exif_turns_is_turned(quick):
+def test_a_image_that_exif_turns_is_turned(quick):
     assert decode_pixels(with_orientation(6)).shape == (3, 45, 31) and not quick
 
 

@@ -11,7 +11,7 @@ from hf_finetune.errors import UserError
 
 
 def touch(root: Path, *names: str) -> Path:
-    """Makes empty files: nothing here opens a picture."""
+    """Makes empty files: nothing here opens an image."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
@@ -74,8 +74,8 @@ def test_ignored_files_are_counted(tmp_path: Path) -> None:
     )
     assert len(contents(tmp_path)["train"]) == 2
     assert read_class_folders(tmp_path).notes == [
-        f"1 pictures beside the class folders of {tmp_path} are not used.",
-        "3 files that are hidden or no pictures are not used: README.md, cats/.hidden.jpg, dogs/Thumbs.db.",
+        f"1 images beside the class folders of {tmp_path} are not used.",
+        "3 files that are hidden or no images are not used: README.md, cats/.hidden.jpg, dogs/Thumbs.db.",
     ]
 
 
@@ -89,17 +89,17 @@ def test_symbolic_links(tmp_path: Path) -> None:
 
 
 def test_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"has no pictures\. Write a folder of class folders: .*cats.1\.jpg"):
+    with pytest.raises(UserError, match=r"has no images\. Use a folder of class folders: .*cats.1\.jpg"):
         read_class_folders(tmp_path)
     touch(tmp_path, "notes.txt", "cats/readme.txt")
-    with pytest.raises(UserError, match=r"has no pictures: it holds cats, notes\.txt\."):
+    with pytest.raises(UserError, match=r"has no images: it holds cats, notes\.txt\."):
         read_class_folders(tmp_path)
 
 
 def test_empty_class_folder(tmp_path: Path) -> None:
     touch(tmp_path, "cats/1.jpg", "dogs/1.jpg", "cows/notes.txt")
     (tmp_path / "ants").mkdir()
-    with pytest.raises(UserError, match="has 2 class folders without pictures: ants, cows; put pictures there"):
+    with pytest.raises(UserError, match="has 2 class folders without images: ants, cows; put images there"):
         read_class_folders(tmp_path)
 
 
@@ -107,7 +107,7 @@ def test_empty_class_folder_below_a_split(tmp_path: Path) -> None:
     touch(tmp_path, "train/cats/1.jpg", "train/dogs/1.jpg", "val/cats/1.jpg", "val/dogs/.keep")
     assert contents(tmp_path)["val"] == [("val/cats/1.jpg", "cats")]  # the loader notes the missing class
     touch(tmp_path, "train/cows/.keep")
-    with pytest.raises(UserError, match=r"train has a class folder without pictures: cows;"):
+    with pytest.raises(UserError, match=r"train has a class folder without images: cows;"):
         read_class_folders(tmp_path)
 
 
@@ -117,20 +117,20 @@ def test_only_one_class_folder(tmp_path: Path) -> None:
         read_class_folders(tmp_path)
 
 
-def test_loose_pictures(tmp_path: Path) -> None:
+def test_loose_images(tmp_path: Path) -> None:
     touch(tmp_path / "a", "1.jpg", "2.jpg")
     touch(tmp_path / "b", "train/1.jpg", "test/2.jpg")
     for folder, named in ((tmp_path / "a", tmp_path / "a"), (tmp_path / "b", tmp_path / "b" / "test")):
-        with pytest.raises(UserError, match="pictures lying loose, and so no labels") as caught:
+        with pytest.raises(UserError, match="images lying loose, and so no labels") as caught:
             read_class_folders(folder)
         assert str(caught.value).startswith(f"{named} has")
 
 
-def test_loose_pictures_below_one_of_the_splits(tmp_path: Path) -> None:
+def test_loose_images_below_one_of_the_splits(tmp_path: Path) -> None:
     touch(tmp_path / "a", "train/cats/1.jpg", "train/dogs/1.jpg", "test/2.jpg")
     raw = read_class_folders(tmp_path / "a")
     assert list(raw.splits) == ["train"]
-    assert raw.notes == ["test is not used: its pictures lie loose, without class folders and so without labels."]
+    assert raw.notes == ["test is not used: its images lie loose, without class folders and so without labels."]
     touch(tmp_path / "b", "train/1.jpg", "test/cats/1.jpg", "test/dogs/1.jpg")
-    with pytest.raises(UserError, match="train has its pictures lying loose"):
+    with pytest.raises(UserError, match="train has its images lying loose"):
         read_class_folders(tmp_path / "b")

@@ -125,14 +125,14 @@ def test_hub_refuses(hub: str, dataset: str, revision: str | None, message: str)
         (
             "large",
             ValueError("BuilderConfig 'large' not found. Available: ['small', 'tiny']"),
-            r"""^dataset_config: org/pets has no configuration "large"; write one of 'small', 'tiny'\.$""",
+            r"""^dataset_config: org/pets has no configuration "large"; use one of 'small', 'tiny'\.$""",
         ),
         (
             None,
             ValueError(
                 "Config name is missing.\nPlease pick one among the available configs: ['small', 'tiny']\nExample"
             ),
-            r"^dataset_config: org/pets has several configurations; write one of 'small', 'tiny'\.$",
+            r"^dataset_config: org/pets has several configurations; use one of 'small', 'tiny'\.$",
         ),
         (
             None,

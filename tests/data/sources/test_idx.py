@@ -35,7 +35,7 @@ def write(folder: Path, zipped: bool = False) -> Path:
 
 @pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.parametrize("below", ["", "raw", "MNIST/raw"])
-def test_pictures_and_labels(tmp_path: Path, zipped: bool, below: str) -> None:
+def test_images_and_labels(tmp_path: Path, zipped: bool, below: str) -> None:
     write(tmp_path / below, zipped)
     raw = read_idx_folder(tmp_path, ("ant", "bee", "cat"))
     assert list(raw.splits) == ["train", "test"]
@@ -69,7 +69,7 @@ def test_damaged_files(tmp_path: Path) -> None:
         (whole[:-1], "should hold 80 bytes of data and has 79"),
         (whole[:7], "not an IDX file"),
         (b"not idx at all, but long enough", "not an IDX file"),
-        (to_idx(_IMAGES[:3]), "holds 3 pictures, but train-labels-idx1-ubyte 4 labels"),
+        (to_idx(_IMAGES[:3]), "holds 3 images, but train-labels-idx1-ubyte 4 labels"),
     ):
         images.write_bytes(contents)
         with pytest.raises(UserError, match=message):

@@ -22,7 +22,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def pictures(root: Path, *names: str) -> Path:
+def images(root: Path, *names: str) -> Path:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         PIL.Image.fromarray(np.zeros((2, 3), dtype=np.uint8)).save(root / name)
@@ -30,8 +30,8 @@ def pictures(root: Path, *names: str) -> Path:
 
 
 def embedded(root: Path) -> DatasetDict:
-    """Returns splits train (2 rows) and test (1 row) with the pictures' bytes in them."""
-    path = pictures(root, "x.png") / "x.png"
+    """Returns splits train (2 rows) and test (1 row) with the images' bytes in them."""
+    path = images(root, "x.png") / "x.png"
     features = Features({"img": Image(), "label": ClassLabel(names=["cat", "dog"])})
     columns = {"img": [{"bytes": path.read_bytes(), "path": None}] * 2, "label": [0, 1]}
     train = Dataset.from_dict(columns, features=features)
@@ -67,7 +67,7 @@ def test_configurations_of_a_local_copy(tmp_path: Path) -> None:
     copy = str(hub_copy(tmp_path / "copy", ("small", "plain_text")))
     assert sizes(dataset="cifar10", dataset_path=copy) == {"train": 2, "test": 1}
     assert sizes(dataset=copy, dataset_config="small") == {"train": 2, "test": 1}
-    with pytest.raises(UserError, match=r"several configurations; write --dataset_config and one of small, plain_text"):
+    with pytest.raises(UserError, match=r"several configurations; use --dataset_config and one of small, plain_text"):
         sizes(dataset=copy)
     with pytest.raises(UserError, match=r'dataset_config: .* has no configuration "smal"\. Did you mean "small"\?'):
         sizes(dataset=copy, dataset_config="smal")
@@ -79,7 +79,7 @@ def test_layouts_of_a_folder(tmp_path: Path) -> None:
     (without_card / "README.md").unlink()
     embedded(tmp_path / "made").save_to_disk(tmp_path / "saved")
     embedded(tmp_path / "made")["train"].save_to_disk(tmp_path / "saved_train")
-    classes = pictures(tmp_path / "classes", "cats/1.png", "dogs/1.png")
+    classes = images(tmp_path / "classes", "cats/1.png", "dogs/1.png")
     (classes / "README.md").write_text("These are pets. configs: none")
     idx = tmp_path / "idx"
     idx.mkdir()
@@ -113,8 +113,8 @@ def test_hub_id_of_the_catalog_has_its_entry(tmp_path: Path) -> None:
 
 
 def test_path_goes_before_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures(tmp_path / "data" / "pets", "cats/1.png", "dogs/1.png")
-    pictures(tmp_path / "digits", "cats/1.png", "dogs/1.png")
+    images(tmp_path / "data" / "pets", "cats/1.png", "dogs/1.png")
+    images(tmp_path / "digits", "cats/1.png", "dogs/1.png")
     monkeypatch.chdir(tmp_path)
     assert sizes(dataset="data/pets") == sizes(dataset="./digits") == {"train": 2}
     assert sizes(dataset="digits") == CATALOG["digits"].split_sizes
@@ -123,7 +123,7 @@ def test_path_goes_before_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, r"^no dataset; write --dataset with a name \(cifar10, .*digits\), a Hub id, a folder of class folders"),
+        ({}, r"^no dataset; use --dataset with a name \(cifar10, .*digits\), a Hub id, a folder of class folders"),
         (
             {"dataset_path": "copy"},
             r"^dataset_path is set, but not the dataset that it is a copy of; .* --dataset copy",
@@ -132,11 +132,11 @@ def test_path_goes_before_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             {"dataset": "cifer10"},
             r'^dataset: "cifer10" is no named dataset.* Did you mean "cifar10"\? The names are cifar10,',
         ),
-        ({"dataset": "./nowhere"}, r"^dataset: there is no file or folder \./nowhere\. Write a folder"),
+        ({"dataset": "./nowhere"}, r"^dataset: there is no file or folder \./nowhere\. Use a folder"),
         ({"dataset": "labels.csv"}, r"^dataset: there is no file or folder labels\.csv\."),
         (
             {"dataset": "mnist", "dataset_path": "nowhere"},
-            r"^dataset_path: there is no folder nowhere; write the one that holds mnist",
+            r"^dataset_path: there is no folder nowhere; use the one that holds mnist",
         ),
         (
             {"dataset": "digits", "dataset_path": "."},
@@ -156,10 +156,10 @@ def test_mistakes(arguments: dict, message: str, tmp_path: Path, monkeypatch: py
 
 
 def test_tables_that_are_not_named_like_splits(tmp_path: Path) -> None:
-    pictures(tmp_path / "pets", "images/1.png")
+    images(tmp_path / "pets", "images/1.png")
     (tmp_path / "pets" / "labels.csv").write_text("image,label\nimages/1.png,cat\n")
     with pytest.raises(
-        UserError, match=r"none is named like a split \(labels\.csv\); write --dataset .*labels\.csv, or name"
+        UserError, match=r"none is named like a split \(labels\.csv\); use --dataset .*labels\.csv, or name"
     ):
         sizes(dataset=str(tmp_path / "pets"))
 
@@ -181,7 +181,7 @@ def test_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def refuse(folder: Path) -> None:
         raise PermissionError(13, "Permission denied", str(folder))
 
-    pictures(tmp_path, "cats/1.png", "dogs/1.png")
+    images(tmp_path, "cats/1.png", "dogs/1.png")
     monkeypatch.setattr("os.scandir", refuse)
     with pytest.raises(UserError, match=r"cannot be read: \[Errno 13\] Permission denied"):
         sizes(dataset=str(tmp_path))

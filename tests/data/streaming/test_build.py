@@ -14,7 +14,7 @@ from hf_finetune.data.streaming.build import load_streamed_dataset
 from hf_finetune.data.streaming.dataset import Arrangement, StreamedBatches
 from hf_finetune.data.streaming.split import StreamedSplit
 from hf_finetune.errors import UserError
-from tests.helpers.streamed import CLASSES, pictures, write_lengths, write_parquet, write_tars
+from tests.helpers.streamed import CLASSES, images, write_lengths, write_parquet, write_tars
 
 
 def load(folder, num_labels=None, seed=1, **settings) -> ImageDataset:
@@ -52,7 +52,7 @@ def test_part_of_a_row_group_is_read(tmp_path) -> None:
     for first in (0, 1, 63, 64, 65, 149):
         rows = list(split.read(1, first))
         assert [row.sample_index for row in rows] == list(range(150 + first, 300))
-        assert rows[0].image["bytes"] == pictures(300)[0][150 + first]
+        assert rows[0].image["bytes"] == images(300)[0][150 + first]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_hidden_labels_are_not_used(tmp_path) -> None:
 
 def test_train_must_be_there_and_labelled(tmp_path) -> None:
     write_parquet(tmp_path, "test", 30)
-    with pytest.raises(UserError, match="has no split to train on: it has test; write --train_split NAME"):
+    with pytest.raises(UserError, match="has no split to train on: it has test; use --train_split NAME"):
         load(tmp_path)
     arguments = DataArguments(dataset=str(tmp_path), streaming=True)
     assert list(load_streamed_dataset(arguments, 1, require_train=False).splits) == ["test"]
@@ -102,7 +102,7 @@ def test_train_must_be_there_and_labelled(tmp_path) -> None:
 def test_a_label_that_train_has_not_is_named_when_it_is_met(tmp_path) -> None:
     write_parquet(tmp_path, "train", 30, labels=["a", "b", "c"] * 10, feature=Value("string"))
     write_parquet(tmp_path, "test", 9, labels=["a", "b", "c", "a", "b", "c", "a", "d", "c"], feature=Value("string"))
-    with pytest.raises(UserError, match=r"row 7 of split test \(counted from 0\) has the label 'd', .* a, b, c; mend"):
+    with pytest.raises(UserError, match=r"row 7 of split test \(counted from 0\) has the label 'd', .* a, b, c; fix"):
         labels_of(load(tmp_path).splits["test"])
 
 
@@ -148,13 +148,13 @@ def test_limits_take_whole_shards(tmp_path) -> None:
         load(tmp_path, max_train_samples=0)
 
 
-def test_an_unreadable_picture_among_the_first_stops_the_run(tmp_path, monkeypatch) -> None:
-    encoded, labels = pictures(30)
+def test_an_unreadable_image_among_the_first_stops_the_run(tmp_path, monkeypatch) -> None:
+    encoded, labels = images(30)
     monkeypatch.setattr(
-        "tests.helpers.streamed.pictures", lambda count: ([b"no picture", *encoded[1:count]], labels[:count])
+        "tests.helpers.streamed.images", lambda count: ([b"no image", *encoded[1:count]], labels[:count])
     )
     write_parquet(tmp_path, "train", 30)
-    with pytest.raises(UserError, match=r"a picture cannot be read: row 0 of train \(not a picture\)"):
+    with pytest.raises(UserError, match=r"an image cannot be read: row 0 of train \(not an image\)"):
         load(tmp_path, validation_fraction=0)
     assert len(load(tmp_path, validation_fraction=0, on_bad_image="skip").splits["train"]) == 30
 
@@ -184,7 +184,7 @@ def test_tars(tmp_path, kind) -> None:
     write_tars(tmp_path, "test", 9, 1, LABELS[kind])
     data = load(tmp_path, validation_fraction=0)
     assert data.label_names == (["class 0", "class 1", "class 2"] if kind == "txt" else ["0", "1", "2"])
-    encoded, labels = pictures(40)
+    encoded, labels = images(40)
     rows = rows_of(data.splits["train"])
     assert [row.label for row in rows] == labels and [row.image["bytes"] for row in rows] == encoded
     assert [row.sample_index for row in rows] == list(range(40))
@@ -208,7 +208,7 @@ def test_names_of_classes_in_the_card_of_tars(tmp_path) -> None:
     assert load(tmp_path).label_names == list(CLASSES)
 
 
-def test_tars_without_labels_or_pictures_are_refused(tmp_path) -> None:
+def test_tars_without_labels_or_images_are_refused(tmp_path) -> None:
     write_tars(tmp_path / "a", "train", 6, 1, lambda class_id: {})
     with pytest.raises(UserError, match="no column of split train holds labels; the columns are png"):
         load(tmp_path / "a")
@@ -251,17 +251,17 @@ def test_parquet_of_the_hub(hub, tmp_path) -> None:
     assert {role: len(split) for role, split in data.splits.items()} == {"train": 2000, "test": 50}
     train = data.splits["train"]
     sent, size = sum(hub.sent.values()), sum(path.stat().st_size for path in hub.files("me/pets").values())
-    assert sent < 0.7 * size, "footers, of at most 64 kB each, and the first pictures"
+    assert sent < 0.7 * size, "footers, of at most 64 kB each, and the first images"
     hub.sent.clear()
     rows = list(train.read(7, 50))
     assert [row.sample_index for row in rows] == list(range(750, 800))
-    assert rows[0].image["bytes"] == pictures(2000)[0][750]
+    assert rows[0].image["bytes"] == images(2000)[0][750]
     assert 0 < sum(hub.sent.values()) < 1.2 * size / 20, "one row group of twenty, whatever lies before it"
     assert not [request for request in hub.requests if "datasets-server" in request]
 
 
 def test_a_resumed_run_does_not_read_from_the_start(hub) -> None:
-    """Of two lanes of a thousand pictures, in blocks of a hundred: one that is read again, and those that are left."""
+    """Of two lanes of a thousand images, in blocks of a hundred: one that is read again, and those that are left."""
     write_parquet(hub.folders["me/pets"], "train", 2000, files=4, row_group=50)
     split = load("me/pets", validation_fraction=0).splits["train"]
 
@@ -301,7 +301,7 @@ def test_a_hub_that_goes_away_ends_in_one_line(hub, monkeypatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("hf_finetune.data.streaming.split.time.sleep", pauses.append)  # huggingface_hub's own as well
     hub.close()
-    with pytest.raises(UserError, match=r"^me/pets: split train cannot be read on: .*; the same command goes on from"):
+    with pytest.raises(UserError, match=r"^me/pets: split train cannot be read on: .*; the same command resumes from"):
         rows_of(data.splits["train"])
     assert {1, 4, 15, 60, 120} <= set(pauses)
 
@@ -314,11 +314,11 @@ def test_tars_of_the_hub_need_their_lengths(hub) -> None:
 
 def test_tars_of_the_hub_need_their_classes(hub) -> None:
     write_lengths(write_tars(hub.folders["me/pets"], "train", 40, 3), train=[14, 13, 13])
-    with pytest.raises(UserError, match="write --num_labels N for labels from 0 to N-1"):
+    with pytest.raises(UserError, match="use --num_labels N for labels from 0 to N-1"):
         load("me/pets")
     data = load("me/pets", num_labels=3, validation_fraction=0)
     assert data.label_names == ["0", "1", "2"]
-    assert labels_of(data.splits["train"]) == pictures(40)[1]
+    assert labels_of(data.splits["train"]) == images(40)[1]
 
 
 def test_classes_beyond_the_stated_number_are_named(hub) -> None:
@@ -330,9 +330,9 @@ def test_classes_beyond_the_stated_number_are_named(hub) -> None:
 # ---- refusals ----
 
 
-def test_other_layouts_are_refused(picture_folder, tmp_path) -> None:
+def test_other_layouts_are_refused(image_folder, tmp_path) -> None:
     with pytest.raises(UserError, match="is neither in Parquet files nor in WebDataset tars .*; leave --streaming out"):
-        load(picture_folder)
+        load(image_folder)
     table = tmp_path / "table.csv"
     table.write_text("image,label\na.png,cat\n")
     with pytest.raises(UserError, match="is neither in Parquet files nor in WebDataset tars"):
@@ -342,7 +342,7 @@ def test_other_layouts_are_refused(picture_folder, tmp_path) -> None:
 
 
 def test_settings_that_contradict_streaming_are_refused() -> None:
-    with pytest.raises(UserError, match="decode_cache is always, but with streaming no picture is kept"):
+    with pytest.raises(UserError, match="decode_cache is always, but with streaming no image is kept"):
         DataArguments(streaming=True, decode_cache="always")
     with pytest.raises(UserError, match="shuffle_buffer_size is 0"):
         DataArguments(shuffle_buffer_size=0)
@@ -367,5 +367,5 @@ def test_damage_within_a_file_is_found_when_it_is_read(tmp_path) -> None:
         rows = rows_of(data.splits["train"])
     except UserError as error:
         assert "cannot be read on" in str(error)
-    else:  # Parquet without checksums: the pictures themselves are broken, and found out when they are decoded
-        assert [row.image["bytes"] for row in rows] != pictures(300)[0]
+    else:  # Parquet without checksums: the images themselves are broken, and found out when they are decoded
+        assert [row.image["bytes"] for row in rows] != images(300)[0]

@@ -106,7 +106,7 @@ def test_each_worker_reads_its_own_shards() -> None:
 
 @pytest.mark.parametrize(("count", "length"), [(203, 208), (3, 16), (1, 16)])
 def test_the_end_of_an_epoch_is_filled_up_with_its_beginning(count: int, length: int) -> None:
-    """Where processes must take as many steps; each picture counts once."""
+    """Where processes must take as many steps; each image counts once."""
     batches = make_batches([count], lanes=2, length=length)
     rows = [row for start in range(0, length, 8) for row in batches.rows(range(start, start + 8))]
     assert sorted(row.sample_index for row in rows if row.label != -100) == list(range(count))
@@ -140,7 +140,7 @@ def test_without_a_seed_the_order_is_the_source_s() -> None:
     assert order[np.argsort(batches.arrangement.source_rows())].tolist() == list(range(203))
 
 
-def test_first_pictures_cost_no_block() -> None:
+def test_first_images_cost_no_block() -> None:
     batches = make_batches()
     assert numbers(batches.first(2)) == [0, 1]
     assert len(batches.split.shards.read_rows) <= batches.split.shards.piece
@@ -152,7 +152,7 @@ def test_a_worker_s_copy_begins_anew() -> None:
     assert batches._lanes and not batches.__getstate__()["_lanes"]
 
 
-def test_an_unreadable_picture_is_raised_or_stood_in_for() -> None:
+def test_an_unreadable_image_is_raised_or_stood_in_for() -> None:
     batches = StreamedBatches(fake_split([20]), FakeStage(unreadable=[2, 5, 7]))
     batches.arrange(Arrangement(20, 8))
     with pytest.raises(UnreadableImage, match="2.png"):
@@ -163,5 +163,5 @@ def test_an_unreadable_picture_is_raised_or_stood_in_for() -> None:
     assert met == [("2.png", 2), ("5.png", 5), ("7.png", 7)]
     assert batch["pixel_values"].tolist() == [0, 1, 3, 3, 4, 6, 6, 0]
     assert batch["labels"].tolist() == [0, 1, -100, 3, 4, -100, 6, -100]
-    with pytest.raises(UserError, match="not one of 1 pictures in a row can be read"):
+    with pytest.raises(UserError, match="not one of 1 images in a row can be read"):
         batches.__getitems__([2])

@@ -1,4 +1,4 @@
-"""Shards: pictures in any form of a Parquet column, and which errors another try may mend."""
+"""Shards: images in any form of a Parquet column, and which errors another try may fix."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hf_finetune.errors import UserError
         ([None] * 3, {"bytes": None, "path": None}),
     ],
 )
-def test_pictures_in_any_form(tmp_path, column, first) -> None:
+def test_images_in_any_form(tmp_path, column, first) -> None:
     pq.write_table(pa.table({"image": column, "label": [5, 6, 7]}), tmp_path / "a.parquet")
     shards = ParquetShards([find_file(str(tmp_path / "a.parquet"))], "image", "label")
     ((images, labels),) = shards.read(0, 1)

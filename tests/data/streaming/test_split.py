@@ -84,7 +84,7 @@ def test_reading_goes_on_after_a_fault_of_the_network(pauses: list[float]) -> No
 
 def test_a_network_that_stays_away_ends_in_one_line(pauses: list[float]) -> None:
     split = fake_split([50], fail=Failing(*[TimeoutError("timed out")] * 9))
-    with pytest.raises(UserError, match=r"^fake cannot be read on: timed out; the same command goes on from the last"):
+    with pytest.raises(UserError, match=r"^fake cannot be read on: timed out; the same command resumes from the last"):
         list(split.read(0))
     assert len(pauses) == 5
 

@@ -61,7 +61,7 @@ def test_a_tar_is_counted_once(tmp_path, datasets_cache, monkeypatch) -> None:
         with pytest.raises(TypeError):
             TarShards(files, "png", "cls")
     for kept in (datasets_cache / "hf_finetune").iterdir():
-        kept.write_text("torn")
+        kept.write_text("corrupt")
     assert TarShards(files, "png", "cls").surveys == first.surveys
 
 
@@ -84,9 +84,9 @@ def test_samples_without_a_label_are_found(tmp_path, datasets_cache) -> None:
     [(b'{"kind": "a"}', "a"), (b'{"kind": 3}', 3), (b'{"kind": [3]}', None), (b"[3]", None), (b"{", None)],
 )
 def test_labels_in_json(tmp_path, datasets_cache, content, label) -> None:
-    path = write_members(tmp_path / "a.tar", ("1.jpg", b"picture"), ("1.json", content))
+    path = write_members(tmp_path / "a.tar", ("1.jpg", b"image"), ("1.json", content))
     ((images, labels),) = TarShards([find_file(str(path))], "jpg", "json.kind").read(0, 0)
-    assert images == [{"bytes": b"picture", "path": "a.tar/1.jpg"}] and labels.to_pylist() == [label]
+    assert images == [{"bytes": b"image", "path": "a.tar/1.jpg"}] and labels.to_pylist() == [label]
 
 
 def test_stated_lengths_are_taken_from_beside_the_tars(tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""Each batch transform gives every picture what torchvision gives it for the same draws."""
+"""Each batch transform gives every image what torchvision gives it for the same draws."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_flips(images, keys, name, flip):
     transform = getattr(batch_transforms, name)(getattr(v2, name)(p=0.3), stream=5)
     flipped = uniform_draws(keys, 5, 1)[:, 0] < 0.3
     assert 5 < flipped.sum() < 40
-    for image, picture, is_flipped in zip(images, transform(images, keys), flipped, strict=True):
-        assert torch.equal(picture, flip(image) if is_flipped else image)
+    for image, result, is_flipped in zip(images, transform(images, keys), flipped, strict=True):
+        assert torch.equal(result, flip(image) if is_flipped else image)
 
 
 @pytest.mark.usefixtures("place")
@@ -61,7 +61,7 @@ def test_random_crop(images, keys, padding, mode):
         assert torch.equal(cropped[index], expected)
 
 
-def test_random_crop_pads_a_picture_that_is_too_small(images, keys):
+def test_random_crop_pads_a_image_that_is_too_small(images, keys):
     cropped = batch_transforms.RandomCrop(v2.RandomCrop(size=32, pad_if_needed=True), stream=0)(images, keys)
     assert cropped.shape == (BATCH, 3, 32, 32)
     assert (cropped.flatten(1).float().sum(1) > 0).all()
@@ -120,9 +120,9 @@ def test_random_erasing(images, keys, value):
     changed = (erased != images).flatten(1).any(1)
     assert torch.equal(changed, drawn)
     fill = torch.tensor([value] * 3 if value == 0 else value, dtype=torch.uint8)
-    for image, picture in zip(images[drawn], erased[drawn], strict=True):
-        rows, columns = torch.where((picture != image).any(0))
-        box = picture[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    for image, result in zip(images[drawn], erased[drawn], strict=True):
+        rows, columns = torch.where((result != image).any(0))
+        box = result[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
         assert torch.equal(box, fill[:, None, None].expand_as(box))
         assert 0.01 < box[0].numel() / image[0].numel() < 0.36
 
@@ -140,7 +140,7 @@ def test_random_erasing_with_noise(images, keys):
 
 
 def test_every_transform_keeps_the_batch_independent(images, keys):
-    """A picture's result is the same in a batch of its own."""
+    """An image's result is the same in a batch of its own."""
     for name, arguments in {
         "RandomCrop": {"size": 10, "padding": 2},
         "RandomHorizontalFlip": {},

@@ -13,12 +13,12 @@ from hf_finetune.errors import UserError
 
 def _names(transforms) -> tuple[list[str], list[str]]:
     return (
-        [type(transform).__name__ for transform in transforms.picture],
+        [type(transform).__name__ for transform in transforms.single],
         [type(transform.transform).__name__ for transform in transforms.batch],
     )
 
 
-def test_batchable_transforms_of_uniform_pictures_all_run_on_the_batch():
+def test_batchable_transforms_of_uniform_images_all_run_on_the_batch():
     items = [
         {"RandomCrop": {"size": 32, "padding": 4}},
         {"RandomHorizontalFlip": {"p": 0.5}},
@@ -30,7 +30,7 @@ def test_batchable_transforms_of_uniform_pictures_all_run_on_the_batch():
     )
 
 
-def test_a_transform_of_single_pictures_takes_all_before_it_along():
+def test_a_transform_of_single_images_takes_all_before_it_along():
     items = [{"RandomCrop": {"size": 32, "padding": 4}}, "RandAugment", "RandomHorizontalFlip"]
     assert _names(build_train_transforms(items, uniform=True)) == (
         ["RandomCrop", "RandAugment"],
@@ -38,7 +38,7 @@ def test_a_transform_of_single_pictures_takes_all_before_it_along():
     )
 
 
-def test_pictures_of_mixed_size_are_made_equal_one_by_one():
+def test_images_of_mixed_size_are_made_equal_one_by_one():
     items = [{"RandomResizedCrop": {"size": 16}}, {"RandomHorizontalFlip": None}]
     transforms = build_train_transforms(items, uniform=False)
     assert isinstance(transforms.decoding, ReducedRandomResizedCrop)
@@ -55,7 +55,7 @@ def test_pictures_of_mixed_size_are_made_equal_one_by_one():
         {"Resize": {"size": 16, "max_size": 20}},
     ],
 )
-def test_other_first_transforms_see_the_whole_picture(first):
+def test_other_first_transforms_see_the_whole_image(first):
     transforms = build_train_transforms([first, {"CenterCrop": {"size": 8}}], uniform=False)
     assert transforms.decoding is None and _names(transforms)[0][0] == next(iter(first))
 
@@ -65,17 +65,17 @@ def test_every_batch_transform_draws_from_a_stream_of_its_own():
     assert [transform.stream for transform in transforms.batch] == [0, 1]
 
 
-def test_single_picture_draws_depend_on_the_key_alone():
+def test_single_image_draws_depend_on_the_key_alone():
     transforms = build_train_transforms(["RandAugment"], uniform=True)
     image = torch.randint(0, 256, (3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     keys = draw_keys(0, 0, torch.arange(8)).tolist()
     torch.manual_seed(1)
-    first = [transforms.apply_to_picture(image, key) for key in keys]
+    first = [transforms.apply_to_image(image, key) for key in keys]
     state = torch.get_rng_state()
     torch.manual_seed(2)
-    second = [transforms.apply_to_picture(image, key) for key in reversed(keys)][::-1]
+    second = [transforms.apply_to_image(image, key) for key in reversed(keys)][::-1]
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert len({tuple(picture.flatten().tolist()) for picture in first}) > 4
+    assert len({tuple(result.flatten().tolist()) for result in first}) > 4
     torch.manual_seed(1)
     assert torch.equal(state, torch.get_rng_state())  # the process's own generator is left as it was
 
@@ -90,7 +90,7 @@ def test_interpolation_is_written_as_a_word():
     [
         (
             ["RandomCropp"],
-            '"RandomCropp" is not a picture transform of torchvision.transforms.v2. Did you mean "RandomCrop"?',
+            '"RandomCropp" is not an image transform of torchvision.transforms.v2. Did you mean "RandomCrop"?',
         ),
         ([{"Resize": {"sise": 3}}], 'Resize has no argument "sise". Did you mean "size"?'),
         ([{"Resize": {"size": 8, "interpolation": "bilinaer"}}], 'no interpolation "bilinaer"'),
@@ -101,9 +101,9 @@ def test_interpolation_is_written_as_a_word():
         ([17], "17 is not a transform"),
         (
             [{"RandomErasing": {"value": "random"}}, "RandomHorizontalFlip"],
-            "write it last, or before MixUp and CutMix",
+            "use it last, or before MixUp and CutMix",
         ),
-        (["ToTensor"], '"ToTensor" is not a picture transform'),
+        (["ToTensor"], '"ToTensor" is not an image transform'),
     ],
 )
 def test_mistakes_are_one_line(items, message):
@@ -113,6 +113,6 @@ def test_mistakes_are_one_line(items, message):
     assert str(error.value).startswith("train_transforms: ")
 
 
-def test_pictures_left_in_different_sizes_are_refused():
+def test_images_left_in_different_sizes_are_refused():
     with pytest.raises(UserError, match="differ in size and no transform gives them one"):
         build_train_transforms([{"Resize": {"size": 8}}, "RandomHorizontalFlip"], uniform=False)

@@ -71,7 +71,7 @@ def test_a_choice_is_taken_as_often_as_it_says():
     assert 450 < kinds["blended"] < 550 and 130 < kinds["boxes"] <= 230 and 280 < kinds["whole"] < 400, kinds
 
 
-def test_draws_are_those_of_the_batchs_first_picture():
+def test_draws_are_those_of_the_batchs_first_image():
     images, labels, keys = batch()
     mixing = Mixing([v2.MixUp(alpha=1.0)], [1.0], stream=0)
     again = mixing(images, labels, keys, CLASSES)
@@ -102,7 +102,7 @@ def test_the_loss_of_mixed_labels_is_torchs_and_leaves_out_what_does_not_count()
         (["CutMix", "MixUp"], "as the last of the list"),
         ([{"RandomApply": {"transforms": ["MixUp"]}}], "MixUp and CutMix stand alone"),
         ([{"RandomChoice": {"transforms": ["MixUp", "RandomHorizontalFlip"]}}], "MixUp and CutMix stand alone"),
-        ([{"MixUp": {"alpha": 0}}], "the alpha of MixUp is 0; write a number above 0"),
+        ([{"MixUp": {"alpha": 0}}], "the alpha of MixUp is 0; use a number above 0"),
         ([{"RandomChoice": {"transforms": ["MixUpp"]}}], 'Did you mean "MixUp"?'),
         ([{"RandomChoice": {"transforms": ["MixUp", "CutMix"], "p": [1]}}], "RandomChoice: Length of p"),
     ],
@@ -113,14 +113,14 @@ def test_mistakes_are_one_line(items: list, message: str):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_run_that_mixes_is_still_one_label_a_picture(picture_folder: Path, tmp_path: Path):
+def test_a_run_that_mixes_is_still_one_label_a_image(image_folder: Path, tmp_path: Path):
     from hf_finetune import finetune
     from tests.helpers.tiny import write_recipe
 
     recipe = str(write_recipe(tmp_path))
     choice = {"RandomChoice": {"transforms": [{"MixUp": {"alpha": 0.8}}, "CutMix"]}}
     results = [
-        finetune(recipe, dataset=str(picture_folder), output_dir=str(tmp_path / name), train_transforms=items)
+        finetune(recipe, dataset=str(image_folder), output_dir=str(tmp_path / name), train_transforms=items)
         for name, items in (("plain", []), ("mixed", [choice]), ("again", [choice]))
     ]
     assert results[1].model.config.problem_type is None

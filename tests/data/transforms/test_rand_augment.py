@@ -19,7 +19,7 @@ INCREASING = ("Posterize", "Solarize", "Color", "Contrast", "Brightness", "Sharp
 ROUNDING = {"Rotate": 0.02, "ShearX": 0.02, "ShearY": 0.02, "TranslateXRel": 0.0, "TranslateYRel": 0.0}
 
 
-def picture() -> PIL.Image.Image:
+def sample_image() -> PIL.Image.Image:
     """Smooth colours with some noise, 40 x 60 pixels."""
     rows, columns = np.mgrid[0:40, 0:60]
     channels = [40 + 3 * rows, 20 + 3 * columns, 200 - 2 * rows - columns]
@@ -33,14 +33,14 @@ def picture() -> PIL.Image.Image:
 def test_an_operation_is_timms(name: str, magnitude: float, sign: int, monkeypatch: pytest.MonkeyPatch):
     timm = pytest.importorskip("timm.data.auto_augment")
     monkeypatch.setattr(timm, "_randomly_negate", lambda value: sign * value)
-    image = picture()
+    image = sample_image()
     if name == "Posterize":
         magnitude = min(magnitude, 9.9)  # timm's 0 bits are an error of Pillow
     there = f"{name}Increasing" if name in INCREASING else name
     hparams = {"translate_pct": 0.45, "interpolation": PIL.Image.NEAREST, "img_mean": (10, 20, 30)}
     operation = timm.AugmentOp(there, prob=1.0, magnitude=magnitude, hparams=hparams)
     expected = functional.pil_to_tensor(operation(image)).int()
-    # Pillow maps the pixels of the result to the source, and so moves the picture the other way.
+    # Pillow maps the pixels of the result to the source, and so moves the image the other way.
     own_sign = -sign if name.startswith("Translate") else sign
     result = OPERATIONS[name](NEAREST, functional.pil_to_tensor(image), own_sign * magnitude / LEVELS).int()
     if name in ROUNDING:
@@ -55,7 +55,7 @@ def test_operations_and_magnitudes_are_drawn_as_stated(monkeypatch: pytest.Monke
         monkeypatch.setitem(
             OPERATIONS, name, lambda _, image, strength, name=name: seen.append((name, strength)) or image
         )
-    image = functional.pil_to_tensor(picture())
+    image = functional.pil_to_tensor(sample_image())
     transform = IncreasingRandAugment(num_ops=2, magnitude=9, magnitude_std=0.5, p=0.5)
     torch.manual_seed(0)
     for _ in range(3000):
@@ -71,7 +71,7 @@ def test_operations_and_magnitudes_are_drawn_as_stated(monkeypatch: pytest.Monke
 
 def test_it_is_written_like_any_other_transform():
     item = {"IncreasingRandAugment": {"num_ops": 3, "interpolation": "nearest", "fill": [1, 2, 3]}}
-    (transform,) = build_train_transforms([item], uniform=True).picture
+    (transform,) = build_train_transforms([item], uniform=True).single
     assert (transform.num_ops, transform.interpolation) == (3, InterpolationMode.NEAREST)
     for arguments, message in (
         ({"magnitude": 11}, "magnitude is 0 to 10"),

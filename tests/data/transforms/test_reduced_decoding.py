@@ -1,4 +1,4 @@
-"""What is decoded at a reduced scale is, but for small differences, what torchvision makes of the whole picture."""
+"""What is decoded at a reduced scale is, but for small differences, what torchvision makes of the whole image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEYS = draw_keys(0, 0, torch.arange(40))
 
 
 def photograph(width: int, height: int, orientation: int | None = None, format: str = "JPEG") -> bytes:
-    """A smooth picture with structure at every scale down to about eight pixels."""
+    """A smooth image with structure at every scale down to about eight pixels."""
     generator = np.random.default_rng(width)
     image = PIL.Image.fromarray(generator.integers(0, 256, (12, 16, 3), dtype=np.uint8))
     image = image.resize((width // 8, height // 8)).resize((width, height), PIL.Image.BICUBIC)
@@ -37,24 +37,24 @@ def photograph(width: int, height: int, orientation: int | None = None, format: 
 def scales(monkeypatch) -> list[int]:
     """Notes the reduction of every decoding."""
     asked: list[int] = []
-    decode = decoding.OpenPicture.decode
+    decode = decoding.OpenImage.decode
 
     def noting(self, reduction=1):
         asked.append(reduction)
         return decode(self, reduction)
 
-    monkeypatch.setattr(decoding.OpenPicture, "decode", noting)
+    monkeypatch.setattr(decoding.OpenImage, "decode", noting)
     return asked
 
 
 def reference(values: list[bytes], transform: v2.RandomResizedCrop) -> list[torch.Tensor]:
-    """The same boxes through whole pictures and torchvision."""
-    pictures = [decode_image(value) for value in values]
-    sides = (torch.tensor([getattr(picture, side) for picture in pictures]) for side in ("height", "width"))
+    """The same boxes through whole images and torchvision."""
+    images = [decode_image(value) for value in values]
+    sides = (torch.tensor([getattr(image, side) for image in images]) for side in ("height", "width"))
     boxes = torch.stack(RandomResizedCrop(transform, 0).boxes(*sides, KEYS[: len(values)]), dim=1).tolist()
     return [
-        functional.resized_crop(to_tensor(picture), *box, transform.size, transform.interpolation, antialias=True)
-        for picture, box in zip(pictures, boxes, strict=True)
+        functional.resized_crop(to_tensor(image), *box, transform.size, transform.interpolation, antialias=True)
+        for image, box in zip(images, boxes, strict=True)
     ]
 
 
@@ -67,7 +67,7 @@ def test_without_reduction_it_is_torchvisions_own(mode, scales):
     assert all(torch.equal(crop, expected) for crop, expected in zip(crops, reference(values, transform), strict=True))
 
 
-def test_a_reduced_picture_differs_by_less_than_a_compression_does(scales):
+def test_a_reduced_image_differs_by_less_than_a_compression_does(scales):
     values = [photograph(1600, 1200)] * 40
     transform = v2.RandomResizedCrop(96)
     crops = ReducedRandomResizedCrop(transform, 0)(values, KEYS)
@@ -89,7 +89,7 @@ def test_the_reduced_crop_still_covers_what_is_wanted(monkeypatch):
 
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])
-def test_the_box_is_drawn_on_the_upright_picture(orientation):
+def test_the_box_is_drawn_on_the_upright_image(orientation):
     values = [photograph(1200, 800, orientation)] * 8
     transform = v2.RandomResizedCrop(64)
     crops = torch.stack(ReducedRandomResizedCrop(transform, 0)(values, KEYS[:8])).float()
@@ -113,7 +113,7 @@ def test_resize(size, shape, scales):
     assert (resized.float() - expected.float()).abs().mean() < 2
 
 
-def test_an_unreadable_picture_is_named(tmp_path):
+def test_an_unreadable_image_is_named(tmp_path):
     path = tmp_path / "broken.jpg"
     path.write_bytes(photograph(400, 300)[:2000])
     with pytest.raises(decoding.UnreadableImage, match="broken.jpg"):

@@ -23,7 +23,7 @@ def wrapped(prefix: str) -> dict[str, torch.Tensor]:
 
 
 class Evil:
-    """Would write a file if it were unpickled."""
+    """Would use a file if it were unpickled."""
 
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
@@ -119,9 +119,9 @@ def test_what_is_no_state_dict(tmp_path):
 def test_paths_that_lead_nowhere(tmp_path):
     torch.save(STATE, tmp_path / "resnet50.pth")
     assert refusal(tmp_path / "resnet5.pth").endswith('resnet5.pth. Did you mean "resnet50.pth"?')
-    assert "is a folder; write the file with the weights" in refusal(tmp_path)
+    assert "is a folder; use the file with the weights" in refusal(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    assert f"write --model_name_or_path {tmp_path}" in refusal(tmp_path)
+    assert f"use --model_name_or_path {tmp_path}" in refusal(tmp_path)
 
 
 def test_a_file_is_checked_by_the_hash_of_its_name_or_the_users(tmp_path):
@@ -139,4 +139,4 @@ def test_a_file_is_checked_by_the_hash_of_its_name_or_the_users(tmp_path):
     assert wrong.is_file()  # a user's file is not taken away
     assert read_state_dict(str(wrong), digest)  # the user's word comes before the name's
     assert "but load_from_sha256 is ffffffff" in refusal(wrong, "f" * 8)
-    assert 'load_from_sha256 is "xyz"; write 8 to 64 hexadecimal digits' in refusal(wrong, "XYZ")
+    assert 'load_from_sha256 is "xyz"; use 8 to 64 hexadecimal digits' in refusal(wrong, "XYZ")

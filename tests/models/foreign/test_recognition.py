@@ -42,11 +42,11 @@ def rebuilt(foreign: ForeignWeights, **settings: object) -> nn.Module:
 
 
 def assert_same_logits(network: nn.Module, ours: nn.Module, size: int) -> None:
-    pictures = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(2))
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
-        expected = network(pictures)
-        assert expected.std() > 0.01  # pictures or weights of no effect would prove nothing
-        torch.testing.assert_close(ours(pictures).logits, expected, rtol=1e-5, atol=1e-5)
+        expected = network(images)
+        assert expected.std() > 0.01  # images or weights of no effect would prove nothing
+        torch.testing.assert_close(ours(images).logits, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -66,7 +66,7 @@ def test_the_logits_survive_mmpretrains_names(name):
 
 
 @pytest.mark.parametrize(("block", "layers"), [("BasicBlock", [2, 2, 2, 2]), ("Bottleneck", [1, 1, 1, 1])])
-def test_a_small_stem_is_the_resnet_for_small_pictures(block, layers):
+def test_a_small_stem_is_the_resnet_for_small_images(block, layers):
     torch.manual_seed(0)
     network = randomized(CifarResNet(getattr(torchvision.models.resnet, block), layers))
     foreign = read(as_mmpretrain("resnet", network.state_dict()))
@@ -116,7 +116,7 @@ def test_the_number_of_heads_is_timms(name):
         ("deit-base_ft-16xb32_in1k-384px.pth", "MMPretrain", 384, None),
     ],
 )
-def test_the_figures_of_a_vits_pictures(file_name, library, size, mean):
+def test_the_figures_of_a_vits_images(file_name, library, size, mean):
     network = timm.create_model("vit_tiny_patch16_224", depth=1, img_size=size)
     state = network.state_dict() if library == "timm" else as_mmpretrain("vit", network.state_dict())
     figures = read(state, file_name).preprocessing

@@ -58,10 +58,11 @@ def test_a_torn_checkpoint_is_named_set_aside_and_passed_over(folder: Path):
     (folder / "checkpoint-90/trainer_state.json").write_text('{"global_step"')
     assert find_resumable(folder, VALUES, False, said.append) is None
     assert said == [
-        "Note: checkpoint-100 is torn: optimizer.pt is missing; it is set aside as torn-checkpoint-100.",
-        "Note: checkpoint-90 is torn: trainer_state.json has 14 of 18 bytes; it is set aside as torn-checkpoint-90.",
+        "Note: checkpoint-100 is corrupt: optimizer.pt is missing; it is set aside as corrupt-checkpoint-100.",
+        "Note: checkpoint-90 is corrupt: trainer_state.json has 14 of 18 bytes; it is set aside as"
+        " corrupt-checkpoint-90.",
     ]
-    assert (folder / "torn-checkpoint-100").is_dir() and (folder / "torn-checkpoint-90").is_dir()
+    assert (folder / "corrupt-checkpoint-100").is_dir() and (folder / "corrupt-checkpoint-90").is_dir()
 
 
 def test_where_and_how_it_runs_may_change_but_not_what_it_computes(folder: Path):
@@ -88,7 +89,7 @@ def test_a_run_without_a_checkpoint_is_nothing_to_lose(tmp_path: Path):
 
 def test_a_finished_run_is_left_alone_unless_told(folder: Path):
     (folder / "metrics.json").write_text("{}")
-    with pytest.raises(UserError, match="holds the results of a finished run; write another --output_dir, or"):
+    with pytest.raises(UserError, match="holds the results of a finished run; use another --output_dir, or"):
         find_resumable(folder, VALUES, overwrite=False)
     assert find_resumable(folder, VALUES, overwrite=True) is None
 
@@ -108,7 +109,7 @@ def test_overwriting_removes_the_runs_own_things_and_nothing_else(folder: Path):
     for name in ("metrics.json", "model.safetensors", "config.json", "README.md", "notes.txt", "checkpoint-old.txt"):
         (folder / name).write_text("{}")
     (folder / "checkpoint-best").mkdir()
-    (folder / "torn-checkpoint-80").mkdir()
+    (folder / "corrupt-checkpoint-80").mkdir()
     (folder / ".unfinished").mkdir(exist_ok=True)
     prepare_folder(folder, yaml.safe_dump({"seed": 1}), overwrite=True)
     assert {path.name for path in folder.iterdir()} == {
@@ -120,7 +121,7 @@ def test_overwriting_removes_the_runs_own_things_and_nothing_else(folder: Path):
 @pytest.mark.parametrize("place", ["file", "file/run", "file/a/b"])
 def test_a_file_in_the_way(tmp_path: Path, place: str):
     (tmp_path / "file").write_text(json.dumps({}))
-    with pytest.raises(UserError, match=r"output_dir: .*file is a file; write a folder\.$"):
+    with pytest.raises(UserError, match=r"output_dir: .*file is a file; use a folder\.$"):
         find_resumable(tmp_path / place, VALUES, overwrite=False)
 
 
@@ -128,7 +129,7 @@ def test_a_file_in_the_way(tmp_path: Path, place: str):
 def test_a_folder_that_may_not_be_written(tmp_path: Path):
     (tmp_path / "locked").mkdir(mode=0o500)
     for place in ("locked", "locked/run"):
-        with pytest.raises(UserError, match="no permission to write in .*locked; write another --output_dir"):
+        with pytest.raises(UserError, match="no permission to write in .*locked; use another --output_dir"):
             find_resumable(tmp_path / place, VALUES, overwrite=False)
 
 

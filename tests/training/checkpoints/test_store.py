@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, found out when torn, and refused where they do not fit."""
+"""Checkpoints: whole or not there, found out when corrupt, and refused where they do not fit."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_set_aside_ones_are_not_listed_and_not_written_over(tmp_path: Path):
     for _ in range(2):
         set_aside(save(tmp_path, 5))
     assert list_checkpoints(tmp_path) == []
-    assert {path.name for path in tmp_path.glob("torn-*")} == {"torn-checkpoint-5", "torn-checkpoint-5-2"}
+    assert {path.name for path in tmp_path.glob("corrupt-*")} == {"corrupt-checkpoint-5", "corrupt-checkpoint-5-2"}
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_what_matters_changes_it():
 
 
 def test_a_file_that_was_changed_changes_it(tmp_path):
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     features = Features({"image": Image(decode=False), "label": Value("int64")})
     split = Dataset.from_dict({"image": [{"bytes": None, "path": str(path)}], "label": [0]}, features=features)
     model, names = make_model("resnet"), set()

@@ -19,7 +19,7 @@ from transformers import (
 
 from hf_finetune import finetune
 from hf_finetune.models.freeze import freeze_modules
-from hf_finetune.training.frozen.features import random_transforms, train_on_features, train_on_pictures
+from hf_finetune.training.frozen.features import random_transforms, train_on_features, train_on_images
 from tests.helpers.tiny import tiny_timm, write_recipe
 from tests.models.test_head import norm_and_head, two_heads
 from tests.training.test_processes import REPOSITORY, TWO_PROCESSES, run_command
@@ -38,7 +38,7 @@ def make(family: str) -> PreTrainedModel:
         model = MobileNetV2ForImageClassification(config)
     else:
         model = make_model(family)
-    # Without statistics of its own, a deep network at its random start leaves nothing of a picture.
+    # Without statistics of its own, a deep network at its random start leaves nothing of an image.
     with torch.no_grad():
         for _ in range(20):
             model.train()(pixel_values=torch.randn(8, 3, 16, 16))
@@ -48,23 +48,23 @@ def make(family: str) -> PreTrainedModel:
 @pytest.mark.parametrize("family", ["resnet", "vit", "timm", "mobilenet_v2"])
 def test_the_head_comes_out_as_without_kept_features(tmp_path, datasets_cache, capsys, family):
     heads = []
-    for name in ("pictures", "computed", "read"):
+    for name in ("images", "computed", "read"):
         model = make(family)
         freeze_modules(model, ["backbone"])
         trainer = make_trainer(tmp_path / name, model, num_train_epochs=2, label_smoothing_factor=0.1)
         splits = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
-        if name != "pictures":
+        if name != "images":
             assert train_on_features(trainer, splits, []) is not splits
         trainer.train()
         loss = trainer.evaluate()["eval_loss"]
-        train_on_pictures(model)
+        train_on_images(model)
         assert model(pixel_values=torch.zeros(1, 3, 16, 16)).logits.shape == (1, CLASSES)
         heads.append((model.state_dict(), loss))
         if name == "computed":
             kept = np.concatenate([np.load(path) for path in (datasets_cache / "hf_finetune/features").iterdir()])
             assert kept.shape[0] == 84 and kept.std(axis=0).max() > 1e-3 * kept.max()
     printed = capsys.readouterr().out
-    assert "Features of train: 64 pictures in" in printed and "Features of train: read from" in printed
+    assert "Features of train: 64 images in" in printed and "Features of train: read from" in printed
     assert len(list((datasets_cache / "hf_finetune/features").iterdir())) == 2
     (expected, expected_loss), *others = heads
     for state, loss in others:
@@ -106,24 +106,24 @@ def test_what_counts_as_random():
 
 
 def test_a_run_computes_them_once_and_the_result_is_a_whole_model(
-    picture_folder, tmp_path, datasets_cache, pictures_seen, capsys
+    image_folder, tmp_path, datasets_cache, images_seen, capsys
 ):
     recipe = str(write_recipe(tmp_path, **FROZEN, head_init="probe", save_total_limit=3))
-    settings = {"dataset": str(picture_folder)}
+    settings = {"dataset": str(image_folder)}
     result = finetune(recipe, output_dir=str(tmp_path / "first"), **settings)
     printed = capsys.readouterr().out
     assert "Frozen: backbone, 6,056 of 6,107 parameters." in printed
-    assert "training pictures are prepared as in evaluation" in printed
-    assert "Features of test: 24 pictures" in printed and "Head: probed" in printed
-    # 65 + 7 + 24 pictures once, and two at a time when the run is rehearsed.
-    assert sum(pictures_seen) == 96 + 10
+    assert "training images are prepared as in evaluation" in printed
+    assert "Features of test: 24 images" in printed and "Head: probed" in printed
+    # 65 + 7 + 24 images once, and two at a time when the run is sanity check.
+    assert sum(images_seen) == 96 + 10
 
     classifier = pipeline("image-classification", model=str(tmp_path / "first"), device="cpu")
-    pictures = sorted((picture_folder / "test").rglob("*.png"))
-    answers = classifier([str(picture) for picture in pictures])
+    images = sorted((image_folder / "test").rglob("*.png"))
+    answers = classifier([str(image) for image in images])
     truth = [
-        next(entry["score"] for entry in answer if entry["label"] == picture.parent.name)
-        for answer, picture in zip(answers, pictures, strict=True)
+        next(entry["score"] for entry in answer if entry["label"] == image.parent.name)
+        for answer, image in zip(answers, images, strict=True)
     ]
     assert -np.log(truth).mean() == pytest.approx(result.metrics["test_loss"], abs=1e-4)
     assert "forward" not in vars(result.model)
@@ -133,23 +133,23 @@ def test_a_run_computes_them_once_and_the_result_is_a_whole_model(
     (tmp_path / "cut" / "metrics.json").unlink()
     newest = max((tmp_path / "cut").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     shutil.rmtree(newest)
-    pictures_seen.clear()
+    images_seen.clear()
     finetune(recipe, output_dir=str(tmp_path / "cut"), **settings)
-    assert sum(pictures_seen) <= 10  # the rehearsal's
+    assert sum(images_seen) <= 10  # the sanity check's
     printed = capsys.readouterr().out
-    assert "it goes on from checkpoint-10" in printed and "Features of test: read from" in printed
+    assert "it resumes from checkpoint-10" in printed and "Features of test: read from" in printed
     assert "Head:" not in printed
     whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
-def test_two_processes(picture_folder, tmp_path):
+def test_two_processes(image_folder, tmp_path):
     """The first computes the features and the head, the other reads them and is given it."""
     recipe = write_recipe(tmp_path, **FROZEN, head_init="probe", learning_rate=0.01, num_train_epochs=1)
-    words = ["--recipe", str(recipe), "--dataset", str(picture_folder), "--output_dir", str(tmp_path / "output")]
+    words = ["--recipe", str(recipe), "--dataset", str(image_folder), "--output_dir", str(tmp_path / "output")]
     script = str(REPOSITORY / "scripts" / "run_finetune.py")
     completed = run_command([*TWO_PROCESSES, script, *words], HF_DATASETS_CACHE=str(tmp_path / "cache"))
     assert completed.returncode == 0, completed.stderr[-2000:]
-    assert completed.stdout.count("Features of train: 65 pictures") == completed.stdout.count("Head: probed") == 1
+    assert completed.stdout.count("Features of train: 65 images") == completed.stdout.count("Head: probed") == 1
     metrics = json.loads((tmp_path / "output" / "metrics.json").read_text())["metrics"]
     assert metrics["test_samples"] == 24 and metrics["test_accuracy"] > 0.9

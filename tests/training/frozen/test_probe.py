@@ -71,7 +71,7 @@ def test_the_strength_is_chosen_by_what_is_held_out():
     assert 3 * chosen["noise"] < chosen["clear"]
 
 
-def test_a_class_without_pictures_is_the_least_likely():
+def test_a_class_without_images_is_the_least_likely():
     features, labels = blobs(3)
     labels = np.where(labels == 1, 3, labels)  # classes 0, 2 and 3 of five
     weight, bias, _ = fit_logistic_regression(features, labels, features, labels, 5, STRENGTHS)
@@ -87,13 +87,13 @@ def checkpoint(tmp_path):
 
 
 @pytest.fixture
-def probe(picture_folder, tmp_path, checkpoint, datasets_cache) -> Callable[..., torch.Tensor]:
-    """Prepares a run with a probed head on the coloured pictures and returns the head's weight."""
+def probe(image_folder, tmp_path, checkpoint, datasets_cache) -> Callable[..., torch.Tensor]:
+    """Prepares a run with a probed head on the coloured images and returns the head's weight."""
 
     def run(**settings: object) -> torch.Tensor:
         settings = {"model_name_or_path": str(checkpoint), "head_init": "probe", **settings}
         recipe = write_recipe(tmp_path, model_type=None, model_config=None)
-        settings |= {"dataset": str(picture_folder), "output_dir": str(tmp_path / "output")}
+        settings |= {"dataset": str(image_folder), "output_dir": str(tmp_path / "output")}
         model = prepare(choose_recipe(str(recipe), settings, str)).trainer.model
         return head_linear(model).weight
 
@@ -102,26 +102,26 @@ def probe(picture_folder, tmp_path, checkpoint, datasets_cache) -> Callable[...,
 
 def test_a_new_head_knows_the_classes_before_the_first_step(probe, capsys):
     first, second, random = probe(), probe(), probe(head_init="random")
-    # 7 of 72 pictures are held out for validation.
-    lines = re.findall(r"Head: probed on (\d+) pictures in \d+ s, ([\d.]+)% of (\d+) held out", capsys.readouterr().out)
+    # 7 of 72 images are held out for validation.
+    lines = re.findall(r"Head: probed on (\d+) images in \d+ s, ([\d.]+)% of (\d+) held out", capsys.readouterr().out)
     assert len(lines) == 2 and lines[0] == lines[1]
     assert int(lines[0][0]) + int(lines[0][2]) == 65 and float(lines[0][1]) > 80
     assert torch.equal(first, second) and not torch.equal(first, random)
 
 
-def test_of_many_pictures_a_sample_is_taken(probe, monkeypatch, capsys):
-    monkeypatch.setattr(head_probe, "PICTURES", 30)
+def test_of_many_images_a_sample_is_taken(probe, monkeypatch, capsys):
+    monkeypatch.setattr(head_probe, "IMAGES", 30)
     probe()
-    assert re.search(r"Head: probed on 27 pictures in \d+ s, [\d.]+% of 3 held out", capsys.readouterr().out)
+    assert re.search(r"Head: probed on 27 images in \d+ s, [\d.]+% of 3 held out", capsys.readouterr().out)
 
 
-def test_features_of_a_frozen_backbone_are_used_again(probe, pictures_seen):
+def test_features_of_a_frozen_backbone_are_used_again(probe, images_seen):
     settings = {"freeze": ["backbone"], "train_transforms": None}
     first = probe(**settings)
-    pictures_seen.clear()
+    images_seen.clear()
     assert torch.equal(first, probe(**settings))
-    assert sum(pictures_seen) <= 10  # the rehearsal's
-    # Pictures that are not kept give the same features, and their head is the same.
+    assert sum(images_seen) <= 10  # the sanity check's
+    # Images that are not kept give the same features, and their head is the same.
     torch.testing.assert_close(probe(freeze=["resnet"]), first)
     # Where the backbone is trained after it, the head's weights are kept small.
     assert probe(train_transforms=None).norm() < first.norm() / 2
@@ -141,19 +141,19 @@ def test_a_head_that_is_kept_is_not_probed(probe, tmp_path, capsys):
     assert torch.equal(weight, model.classifier[1].weight)
 
 
-def test_too_few_pictures_leave_the_head_as_it_is(probe, capsys):
+def test_too_few_images_leave_the_head_as_it_is(probe, capsys):
     probe(max_train_samples=1)
-    assert "Head: not probed, because the training pictures do not show two of each" in capsys.readouterr().out
+    assert "Head: not probed, because the training images do not show two of each" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--head_init", "prob"), 'head_init is "prob"; write random or probe.'),
+        (("--head_init", "prob"), 'head_init is "prob"; use random or probe.'),
         (
             ("--head_init", "probe", "--model_type", "lenet5", "--model_config", "null", "--image_size", "32"),
             "head_init: probe needs a head with one linear layer that gives the logits, which"
-            " LeNet5ForImageClassification has not; write --head_init random.",
+            " LeNet5ForImageClassification has not; use --head_init random.",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Evaluation room: the figures of a single-label image classifier, as one `evaluate.Metric`.
+"""The figures of a single-label image classifier, as one `evaluate.Metric`.
 
 `evaluate.load` copies this one file into its cache and imports the copy, so it imports nothing of its own package.
 """
@@ -13,20 +13,20 @@ from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 _DESCRIPTION = """
 Accuracy, top-5 accuracy (with more than five classes), macro F1, balanced accuracy and mean loss of an image
-classifier that gives each picture one class.
+classifier that gives each image one class.
 """
 
 _INPUTS = """
 Args:
-    predictions: class id with the largest logit, int64, one a picture.
-    references: class id of the label, int64, one a picture.
-    top5_hits: whether the label is among the five largest logits, bool, one a picture.
-    losses: cross entropy in nats, float32, one a picture.
+    predictions: class id with the largest logit, int64, one an image.
+    references: class id of the label, int64, one an image.
+    top5_hits: whether the label is among the five largest logits, bool, one an image.
+    losses: cross entropy in nats, float32, one an image.
     num_labels (int): number of classes of the model.
 Returns:
     accuracy, macro_f1, balanced_accuracy and, with more than five classes, top5_accuracy: parts of 1.
     loss: mean of the losses, summed in float64.
-    samples: number of pictures.
+    samples: number of images.
 """
 
 

@@ -44,7 +44,7 @@ def delete(file: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def command(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def command(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     recipe = write_recipe(
         tmp_path_factory.mktemp("recipe"),
         global_batch_size=4,
@@ -54,7 +54,7 @@ def command(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> l
         eval_steps=8,
         save_total_limit=3,
     )
-    return ["--recipe", str(recipe), "--dataset", str(picture_folder)]
+    return ["--recipe", str(recipe), "--dataset", str(image_folder)]
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +85,11 @@ def test_a_torn_checkpoint_is_passed_over(command, undisturbed, killed, tmp_path
     earlier, newest = checkpoints(folder)[-2:]
     damage(newest / name)
     said = go_on(command, folder)
-    assert f"Note: {newest.name} is torn: " in said and f"it is set aside as torn-{newest.name}." in said
-    told = said.split(f"Note: {newest.name} is torn: ")[1].split("; it is set aside")[0]
-    assert name in told or name == "manifest.json"  # by a wrong manifest, another file seems to be torn
-    assert f"it goes on from {earlier.name}." in said
-    assert (folder / f"torn-{newest.name}").is_dir()
+    assert f"Note: {newest.name} is corrupt: " in said and f"it is set aside as corrupt-{newest.name}." in said
+    told = said.split(f"Note: {newest.name} is corrupt: ")[1].split("; it is set aside")[0]
+    assert name in told or name == "manifest.json"  # by a wrong manifest, another file seems to be corrupt
+    assert f"it resumes from {earlier.name}." in said
+    assert (folder / f"corrupt-{newest.name}").is_dir()
     assert_same_end(folder, undisturbed)
 
 
@@ -97,11 +97,11 @@ def test_a_torn_checkpoint_is_passed_over(command, undisturbed, killed, tmp_path
 def test_all_newest_ones_are_torn(command, undisturbed, killed, tmp_path, whole):
     folder = tmp_path / "run"
     shutil.copytree(killed, folder)
-    torn = checkpoints(folder)[whole:]
-    for checkpoint, damage in zip(torn, (cut_short, flip_a_byte, delete), strict=False):
+    corrupt = checkpoints(folder)[whole:]
+    for checkpoint, damage in zip(corrupt, (cut_short, flip_a_byte, delete), strict=False):
         damage(checkpoint / "optimizer.pt")
     said = go_on(command, folder)
-    for checkpoint in torn:
-        assert f"Note: {checkpoint.name} is torn: optimizer.pt" in said
-    assert ("it goes on from" in said) == bool(whole)
+    for checkpoint in corrupt:
+        assert f"Note: {checkpoint.name} is corrupt: optimizer.pt" in said
+    assert ("it resumes from" in said) == bool(whole)
     assert_same_end(folder, undisturbed)

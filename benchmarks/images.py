@@ -1,4 +1,4 @@
-"""The pictures: real ones where a folder of them is at hand, generated ones of the same size where not.
+"""The images: real ones where a folder of them is at hand, generated ones of the same size where not.
 
 DIR/hub/datasets/uoft-cs/cifar10 and DIR/hub/datasets/ylecun/mnist are copies in the Hub's layout; DIR/imagenet_sample
 holds photographs in one folder per class.
@@ -17,14 +17,14 @@ from datasets import ClassLabel, Dataset, Features, Image
 
 from benchmarks.harness import Session
 
-# Name, folder below DIR/hub/datasets, columns of pictures and labels, side in pixels, mode, pictures by split.
+# Name, folder below DIR/hub/datasets, columns of images and labels, side in pixels, mode, images by split.
 _COPIES = {
     "cifar10": ("uoft-cs/cifar10", "plain_text", "img", 32, "RGB", {"train": 50_000, "test": 10_000}),
     "mnist": ("ylecun/mnist", "mnist", "image", 28, "L", {"train": 60_000, "test": 10_000}),
 }
 _QUICK = {"train": 256, "test": 64}
 CIFAR10_MEAN, CIFAR10_STD = [125.307, 122.961, 113.8575], [51.5865, 50.847, 51.255]  # those of the package's recipes
-_IMAGENET_SIDE = 500  # the long side of most pictures of ImageNet, in pixels
+_IMAGENET_SIDE = 500  # the long side of most images of ImageNet, in pixels
 _PHOTOGRAPH = (4000, 3000)
 
 
