@@ -21,6 +21,7 @@ import PIL.Image
 import pytest
 import torch
 
+from hf_finetune.logs import ConsoleHandler, show_logs
 from tests.helpers.hub_session import logged_in, server  # noqa: F401 - fixtures
 from tests.helpers.mistakes import refused  # noqa: F401 - a fixture
 from tests.helpers.tiny import write_recipe
@@ -84,6 +85,20 @@ def images_seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(ResNetModel, "forward", counting)
     return seen
+
+
+@pytest.fixture(autouse=True)
+def _console():
+    """What the package logs is shown, as by the commands, so that `capsys` has it."""
+    show_logs()
+
+
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The messages that the package logs while the test runs."""
+    messages: list[str] = []
+    monkeypatch.setattr(ConsoleHandler, "emit", lambda self, record: messages.append(record.getMessage()))
+    return messages
 
 
 @pytest.fixture(autouse=True)

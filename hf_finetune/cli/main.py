@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hf_finetune.errors import Interrupted, UserError, did_you_mean
+from hf_finetune.logs import show_logs
 
 COMMANDS = {
     "train": "fine-tune an image classifier by a recipe or on a dataset",
@@ -69,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "recipes": _recipes,
             "import-config": _import_config,
         }
+        show_logs()
         return handlers[command](rest)
     except UserError as error:
         if os.environ.get("LOCAL_RANK", "0") != "0":

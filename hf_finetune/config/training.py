@@ -20,6 +20,9 @@ from transformers.utils import ExplicitEnum
 
 from hf_finetune.distributed import all_see, group_is_ready, join_processes, main_process_first
 from hf_finetune.errors import UserError, did_you_mean
+from hf_finetune.logs import get_logger
+
+logger = get_logger(__name__)
 
 MULTISTEP = "multistep"
 WARM_UPS = ("linear", "constant", "exponential")
@@ -285,11 +288,6 @@ class FinetuneArguments(TrainingArguments):
         """What decides in which order an epoch visits the training images."""
         return self.seed if self.data_seed is None else self.data_seed
 
-    def say(self, *lines: str) -> None:
-        """Prints lines for the user, from one process only."""
-        if lines and self.process_index == 0:
-            print(*lines, sep="\n", flush=True)
-
     @contextmanager
     def main_process_first(self, local: bool = True, desc: str = "work") -> Iterator[None]:
         """As in Transformers, but the others wait for as long as it takes, and not `ddp_timeout`."""
@@ -325,7 +323,7 @@ class FinetuneArguments(TrainingArguments):
             )
         beyond = [milestone for milestone in self.lr_milestones if milestone >= self.num_train_epochs]
         if beyond and self.lr_scheduler_type.value == MULTISTEP and self.max_steps < 0:
-            self.say(
+            logger.warning(
                 f"Warning: lr_milestones {beyond} lie beyond the end at epoch {self.num_train_epochs:g};"
                 " the learning rate is not lowered there."
             )

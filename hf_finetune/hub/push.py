@@ -29,6 +29,9 @@ from hf_finetune.config.run_files import METRICS_FILE, RECIPE_FILE
 from hf_finetune.errors import UserError
 from hf_finetune.evaluation.report import to_json
 from hf_finetune.hub.redaction import without_private_text
+from hf_finetune.logs import get_logger
+
+logger = get_logger(__name__)
 
 # Names of files and folders that stay at home: what only a resume needs, and hidden ones.
 _LEFT_OUT = (
@@ -41,7 +44,6 @@ _SECONDS_OF_SILENCE = 120  # the client itself would wait for ever for an answer
 _TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)  # those that huggingface_hub's own `http_backoff` takes for such
 
 _Answer = TypeVar("_Answer")
-_Say = Callable[[str], object]
 
 
 class _PushError(Exception):
@@ -52,7 +54,6 @@ def check_push(
     repo_id: str | None,
     folder: Path,
     private: bool | None = None,
-    say: _Say = print,
     sleep: Callable[[float], None] = time.sleep,
 ) -> str:
     """Makes sure, before training, that `folder` can be pushed, and returns the repository's full name, OWNER/NAME.
@@ -62,9 +63,9 @@ def check_push(
     """
     api = HfApi()
     try:
-        repository, account = _log_in(repo_id, folder, say, sleep)
-        if _patiently(lambda: api.repo_exists(repository), say, sleep):
-            _check_existing(repository, private, say, sleep)
+        repository, account = _log_in(repo_id, folder, sleep)
+        if _patiently(lambda: api.repo_exists(repository), sleep):
+            _check_existing(repository, private, sleep)
         elif not _may_create(account, repository):
             raise _PushError(
                 f"The Hub at {constants.ENDPOINT} does not let this token create {repository}; {_other_token()}"
@@ -74,7 +75,7 @@ def check_push(
             f"{error}. To train all the same, leave out --push_to_hub; the model can be pushed later with:"
             f" {_push_command(repo_id, folder, private)}"
         ) from error
-    say(f"Hub: the model will be pushed to {constants.ENDPOINT}/{repository}")
+    logger.info(f"Hub: the model will be pushed to {constants.ENDPOINT}/{repository}")
     return repository
 
 
@@ -82,7 +83,6 @@ def push_folder(
     folder: Path,
     repo_id: str,
     private: bool | None = None,
-    say: _Say = print,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Pushes all of a result folder, but checkpoints, optimizer state and hidden files, in one commit.
@@ -93,15 +93,14 @@ def push_folder(
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise UserError(f"{folder} holds no model; use the folder of a finished run.")
     try:
-        repository, _ = _log_in(repo_id, folder, say, sleep)
-        _patiently(lambda: HfApi().create_repo(repository, private=private, exist_ok=True), say, sleep)
-        head = _check_existing(repository, private, say, sleep).sha
+        repository, _ = _log_in(repo_id, folder, sleep)
+        _patiently(lambda: HfApi().create_repo(repository, private=private, exist_ok=True), sleep)
+        head = _check_existing(repository, private, sleep).sha
         commit = _patiently(
             # Made anew for each try: a commit whose answer was lost is then found to be there.
             lambda: HfApi().create_commit(
                 repository, _additions(folder, repository), commit_message="Push a model of hf-finetune"
             ),
-            say,
             sleep,
         )
     except (_PushError, KeyboardInterrupt) as error:
@@ -111,9 +110,9 @@ def push_folder(
         ) from error
     url = f"{constants.ENDPOINT}/{repository}"
     if commit.oid == head:
-        say(f"{url} holds all of {folder} already; nothing was pushed.")
+        logger.info(f"{url} holds all of {folder} already; nothing was pushed.")
     else:
-        say(f"The model is at {url}, commit {commit.oid[:7]}.")
+        logger.info(f"The model is at {url}, commit {commit.oid[:7]}.")
 
 
 def _push_command(repo_id: str | None, folder: Path, private: bool | None) -> str:
@@ -121,9 +120,7 @@ def _push_command(repo_id: str | None, folder: Path, private: bool | None) -> st
     return shlex.join([*words, "--hub_private_repo"] if private else words)
 
 
-def _log_in(
-    repo_id: str | None, folder: Path, say: _Say, sleep: Callable[[float], None]
-) -> tuple[str, Mapping[str, Any]]:
+def _log_in(repo_id: str | None, folder: Path, sleep: Callable[[float], None]) -> tuple[str, Mapping[str, Any]]:
     """Returns the repository's full name and what the Hub says of the account that the token belongs to."""
     name = repo_id or folder.resolve().name
     try:
@@ -139,7 +136,7 @@ def _log_in(
         raise _PushError("There is no token for the Hub; log in with: hf auth login, or set HF_TOKEN")
     if not re.fullmatch("[!-~]+", token):  # the client would show it in its error
         raise _PushError("The token for the Hub holds characters that no token has; log in again with: hf auth login")
-    account = _patiently(HfApi().whoami, say, sleep)
+    account = _patiently(HfApi().whoami, sleep)
     return name if "/" in name else f"{account['name']}/{name}", account
 
 
@@ -154,11 +151,11 @@ def _may_create(account: Mapping[str, Any], repository: str) -> bool:
     return token.get("role") != "read" and owner in (account["name"], *organizations)
 
 
-def _check_existing(repository: str, private: bool | None, say: _Say, sleep: Callable[[float], None]) -> ModelInfo:
+def _check_existing(repository: str, private: bool | None, sleep: Callable[[float], None]) -> ModelInfo:
     """Makes sure that a repository may be written to and is as private as it should be; returns what it is."""
     api = HfApi()
-    _patiently(lambda: api.auth_check(repository, write=True), say, sleep)  # creating what exists needs no right
-    info = _patiently(lambda: api.model_info(repository), say, sleep)
+    _patiently(lambda: api.auth_check(repository, write=True), sleep)  # creating what exists needs no right
+    info = _patiently(lambda: api.model_info(repository), sleep)
     if private and not info.private:
         raise _PushError(
             f"{repository} is there already and is public; make it private at"
@@ -195,7 +192,7 @@ def _public_content(path: Path, repository: str) -> Path | bytes:
     return path
 
 
-def _patiently(action: Callable[[], _Answer], say: _Say, sleep: Callable[[float], None]) -> _Answer:
+def _patiently(action: Callable[[], _Answer], sleep: Callable[[float], None]) -> _Answer:
     """Returns what `action` returns; where the Hub is down it is tried again, after growing pauses, for a minute.
 
     Raises `_PushError`.
@@ -210,7 +207,7 @@ def _patiently(action: Callable[[], _Answer], say: _Say, sleep: Callable[[float]
             reason, transient = _explain(error)
             if not transient or pause is None or time.monotonic() - start + pause > _PATIENCE:
                 raise _PushError(reason) from error
-        say(f"{reason}; trying again in {pause} s.")
+        logger.info(f"{reason}; trying again in {pause} s.")
         sleep(pause)
     raise AssertionError("the last try returns or raises")
 

@@ -9,8 +9,11 @@ from typing import Any
 from hf_finetune.config.parsing import build_arguments
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.errors import UserError
+from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.load import load_config, load_model, quiet_transformers
 from hf_finetune.models.processor import load_image_processor
+
+logger = get_logger(__name__)
 
 
 def convert_weights(source: str, folder: Path, **settings: Any) -> None:
@@ -43,4 +46,4 @@ def convert_weights(source: str, folder: Path, **settings: Any) -> None:
         if loaded.initialized
         else f"pipeline('image-classification', '{folder}') loads it."
     )
-    print(f"Model: {loaded.report}", f"The model is in {folder}. {advice}", sep="\n")
+    log_lines(logger, f"Model: {loaded.report}", f"The model is in {folder}. {advice}")

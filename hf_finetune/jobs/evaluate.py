@@ -20,9 +20,12 @@ from hf_finetune.data.streaming.build import load_streamed_dataset
 from hf_finetune.data.streaming.dataset import image_batches
 from hf_finetune.evaluation.metrics import ClassificationMetrics, per_class_figures, reduce_logits
 from hf_finetune.evaluation.report import describe_split, format_report
+from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.load import load_trained
 from hf_finetune.models.processor import load_image_processor
 from hf_finetune.training.trainer import ImageClassificationTrainer
+
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,16 +60,14 @@ def evaluate_model(model: str, **settings: Any) -> EvaluationResult:
             data = load_image_dataset(data_arguments, args.seed, require_train=False)
     args.prepare_for_run(has_validation=False)
     role = next(role for role in ("test", "validation", "train") if role in data.splits)
-    args.say(f"Data: {data.source}, {role}: {data.split_names[role]}.")
+    logger.info(f"Data: {data.source}, {role}: {data.split_names[role]}.")
     network = load_trained(model_arguments)
     names = [network.config.id2label[position] for position in range(network.config.num_labels)]
     split = data.splits[role]
     class_ids = match_classes(None if data_arguments.streaming else split, data.label_names, names)
     image_processor = load_image_processor(model_arguments, network.config)
     with args.main_process_first(desc="decoded images"):
-        decoded = open_decoded_images(
-            data, data_arguments.decode_cache, args.say, args.world_size, args.local_process_index
-        )
+        decoded = open_decoded_images(data, data_arguments.decode_cache, args.world_size, args.local_process_index)
     bad_images = BadImages(data, data_arguments.on_bad_image)
     stage = EvaluationStage(image_processor, data.uniform, class_ids)
     batches = bad_images.on_error(role, image_batches(split, stage, decoded.get(role)))
@@ -82,14 +83,14 @@ def evaluate_model(model: str, **settings: Any) -> EvaluationResult:
             bad_images=bad_images,
         )
         output = trainer.predict(batches, metric_key_prefix="test")
-        args.say(*note_lost(data, trainer.unreadable_images()))
+        log_lines(logger, *note_lost(data, trainer.unreadable_images()))
         trainer.end()
     if args.local_process_index == 0:
         finish(decoded.values())
     metrics = {name.removeprefix("test_"): value for name, value in output.metrics.items()}
     description = describe_split(role, int(metrics["samples"]))
     per_class = per_class_figures(output.predictions[0], output.label_ids, names)
-    args.say("", format_report({description: metrics}, per_class, description))
+    log_lines(logger, "", format_report({description: metrics}, per_class, description))
     predictions, _, losses = output.predictions
     rows = np.argsort(batches.arrangement.source_rows()) if data_arguments.streaming else slice(None)
     return EvaluationResult(metrics, predictions[rows], output.label_ids[rows], losses[rows])

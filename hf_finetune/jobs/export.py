@@ -31,8 +31,11 @@ from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.evaluation.report import format_figure
 from hf_finetune.exporters.formats import Agreement, LogitsOf, quantize_int8, write_folder, write_onnx
 from hf_finetune.exporters.onnx_model import OnnxModel, need_packages
+from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.load import load_trained
 from hf_finetune.models.processor import describe, load_image_processor
+
+logger = get_logger(__name__)
 
 FORMATS = ("onnx", "safetensors")
 _NOISE_IMAGES = 16
@@ -69,7 +72,7 @@ def export_model(
         class_ids = match_classes(data.splits[role], data.label_names, classes)
         samples = ImageBatches(data.splits[role], EvaluationStage(image_processor, uniform, class_ids))
 
-    args.say(f"Writing {type(network).__name__} as {format}.")
+    logger.info(f"Writing {type(network).__name__} as {format}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
         written = {"float32": Path(folder) / "float32"}
@@ -84,7 +87,7 @@ def export_model(
                 written["int8"] = Path(folder) / "int8"
                 calibration = ImageBatches(_calibration_split(data, role, args), stage)
                 images = _batches(calibration, device_stage, args)
-                args.say(f"Quantizing it to {quantize}.")
+                logger.info(f"Quantizing it to {quantize}.")
                 quantize_int8(written["float32"], written["int8"], (pixel_values for pixel_values, _ in images))
             forms = {form: OnnxModel(file) for form, file in written.items()}
         agreements = _compare(LogitsOf(network), forms, _batches(samples, device_stage, args))
@@ -99,13 +102,14 @@ def export_model(
         os.replace(written[quantize or "float32"], path)
 
     ties = f", but for {exact.ties:,} ties" if exact.ties else ""
-    args.say(
+    log_lines(
+        logger,
         f"Checked on {exact.images:,} images: {name}.",
         f"The same class on all{ties}; largest difference of logits {exact.largest_difference:.1e}.",
     )
     if quantize is not None:
-        args.say("", *_table(agreements, sizes), "")
-    args.say(f"The model is in {path} ({sizes[quantize or 'float32']}); hf-finetune predict {path} IMAGES runs it.")
+        log_lines(logger, "", *_table(agreements, sizes), "")
+    logger.info(f"The model is in {path} ({sizes[quantize or 'float32']}); hf-finetune predict {path} IMAGES runs it.")
     return path
 
 
@@ -152,7 +156,7 @@ def _calibration_split(data: ImageDataset, role: str, args: FinetuneArguments) -
     """Returns images to calibrate on: not those that accuracy is measured on, where there are others."""
     source = next((other for other in ("train", "validation") if other in data.splits and other != role), role)
     if source == role:
-        args.say(f"Note: there is no other split than {role}, so int8 is calibrated on images that measure it.")
+        logger.warning(f"Note: there is no other split than {role}, so int8 is calibrated on images that measure it.")
     split = data.splits[source]
     return split.select(random_subset(len(split), min(len(split), _CALIBRATION_IMAGES), args.seed))
 

@@ -18,9 +18,12 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from hf_finetune.data.images.unreadable import BadImages, LoadingError
 from hf_finetune.errors import UserError, listing
+from hf_finetune.logs import get_logger
 from hf_finetune.training.checkpoints.store import list_checkpoints
 from hf_finetune.training.loader_errors import loader_errors_in_one_line
 from hf_finetune.training.resumable import ResumableTrainer
+
+logger = get_logger(__name__)
 
 _SKIPPED = "skipped_steps"  # in a checkpoint's trainer_state.json, below stateful_callbacks
 _NAMED = 128  # images in the message of a run that stops
@@ -157,7 +160,7 @@ class GuardedTrainer(ResumableTrainer):
             raise self._diverged("loss is not finite", step, images)
         rate = self._get_learning_rate()
         self.skipped_steps.append({"step": step, "learning_rate": rate, "images": images})
-        self.args.say(
+        logger.warning(
             f"Note: the loss is not finite at step {step} (rate {rate:.3g}); it is skipped,"
             f" {len(self.skipped_steps)} of at most {self.args.max_skipped_steps} steps. Its images:"
             f" {listing(images)}."

@@ -23,6 +23,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.errors import Interrupted
+from hf_finetune.logs import get_logger
 from hf_finetune.models.load import quiet_transformers
 from hf_finetune.training.checkpoints.store import (
     STATE_FILE,
@@ -36,6 +37,8 @@ from hf_finetune.training.checkpoints.store import (
 )
 from hf_finetune.training.extensions.stop_signals import StopSignals, outlive_stop_signals
 from hf_finetune.training.loader_errors import leave_a_lost_parent_to_itself
+
+logger = get_logger(__name__)
 
 _RUNNING_LOSS_FILE = "running_loss.json"
 
@@ -95,7 +98,7 @@ class ResumableTrainer(Trainer):
             fault = find_fault(best) if best.is_dir() else "it is missing"
             self.state.best_model_checkpoint = str(best) if fault is None else None
             if fault is not None and self.args.load_best_model_at_end:
-                self.args.say(
+                logger.warning(
                     f"Note: the best checkpoint so far, {best.name}, is lost ({fault}); the best of those to come is"
                     " chosen."
                 )

@@ -29,6 +29,7 @@ from hf_finetune.data.transforms.build import build_train_transforms
 from hf_finetune.errors import Interrupted, UserError
 from hf_finetune.evaluation.metrics import ClassificationMetrics, reduce_logits
 from hf_finetune.hub.push import check_push, push_folder
+from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.batch_norm import synchronize_batch_norm
 from hf_finetune.models.freeze import freeze_modules
 from hf_finetune.models.head import head_linear
@@ -40,6 +41,8 @@ from hf_finetune.training.extensions.log_lines import SecondEpochCallback
 from hf_finetune.training.frozen.features import FeatureDataset, train_on_features, train_on_images
 from hf_finetune.training.loader_errors import loader_errors_in_one_line
 from hf_finetune.training.trainer import ImageClassificationTrainer
+
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -114,13 +117,13 @@ def prepare(recipe: Recipe) -> PreparedRun:
             " one on a disk that all of them share."
         )
     with args.main_process_first(local=False, desc="checkpoints"):  # the others find corrupt ones set aside
-        checkpoint = find_resumable(folder, recipe.values, args.overwrite_output_dir, args.say)
-    args.say(f"Recipe {recipe.name}, into {folder}.")
+        checkpoint = find_resumable(folder, recipe.values, args.overwrite_output_dir)
+    logger.info(f"Recipe {recipe.name}, into {folder}.")
     repository = None
     if args.push_to_hub:
         args.push_to_hub = False  # the stock Trainer's pushes fail in silence; the whole folder is pushed at the end
         if args.process_index == 0:
-            repository = check_push(args.hub_model_id, folder, args.hub_private_repo, args.say)
+            repository = check_push(args.hub_model_id, folder, args.hub_private_repo)
 
     # A cache that all machines share is filled by the first of them alone.
     each_machine = not args.is_shared(Path(datasets.config.HF_DATASETS_CACHE))
@@ -130,19 +133,19 @@ def prepare(recipe: Recipe) -> PreparedRun:
         else:
             earlier = earlier_images(folder) if checkpoint else None
             data = load_image_dataset(data_arguments, args.seed, earlier=earlier)
-    args.say(f"Data: {data.source}, {len(data.label_names)} classes.")
-    args.say(*(f"  {role}: {name}" for role, name in data.split_names.items()), *data.notes)
+    logger.info(f"Data: {data.source}, {len(data.label_names)} classes.")
+    log_lines(logger, *(f"  {role}: {name}" for role, name in data.split_names.items()), *data.notes)
     check_num_labels(model_arguments, data.label_names)
 
     with args.main_process_first(local=each_machine, desc="weights"):  # an address is fetched once
         config = load_config(model_arguments, data.label_names)
     image_processor = load_image_processor(model_arguments, config, data_arguments)
     loaded = load_model(model_arguments, config, data.label_names, args.seed)
-    args.say(f"Model: {loaded.report}")
+    logger.info(f"Model: {loaded.report}")
     if args.sync_batchnorm:
         synchronize_batch_norm(loaded.model)  # before freezing, which binds to the modules as they are
     frozen = freeze_modules(loaded.model, model_arguments.freeze or ())
-    args.say(*frozen.report)
+    log_lines(logger, *frozen.report)
     if model_arguments.head_init == "probe":
         if data_arguments.streaming:
             raise UserError("head_init probe needs images of every class at hand; leave it out, or --streaming.")
@@ -153,7 +156,7 @@ def prepare(recipe: Recipe) -> PreparedRun:
     keeps_features = frozen.backbone and not data_arguments.streaming
     as_evaluated = keeps_features and items is None  # then nothing is random, and no image is needed twice
     if as_evaluated:
-        args.say("Without train_transforms, and the backbone frozen, training images are prepared as in evaluation.")
+        logger.info("Without train_transforms, and the backbone frozen, training images are prepared as in evaluation.")
     transforms = build_train_transforms(
         default_train_transforms(preprocessing) if items is None else items, data.uniform
     )
@@ -161,9 +164,7 @@ def prepare(recipe: Recipe) -> PreparedRun:
         training_stage = TrainingStage(transforms, args.seed, shared=args.dataloader_num_workers > 0)
     evaluation_stage = EvaluationStage(image_processor, data.uniform)
     with args.main_process_first(desc="decoded images"):
-        decoded = open_decoded_images(
-            data, data_arguments.decode_cache, args.say, args.world_size, args.local_process_index
-        )
+        decoded = open_decoded_images(data, data_arguments.decode_cache, args.world_size, args.local_process_index)
     bad_images = BadImages(data, data_arguments.on_bad_image)
     evaluated = {
         role: bad_images.on_error(role, image_batches(split, evaluation_stage, decoded.get(role)))
@@ -198,7 +199,7 @@ def prepare(recipe: Recipe) -> PreparedRun:
     if model_arguments.head_init == "probe" and checkpoint is None:
         from hf_finetune.training.frozen.probe import probe_head  # scikit-learn: only where it is needed
 
-        args.say(probe_head(trainer, loaded, evaluated["train"] if used is batches else used["train"]))
+        logger.info(probe_head(trainer, loaded, evaluated["train"] if used is batches else used["train"]))
     return PreparedRun(recipe, model_arguments, data, used, decoded, trainer, checkpoint, repository)
 
 
@@ -212,7 +213,7 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
             prepare_folder(folder, to_yaml(recipe), args.overwrite_output_dir)
         trainer.bad_images.persist_to(folder, goes_on=checkpoint is not None, first=args.local_process_index == 0)
     if checkpoint is not None:
-        args.say(f"An interrupted run is here; it resumes from {checkpoint.name}.")
+        logger.info(f"An interrupted run is here; it resumes from {checkpoint.name}.")
     try:
         training = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except Interrupted:
@@ -226,7 +227,7 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
         for role, prefix in METRIC_PREFIXES.items()
         if role in prepared.batches
     }
-    args.say(*note_lost(data, trainer.unreadable_images()))
+    log_lines(logger, *note_lost(data, trainer.unreadable_images()))
     record = RunRecord(
         recipe=recipe,
         command=command,
@@ -249,9 +250,9 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
     trainer.bad_images.close()
     own_code = ", trust_remote_code=True" if getattr(trainer.model.config, "auto_map", None) else ""
     loads = f"pipeline('image-classification', '{folder}'{own_code}) loads it"
-    args.say("", record.table(), "", f"The model is in {folder}; {loads}.")
+    log_lines(logger, "", record.table(), "", f"The model is in {folder}; {loads}.")
     trainer.end()
     train_on_images(trainer.model)
     if prepared.repository is not None:
-        push_folder(folder, prepared.repository, args.hub_private_repo, args.say)
+        push_folder(folder, prepared.repository, args.hub_private_repo)
     return FinetuneResult(record.metrics, trainer.model, trainer.processing_class, folder)

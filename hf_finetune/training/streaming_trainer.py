@@ -16,7 +16,10 @@ from transformers.trainer_callback import ExportableState
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.data.streaming.dataset import Arrangement, StreamedBatches
 from hf_finetune.errors import UserError
+from hf_finetune.logs import get_logger
 from hf_finetune.training.extensions.ema import AveragingTrainer
+
+logger = get_logger(__name__)
 
 
 class StreamingTrainer(AveragingTrainer):
@@ -62,7 +65,7 @@ class StreamingTrainer(AveragingTrainer):
             )
         if saved["lanes"] != now["lanes"]:
             workers = saved["lanes"] // saved["processes"]
-            self.args.say(
+            logger.warning(
                 f"Note: the shards stay shared out as when the run was begun, so that it resumes exactly; they are read"
                 f" fastest with --dataloader_num_workers {workers}, as then."
             )

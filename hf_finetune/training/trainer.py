@@ -30,12 +30,15 @@ from hf_finetune.data.images.unreadable import BadImages
 from hf_finetune.data.stages import TrainingStage
 from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.errors import UserError, did_you_mean, first_line
+from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.training.extensions.log_lines import EpochCallback, LogLineCallback, PlainLogLineCallback
 from hf_finetune.training.host_memory import keep_freed_memory
 from hf_finetune.training.loss import classification_loss
 from hf_finetune.training.optimization import build_schedule
 from hf_finetune.training.sampling import CountedOnce, EpochSampler
 from hf_finetune.training.streaming_trainer import StreamingTrainer
+
+logger = get_logger(__name__)
 
 
 class ImageClassificationTrainer(StreamingTrainer):
@@ -163,19 +166,20 @@ class ImageClassificationTrainer(StreamingTrainer):
         ]
         if len(set(sizes)) > 1:
             (height, width), (eval_height, eval_width) = sizes
-            self.args.say(
+            logger.warning(
                 f"Note: train_transforms make images of {height} x {width} pixels, but evaluation, by image_size, of"
                 f" {eval_height} x {eval_width}."
             )
         if self.args.gradient_checkpointing and not self.model.supports_gradient_checkpointing:
             raise UserError(f"{type(self.model).__name__} does not support gradient_checkpointing; leave it out.")
         parts = {part for name, _ in self.model.named_parameters() for part in name.split(".")}
-        self.args.say(
+        log_lines(
+            logger,
             *(
                 f"Note: no_decay: no parameter is called {name}.{did_you_mean(name, parts)}"
                 for name in self.args.no_decay or ()
                 if name not in parts
-            )
+            ),
         )
         images = self.args.train_batch_size * self.args.world_size
         if self.args.dataloader_drop_last and len(self.train_dataset) < images:

@@ -245,16 +245,15 @@ def never(seconds: float) -> None:
     raise AssertionError("nothing is to wait for here")
 
 
-def test_a_server_that_is_down_for_a_while_is_waited_for(logged_in, folder):
+def test_a_server_that_is_down_for_a_while_is_waited_for(logged_in, folder, logged):
     for pattern in ("/api/whoami-v2", "/api/repos/create", "/commit/"):
         logged_in.fail(pattern, times=2)
     logged_in.fail("/api/validate-yaml", status=502, times=1)  # whose answer the client reads as JSON
     pauses: list[float] = []
-    lines: list[str] = []
-    push_folder(folder, "me/flowers", say=lines.append, sleep=pauses.append)
+    push_folder(folder, "me/flowers", sleep=pauses.append)
     assert pauses == [2, 4] * 2 + [2, 4, 8]
-    assert lines[0] == f"The Hub at {logged_in.endpoint} answers 503, Service Unavailable; trying again in 2 s."
-    assert lines[-1].startswith("The model is at") and len(pushed(logged_in).commits) == 2
+    assert logged[0] == f"The Hub at {logged_in.endpoint} answers 503, Service Unavailable; trying again in 2 s."
+    assert logged[-1].startswith("The model is at") and len(pushed(logged_in).commits) == 2
 
 
 def test_patience_ends_with_the_minute_where_each_try_takes_long(monkeypatch):
@@ -268,11 +267,11 @@ def test_patience_ends_with_the_minute_where_each_try_takes_long(monkeypatch):
             raise error
 
     with pytest.raises(publishing._PushError, match="cannot be reached \\(refused\\)"):
-        publishing._patiently(lambda: take(23, TransportError("refused")), say=lambda line: None, sleep=take)
+        publishing._patiently(lambda: take(23, TransportError("refused")), sleep=take)
     assert clock.now == 23 + 2 + 23 + 4 + 23
 
 
-def test_a_commit_whose_answer_is_lost_is_not_made_twice(logged_in, folder, monkeypatch):
+def test_a_commit_whose_answer_is_lost_is_not_made_twice(logged_in, folder, monkeypatch, logged):
     commit = publishing.HfApi.create_commit
     pauses: list[float] = []
 
@@ -283,10 +282,9 @@ def test_a_commit_whose_answer_is_lost_is_not_made_twice(logged_in, folder, monk
         return answer
 
     monkeypatch.setattr(publishing.HfApi, "create_commit", lose_answer)
-    lines: list[str] = []
-    push_folder(folder, "me/flowers", say=lines.append, sleep=pauses.append)
+    push_folder(folder, "me/flowers", sleep=pauses.append)
     assert pauses == [2] and len(pushed(logged_in).commits) == 2
-    assert lines[-1].startswith("The model is at")
+    assert logged[-1].startswith("The model is at")
 
 
 class TransportError(Exception):

@@ -164,15 +164,14 @@ def test_int8_of_a_transformer_takes_ranges_at_run_time(image_folder, tmp_path):
     assert "DynamicQuantizeLinear" in operators(path) and "QuantizeLinear" not in operators(path)
 
 
-def test_int8_is_calibrated_on_other_images_than_it_is_measured_on():
-    said: list[str] = []
-    args = SimpleNamespace(seed=1, say=said.append)
+def test_int8_is_calibrated_on_other_images_than_it_is_measured_on(logged):
+    args = SimpleNamespace(seed=1)
     splits = {role: Dataset.from_dict({"row": [f"{role} {row}" for row in range(600)]}) for role in ("train", "test")}
     rows = job._calibration_split(SimpleNamespace(splits=splits), "test", args)["row"]
-    assert len(set(rows)) == 512 and all(row.startswith("train") for row in rows) and not said
+    assert len(set(rows)) == 512 and all(row.startswith("train") for row in rows) and not logged
     assert rows == job._calibration_split(SimpleNamespace(splits=splits), "test", args)["row"]
     rows = job._calibration_split(SimpleNamespace(splits={"train": splits["train"]}), "train", args)["row"]
-    assert len(rows) == 512 and said == [
+    assert len(rows) == 512 and logged == [
         "Note: there is no other split than train, so int8 is calibrated on images that measure it."
     ]
 

@@ -15,7 +15,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.images.decoding import UnreadableImage, image_name
 from hf_finetune.data.images.pixels import decode_pixels
 from hf_finetune.errors import UserError
+from hf_finetune.logs import get_logger
+
+logger = get_logger(__name__)
 
 AUTO_LIMIT = 2 * 2**30  # bytes of one file: CIFAR-10's 50,000 training images take 154 MB
 _WORTH_SAYING = 10 * 2**20  # bytes
@@ -107,7 +110,6 @@ class DecodedImages:
 def open_decoded_images(
     data: ImageDataset,
     mode: str,
-    say: Callable[[str], object] = print,
     processes: int = 1,
     local_process_index: int = 0,
 ) -> dict[str, DecodedImages]:
@@ -136,7 +138,7 @@ def open_decoded_images(
             source = data.sources[role]
             used = sum(len(split) for other, split in data.splits.items() if keys[other] == key)
             worth_it = mode == "always" or 2 * used >= len(source)
-            decoded[key] = _open(source, data.image_sizes, mode, key, run, creates, say) if worth_it else None
+            decoded[key] = _open(source, data.image_sizes, mode, key, run, creates) if worth_it else None
     return {role: decoded[key] for role, key in keys.items() if decoded[key] is not None}
 
 
@@ -153,7 +155,6 @@ def _open(
     key: str,
     run: str,
     creates: bool,
-    say: Callable[[str], object],
 ) -> DecodedImages | None:
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_finetune"
     finished = folder / f"decoded-{key}.npy"
@@ -172,7 +173,7 @@ def _open(
                 )
             _create(unfinished, shape)
             if needed > _WORTH_SAYING:
-                say(f"Images are decoded once, for this and later runs: {needed / 1e6:,.0f} MB in {folder}.")
+                logger.info(f"Images are decoded once, for this and later runs: {needed / 1e6:,.0f} MB in {folder}.")
         return DecodedImages(source, size, finished, unfinished)
     except OSError as error:
         if mode == "always":

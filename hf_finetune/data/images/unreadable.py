@@ -8,7 +8,6 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,6 +20,9 @@ from hf_finetune.data.dataset import EarlierImages, ImageDataset
 from hf_finetune.data.images.decoding import NO_SUCH_FILE, UnreadableImage, image_name
 from hf_finetune.data.images.header_check import describe_bad_image
 from hf_finetune.errors import UserError, listing
+from hf_finetune.logs import get_logger
+
+logger = get_logger(__name__)
 
 _RECORD_FILE = "unreadable_images.jsonl"
 
@@ -97,7 +99,7 @@ class BadImages:
             gone = error.reason == NO_SUCH_FILE and Path(error.name).is_absolute()
             self._add(described, self.name(role, sample_index) if gone else None)
             if self._skip:
-                print(f"hf-finetune: {described}: it cannot be read and is left out.", file=sys.stderr, flush=True)
+                logger.error(f"hf-finetune: {described}: it cannot be read and is left out.")
         if not self._skip:
             raise LoadingError(
                 f"An image of {role} cannot be read: {described}; fix it, or use --on_bad_image skip."

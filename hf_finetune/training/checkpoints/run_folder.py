@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,10 @@ import yaml
 
 from hf_finetune.config.run_files import METRICS_FILE, RECIPE_FILE
 from hf_finetune.errors import UserError
+from hf_finetune.logs import get_logger
 from hf_finetune.training.checkpoints.store import find_fault, flush, list_checkpoints, remove_all, set_aside
+
+logger = get_logger(__name__)
 
 _UNFINISHED_RECIPE = ".recipe.yaml.unfinished"
 # The first line of a run's recipe: a recipe.yaml without it is somebody's own, and so is its folder.
@@ -48,12 +51,10 @@ _MAY_CHANGE = {
 }
 
 
-def find_resumable(
-    folder: Path, values: Mapping[str, Any], overwrite: bool, say: Callable[[str], None] = print
-) -> Path | None:
+def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool) -> Path | None:
     """Returns the checkpoint from which a run with these recipe values goes on in `folder`, or None for a new run.
 
-    That is the newest whole one. Corrupt ones that are newer are named to `say` and set aside; else it only reads.
+    That is the newest whole one. Corrupt ones that are newer are named in the log and set aside; else it only reads.
     Raises `UserError` where the folder holds a finished run, another run, or anything else that a new run would write
     over.
     """
@@ -87,7 +88,7 @@ def find_resumable(
         fault = find_fault(checkpoint)
         if fault is None:
             return checkpoint
-        say(f"Note: {checkpoint.name} is corrupt: {fault}; it is set aside as {set_aside(checkpoint).name}.")
+        logger.warning(f"Note: {checkpoint.name} is corrupt: {fault}; it is set aside as {set_aside(checkpoint).name}.")
     return None
 
 

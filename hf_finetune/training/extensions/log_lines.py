@@ -7,6 +7,10 @@ from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_finetune.logs import get_logger
+
+logger = get_logger(__name__)
+
 
 class EpochCallback(TrainerCallback):
     """Tells which epoch begins, counted from 0."""
@@ -50,7 +54,7 @@ class PlainLogLineCallback(TrainerCallback):
             self.write(line)
 
     def write(self, line: str) -> None:
-        print(line, flush=True)
+        logger.info(line)
 
 
 class LogLineCallback(PlainLogLineCallback, ProgressCallback):
@@ -69,10 +73,6 @@ class LogLineCallback(PlainLogLineCallback, ProgressCallback):
         super().on_prediction_step(args, state, control, **kwargs)
         if self.prediction_bar is not None:
             self.prediction_bar.set_description("evaluating", refresh=False)
-
-    def write(self, line: str) -> None:
-        if self.training_bar is not None:
-            self.training_bar.write(line)
 
 
 def format_log_line(logs: Mapping[str, Any], state: TrainerState) -> str:

@@ -21,10 +21,13 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_finetune.data.batches import NOT_COUNTED, ImageBatches
+from hf_finetune.logs import get_logger
 from hf_finetune.models.head import head_module
 from hf_finetune.models.load import head_parameter_names
 from hf_finetune.training.frozen.feature_cache import FeaturesNotKept, feature_file, write_features
 from hf_finetune.training.trainer import ImageClassificationTrainer
+
+logger = get_logger(__name__)
 
 # Of torchvision.transforms.v2, those without random draws; any other is taken to have some.
 _WITHOUT_DRAWS = ("CenterCrop", "Grayscale", "Identity", "Pad", "Resize", "RGB")
@@ -81,7 +84,7 @@ def train_on_features(
                 for role, split in splits.items()
             }
     except FeaturesNotKept as reason:
-        trainer.args.say(f"Note: features are not kept: {reason}.")
+        logger.warning(f"Note: features are not kept: {reason}.")
         return splits
     _give_features(trainer, parts, features)
     return features
@@ -149,13 +152,13 @@ def _features(
     }
     path = feature_file(split.split, trainer.model, head_parameter_names(trainer.model), settings)
     if path.is_file():
-        args.say(f"Features of {role}: read from {path.parent}.")
+        logger.info(f"Features of {role}: read from {path.parent}.")
     else:
         began = time.perf_counter()
         inputs = module_inputs(trainer, split, module, f"Features of {role}")
         write_features(path, (len(split), *shape), _of_readable_images(inputs, role))
         seconds = time.perf_counter() - began
-        args.say(f"Features of {role}: {len(split):,} images in {seconds:.0f} s, kept in {path.parent}.")
+        logger.info(f"Features of {role}: {len(split):,} images in {seconds:.0f} s, kept in {path.parent}.")
     return FeatureDataset(np.load(path, mmap_mode="r"), split.labels, split.sample_index)
 
 
