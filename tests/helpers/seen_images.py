@@ -10,7 +10,8 @@ import json
 import sys
 from pathlib import Path
 
-from tests.training.test_trainer import make_model, make_trainer
+from tests.helpers.networks import make_model
+from tests.helpers.trainers import make_trainer
 
 ITEMS = ("RandAugment", {"RandomCrop": {"size": 16, "padding": 2}}, "RandomHorizontalFlip")
 

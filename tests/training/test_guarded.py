@@ -16,7 +16,8 @@ from hf_finetune.errors import UserError
 from hf_finetune.models.load import quiet_transformers
 from hf_finetune.training.sampling import EpochSampler
 from hf_finetune.training.trainer import ImageClassificationTrainer
-from tests.training.test_trainer import make_model, make_trainer
+from tests.helpers.networks import make_model
+from tests.helpers.trainers import make_trainer
 
 ITEMS = ("RandomHorizontalFlip",)
 Loss = Callable[..., torch.Tensor]

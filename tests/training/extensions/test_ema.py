@@ -11,7 +11,8 @@ from transformers import TrainerCallback
 
 from hf_finetune.errors import UserError
 from hf_finetune.training.extensions.ema import AVERAGE_FILE
-from tests.training.test_trainer import make_model, make_trainer
+from tests.helpers.networks import make_model
+from tests.helpers.trainers import make_trainer
 
 DECAY = 0.7
 EVALUATED = {
