@@ -71,7 +71,7 @@ def rest_before_forks() -> None:
 def _agree_on_attempt(store: distributed.Store, rank: int, world_size: int, timeout: timedelta) -> str:
     """Returns a name that all processes of this attempt, and none of an earlier one, have in common.
 
-    The first process goes on answering until each has read the answer, because the name by which one asks may be that
+    The first process answers until each has read the answer, because the name by which one asks may be that
     of a dead process at first. Raises `TimeoutError` where one does not come.
     """
     if rank > 0:

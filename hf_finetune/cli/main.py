@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"hf-finetune: error: {where}the disk is full; free some room on it.", file=sys.stderr)
+        print(f"hf-finetune: error: {where}the disk is full; free some space on it.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         advice = "; the same command resumes from the last checkpoint" if command == "train" else ""

@@ -1,4 +1,4 @@
-"""Importing room: `model` and `load_from` of a config: network, head, loss and first weights."""
+"""What `model` and `load_from` of a config become: network, head, loss and first weights."""
 
 from __future__ import annotations
 

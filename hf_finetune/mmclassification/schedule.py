@@ -1,4 +1,4 @@
-"""Importing room: `lr_config` of 0.x and `param_scheduler` of 1.x as the schedule's keys.
+"""`lr_config` of 0.x and `param_scheduler` of 1.x as the schedule's keys.
 
 What each library does at a step is in `hf_finetune/training/optimization.py`; where the recipe cannot follow it, a
 remark says how it differs.
@@ -83,13 +83,13 @@ def _import_lr_config(lr: Section, length: _Length, draft: Draft) -> None:
         milestones = _every(step, length) if isinstance(step, int) else list(step or [None])
         _set_milestones(draft, lr.at("step"), milestones, gamma)
         if lr.take("min_lr") is not None:
-            draft.remark(lr.at("min_lr"), f"{lr.take('min_lr')}; multistep goes on below it")
+            draft.remark(lr.at("min_lr"), f"{lr.take('min_lr')}; multistep decays below it")
         return
     if policy in ("CosineAnnealing", "cosine", "CosineAnnealingCooldown"):
         _set_cosine(draft, min_lr=lr.number("min_lr", 0), min_lr_rate=lr.number("min_lr_ratio", 0))
         if policy == "CosineAnnealingCooldown":
             words = f"the last {lr.take('cool_down_time')} epochs at {lr.number('cool_down_ratio', 0.1):g} of min_lr"
-            draft.remark(lr.at("policy"), f"{policy}: {words}; here the cosine goes on to the end")
+            draft.remark(lr.at("policy"), f"{policy}: {words}; here the cosine lasts to the end")
     elif policy in ("poly", "Poly"):
         kwargs = {"power": lr.number("power", 1.0), "lr_end": lr.number("min_lr", 0.0)}
         draft.settings |= {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": kwargs}
@@ -161,7 +161,7 @@ def _import_warm_up(scheduler: Section, length: _Length, draft: Draft) -> float:
         factor = scheduler.number("factor", _CONSTANT_FACTOR)
         if begin > 0:  # T2T-ViT's last epochs
             draft.remark(
-                scheduler.place, f"at {factor:g} of the rate from {begin:g} to {end:g}; here the schedule goes on"
+                scheduler.place, f"at {factor:g} of the rate from {begin:g} to {end:g}; here the schedule continues"
             )
             return 0.0
         draft.settings["warmup_type"] = "constant"

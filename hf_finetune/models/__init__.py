@@ -1,4 +1,4 @@
-"""Models: the package's own architectures, loading with head replacement, and image processors.
+"""The package's own architectures, loading with head replacement, and image processors.
 
 Importing it registers the package's architectures with the Auto classes of Transformers.
 """

@@ -168,7 +168,7 @@ def _open(
                 return None
             if needed > free:
                 raise UserError(
-                    f"decode_cache is always, but {folder} has room for {free / 1e9:.1f} GB and the images take"
+                    f"decode_cache is always, but {folder} has space for {free / 1e9:.1f} GB and the images take"
                     f" {needed / 1e9:.1f} GB; use --decode_cache never, or set HF_DATASETS_CACHE."
                 )
             _create(unfinished, shape)
@@ -210,7 +210,7 @@ def _create(unfinished: Path, shape: Sequence[int]) -> None:
         atexit.register(path.unlink, missing_ok=True)
         with open(path, "xb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": its_shape})
-            # The room is taken now: a full disk would later kill the process in the middle of a write to memory.
+            # The space is taken now: a full disk would later kill the process in the middle of a write to memory.
             length = file.tell() + int(np.prod(its_shape))
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, length)

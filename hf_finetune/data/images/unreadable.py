@@ -1,6 +1,6 @@
 """Images that cannot be read when their batch is due, though the check before training found them good.
 
-A file can vanish or be written over while a run goes on, and behind a good header there can be bad pixels.
+A file can vanish or be written over during a run, and behind a good header there can be bad pixels.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class BadImages:
     """What a run does with an unreadable image, `on_bad_image` stop or skip, and the list of those it has met.
 
     The list is a file, because a loader's workers meet them too. It goes with the process, or where a run keeps it in
-    its folder (`persist_to`) with the run, which reads there how to go on (`earlier_images`).
+    its folder (`persist_to`) with the run, which reads there how to resume (`earlier_images`).
     """
 
     def __init__(self, data: ImageDataset, on_bad_image: str) -> None:

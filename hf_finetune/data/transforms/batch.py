@@ -31,8 +31,8 @@ class BatchTransform:
         return self.transform(images)  # without draws a batch is handled by torchvision itself
 
 
-def _random_offsets(draws: torch.Tensor, room: torch.Tensor | int) -> torch.Tensor:
-    return (draws * (room + 1)).floor().long()  # an integer in 0..room
+def _random_offsets(draws: torch.Tensor, span: torch.Tensor | int) -> torch.Tensor:
+    return (draws * (span + 1)).floor().long()  # an integer in 0..span
 
 
 def _on_host(images: torch.Tensor) -> bool:

@@ -36,7 +36,7 @@ def draw_keys(seed: int, epoch: int, sample_index: torch.Tensor) -> torch.Tensor
 
 
 def split_keys(keys: torch.Tensor, stream: int) -> torch.Tensor:
-    """Returns other keys of the same shape, for what draws more often for one sample than a stream has room for."""
+    """Returns other keys of the same shape, for what draws more often for one sample than a stream has draws for."""
     return _mix(_mix(keys) ^ (stream + 1))
 
 
@@ -44,7 +44,7 @@ def uniform_draws(keys: torch.Tensor, stream: int, count: int) -> torch.Tensor:
     """Returns uniform draws in [0, 1), float32 of shape (batch, count), on the device of `keys`.
 
     `stream` tells apart the transforms that draw for one sample: it is the transform's place in the recipe's list. A
-    stream has room for 65,536 draws.
+    stream holds 65,536 draws.
     """
     positions = torch.arange(1, count + 1, device=keys.device) + (stream + 1) * 0x10000
     return _shift_right(_mix(keys[:, None] + positions * _GOLDEN), 40).float() * 2.0**-24

@@ -1,7 +1,8 @@
 """The folders `checkpoint-STEP` of a run — whole or not there, and found out when they are corrupt.
 
 A checkpoint is written in a hidden folder beside, flushed to the disk, listed in a manifest and renamed. Whatever ends
-the process, and at whatever instant, a folder of that name is whole; what befalls it later, its manifest shows.
+the process, and at whatever instant, a folder of that name is whole; later corruption is detected through the
+manifest.
 """
 
 from __future__ import annotations
@@ -117,10 +118,10 @@ def remove_all(folder: Path) -> None:
 
 
 def check_room(folder: Path, checkpoint_bytes: int, weight_bytes: int, checkpoints: int) -> None:
-    """Raises `UserError`, with the room that is missing, where the checkpoints of a run will not fit on the disk.
+    """Raises `UserError`, with the space that is missing, where the checkpoints of a run will not fit on the disk.
 
     `checkpoint_bytes` is the size of one; `checkpoints` is how many there are at most at a time. The result takes
-    `weight_bytes`. Checkpoints that are there already count as room.
+    `weight_bytes`. Checkpoints that are there already count as free.
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
@@ -139,7 +140,7 @@ def check_room(folder: Path, checkpoint_bytes: int, weight_bytes: int, checkpoin
 def full_disk_told(folder: Path, what: str, needed: int) -> Iterator[None]:
     """Turns the errors of a full disk, met while `what` of about `needed` bytes is written, into one `UserError`.
 
-    It says how much room is missing and which checkpoint is whole. Nothing unfinished stays.
+    It says how much space is missing and which checkpoint is whole. Nothing unfinished stays.
     """
     try:
         yield

@@ -202,7 +202,7 @@ def test_a_image_of_another_size_is_named(images):
 
 def test_always_says_what_stands_in_its_way(images, monkeypatch):
     monkeypatch.setattr(decode_cache.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10}))
-    with pytest.raises(UserError, match="has room for 0.0 GB"):
+    with pytest.raises(UserError, match="has space for 0.0 GB"):
         open_decoded_images(images, "always")
     images.image_sizes = None
     with pytest.raises(UserError, match="not known to be small and of one size; use --decode_cache auto"):
