@@ -10,7 +10,9 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.export import Dim
 from transformers import BaseImageProcessor, PreTrainedModel
 
@@ -77,7 +79,7 @@ def quantize_int8(source: Path, target: Path, batches: Iterable[torch.Tensor]) -
     inputs = ({INPUT_NAME: batch.numpy(force=True)} for batch in batches)
 
     class Calibration(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def get_next(self) -> dict[str, object] | None:
+        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
             return next(inputs, None)
 
     settings = {"per_channel": True, "reduce_range": True, "weight_type": quantization.QuantType.QInt8}
