@@ -18,7 +18,8 @@ from hf_finetune.data.labels import match_classes
 from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.data.streaming.build import load_streamed_dataset
 from hf_finetune.data.streaming.dataset import image_batches
-from hf_finetune.evaluation.metrics import ClassificationMetrics, per_class_figures, reduce_logits
+from hf_finetune.evaluation.analysis import per_class_figures
+from hf_finetune.evaluation.metrics import ClassificationMetrics
 from hf_finetune.evaluation.report import describe_split, format_report
 from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.load import load_trained
@@ -71,6 +72,7 @@ def evaluate_model(model: str, **settings: Any) -> EvaluationResult:
     bad_images = BadImages(data, data_arguments.on_bad_image)
     stage = EvaluationStage(image_processor, data.uniform, class_ids)
     batches = bad_images.on_error(role, image_batches(split, stage, decoded.get(role)))
+    compute_metrics = ClassificationMetrics(names)
     with tempfile.TemporaryDirectory() as folder:
         args.output_dir = folder  # the Trainer creates its folder even if nothing is ever written there
         trainer = ImageClassificationTrainer(
@@ -78,8 +80,8 @@ def evaluate_model(model: str, **settings: Any) -> EvaluationResult:
             args,
             device_stage=DeviceStage(image_processor, data.uniform),
             image_processor=image_processor,
-            compute_metrics=ClassificationMetrics(names),
-            reduce_logits=reduce_logits,
+            compute_metrics=compute_metrics,
+            reduce_logits=compute_metrics.reduce_logits,
             bad_images=bad_images,
         )
         output = trainer.predict(batches, metric_key_prefix="test")
@@ -91,6 +93,6 @@ def evaluate_model(model: str, **settings: Any) -> EvaluationResult:
     description = describe_split(role, int(metrics["samples"]))
     per_class = per_class_figures(output.predictions[0], output.label_ids, names)
     log_lines(logger, "", format_report({description: metrics}, per_class, description))
-    predictions, _, losses = output.predictions
+    predictions, _, losses = output.predictions[:3]
     rows = np.argsort(batches.arrangement.source_rows()) if data_arguments.streaming else slice(None)
     return EvaluationResult(metrics, predictions[rows], output.label_ids[rows], losses[rows])

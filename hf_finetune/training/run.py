@@ -27,7 +27,7 @@ from hf_finetune.data.streaming.build import load_streamed_dataset
 from hf_finetune.data.streaming.dataset import StreamedBatches, image_batches
 from hf_finetune.data.transforms.build import build_train_transforms
 from hf_finetune.errors import Interrupted, UserError
-from hf_finetune.evaluation.metrics import ClassificationMetrics, reduce_logits
+from hf_finetune.evaluation.metrics import ClassificationMetrics
 from hf_finetune.hub.push import check_push, push_folder
 from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.batch_norm import synchronize_batch_norm
@@ -177,6 +177,9 @@ def prepare(recipe: Recipe) -> PreparedRun:
 
     metrics = ClassificationMetrics(data.label_names)
     args.prepare_for_run(has_validation="validation" in data.splits, metrics=metrics.names)
+    if args.load_best_model_at_end:
+        chosen_by = (args.metric_for_best_model or "loss").removeprefix("eval_")
+        args.greater_is_better = metrics.greater_is_better(chosen_by, args.greater_is_better)
     trainer = ImageClassificationTrainer(
         loaded.model,
         args,
@@ -188,7 +191,7 @@ def prepare(recipe: Recipe) -> PreparedRun:
         train_dataset=batches["train"],
         eval_dataset=batches.get("validation"),
         compute_metrics=metrics,
-        reduce_logits=reduce_logits,
+        reduce_logits=metrics.reduce_logits,
         bad_images=bad_images,
     )
     if args.local_process_index == 0:
