@@ -20,10 +20,10 @@ import torch
 from tqdm import tqdm
 
 from hf_finetune.errors import UserError
+from hf_finetune.timeouts import ANSWER_TIMEOUT
 
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})(?:\.[a-z]+)+$")
 _DATE = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")  # a name's 20240131 is no hash
-_SECONDS_TO_ANSWER = 10
 _CHUNK = 2**20  # bytes
 
 
@@ -93,7 +93,7 @@ def fetch(url: str, check: Callable[[Path, str], None]) -> Path:
 def _download(url: str, name: str, path: Path) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": "hf_finetune"})
     try:
-        with urllib.request.urlopen(request, timeout=_SECONDS_TO_ANSWER) as answer, path.open("xb") as file:
+        with urllib.request.urlopen(request, timeout=ANSWER_TIMEOUT) as answer, path.open("xb") as file:
             length = answer.headers.get("Content-Length")
             total = int(length) if length else None
             with tqdm(total=total, desc=name, unit="B", unit_scale=True, delay=2) as bar:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -40,12 +39,15 @@ class ForeignWeights:
     unused: list[str]
 
 
-@lru_cache(maxsize=1)  # the configuration, the image processor and the model ask one after the other
 def load_foreign(source: str, sha256: str | None = None) -> ForeignWeights:
-    """Reads a file or an address and returns its weights in Transformers' layout.
+    """Read a file or an address and return its weights in the layout of Transformers.
 
-    The last result is kept until `load_foreign.cache_clear()`; whoever trains its tensors must call that first. Raises
-    `UserError` for a file that cannot be read and for a network that Transformers has not.
+    Args:
+        source: A path or an address.
+        sha256: The beginning of the file's SHA-256, or None.
+
+    Raises:
+        UserError: The file cannot be read, or Transformers has no such network.
     """
     return recognize(read_state_dict(source, sha256))
 
