@@ -16,7 +16,9 @@ def synchronize_batch_norm(model: PreTrainedModel) -> None:
     """
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         raise UserError(f"sync_batchnorm: {type(model).__name__} has no BatchNorm; leave it out.")
-    if model.config.model_type == "timm_wrapper":  # timm's layers contain their activation, which torch's function drops
+    if (
+        model.config.model_type == "timm_wrapper"
+    ):  # timm's layers contain their activation, which torch's function drops
         from timm.layers.norm_act import convert_sync_batchnorm  # timm is optional
 
         convert_sync_batchnorm(model)

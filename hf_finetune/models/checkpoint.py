@@ -68,9 +68,7 @@ class Checkpoint:
     def load_config(self) -> PreTrainedConfig:
         try:
             with quiet_transformers():
-                config: PreTrainedConfig = AutoConfig.from_pretrained(
-                    self.location, **self._access, **self.settings
-                )
+                config: PreTrainedConfig = AutoConfig.from_pretrained(self.location, **self._access, **self.settings)
         except ImportError as error:
             raise needs_timm(self.name) from error
         except StrictDataclassError as error:
