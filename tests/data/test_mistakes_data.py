@@ -65,7 +65,7 @@ def write_table(path: Path, labels: list[object]) -> str:
         ("empty", ["empty has no images", "empty/cats/1.jpg"]),
         ("hollow", ["hollow has no images: it holds cats, dogs", "Use a folder of class folders"]),
         ("gappy", ["gappy has a class folder without images: dogs", "put images there or remove the folder"]),
-        ("loose", ["loose has its images lying loose", "put them into class folders"]),
+        ("loose", ["loose has images outside class folders", "put them into class folders"]),
         ("alone", ["alone has only one class folder, cats", "needs two at least"]),
         ("loose/1.png", ["loose/1.png is neither a folder nor a table", ".csv"]),
         ("tiny.yaml", ["tiny.yaml is neither a folder nor a table"]),
