@@ -144,7 +144,7 @@ def test_a_test_split_with_a_class_that_train_has_not(refused: Refused, image_fo
     shutil.copytree(image_folder, tmp_path / "images")
     (tmp_path / "images/test/red").rename(tmp_path / "images/test/violet")
     line = refused("--dataset", "images")
-    assert "split test has a label that split train has not: violet; take these images out or add the class" in line
+    assert "split test has a label that split train does not have: violet; remove these images or add the class" in line
 
 
 def test_an_unreadable_image_stops_before_training(refused: Refused, image_folder: Path, tmp_path: Path):
