@@ -9,10 +9,12 @@ from __future__ import annotations
 import posixpath
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
-from mkdocs.structure.pages import Page
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Files of the repository that the site shows, and what they are called there.
@@ -27,6 +29,8 @@ SOURCES = {page: path for path, page in SHOWN.items()}
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the files from outside docs/."""
+    from mkdocs.structure.files import File  # the tests read this module without mkdocs
+
     for path, page in SHOWN.items():
         files.append(File.generated(config, page, content=(REPOSITORY / path).read_bytes()))
     return files
