@@ -29,15 +29,23 @@ from hf_finetune.errors import UserError, listing
 
 
 def load_image_dataset(
-    arguments: DataArguments, seed: int, require_train: bool = True, earlier: EarlierImages | None = None
+    arguments: DataArguments,
+    seed: int,
+    require_train: bool = True,
+    earlier: EarlierImages | None = None,
+    given: RawDataset | None = None,
 ) -> ImageDataset:
     """Opens, checks and divides a dataset.
 
     `seed` decides which part of train is held out and which images a limit leaves. Evaluation alone may do without
-    train (`require_train=False`). A resumed run leaves out what it did when it began (`earlier`) and no more.
+    train (`require_train=False`). A resumed run leaves out what it did when it began (`earlier`) and no more. `given` is
+    a dataset that is open already, in the place of the one that the arguments name.
     Raises `UserError` for everything that the user can fix.
     """
-    raw, entry = open_source(arguments, earlier.lost_files if earlier else ())
+    if given is not None:
+        raw, entry = given, None
+    else:
+        raw, entry = open_source(arguments, earlier.lost_files if earlier else ())
     roles = choose_splits(raw, {role: getattr(arguments, f"{role}_split") for role in ROLES}, entry)
     reference = reference_split(raw, roles, require_train)
     for split in roles.values():

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, ModelCard
-from transformers.trainer_utils import PredictionOutput
+from transformers import PreTrainedModel
+from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from hf_finetune.config.recipe import Recipe, to_yaml
 from hf_finetune.config.run_files import METRICS_FILE
@@ -24,6 +25,8 @@ from hf_finetune.evaluation.report import FIGURE_NAMES, describe_split, format_r
 from hf_finetune.hub.model_card import ModelCardContext, library_versions, write_model_card
 from hf_finetune.hub.redaction import without_private_text
 from hf_finetune.models.load import resolve_checkpoint
+from hf_finetune.training.plan import RunPlan
+from hf_finetune.training.trainer import ImageClassificationTrainer
 
 # The Trainer calls the split that it evaluates while training "eval"; here it is called what it is.
 METRIC_PREFIXES = {"validation": "eval", "test": "test"}
@@ -34,11 +37,24 @@ _SECONDS_TO_ANSWER = 10
 class RunRecord:
     """What a finished run knows of itself.
 
-    `predictions` maps each evaluated role ("validation", "test") to the Trainer's output for it, whose predictions are
-    those of `reduce_logits`. `training_metrics`, `log_history` and `skipped_steps` are the Trainer's.
+    Attributes:
+        recipe: The resolved recipe.
+        remarks: Comments on objects of Python that the recipe cannot hold, or nothing.
+        command: The command line that asks for the run.
+        seed: Of the run.
+        base_model: The checkpoint that it started from, None for random weights.
+        chose_checkpoint: Whether validation chose the checkpoint.
+        data: The images.
+        predictions: For each evaluated role ("validation", "test") the Trainer's output, whose predictions are those
+            of `AddedMetrics.reduce`.
+        training_metrics: The Trainer's, as are the next two.
+        log_history: What was logged.
+        skipped_steps: The steps whose loss was not finite.
+        added_metrics: The names of the caller's own figures.
     """
 
     recipe: Recipe
+    remarks: str
     command: str
     seed: int
     base_model: str | None
@@ -48,6 +64,34 @@ class RunRecord:
     training_metrics: Mapping[str, float]
     log_history: Sequence[Mapping[str, Any]]
     skipped_steps: Sequence[Mapping[str, Any]] = ()
+    added_metrics: Sequence[str] = ()
+
+    @classmethod
+    def of_run(
+        cls,
+        plan: RunPlan,
+        base_model: str | None,
+        command: str,
+        data: ImageDataset,
+        trainer: ImageClassificationTrainer,
+        training: TrainOutput,
+        predictions: Mapping[str, PredictionOutput],
+    ) -> RunRecord:
+        """Return the record of a run that has been trained and evaluated."""
+        return cls(
+            recipe=plan.recipe,
+            remarks=plan.given.as_comments(),
+            command=command,
+            seed=plan.args.seed,
+            base_model=base_model,
+            chose_checkpoint=plan.args.load_best_model_at_end,
+            data=data,
+            predictions=predictions,
+            training_metrics=training.metrics,
+            log_history=trainer.state.log_history,
+            skipped_steps=trainer.skipped_steps,
+            added_metrics=tuple(plan.given.metrics),
+        )
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -67,7 +111,15 @@ class RunRecord:
         """Returns the figures of one split under their own names: accuracy, loss and so on, and `samples`."""
         prefix = f"{METRIC_PREFIXES[role]}_"
         metrics = {name.removeprefix(prefix): value for name, value in self.predictions[role].metrics.items()}
-        return {name: metrics[name] for name in (*FIGURE_NAMES, "samples") if name in metrics}
+        return {name: metrics[name] for name in (*FIGURE_NAMES, *self.added_metrics, "samples") if name in metrics}
+
+    def added_figures(self) -> list[str]:
+        """Return a line for each of the caller's own figures: "my_metric: 0.9312 on test (24 images)"."""
+        return [
+            f"{name}: {self.split_metrics(role)[name]:.4f} on {self.describe(role)}"
+            for name in self.added_metrics
+            for role in self.predictions
+        ]
 
     def describe(self, role: str) -> str:
         """Returns what a split's figures are from, and whether it chose the checkpoint."""
@@ -80,11 +132,17 @@ class RunRecord:
         return per_class_figures(output.predictions[0], output.label_ids, self.data.label_names)
 
     def table(self) -> str:
-        """Returns the final table, for people."""
+        """Return the final table, for people."""
         if not self.predictions:
             return "No split was left to evaluate on."
         figures = {self.describe(role): self.split_metrics(role) for role in self.predictions}
-        return format_report(figures, self.per_class(), self.describe(self.reported_role))
+        report = format_report(figures, self.per_class(), self.describe(self.reported_role))
+        return "\n".join([report, *([""] if self.added_metrics else []), *self.added_figures()])
+
+    def how_to_load(self, folder: Path, model: PreTrainedModel) -> str:
+        """Return the sentence that says where the model is and what loads it."""
+        own_code = ", trust_remote_code=True" if getattr(model.config, "auto_map", None) else ""
+        return f"The model is in {folder}; pipeline('image-classification', '{folder}'{own_code}) loads it."
 
 
 def license_of(checkpoint: str) -> str | None:
@@ -116,7 +174,7 @@ def save_result(folder: Path, record: RunRecord) -> None:
             dataset_name=data.source,
             splits=data.split_names,
             metrics={role: record.split_metrics(role) for role in record.predictions},
-            recipe_yaml=to_yaml(replace(record.recipe, values=without_private_text(recipe, Path.cwd()))),
+            recipe_yaml=to_yaml(replace(record.recipe, values=without_private_text(recipe, Path.cwd()))) + record.remarks,
             command=record.command,
             seed=record.seed,
             versions=library_versions(),
@@ -127,7 +185,7 @@ def save_result(folder: Path, record: RunRecord) -> None:
             checkpoint_split="validation" if record.chose_checkpoint else None,
             per_class=per_class,
             per_class_split=record.reported_role if record.predictions else None,
-            notes=data.notes,
+            notes=[*data.notes, *record.added_figures()],
         ),
         folder,
     )
