@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from hf_finetune.jobs.predict import Prediction as Prediction
     from hf_finetune.logs import show_logs as show_logs
     from hf_finetune.training.finetune_result import FinetuneResult as FinetuneResult
-    from hf_finetune.training.trainer import ImageClassificationTrainer as Trainer
+    from hf_finetune.training.trainer import ImageClassificationTrainer
+
+    Trainer = ImageClassificationTrainer
 
     __version__: str
 

@@ -288,7 +288,9 @@ def _sort_out(
     elif image_processor is not None:
         if not isinstance(image_processor, BaseImageProcessor):
             kind = type(image_processor).__name__
-            raise UserError(f"image_processor is {kind}; use an image processor of Transformers, or a checkpoint's name.")
+            raise UserError(
+                f"image_processor is {kind}; use an image processor of Transformers, or a checkpoint's name."
+            )
         _refuse_beside("image_processor", _PROCESSOR_KEYS, settings)
         values |= dict.fromkeys(_PROCESSOR_KEYS)
         objects["image_processor"] = image_processor

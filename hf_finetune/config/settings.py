@@ -20,10 +20,10 @@ class Settings(TypedDict, total=False):
     # Model
     freeze: list[str] | None
     head_init: str | None
-    load_from: os.PathLike[str] | str | None
+    load_from: str | os.PathLike[str] | None
     load_from_sha256: str | None
     model_config: dict[str, Any] | None
-    model_name_or_path: os.PathLike[str] | str | None
+    model_name_or_path: str | os.PathLike[str] | None
     model_revision: str | None
     model_type: str | None
     num_labels: int | None
@@ -31,9 +31,9 @@ class Settings(TypedDict, total=False):
     trust_remote_code: bool | None
 
     # Data
-    crop_pct: float | int | None
+    crop_pct: float | None
     dataset_config: str | None
-    dataset_path: os.PathLike[str] | str | None
+    dataset_path: str | os.PathLike[str] | None
     dataset_revision: str | None
     decode_cache: str | None
     image_column: str | None
@@ -49,16 +49,16 @@ class Settings(TypedDict, total=False):
     streaming: bool | None
     test_split: str | None
     train_split: str | None
-    validation_fraction: float | int | None
+    validation_fraction: float | None
     validation_split: str | None
 
     # Training
     accelerator_config: dict[str, Any] | str | None
     activation_checkpointing: bool | None
     activation_checkpointing_kwargs: dict[str, Any] | str | None
-    adam_beta1: float | int | None
-    adam_beta2: float | int | None
-    adam_epsilon: float | int | None
+    adam_beta1: float | None
+    adam_beta2: float | None
+    adam_epsilon: float | None
     average_tokens_across_devices: bool | None
     batch_eval_metrics: bool | None
     bf16: bool | None
@@ -77,17 +77,17 @@ class Settings(TypedDict, total=False):
     ddp_find_unused_parameters: bool | None
     ddp_static_graph: bool | None
     ddp_timeout: int | None
-    debug: list[str] | str | None
+    debug: str | list[str] | None
     decay_norm_and_bias: bool | None
     deepspeed: dict[str, Any] | str | None
     disable_tqdm: bool | None
-    ema_decay: float | int | None
+    ema_decay: float | None
     enable_jit_checkpoint: bool | None
     eval_accumulation_steps: int | None
-    eval_delay: float | int | None
+    eval_delay: float | None
     eval_do_concat_batches: bool | None
     eval_on_start: bool | None
-    eval_steps: float | int | None
+    eval_steps: float | None
     eval_strategy: str | None
     eval_use_gather_object: bool | None
     fp16: bool | None
@@ -104,10 +104,10 @@ class Settings(TypedDict, total=False):
     hub_private_repo: bool | None
     ignore_data_skip: bool | None
     include_for_metrics: list[str] | None
-    include_num_input_tokens_seen: bool | str | None
+    include_num_input_tokens_seen: str | bool | None
     label_names: list[str] | None
-    label_smoothing_factor: float | int | None
-    learning_rate: float | int | None
+    label_smoothing_factor: float | None
+    learning_rate: float | None
     length_column_name: str | None
     license: str | None
     liger_kernel_config: dict[str, bool] | None
@@ -117,27 +117,27 @@ class Settings(TypedDict, total=False):
     log_on_each_node: bool | None
     logging_first_step: bool | None
     logging_nan_inf_filter: bool | None
-    logging_steps: float | int | None
+    logging_steps: float | None
     logging_strategy: str | None
     lr_by_epoch: bool | None
-    lr_decay_epochs: float | int | None
-    lr_gamma: float | int | None
+    lr_decay_epochs: float | None
+    lr_gamma: float | None
     lr_milestones: list[float] | None
     lr_reaches_end: bool | None
     lr_scheduler_kwargs: dict[str, Any] | str | None
     lr_scheduler_type: str | None
-    max_grad_norm: float | int | None
+    max_grad_norm: float | None
     max_steps: int | None
     metric_for_best_model: str | None
-    momentum: float | int | None
+    momentum: float | None
     nesterov: bool | None
     no_decay: list[str] | None
-    num_train_epochs: float | int | None
+    num_train_epochs: float | None
     on_nan: list[Any] | None
     optim: str | None
     optim_args: str | None
-    optim_target_modules: list[str] | str | None
-    output_dir: os.PathLike[str] | str | None
+    optim_target_modules: str | list[str] | None
+    output_dir: str | os.PathLike[str] | None
     overwrite_output_dir: bool | None
     parallelism_config: Any
     per_device_eval_batch_size: int | None
@@ -145,13 +145,13 @@ class Settings(TypedDict, total=False):
     prediction_loss_only: bool | None
     project: str | None
     push_to_hub: bool | None
-    report_to: list[str] | str | None
+    report_to: str | list[str] | None
     restore_callback_states_from_checkpoint: bool | None
     run_name: str | None
     save_on_each_node: bool | None
     save_on_signal: bool | None
     save_only_model: bool | None
-    save_steps: float | int | None
+    save_steps: float | None
     save_strategy: str | None
     save_total_limit: int | None
     seed: int | None
@@ -170,9 +170,9 @@ class Settings(TypedDict, total=False):
     use_cpu: bool | None
     use_liger_kernel: bool | None
     warmup_between_epochs: bool | None
-    warmup_epochs: float | int | None
+    warmup_epochs: float | None
     warmup_multiplies: bool | None
-    warmup_start_factor: float | int | None
-    warmup_steps: float | int | None
+    warmup_start_factor: float | None
+    warmup_steps: float | None
     warmup_type: str | None
-    weight_decay: float | int | None
+    weight_decay: float | None

@@ -9,13 +9,40 @@ from hf_finetune.config.parsing import argument_fields
 # Arguments of the public functions that are not keys of a recipe.
 _OTHER_ARGUMENTS = ("batch_size", "format", "output", "quantize", "recipe", "split", "top_k")
 _FLAG = re.compile(
-    r"--(?P<name>\w+)(?P<values>(?: (?:'[^']*'|\[[^\]]*\]|-?\d[\w.+-]*|true|false|null|[A-Z_]{3,}|[\w./~-]+))*)"
+    r"--(?P<name>\w+)(?P<values>(?: (?:'[^']*'|\[[^\]]*\]|-?\d[\w.+-]*|true|false|null|[A-Z_]{3,}|(?!--)[\w./~-]+))*)"
 )
 _WORD = re.compile(r"'[^']*'|\[[^\]]*\]|\S+")
 # Words that follow a flag in a sentence, and are not its value.
 _PROSE = frozenset(
-    "and another as below beside for from if in is it needs of on one or out so that the there to too was where which"
-    " with".split()
+    [
+        "and",
+        "another",
+        "as",
+        "below",
+        "beside",
+        "for",
+        "from",
+        "if",
+        "in",
+        "is",
+        "it",
+        "needs",
+        "of",
+        "on",
+        "one",
+        "or",
+        "out",
+        "so",
+        "that",
+        "the",
+        "there",
+        "to",
+        "too",
+        "was",
+        "where",
+        "which",
+        "with",
+    ]
 )
 _CONSTANTS = {"true": "True", "false": "False", "null": "None"}
 
@@ -30,7 +57,7 @@ def python_wording(message: str) -> str:
         The line for a Python caller: "use seed=1, or streaming=True".
     """
     message = re.sub(r"\b([Tt]he same) command\b", r"\1 call", message)
-    message = re.sub(r'\bflag "--(\w+)"', r'setting "\1"', message)
+    message = re.sub(r'\bflag ("?)--(\w+)', r"setting \1\2", message)
     message = re.sub(r'"--(\w+)"', r'"\1"', message)
     message = message.replace(" To list the flags of a command: hf-finetune COMMAND --help", " Settings lists them.")
     return _FLAG.sub(_as_argument, message)

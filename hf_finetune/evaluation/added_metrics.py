@@ -39,7 +39,7 @@ class AddedMetrics:
         return [*self._registered.names, *self.functions]
 
     def reduce(self, logits: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
-        """Return what `reduce_logits` does and, where a function needs them, probabilities, float32 (batch, classes)."""
+        """Return what `reduce_logits` does and, for functions, probabilities, float32 (batch, classes)."""
         reduced = reduce_logits(logits, labels)
         return (*reduced, logits.float().softmax(dim=-1)) if self.functions else reduced
 

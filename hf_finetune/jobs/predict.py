@@ -167,9 +167,7 @@ def classify(
 
 def _likeliest(probabilities: torch.Tensor, names: dict[int, str], top_k: int) -> tuple[tuple[str, float], ...]:
     scores, classes = probabilities.topk(min(top_k, len(probabilities)))
-    return tuple(
-        (names[class_id], score) for score, class_id in zip(scores.tolist(), classes.tolist(), strict=True)
-    )
+    return tuple((names[class_id], score) for score, class_id in zip(scores.tolist(), classes.tolist(), strict=True))
 
 
 def predict_files(
@@ -256,7 +254,9 @@ def _written(predictions: Iterable[Prediction], output_format: str) -> Iterator[
                 yield _csv_line([str(prediction.image), rank, label, f"{score:.6f}"])
     else:
         for prediction in predictions:
-            yield f"{prediction.image}: " + ", ".join(f"{name} {score:.1%}" for name, score in prediction.classes) + "\n"
+            yield (
+                f"{prediction.image}: " + ", ".join(f"{name} {score:.1%}" for name, score in prediction.classes) + "\n"
+            )
 
 
 def _csv_line(cells: Sequence[Any]) -> str:

@@ -118,7 +118,8 @@ def run_name(recipe: Recipe, data: DataArguments, given: Given) -> str:
     if dataset is None or dataset in CATALOG or not own or by_recipe:
         return recipe.name
     path = Path(dataset).expanduser()
-    name = path.resolve().name if path.is_dir() else path.name.partition(".")[0]
+    name = path.name if path.name.strip(".") else path.resolve().name  # of "." and ".."
+    name = name if path.is_dir() else name.partition(".")[0]
     return re.sub(r"[^\w.-]+", "_", name).strip("._") or recipe.name
 
 

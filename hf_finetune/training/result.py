@@ -174,7 +174,8 @@ def save_result(folder: Path, record: RunRecord) -> None:
             dataset_name=data.source,
             splits=data.split_names,
             metrics={role: record.split_metrics(role) for role in record.predictions},
-            recipe_yaml=to_yaml(replace(record.recipe, values=without_private_text(recipe, Path.cwd()))) + record.remarks,
+            recipe_yaml=to_yaml(replace(record.recipe, values=without_private_text(recipe, Path.cwd())))
+            + record.remarks,
             command=record.command,
             seed=record.seed,
             versions=library_versions(),

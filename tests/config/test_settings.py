@@ -59,10 +59,9 @@ def source() -> str:
         for name, hint in sorted(typing.get_type_hints(group).items()):
             if name in known and name not in ARGUMENTS:
                 kinds = written(hint)
-                kinds = ["int", *kinds] if "float" in kinds and "int" not in kinds else kinds
                 if name in PATHS:
                     kinds.append("os.PathLike[str]")
-                kinds = ["Any"] if "Any" in kinds else sorted(set(kinds))
+                kinds = ["Any"] if "Any" in kinds else list(dict.fromkeys(kinds))
                 lines.append(f"    {name}: {' | '.join([*kinds, *(['None'] if kinds != ['Any'] else [])])}")
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
