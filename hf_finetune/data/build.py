@@ -39,7 +39,8 @@ def load_image_dataset(
 
     `seed` decides which part of train is held out and which images a limit leaves. Evaluation alone may do without
     train (`require_train=False`). A resumed run leaves out what it did when it began (`earlier`) and no more. `given`
-    is a dataset that is open already, in the place of the one that the arguments name. Raises `UserError` for everything that the user can fix.
+    is a dataset that is open already, in the place of the one that the arguments name. Raises `UserError` for everything
+    that the user can fix.
     """
     if given is not None:
         raw, entry = given, None
