@@ -23,8 +23,7 @@ from hf_finetune.config.wording import python_wording
 from hf_finetune.data.sources.objects import as_image, read_object
 from hf_finetune.data.transforms.given import ImageFunction
 from hf_finetune.errors import Interrupted, UserError, did_you_mean
-from hf_finetune.evaluation.added_metrics import Metric
-from hf_finetune.evaluation.metrics import ClassificationMetrics
+from hf_finetune.evaluation.metrics import METRICS, Metric, UserMetric
 from hf_finetune.jobs.evaluate import EvaluationResult, evaluate_model
 from hf_finetune.jobs.export import export_model
 from hf_finetune.jobs.predict import Prediction, classify, find_images
@@ -62,7 +61,7 @@ def finetune(
     image_processor: str | os.PathLike[str] | BaseImageProcessor | None = None,
     train_transforms: Sequence[Any] | ImageFunction | None = None,
     loss: Loss | None = None,
-    metrics: Mapping[str, Metric] | Sequence[str] | None = None,
+    metrics: Mapping[str, UserMetric | Metric] | Sequence[str] | None = None,
     callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
     **settings: Unpack[Settings],
 ) -> FinetuneResult:
@@ -117,7 +116,7 @@ def evaluate(
     *,
     dataset: DatasetLike,
     split: str | None = None,
-    metrics: Mapping[str, Metric] | None = None,
+    metrics: Mapping[str, UserMetric | Metric] | None = None,
     output: str | os.PathLike[str] | None = None,
     **settings: Unpack[Settings],
 ) -> EvaluationResult:
@@ -315,22 +314,21 @@ def _refuse_beside(argument: str, keys: Sequence[str], settings: Mapping[str, An
             raise UserError(f"{argument} and {key} exclude each other; leave one of them out.")
 
 
-def _own_metrics(metrics: Any) -> dict[str, Metric]:
+def _own_metrics(metrics: Any) -> dict[str, UserMetric | Metric]:
     """Return the functions of `metrics`. Raises `UserError` for a name that is no registered metric."""
     if metrics is None:
         return {}
     if isinstance(metrics, Mapping):
         for name, function in metrics.items():
-            if not callable(function):
+            if not callable(function) and not isinstance(function, Metric):
                 kind = type(function).__name__
                 raise UserError(f"metrics: {name} is {kind}; use a function of (probabilities, labels).")
         return dict(metrics)
-    known = ClassificationMetrics(range(6)).names  # type: ignore[arg-type]  # with six classes, all of them
     for name in [metrics] if isinstance(metrics, str) else metrics:
-        if name not in known:
+        if name not in METRICS:
             raise UserError(
-                f'metrics: there is no metric "{name}".{did_you_mean(str(name), known)} Use some of {", ".join(known)},'
-                " or a mapping of names to functions."
+                f'metrics: there is no metric "{name}".{did_you_mean(str(name), METRICS)} Use some of'
+                f" {', '.join(METRICS)}, or a mapping of names to functions."
             )
     return {}
 

@@ -23,8 +23,8 @@ from hf_finetune.data.labels import match_classes
 from hf_finetune.data.sources.objects import GivenDataset
 from hf_finetune.data.splits import split_role
 from hf_finetune.errors import UserError, did_you_mean
-from hf_finetune.evaluation.added_metrics import AddedMetrics, Metric
-from hf_finetune.evaluation.metrics import confusion_matrix, per_class_figures
+from hf_finetune.evaluation.analysis import ClassFigures, confusion_matrix, per_class_figures
+from hf_finetune.evaluation.metrics import ClassificationMetrics, Metric, UserMetric, run_metrics
 from hf_finetune.evaluation.report import describe_split, format_report, to_json, write_metrics
 from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.load import load_trained
@@ -75,7 +75,7 @@ class EvaluationResult:
             plot_confusion_matrix(self.confusion_matrix(), self.label_names, path)
             return as_html(self.report or repr(self), [path])
 
-    def per_class(self) -> list[dict[str, Any]]:
+    def per_class(self) -> list[ClassFigures]:
         """Return precision, recall, F1 and support of every class, by class id."""
         return per_class_figures(self.predictions, self.labels, self.label_names)
 
@@ -144,7 +144,7 @@ def evaluate_model(
     output: str | Path | None = None,
     json: bool = False,
     given: GivenDataset | None = None,
-    metrics: Mapping[str, Metric] | None = None,
+    metrics: Mapping[str, UserMetric | Metric] | None = None,
     **settings: Any,
 ) -> EvaluationResult:
     """Log and return the figures of a model on a dataset. Classes are matched by name.
@@ -185,7 +185,7 @@ def evaluate_model(
     else:
         network = load_trained(model_arguments)
     image_processor = load_image_processor(model_arguments, network.config, _figures(data_arguments))
-    result = _evaluate(network, image_processor, data, data_arguments, args, role, dict(metrics or {}))
+    result = _evaluate(network, image_processor, data, data_arguments, args, role, run_metrics(metrics))
     if json:
         sys.stdout.write(to_json(result.as_mapping()))
     else:
@@ -227,7 +227,7 @@ def _evaluate(
     keep_freed_memory(args.device)
     with tempfile.TemporaryDirectory() as folder:
         args.output_dir = folder  # the Trainer creates its folder even if nothing is ever written there
-        trainer = build_evaluator(network, args, images, AddedMetrics(names, metrics))
+        trainer = build_evaluator(network, args, images, ClassificationMetrics(names, metrics))
         predicted = trainer.predict(images.batches[role], metric_key_prefix="test")
         log_lines(logger, *note_lost(data, trainer.unreadable_images()))
         trainer.end()
@@ -237,8 +237,6 @@ def _evaluate(
     description = describe_split(role, int(figures["samples"]))
     classes, _, losses = predicted.predictions[:3]
     per_class = per_class_figures(classes, predicted.label_ids, names)
-    report = format_report({description: figures}, per_class, description)
-    added = [f"{name}: {figures[name]:.4f}" for name in metrics]
     rows = np.argsort(images.batches[role].arrangement.source_rows()) if arguments.streaming else slice(None)
     return EvaluationResult(
         figures,
@@ -247,5 +245,5 @@ def _evaluate(
         losses[rows],
         names,
         data.split_names[role] if data.split_names[role].startswith(role) else role,
-        "\n".join([report, *([""] if added else []), *added]),
+        format_report({description: figures}, per_class, description, metrics),
     )

@@ -21,7 +21,7 @@ from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.images.decoding import IMAGE_EXTENSIONS
 from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError
-from hf_finetune.exporters.formats import LogitsOf
+from hf_finetune.exporters.base import LogitsOf
 from hf_finetune.exporters.onnx_model import OnnxModel
 from hf_finetune.logs import get_logger
 from hf_finetune.models.load import load_trained

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import BaseImageProcessor, PreTrainedModel, TrainerCallback
 
 from hf_finetune.config.run_files import RECIPE_FILE
 from hf_finetune.data.sources.objects import GivenDataset
 from hf_finetune.data.transforms.given import ImageFunction
-from hf_finetune.errors import UserError
-from hf_finetune.evaluation.added_metrics import Metric
+from hf_finetune.errors import UserError, first_line
+from hf_finetune.evaluation.metrics import Metric, UserMetric
 from hf_finetune.training.given_loss import Loss
 
 _HEADING = "# Given to finetune() as objects of Python, which a recipe cannot hold:"
@@ -39,8 +40,27 @@ class Given:
     image_processor: BaseImageProcessor | str | None = None
     train_transforms: ImageFunction | None = None
     loss: Loss | None = None
-    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    metrics: Mapping[str, UserMetric | Metric] = field(default_factory=dict)
     callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = ()
+
+    def check_metrics(self, num_classes: int) -> None:
+        """Compute the figures once, on made-up probabilities of one image of each class, before the first step.
+
+        Raises:
+            UserError: Where a function fails or returns no number.
+        """
+        probabilities = np.full((num_classes, num_classes), 1 / num_classes, dtype=np.float32)
+        for name, function in self.metrics.items():
+            if isinstance(function, Metric):
+                continue
+            try:
+                float(function(probabilities, np.arange(num_classes)))
+            except Exception as error:  # whatever the function of somebody else stumbles over
+                reason = f"{type(error).__name__}: {first_line(error)}"
+                raise UserError(
+                    f"metrics: {name} failed on {num_classes} images of {num_classes} classes ({reason}); it is given"
+                    " probabilities (images, classes) and labels (images,), and returns a number."
+                ) from error
 
     def remarks(self) -> list[str]:
         """Return one line for each object: "loss: my_script.focal_loss"."""

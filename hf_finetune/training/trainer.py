@@ -30,6 +30,7 @@ from hf_finetune.data.images.unreadable import BadImages
 from hf_finetune.data.stages import TrainingStage
 from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.errors import UserError, did_you_mean, first_line
+from hf_finetune.evaluation.metrics import ClassificationMetrics
 from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.training.extensions.log_lines import EpochCallback, LogLineCallback, PlainLogLineCallback
 from hf_finetune.training.loss import classification_loss
@@ -83,7 +84,10 @@ class ImageClassificationTrainer(StreamingTrainer):
         self.model_accepts_loss_kwargs = False
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
-        self.add_callback(PlainLogLineCallback() if args.disable_tqdm else LogLineCallback())
+        log_lines_callback = PlainLogLineCallback() if args.disable_tqdm else LogLineCallback()
+        if isinstance(compute_metrics, ClassificationMetrics):
+            log_lines_callback.metrics = compute_metrics.metrics
+        self.add_callback(log_lines_callback)
         self._training_stage = training_stage
         self._sampler: EpochSampler | None = None
         self.add_callback(EpochCallback(self._set_epoch))

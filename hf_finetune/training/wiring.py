@@ -23,7 +23,7 @@ from hf_finetune.data.stages import EvaluationStage, TrainingStage
 from hf_finetune.data.streaming.build import load_streamed_dataset
 from hf_finetune.data.streaming.dataset import StreamedBatches, image_batches
 from hf_finetune.data.transforms.build import TrainTransforms
-from hf_finetune.evaluation.added_metrics import AddedMetrics
+from hf_finetune.evaluation.metrics import ClassificationMetrics, run_metrics
 from hf_finetune.models.processor import describe
 from hf_finetune.training.given import Given
 from hf_finetune.training.given_loss import check_loss, given_loss
@@ -120,7 +120,7 @@ def prepare_images(
 
 
 def build_evaluator(
-    network: PreTrainedModel, args: FinetuneArguments, images: PreparedImages, metrics: AddedMetrics
+    network: PreTrainedModel, args: FinetuneArguments, images: PreparedImages, metrics: ClassificationMetrics
 ) -> ImageClassificationTrainer:
     """Return a Trainer that only evaluates."""
     return ImageClassificationTrainer(
@@ -129,7 +129,7 @@ def build_evaluator(
         device_stage=DeviceStage(images.image_processor, images.data.uniform),
         image_processor=images.image_processor,
         compute_metrics=metrics,
-        reduce_logits=metrics.reduce,
+        reduce_logits=metrics.reduce_logits,
         bad_images=images.bad_images,
     )
 
@@ -156,9 +156,12 @@ def build_trainer(
         UserError: Where a loss or a metric cannot be used, or `metric_for_best_model` is none.
     """
     names = images.data.label_names
-    metrics = AddedMetrics(names, given.metrics)
-    metrics.check()
+    metrics = ClassificationMetrics(names, run_metrics(given.metrics))
+    given.check_metrics(len(names))
     args.prepare_for_run(has_validation="validation" in images.data.splits, metrics=metrics.names)
+    if args.load_best_model_at_end:
+        chosen_by = (args.metric_for_best_model or "loss").removeprefix("eval_")
+        args.greater_is_better = metrics.greater_is_better(chosen_by, args.greater_is_better)
     with loader_errors_in_one_line():  # the number of the epoch is in shared memory too
         stage = TrainingStage(transforms, args.seed, shared=args.dataloader_num_workers > 0)
     figures = describe(images.image_processor)
@@ -173,7 +176,7 @@ def build_trainer(
         train_dataset=images.batches["train"] if as_evaluated else images.to_train_on(stage),
         eval_dataset=images.batches.get("validation"),
         compute_metrics=metrics,
-        reduce_logits=metrics.reduce,
+        reduce_logits=metrics.reduce_logits,
         bad_images=images.bad_images,
     )
     if given.loss is not None:
