@@ -106,7 +106,7 @@ def test_a_script_that_gives_objects_trains(colours, tmp_path):
     figures = json.loads((tmp_path / "output/metrics.json").read_text())["metrics"]
     assert figures["test_sureness"] == result.metrics["test_sureness"]
     recipe = (tmp_path / "output/recipe.yaml").read_text()
-    assert "\n# dataset: dataset (DatasetDict), an object of Python (train 72, test 24 images; fingerprint " in recipe
+    assert "\n# dataset: in-memory Dataset (train 72, test 24 images; fingerprint " in recipe
     assert "# model: ResNetForImageClassification, " in recipe and "# loss: tests.test_api.my_loss\n" in recipe
     assert not {"dataset", "model_type", "loss"} & yaml.safe_load(recipe).keys()
     card = (tmp_path / "output/README.md").read_text()

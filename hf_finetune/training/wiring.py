@@ -13,14 +13,13 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from hf_finetune.config.data import DataArguments
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.data.batches import ImageBatches
-from hf_finetune.data.build import load_image_dataset
+from hf_finetune.data.build import build_dataset
 from hf_finetune.data.dataset import EarlierImages, ImageDataset
 from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.images.cache import DecodedImages, open_decoded_images
 from hf_finetune.data.images.unreadable import BadImages
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.data.stages import EvaluationStage, TrainingStage
-from hf_finetune.data.streaming.build import load_streamed_dataset
 from hf_finetune.data.streaming.dataset import StreamedBatches, image_batches
 from hf_finetune.data.transforms.build import TrainTransforms
 from hf_finetune.evaluation.metrics import ClassificationMetrics, run_metrics
@@ -63,9 +62,9 @@ def load_data(
         UserError: For everything about it that the user can fix.
     """
     with filling_the_cache(args, "dataset"):
-        if arguments.streaming and given is None:
-            return load_streamed_dataset(arguments, args.seed, num_labels, require_train)
-        return load_image_dataset(arguments, args.seed, require_train, earlier, given)
+        return build_dataset(
+            arguments, args.seed, dataset=given, num_labels=num_labels, require_train=require_train, earlier=earlier
+        )
 
 
 @dataclass(frozen=True)

