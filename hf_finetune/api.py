@@ -27,7 +27,6 @@ from hf_finetune.evaluation.metrics import METRICS, Metric, UserMetric
 from hf_finetune.jobs.evaluate import EvaluationResult, evaluate_model
 from hf_finetune.jobs.export import export_model
 from hf_finetune.jobs.predict import Prediction, classify, find_images
-from hf_finetune.models.given import check_given_model
 from hf_finetune.training.finetune_result import FinetuneResult
 from hf_finetune.training.given import Given
 from hf_finetune.training.given_loss import Loss
@@ -78,8 +77,8 @@ def finetune(
             `datasets.DatasetDict` or `Dataset`, a torch `Dataset` of (image, label), or a mapping of split names to
             these. A torch dataset is read once, before the first step; its `.classes` name its class ids.
         model: A Hub id, a folder, a file of another library's weights, or a model object. An object is trained in
-            place and keeps its head where its classes are the dataset's; with another number of classes it is copied
-            and the copy gets a new head.
+            place. It keeps its head where its config.id2label names the dataset's classes in their order; else its
+            head is new.
         image_processor: What prepares images in evaluation and is saved with the model: a checkpoint's name, or an
             object, which the recipe's image_size, crop_pct, image_mean, image_std and resample do not change. Absent,
             the model's own.
@@ -117,6 +116,7 @@ def evaluate(
     dataset: DatasetLike,
     split: str | None = None,
     metrics: Mapping[str, UserMetric | Metric] | None = None,
+    image_processor: BaseImageProcessor | None = None,
     output: str | os.PathLike[str] | None = None,
     **settings: Unpack[Settings],
 ) -> EvaluationResult:
@@ -128,6 +128,7 @@ def evaluate(
         split: The split to evaluate on: train, validation or test, or its own name. Absent, the test split; where there
             is none, the validation split; where there is only one, that.
         metrics: Own figures by name, as in `finetune`.
+        image_processor: What prepares images; absent, the model's own.
         output: A .json file for all figures or a .csv file for each image's prediction; the confusion matrix is drawn
             beside it.
         settings: Keys of a recipe that say which images and how they are run (`hf_finetune.Settings`).
@@ -145,13 +146,14 @@ def evaluate(
             values["dataset"] = os.fspath(dataset)
         else:
             given = read_object(dataset)
-        checked = check_given_model(model) if not isinstance(model, (str, os.PathLike)) else os.fspath(model)
+        checked = _checked_model(model)
         return evaluate_model(
             checked,
             split=split,
             output=None if output is None else os.fspath(output),
             given=given,
             metrics=_own_metrics(metrics),
+            image_processor=image_processor,
             **values,
         )
 
@@ -181,7 +183,7 @@ def predict(
         UserError: For a model or a path that cannot be had, and for images of another kind.
     """
     with in_python_words():
-        checked = check_given_model(model) if not isinstance(model, (str, os.PathLike)) else os.fspath(model)
+        checked = _checked_model(model)
         several = isinstance(images, Sequence) and not isinstance(images, str)
         named: list[tuple[Path | int, Any]] = []
         for image in images if several else [images]:  # type: ignore[list-item, union-attr]
@@ -281,7 +283,7 @@ def _sort_out(
             file = name.endswith(_FILES_OF_WEIGHTS) or "://" in name
             values["load_from" if file else "model_name_or_path"] = name
         else:
-            objects["model"] = check_given_model(model)
+            objects["model"] = _checked_model(model)
     if isinstance(image_processor, (str, os.PathLike)):
         objects["image_processor"] = os.fspath(image_processor)
     elif image_processor is not None:
@@ -306,6 +308,17 @@ def _sort_out(
         values["label_smoothing_factor"] = None
         objects["loss"] = loss
     return Given(**objects, metrics=_own_metrics(metrics), callbacks=_callbacks(callbacks)), values
+
+
+def _checked_model(model: Any) -> str | PreTrainedModel:
+    if isinstance(model, (str, os.PathLike)):
+        return os.fspath(model)
+    if not isinstance(model, PreTrainedModel):
+        raise UserError(
+            f"model is {type(model).__name__}; use a name, a folder or a transformers.PreTrainedModel such as"
+            " AutoModelForImageClassification.from_pretrained(...)."
+        )
+    return model
 
 
 def _refuse_beside(argument: str, keys: Sequence[str], settings: Mapping[str, Any]) -> None:

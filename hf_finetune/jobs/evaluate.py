@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedModel
+from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_finetune.config.data import DataArguments
 from hf_finetune.config.parsing import build_arguments
 from hf_finetune.config.recipe import Recipe
+from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.images.cache import finish
 from hf_finetune.data.images.unreadable import note_lost
@@ -27,7 +28,7 @@ from hf_finetune.evaluation.analysis import ClassFigures, confusion_matrix, per_
 from hf_finetune.evaluation.metrics import ClassificationMetrics, Metric, UserMetric, run_metrics
 from hf_finetune.evaluation.report import describe_split, format_report, to_json, write_metrics
 from hf_finetune.logs import get_logger, log_lines
-from hf_finetune.models.load import load_trained
+from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
 from hf_finetune.training.host_memory import keep_freed_memory
 from hf_finetune.training.wiring import build_evaluator, load_data, prepare_images
@@ -145,6 +146,7 @@ def evaluate_model(
     json: bool = False,
     given: GivenDataset | None = None,
     metrics: Mapping[str, UserMetric | Metric] | None = None,
+    image_processor: BaseImageProcessor | None = None,
     **settings: Any,
 ) -> EvaluationResult:
     """Log and return the figures of a model on a dataset. Classes are matched by name.
@@ -157,6 +159,7 @@ def evaluate_model(
         json: Print the figures as JSON on standard output, instead of logging the table.
         given: A dataset that is open already.
         metrics: Own figures by name.
+        image_processor: What prepares images; absent, the model's own.
         settings: Keys of a recipe that say which images.
 
     Returns:
@@ -180,11 +183,9 @@ def evaluate_model(
     args.prepare_for_run(has_validation=False)
     role = _choose_role(data, split)
     logger.info(f"Data: {data.source}, {role}: {data.split_names[role]}.")
-    if isinstance(model, PreTrainedModel):
-        network, model_arguments.model_name_or_path = model.eval(), model.name_or_path or None
-    else:
-        network = load_trained(model_arguments)
-    image_processor = load_image_processor(model_arguments, network.config, _figures(data_arguments))
+    source = open_source(model if isinstance(model, PreTrainedModel) else model_arguments)
+    network = load_trained(source)
+    image_processor = image_processor or load_image_processor(source, network.config, _figures(data_arguments))
     result = _evaluate(network, image_processor, data, data_arguments, args, role, run_metrics(metrics))
     if json:
         sys.stdout.write(to_json(result.as_mapping()))
@@ -213,10 +214,10 @@ def _choose_role(data: ImageDataset, split: str | None) -> str:
 
 def _evaluate(
     network: PreTrainedModel,
-    image_processor: Any,
+    image_processor: BaseImageProcessor,
     data: ImageDataset,
     arguments: DataArguments,
-    args: Any,
+    args: FinetuneArguments,
     role: str,
     metrics: Mapping[str, Metric],
 ) -> EvaluationResult:

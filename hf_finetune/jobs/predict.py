@@ -24,7 +24,7 @@ from hf_finetune.errors import UserError
 from hf_finetune.exporters.base import LogitsOf
 from hf_finetune.exporters.onnx_model import OnnxModel
 from hf_finetune.logs import get_logger
-from hf_finetune.models.load import load_trained
+from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
 
 logger = get_logger(__name__)
@@ -103,15 +103,13 @@ def _open(model: str | Path | PreTrainedModel, image_processor: BaseImageProcess
     if not isinstance(model, PreTrainedModel) and str(model).endswith(".onnx"):
         onnx = OnnxModel(Path(model))
         return _Classifier(onnx, onnx.image_processor, onnx.id2label, torch.device("cpu"))
-    if isinstance(model, PreTrainedModel):
-        network, device = model.eval(), model.device
-        arguments = ModelArguments(model_name_or_path=model.name_or_path or None)
-    else:
-        arguments = ModelArguments(model_name_or_path=str(model))
-        network, device = load_trained(arguments), torch.device("cpu")
-        if torch.accelerator.is_available():
-            device = torch.accelerator.current_accelerator()
-    image_processor = image_processor or load_image_processor(arguments, network.config)
+    given = isinstance(model, PreTrainedModel)
+    source = open_source(model if given else ModelArguments(model_name_or_path=str(model)))
+    network = load_trained(source)
+    device = network.device  # an object stays where it is
+    if not given and torch.accelerator.is_available():
+        device = torch.accelerator.current_accelerator() or device
+    image_processor = image_processor or load_image_processor(source, network.config)
     return _Classifier(LogitsOf(network.to(device)), image_processor, network.config.id2label, device)
 
 

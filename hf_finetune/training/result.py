@@ -27,12 +27,12 @@ from hf_finetune.evaluation.report import describe_split, format_report, write_m
 from hf_finetune.hub.model_card import ModelCardContext, library_versions, training_command, write_model_card
 from hf_finetune.hub.redaction import without_private_text
 from hf_finetune.models.load import resolve_checkpoint
+from hf_finetune.timeouts import ANSWER_TIMEOUT
 from hf_finetune.training.plan import RunPlan
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
 # The Trainer calls the split that it evaluates while training "eval"; here it is called what it is.
 METRIC_PREFIXES = {"validation": "eval", "test": "test"}
-_SECONDS_TO_ANSWER = 10
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def license_of(checkpoint: str) -> str | None:
         folder = Path(resolve_checkpoint(checkpoint))
         if folder.is_dir():
             return ModelCard.load(folder / "README.md").data.license
-        card = HfApi().model_info(checkpoint, timeout=_SECONDS_TO_ANSWER).card_data
+        card = HfApi().model_info(checkpoint, timeout=ANSWER_TIMEOUT).card_data
         return None if card is None else card.license
     except Exception:  # a file, no metadata, no network: the client's errors share no base class
         return None

@@ -249,7 +249,7 @@ def test_a_timm_checkpoint_without_timm(refused: Refused, tmp_path: Path, monkey
     def absent(*args: object, **kwargs: object) -> None:
         raise ImportError("TimmWrapperConfig requires the timm library")
 
-    monkeypatch.setattr("hf_finetune.models.load.AutoConfig.from_pretrained", absent)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", absent)
     assert 'needs the package timm; install it with `pip install "hf-finetune[timm]"`' in refused(
         *NO_RECIPE_MODEL, "timm"
     )

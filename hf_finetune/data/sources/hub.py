@@ -16,9 +16,9 @@ from hf_finetune.data.catalog import CATALOG, DatasetEntry
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.data.sources.source import Source
 from hf_finetune.errors import UserError, did_you_mean, first_line
+from hf_finetune.timeouts import ANSWER_TIMEOUT
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w")
-_SECONDS_TO_ANSWER = 10  # huggingface_hub's own timeout, without its five retries, which take another 23 seconds
 
 
 def is_hub_id(dataset: str) -> bool:
@@ -63,7 +63,7 @@ def open_on_hub(
     unreachable: Exception | None = None
     try:
         hub = HfApi(endpoint=datasets.config.HF_ENDPOINT)
-        commit = hub.dataset_info(hub_id, revision=revision, timeout=_SECONDS_TO_ANSWER).sha
+        commit = hub.dataset_info(hub_id, revision=revision, timeout=ANSWER_TIMEOUT).sha
     except GatedRepoError as error:
         raise UserError(_gated(hub_id, local_copy)) from error
     except RevisionNotFoundError as error:
