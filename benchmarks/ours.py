@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.harness import Session, quiet
 from benchmarks.stock import Schedule
-from hf_finetune.config.parsing import argument_fields
+from hf_finetune.config.arguments import argument_fields
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.training.run import PreparedRun, prepare
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_finetune.config.parsing import build_arguments
+from hf_finetune.config.arguments import build_arguments
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.data.build import load_image_dataset
 from hf_finetune.data.device import DeviceStage

@@ -12,8 +12,8 @@ from typing import Any
 import datasets
 from transformers import BaseImageProcessor, PreTrainedModel
 
+from hf_finetune.config.arguments import argument_fields, build_arguments, check_flags
 from hf_finetune.config.model import ModelArguments
-from hf_finetune.config.parsing import argument_fields, build_arguments, check_flags
 from hf_finetune.config.recipe import Recipe, load_recipe, override, packaged_recipes, to_yaml
 from hf_finetune.data.batches import ImageBatches
 from hf_finetune.data.build import load_image_dataset
