@@ -16,9 +16,10 @@ from PIL.Image import Image
 from transformers import BaseImageProcessor, PreTrainedModel, TrainerCallback
 from typing_extensions import Unpack
 
-from hf_finetune.config.parsing import argument_fields, check_flags
+from hf_finetune.config.arguments import argument_fields, check_flags
 from hf_finetune.config.recipe import BASE_KEY, Recipe, load_recipe, override
 from hf_finetune.config.settings import Settings
+from hf_finetune.config.synonyms import answer
 from hf_finetune.config.wording import python_wording
 from hf_finetune.data.sources.objects import as_image, read_object
 from hf_finetune.data.transforms.given import ImageFunction
@@ -379,7 +380,9 @@ def _recipe_of_mapping(recipe: Mapping[str, Any]) -> Recipe:
     bases = values.pop(BASE_KEY, None)
     for key in values:
         if key not in known:
-            raise UserError(f'recipe: unknown key "{key}".{did_you_mean(key, known)}')
+            instead = answer(key, known, flag="")
+            advice = f"; {instead}." if instead else f".{did_you_mean(key, known)}"
+            raise UserError(f'recipe: unknown key "{key}"{advice}')
     resolved = Recipe("finetune", {}, {})
     for base in [bases] if isinstance(bases, str) else bases or ():
         loaded = load_recipe(base, known)

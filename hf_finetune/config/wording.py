@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from hf_finetune.config.parsing import argument_fields
+from hf_finetune.config.arguments import argument_fields
 
 # Arguments of the public functions that are not keys of a recipe.
 _OTHER_ARGUMENTS = ("batch_size", "format", "output", "quantize", "recipe", "split", "top_k")

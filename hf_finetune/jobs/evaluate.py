@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from transformers import BaseImageProcessor, PreTrainedModel
 
+from hf_finetune.config.arguments import build_arguments
 from hf_finetune.config.data import DataArguments
-from hf_finetune.config.parsing import build_arguments
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.data.dataset import ImageDataset

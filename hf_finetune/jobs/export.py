@@ -16,7 +16,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader, Subset, default_collate
 from tqdm import tqdm
 
-from hf_finetune.config.parsing import build_arguments
+from hf_finetune.config.arguments import build_arguments
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.data.batches import ImageBatches, pass_on

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_finetune.config.arguments import argument_fields, build_arguments
 from hf_finetune.config.data import DataArguments
 from hf_finetune.config.model import ModelArguments
-from hf_finetune.config.parsing import argument_fields, build_arguments
 from hf_finetune.config.recipe import Recipe, load_recipe, override, packaged_recipes
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.data.catalog import CATALOG, find_entry

@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Union
 
-from hf_finetune.config.parsing import GROUPS, argument_fields
+from hf_finetune.config.arguments import GROUPS, argument_fields
 
 FILE = Path(__file__).resolve().parents[2] / "hf_finetune" / "config" / "settings.py"
 # Arguments of finetune() and evaluate() of their own.
