@@ -33,7 +33,7 @@ def build_dataset(
     arguments: DataArguments,
     seed: int,
     *,
-    dataset: InMemoryDataset | None = None,
+    dataset: InMemoryDataset | RawDataset | None = None,
     num_labels: int | None = None,
     require_train: bool = True,
     earlier: EarlierImages | None = None,
@@ -43,7 +43,8 @@ def build_dataset(
     Args:
         arguments: Which dataset, and which of its splits and images are for what.
         seed: Decides which part of train is held out, and which images a limit keeps.
-        dataset: An object to use instead of `arguments.dataset`; see `sources.in_memory.read_objects`.
+        dataset: An object to use instead of `arguments.dataset`, read already or not; see
+            `sources.in_memory.read_objects`.
         num_labels: The number of classes that the user stated. Only streams need it, where their labels are the
             integers 0 to num_labels - 1 and nothing else says how many there are.
         require_train: Whether a split to train on must exist; an evaluation needs none.
@@ -69,11 +70,11 @@ def load_image_dataset(
     seed: int,
     require_train: bool = True,
     earlier: EarlierImages | None = None,
-    dataset: InMemoryDataset | None = None,
+    dataset: InMemoryDataset | RawDataset | None = None,
 ) -> ImageDataset:
     """Open, check and divide a dataset that is not streamed; the arguments are those of `build_dataset`."""
     if dataset is not None:
-        raw, entry = read_objects(dataset), None
+        raw, entry = dataset if isinstance(dataset, RawDataset) else read_objects(dataset), None
     else:
         raw, entry = open_source(arguments, earlier.lost_files if earlier else ())
     roles = choose_splits(raw, {role: getattr(arguments, f"{role}_split") for role in ROLES}, entry)

@@ -16,11 +16,10 @@ from datasets import Dataset
 from torch.utils.data import DataLoader, Subset, default_collate
 from tqdm import tqdm
 
-from hf_finetune.config.parsing import build_arguments
+from hf_finetune.config.arguments import build_arguments
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.data.batches import ImageBatches, pass_on
-from hf_finetune.data.build import load_image_dataset
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.labels import match_classes
@@ -33,6 +32,7 @@ from hf_finetune.exporters.formats import FORMATS
 from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.load import load_trained
 from hf_finetune.models.processor import describe, load_image_processor
+from hf_finetune.training.wiring import load_data
 
 logger = get_logger(__name__)
 
@@ -41,20 +41,36 @@ _CALIBRATION_IMAGES = 512
 
 
 def export_model(
-    model: str, format: str = "onnx", output: str | None = None, quantize: str | None = None, **settings: Any
+    model: str | Path,
+    format: str = "onnx",
+    output: str | Path | None = None,
+    quantize: str | None = None,
+    **settings: Any,
 ) -> Path:
-    """Writes `model` (a folder, a Hub id or an embedded name) as an ONNX file or a model folder, and returns its path.
+    """Write a model as an ONNX file or a model folder, checked to give the original's class on every image.
 
-    It is there only if it gives the original's class on every image: those of the dataset that `settings`, keys of a
-    recipe, name (of the split that `evaluate` takes), or noise without one. `quantize="int8"` writes the int8 form
-    instead and prints the accuracy before and after. Raises `UserError`.
+    Args:
+        model: A folder, a Hub id or an embedded name.
+        format: "onnx", a file, or "safetensors", a folder.
+        output: Where to write it; absent, model.onnx in the model's folder.
+        quantize: "int8" writes the ONNX file with int8 weights instead, and logs the accuracy before and after.
+        settings: Keys of a recipe that name a dataset to check on, of whose splits `evaluate` takes one; without a
+            dataset, the check is on noise.
+
+    Returns:
+        Where it was written.
+
+    Raises:
+        UserError: For a model or a dataset that cannot be had, a path that cannot be written, and a file that gives
+            another class.
     """
+    model = str(model)
     settings = {"validation_fraction": 0, "model_name_or_path": model, "use_cpu": True, **settings}
     model_arguments, data_arguments, args = build_arguments(
         Recipe("export", settings, {key: f"--{key}" for key in settings})
     )
     form, path = _check_wishes(model, format, output, quantize, data_arguments.dataset)
-    data = load_image_dataset(data_arguments, args.seed, require_train=False) if data_arguments.dataset else None
+    data = load_data(data_arguments, args, require_train=False) if data_arguments.dataset else None
     network = load_trained(model_arguments)
     image_processor = load_image_processor(model_arguments, network.config)
 
@@ -107,11 +123,12 @@ def export_model(
 
 
 def _check_wishes(
-    model: str, format: str, output: str | None, quantize: str | None, dataset: str | None
+    model: str, format: str, output: str | Path | None, quantize: str | None, dataset: str | None
 ) -> tuple[ExportFormat, Path]:
-    """Returns the format and where the result will be.
+    """Return the format and where the result will be. Nothing is loaded yet.
 
-    Raises `UserError` for what cannot be, before anything is loaded.
+    Raises:
+        UserError: For what cannot be.
     """
     if format not in FORMATS:
         raise UserError(f'--format is "{format}".{did_you_mean(format, FORMATS)} Use one of {", ".join(FORMATS)}.')

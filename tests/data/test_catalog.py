@@ -6,8 +6,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from hf_finetune.config.arguments import argument_fields
 from hf_finetune.config.data import DataArguments
-from hf_finetune.config.parsing import argument_fields
 from hf_finetune.config.recipe import load_recipe, packaged_recipes
 from hf_finetune.data.build import build_dataset
 from hf_finetune.data.catalog import CATALOG, DEFAULT_RECIPE, DatasetEntry, find_entry

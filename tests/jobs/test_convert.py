@@ -12,11 +12,11 @@ from transformers import AutoModelForImageClassification, pipeline
 
 timm = pytest.importorskip("timm")
 
+from hf_finetune import finetune  # noqa: E402
 from hf_finetune.cli.main import main  # noqa: E402
 from hf_finetune.config.model import ModelArguments  # noqa: E402
 from hf_finetune.errors import UserError  # noqa: E402
 from hf_finetune.models.load import load_config, load_model, load_trained  # noqa: E402
-from hf_finetune.training.run import finetune  # noqa: E402
 from tests.helpers.foreign_networks import CLASSES, as_mmpretrain, build  # noqa: E402
 from tests.helpers.mistakes import refuse  # noqa: E402
 from tests.helpers.tiny import write_recipe  # noqa: E402

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from hf_finetune.config.parsing import argument_fields
+from hf_finetune.config.arguments import argument_fields
 from hf_finetune.config.recipe import load_recipe
 from hf_finetune.data.catalog import CATALOG
 from hf_finetune.data.images.decoding import decode_image
