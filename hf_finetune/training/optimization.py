@@ -1,18 +1,50 @@
-"""The schedules that Transformers lacks and the loss, as pure functions."""
+"""Which parameters are decayed, SGD's settings, and the schedules that Transformers lacks, as pure functions."""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import get_scheduler
 
 from hf_finetune.config.training import MULTISTEP, FinetuneArguments
+
+
+def decayed_parameters(model: nn.Module, norms_and_biases: bool, left_out: Collection[str]) -> list[str]:
+    """Return the names of the parameters with weight decay.
+
+    Args:
+        model: The network.
+        norms_and_biases: Whether parameters of one dimension are decayed too. timm does not decay them
+            (`param_groups_weight_decay`).
+        left_out: Parts of dotted names, such as `cls_token`; parameters that have one are not decayed.
+    """
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if (norms_and_biases or parameter.ndim > 1) and set(left_out).isdisjoint(name.split("."))
+    ]
+
+
+def sgd_settings(args: FinetuneArguments, is_sharded: bool) -> dict[str, Any]:
+    """Return the arguments of `torch.optim.SGD`.
+
+    Args:
+        args: Learning rate, momentum and device.
+        is_sharded: Whether the weights are divided over the ranks; such weights have no fused kernel.
+    """
+    return {
+        "lr": args.learning_rate,
+        "momentum": args.momentum,
+        "nesterov": args.nesterov,
+        "fused": args.device.type in ("cpu", "cuda") and not is_sharded,  # one pass over each tensor instead of four
+    }
 
 
 def multistep_factor(

@@ -37,7 +37,7 @@ from hf_finetune.models.load import check_num_labels, load_config, load_model
 from hf_finetune.models.processor import default_train_transforms, describe, load_image_processor
 from hf_finetune.training.checkpoints.run_folder import find_resumable, prepare_folder
 from hf_finetune.training.checkpoints.store import full_disk_told
-from hf_finetune.training.extensions.log_lines import SecondEpochCallback
+from hf_finetune.training.extensions.epochs import SecondEpochCallback
 from hf_finetune.training.frozen.features import FeatureDataset, train_on_features, train_on_images
 from hf_finetune.training.loader_errors import loader_errors_in_one_line
 from hf_finetune.training.trainer import ImageClassificationTrainer
