@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.distributed import broadcast
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -37,16 +36,9 @@ from hf_finetune.data.images.unreadable import BadImages
 from hf_finetune.data.stages import TrainingStage
 from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.errors import Interrupted
+from hf_finetune.training.checkpoints import store
 from hf_finetune.training.checkpoints.resume import ResumeState, RunningLoss, find_best_again
 from hf_finetune.training.checkpoints.sizes import check_room_for_run, checkpoint_sizes
-from hf_finetune.training.checkpoints.store import (
-    STATE_FILE,
-    UNFINISHED_FOLDER,
-    full_disk_told,
-    publish,
-    remove_unfinished,
-    rotate,
-)
 from hf_finetune.training.checkpoints.weights import reload_whole, save_whole
 from hf_finetune.training.extensions.base import Extension, gather_names
 from hf_finetune.training.extensions.build import build_extensions
@@ -56,6 +48,7 @@ from hf_finetune.training.loss import classification_loss
 from hf_finetune.training.optimization import build_schedule, decayed_parameters, sgd_settings
 from hf_finetune.training.sampling import CountedOnce, EpochSampler
 from hf_finetune.training.sanity_check import sanity_check
+from hf_finetune.training.stock_trainer import TrainerLoop
 
 
 class ImageClassificationTrainer(Trainer):
@@ -127,6 +120,8 @@ class ImageClassificationTrainer(Trainer):
             self.accelerator.ddp_handler.gradient_as_bucket_view = True  # gradients are reduced where they lie
         # The loss is divided in `classification_loss` alone, and no model is handed arguments it may misread.
         self.model_accepts_loss_kwargs = False
+        if args.optim == "sgd":  # with momentum; the stock Trainer's is without
+            self.optimizer_cls_and_kwargs = (torch.optim.SGD, sgd_settings(args, self.is_sharded))
         self.bad_images = bad_images
         self.device_stage = device_stage
         self._training_stage = training_stage
@@ -142,29 +137,13 @@ class ImageClassificationTrainer(Trainer):
         if extensions is None:
             extensions = build_extensions(args, train_dataset, bad_images, self.is_sharded)
         self.extensions = Extensions(extensions)
+        self._loop = TrainerLoop(self)
         for extension in self.extensions:
-            extension.attach(self)
+            extension.attach(self._loop)
         for callback in (*self.extensions, *callbacks):
             self.add_callback(callback)
 
-    # ---- what extensions ask of the loop ----
-
-    def learning_rate(self) -> float:
-        """Return the current learning rate of the first parameter group."""
-        return float(self._get_learning_rate())
-
-    def loss_since_log(self) -> torch.Tensor:
-        """Return a copy of the sum of this rank's losses since the last log line, float32, a scalar."""
-        return self._tr_loss.clone()
-
-    def leave_out_step(self, loss_since_log: torch.Tensor) -> None:
-        """Take the current optimizer step out of the mean losses.
-
-        Args:
-            loss_since_log: What `loss_since_log` returned at the beginning of the step.
-        """
-        self._tr_loss.copy_(loss_since_log)
-        self._globalstep_last_logged += 1
+    # ---- what extensions ask of a run, and know of it ----
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the random draws and the order of the images which epoch begins, counted from 0."""
@@ -172,8 +151,6 @@ class ImageClassificationTrainer(Trainer):
             self._training_stage.set_epoch(epoch)
         if self._sampler is not None:
             self._sampler.set_epoch(epoch)
-
-    # ---- what the extensions know of a run ----
 
     @property
     def skipped_steps(self) -> list[dict[str, Any]]:
@@ -213,12 +190,6 @@ class ImageClassificationTrainer(Trainer):
         """Return the parameters with weight decay; the stock rule goes by names and misses ResNet's `normalization`."""
         return decayed_parameters(model, self.args.decay_norm_and_bias, self.args.no_decay or ())
 
-    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
-        """Make SGD with momentum, which the stock Trainer has without; any other optimizer is the stock one."""
-        if self.args.optim == "sgd":
-            self.optimizer_cls_and_kwargs = (torch.optim.SGD, sgd_settings(self.args, self.is_sharded))
-        return super().create_optimizer(model)
-
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
         """Make the step schedule or MMClassification's warm-ups, which Transformers lacks; else the stock schedule."""
         if self.lr_scheduler is not None:
@@ -245,23 +216,18 @@ class ImageClassificationTrainer(Trainer):
         return self._sampler
 
     def _get_dataloader(
-        self,
-        dataset: Dataset[Any],
-        description: str,
-        batch_size: int,
-        *args: Any,
-        is_training: bool = False,
-        **kwargs: Any,
-    ) -> DataLoader[Any]:
+        self, dataset: Any, description: str, batch_size: int, sampler_fn: Any = None, is_training: bool = False,
+        dataloader_key: str | None = None,
+    ) -> DataLoader[Any]:  # fmt: skip
         """Arrange streams, count every image once and start workers alike, which the stock loader does not."""
         if isinstance(dataset, StreamedBatches):
-            kwargs["sampler_fn"] = stream_order(dataset, batch_size, self.args, is_training)
+            sampler_fn = stream_order(dataset, batch_size, self.args, is_training)
         elif is_training and self.args.world_size > 1:
             dataset = CountedOnce(dataset)
         drop_last = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = drop_last and is_training  # an evaluation counts every image
         try:
-            loader = super()._get_dataloader(dataset, description, batch_size, *args, is_training=is_training, **kwargs)
+            loader = super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, dataloader_key)
         finally:
             self.args.dataloader_drop_last = drop_last
         return start_workers_alike(loader, self.args.seed, self.extensions.worker_inits)
@@ -298,19 +264,12 @@ class ImageClassificationTrainer(Trainer):
     # ---- evaluation ----
 
     def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Evaluate with one set of BatchNorm statistics: DDP refreshes the buffers of other ranks only in training."""
-        if self.args.world_size > 1 and not self.is_sharded:
-            for buffer in self.model.buffers():
-                broadcast(buffer, src=0)
+        """Evaluate within the contexts of the extensions; callbacks are called afterwards only."""
         with self.extensions.evaluating(), self.loading():
             return super().evaluation_loop(dataloader, *args, **kwargs)
 
     def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[None, torch.Tensor, torch.Tensor | None]:
         """Return None, logits, float32 (batch, classes), and labels, int64 (batch,).
 
@@ -330,8 +289,8 @@ class ImageClassificationTrainer(Trainer):
 
         Args:
             resume_from_checkpoint: The folder of the checkpoint from which the run resumes, or None.
-            *args: Passed to the stock method.
-            **kwargs: Passed to the stock method.
+            *args: Passed to the stock method, as are `kwargs`.
+            **kwargs: See there.
 
         Returns:
             The number of optimizer steps, the mean loss of the whole run and its figures.
@@ -344,7 +303,7 @@ class ImageClassificationTrainer(Trainer):
         if self._resumed_from is not None:
             self.args.eval_on_start = False  # the run was evaluated when it did start
         if self.args.should_save:
-            remove_unfinished(self._run_folder)
+            store.remove_unfinished(self._run_folder)
         with self.loading(), self.extensions.training():
             return super().train(resume_from_checkpoint, *args, **kwargs)
 
@@ -365,12 +324,9 @@ class ImageClassificationTrainer(Trainer):
             super()._run_epoch(*args, **kwargs)
 
     def _restore_running_loss(self) -> None:
-        """Take up the sums of losses once, so that the next log line is of the same steps as without the stop."""
         restored, self._restored_loss = self._restored_loss, None
         if restored is not None:
-            self._tr_loss.fill_(restored.of_rank(self.args.process_index, self.args.world_size))
-            self._total_loss_scalar = restored.before
-            self._globalstep_last_logged = restored.last_logged_step
+            self._loop.restore_running_loss(restored)
 
     def _maybe_log_save_evaluate(
         self, tr_loss: torch.Tensor, grad_norm: Any, model: nn.Module, trial: Any, *args: Any, **kwargs: Any
@@ -413,7 +369,7 @@ class ImageClassificationTrainer(Trainer):
         """Log an entry, with the mean loss of the whole run; the stock figure leaves out what was before a resume."""
         self.extensions.before_log()
         if "train_loss" in logs:
-            logs["train_loss"] = self._total_loss_scalar / max(1, self.state.global_step - self.steps_without_loss)
+            logs["train_loss"] = self._loop.total_loss() / max(1, self.state.global_step - self.steps_without_loss)
         super().log(logs, start_time)
 
     def end(self) -> None:
@@ -438,17 +394,17 @@ class ImageClassificationTrainer(Trainer):
         The stock method writes into the final folder, where a kill leaves half a checkpoint.
         """
         self.extensions.before_save()
-        folder = Path(super()._get_output_dir(trial))
-        unfinished = folder / UNFINISHED_FOLDER
-        name = f"checkpoint-{self.state.global_step}"
+        folder, args = Path(super()._get_output_dir(trial)), self.args
         is_due, best = self.control.should_save, self.state.best_model_checkpoint
-        resume_state = self._resume_state()
-        with full_disk_told(folder, "a checkpoint", self.sizes()[1]):
-            if self.args.should_save:
-                remove_unfinished(folder)
-                unfinished.mkdir(parents=True)
-            self.accelerator.wait_for_everyone()
-            self._writing_to = str(unfinished)
+        resume_state = ResumeState(self._loop.running_loss(), self.extensions.state_dicts())
+        name, wait = f"checkpoint-{self.state.global_step}", self.accelerator.wait_for_everyone
+
+        def remove_surplus() -> None:
+            kept = self.state.best_model_checkpoint
+            store.rotate(folder, args.save_total_limit, Path(kept) if kept else None)
+
+        with store.written_aside(folder, name, self.sizes()[1], args.should_save, wait, remove_surplus) as unfinished:
+            self._writing_to = str(unfinished.parent)
             try:
                 super()._save_checkpoint(model, trial)
             finally:
@@ -457,21 +413,10 @@ class ImageClassificationTrainer(Trainer):
             # asked for is never the best: without the signal it would not be there.
             is_best = is_due and self.state.best_global_step == self.state.global_step
             self.state.best_model_checkpoint = str(folder / name) if is_best else best
-            self.accelerator.wait_for_everyone()  # the random state of each rank is there
-            if self.args.should_save:
-                resume_state.save(unfinished / name)
-                self.state.save_to_json(str(unfinished / name / STATE_FILE))
-                publish(unfinished / name, folder)
-                best = self.state.best_model_checkpoint
-                rotate(folder, self.args.save_total_limit, Path(best) if best else None)
-                remove_unfinished(folder)
-        self.accelerator.wait_for_everyone()
+            if args.should_save:
+                resume_state.save(unfinished)
+                self.state.save_to_json(str(unfinished / store.STATE_FILE))
         self._saved_step = self.state.global_step
-
-    def _resume_state(self) -> ResumeState:
-        losses = self.accelerator.gather(self._tr_loss.reshape(1)).tolist()
-        running = RunningLoss(losses, self._total_loss_scalar, self._globalstep_last_logged)
-        return ResumeState(running, self.extensions.state_dicts())
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """Save weights, config and processor, without the stock pickle of the arguments: the recipe says it all."""

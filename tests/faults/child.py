@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hf_finetune.training.trainer import ImageClassificationTrainer
 
 import hf_finetune.training.frozen.probe  # it is imported late, and so here, once
 import hf_finetune.training.result
 import hf_finetune.training.run
 from hf_finetune.cli.main import main
+from hf_finetune.training.trainer import ImageClassificationTrainer
 
 PHASES = ("start-up", "training", "evaluation", "saving", "result")
 START, TRAINING, EVALUATION, SAVING, RESULT = range(5)

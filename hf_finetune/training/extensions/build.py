@@ -11,6 +11,7 @@ from hf_finetune.data.images.unreadable import BadImages
 from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.errors import UserError
 from hf_finetune.training.extensions.base import Extension
+from hf_finetune.training.extensions.buffers import SameBuffers
 from hf_finetune.training.extensions.ema import AveragedWeights
 from hf_finetune.training.extensions.epochs import EpochOfDraws
 from hf_finetune.training.extensions.log_lines import LogLines, LogLinesAndBar
@@ -47,6 +48,8 @@ def build_extensions(
         UnreadableImages(bad_images, run_folder),
         NonFiniteLosses(args.max_skipped_steps, image_name),
     ]
+    if not is_sharded:
+        extensions.append(SameBuffers())
     if args.ema_decay is not None:
         extensions.append(AveragedWeights(args.ema_decay))
     extensions.append(LogLines() if args.disable_tqdm else LogLinesAndBar())

@@ -36,15 +36,15 @@ class LogLinesAndBar(LogLines, ProgressCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Name the bar of the training."""
-        ProgressCallback.on_train_begin(self, args, state, control, **kwargs)
+        ProgressCallback.on_train_begin(self, args, state, control, **kwargs)  # type: ignore[no-untyped-call]
         if self.training_bar is not None:
             self.training_bar.set_description("training")
 
     def on_prediction_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
     ) -> None:
         """Name the bar of an evaluation."""
-        ProgressCallback.on_prediction_step(self, args, state, control, **kwargs)
+        ProgressCallback.on_prediction_step(self, args, state, control, eval_dataloader, **kwargs)  # type: ignore[no-untyped-call]
         if self.prediction_bar is not None:
             self.prediction_bar.set_description("evaluating", refresh=False)
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from hf_finetune.errors import Interrupted
 from hf_finetune.training.extensions.base import Extension
@@ -33,7 +34,7 @@ class StopSignals:
         self.received: signal.Signals | None = None
         self.handled = False
         self._received_at = 0.0
-        self._earlier: dict[signal.Signals, object] = {}
+        self._earlier: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
