@@ -14,6 +14,24 @@ from hf_finetune.models.head import class_names, replace_head
 from hf_finetune.models.source import LoadedWeights, classifier_class
 
 
+def check_given_model(model: object) -> PreTrainedModel:
+    """Return the object if it is a network of Transformers with a head.
+
+    Raises:
+        UserError: It is anything else.
+    """
+    kind = type(model).__name__
+    if not isinstance(model, PreTrainedModel):
+        raise UserError(
+            f"model is {kind}; use a name, a folder or a transformers.PreTrainedModel such as"
+            " AutoModelForImageClassification.from_pretrained(...)."
+        )
+    classifier = classifier_class(model.config)
+    if classifier is not None and model.base_model is model and not isinstance(model, classifier):
+        raise UserError(f"model is {kind}, which has no head for classes; use a {classifier.__name__}.")
+    return model
+
+
 class ModelObject:
     """A `PreTrainedModel` in place of a checkpoint's name. It is trained itself, not a copy of it.
 
@@ -26,13 +44,7 @@ class ModelObject:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        classifier = classifier_class(model.config)
-        if classifier is not None and model.base_model is model and not isinstance(model, classifier):
-            raise UserError(
-                f"model: {type(model).__name__} has no head; pass a {classifier.__name__}, or the name of its"
-                " checkpoint."
-            )
-        self.model = model
+        self.model = check_given_model(model)
         self.name = type(model).__name__
 
     @property
