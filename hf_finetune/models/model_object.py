@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.errors import UserError
-from hf_finetune.models.checkpoint import open_checkpoint
+from hf_finetune.models.checkpoint import Checkpoint, open_checkpoint
 from hf_finetune.models.head import class_names, replace_head
 from hf_finetune.models.source import LoadedWeights, classifier_class
 
@@ -56,15 +57,22 @@ class ModelObject:
         """Return a copy, so that a run that is refused leaves the caller's model as it was."""
         return copy.deepcopy(self.model.config)
 
-    def load_processor(self) -> BaseImageProcessor | None:
-        """Load the image processor of the checkpoint that the model was loaded from, None where that is not known."""
+    @cached_property
+    def _origin(self) -> Checkpoint | None:
+        """The checkpoint that the model was loaded from, None where it is not known or no longer there."""
         name = self.model.config.name_or_path
-        if not name:
-            return None
         try:
-            return open_checkpoint(name).load_processor()
+            return open_checkpoint(name) if name else None
         except UserError:
             return None
+
+    def load_processor(self) -> BaseImageProcessor | None:
+        """Load the image processor of the checkpoint that the model was loaded from, None where there is none.
+
+        Raises:
+            UserError: Its preprocessor_config.json is damaged.
+        """
+        return self._origin.load_processor() if self._origin else None
 
     def load_weights(self, config: PreTrainedConfig) -> LoadedWeights:
         """Give the model the configuration `config`, and new layers in its head where the number of classes differs.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.models.batch_norm import synchronize_batch_norm
@@ -33,25 +33,6 @@ class PreparedModel:
         return f"Model: {self.loaded.report}", *self.frozen.report
 
 
-def prepare_modules(model: PreTrainedModel, freeze: Sequence[str], sync_batchnorm: bool) -> Frozen:
-    """Synchronize BatchNorm over the processes and freeze modules, in the order that both need.
-
-    Args:
-        model: The network, changed in place.
-        freeze: "backbone" or names of modules.
-        sync_batchnorm: Whether BatchNorm computes its statistics over the images of all processes.
-
-    Returns:
-        What was frozen.
-
-    Raises:
-        UserError: The network has no BatchNorm, or no module of such a name.
-    """
-    if sync_batchnorm:
-        synchronize_batch_norm(model)  # before freezing, which binds to the modules as they are
-    return freeze_modules(model, freeze)
-
-
 def prepare_model(
     source: ModelSource,
     config: PreTrainedConfig,
@@ -74,7 +55,9 @@ def prepare_model(
         UserError: The weights do not fit, a module to freeze does not exist, or the head cannot be probed.
     """
     loaded = load_model(source, config, label_names, seed)
-    frozen = prepare_modules(loaded.model, arguments.freeze or (), sync_batchnorm)
+    if sync_batchnorm:
+        synchronize_batch_norm(loaded.model)  # before freezing, which binds to the modules as they are
+    frozen = freeze_modules(loaded.model, arguments.freeze or ())
     if arguments.head_init == "probe":
         head_linear(loaded.model)  # raises before the features are computed
     return PreparedModel(loaded, frozen)
