@@ -201,7 +201,7 @@ DIFFERENCES = [
 
 
 @pytest.mark.parametrize(("schedulers", "remark"), DIFFERENCES)
-def test_what_a_schedule_does_otherwise_is_told(tmp_path: Path, schedulers: list[dict], remark: str) -> None:
+def test_a_difference_of_a_schedule_becomes_a_remark(tmp_path: Path, schedulers: list[dict], remark: str) -> None:
     assert remark in remarks(imported(tmp_path, new_config(param_scheduler=schedulers)))
 
 
