@@ -46,7 +46,7 @@ def head_linear(model: PreTrainedModel) -> nn.Linear:
     if len(layers) != 1 or layers[0].bias is None or layers[0].out_features != model.config.num_labels:
         raise UserError(
             "head_init: probe needs a head with one linear layer that gives the logits, which"
-            f" {type(model).__name__} does not have; use --head_init random."
+            f" {type(model).__name__} has not; use --head_init random."
         )
     return layers[0]
 

@@ -112,8 +112,8 @@ def test_a_training_step_becomes_a_transform_that_can_be_built(tmp_path: Path, s
 
 TOLD = [
     (dict(type="Lighting", eigval=[1]), "Lighting: is not supported; it is left out"),
-    (dict(type="RandomResizedCrop", size=224, efficientnet_style=True), "EfficientNet's way of cropping"),
-    (dict(type="EfficientNetRandomCrop", scale=224), "EfficientNet's way of cropping"),
+    (dict(type="RandomResizedCrop", size=224, efficientnet_style=True), "EfficientNet's crop"),
+    (dict(type="EfficientNetRandomCrop", scale=224), "EfficientNet's crop"),
     (dict(type="RandomFlip", prob=[0.3, 0.3], direction=["horizontal", "vertical"]), "flipped horizontally instead"),
     (dict(type="RandAugment", policies=[dict(type="Rotate")], magnitude_std=0.5), "its list of policies"),
     (dict(type="AutoAugment", policies=[[dict(type="Rotate")]]), "its list of policies"),

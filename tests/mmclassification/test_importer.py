@@ -142,12 +142,12 @@ def test_code_is_not_run_and_stops_the_import_only_where_its_value_is_needed(tmp
 REFUSALS = [
     (
         dict(model=None),
-        "model is not there; only configs with one label for each image (ImageClassifier) can be imported.",
+        "model is missing; only configs with one label for each image (ImageClassifier) can be imported.",
     ),
     (dict(model=dict(type="MAE")), "model.type is 'MAE', which is no image classifier;"),
     (dict(model=5), "model is 5; a dict belongs there."),
     (dict(model={**RESNET, "head": None}), "model.head is missing: this config only makes features;"),
-    (dict(model={**RESNET, "backbone": dict(type="VAN")}), "model.backbone.type is VAN, a network that neither"),
+    (dict(model={**RESNET, "backbone": dict(type="VAN")}), "model.backbone.type is VAN, which neither"),
     (dict(model={**RESNET, "backbone": dict(type="ResNet", depth=51)}), "model.backbone.depth is 51; the depths"),
     (
         dict(model={**RESNET, "head": dict(type="ArcFaceClsHead")}),
