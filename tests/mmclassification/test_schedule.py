@@ -196,7 +196,7 @@ DIFFERENCES = [
     ([WARM_UP, dict(type="CosineAnnealingLR", begin=5, end=90)], "stays a step short of its end; here it stays at its"),
     ([WARM_UP, dict(type="CosineAnnealingLR", T_max=80, begin=20)], "but the warm-up ends at 5"),
     ([WARM_UP, dict(type="CosineAnnealingLR", begin=0, end=100)], "runs below the warm-up"),
-    ([dict(type="CosineAnnealingParamScheduler", param_name="weight_decay")], "changes the weight decay during the run"),
+    ([dict(type="CosineAnnealingParamScheduler", param_name="weight_decay")], "changes the weight decay during"),
 ]
 
 
