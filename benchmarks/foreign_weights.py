@@ -1,9 +1,10 @@
-"""Weights from elsewhere against the networks they are from: the logits of both, in evaluation mode.
+"""Compares networks of other libraries with what `--load_from` makes of their weights: the logits of both.
 
-Each network is built by its own library, its BatchNorm statistics and every vector are made random, and it is trained
-for some steps of SGD on random images; its state dict is saved as that library saves it, read as `--load_from` reads
-it, and both networks see the same images. A line for each: the largest difference of their logits, beside the
-logits' standard deviation. The exit code is 1 if one differs by more than 1e-5 of that (or of 1, if it is less).
+Each network is built by its own library. Its BatchNorm statistics and vectors are made random, and it is trained for
+some steps of SGD on random images. Its state dict is saved as that library saves it and read as `--load_from` reads it;
+then both networks see the same images in evaluation mode. Each line shows the largest difference of their logits beside
+the standard deviation of the logits. The exit code is 1 if a difference is above 1e-5 times that, or times 1 if it is
+less.
 
     python benchmarks/foreign_weights.py torchvision timm
     python benchmarks/foreign_weights.py mmpretrain
@@ -73,7 +74,7 @@ def mmpretrain_networks() -> Iterator[Network]:
     init_default_scope("mmpretrain")
 
     class Logits(nn.Module):
-        """MMPretrain's classifier, which gives logits only from a method of its own."""
+        """MMPretrain's classifier, whose forward pass does not return the logits."""
 
         def __init__(self, backbone: dict, head: dict, pooled: bool) -> None:
             super().__init__()
@@ -110,7 +111,7 @@ LIBRARIES = {"torchvision": torchvision_networks, "timm": timm_networks, "mmpret
 
 
 def train(network: nn.Module, size: int, steps: int) -> None:
-    """Makes statistics and vectors random, then takes some steps on random images, so that no tensor is as built."""
+    """Make statistics and vectors random and train for some steps, so that no tensor keeps its initial values."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
@@ -149,12 +150,12 @@ def main() -> int:
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     print(f"{'library':<12}{'network':<32}{'difference':>10}{'std':>10}")
-    right = True
+    agree = True
     for library in arguments.libraries:
         for name, build, size in LIBRARIES[library]():
             torch.manual_seed(0)
-            right &= compare(library, name, build(), size, arguments.steps)
-    return 0 if right else 1
+            agree &= compare(library, name, build(), size, arguments.steps)
+    return 0 if agree else 1
 
 
 if __name__ == "__main__":
