@@ -92,7 +92,7 @@ def evaluate_model(model: str, **settings: Any) -> EvaluationResult:
     metrics = {name.removeprefix("test_"): value for name, value in output.metrics.items()}
     description = describe_split(role, int(metrics["samples"]))
     per_class = per_class_figures(output.predictions[0], output.label_ids, names)
-    log_lines(logger, "", format_report({description: metrics}, per_class, description))
+    log_lines(logger, "", format_report({description: metrics}, per_class, description, compute_metrics.metrics))
     predictions, _, losses = output.predictions[:3]
     rows = np.argsort(batches.arrangement.source_rows()) if data_arguments.streaming else slice(None)
     return EvaluationResult(metrics, predictions[rows], output.label_ids[rows], losses[rows])

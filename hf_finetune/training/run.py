@@ -243,6 +243,7 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
         training_metrics=training.metrics,
         log_history=trainer.state.log_history,
         skipped_steps=trainer.skipped_steps,
+        registry=trainer.compute_metrics.metrics,
     )
     if args.local_process_index == 0:
         finish(prepared.decoded.values())
