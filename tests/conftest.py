@@ -22,8 +22,8 @@ import pytest
 import torch
 
 from hf_finetune.logs import ConsoleHandler, show_logs
-from tests.helpers.hub_session import logged_in, server
-from tests.helpers.mistakes import refused
+from tests.helpers.hub_session import logged_in, server  # noqa: F401 - fixtures
+from tests.helpers.mistakes import refused  # noqa: F401 - a fixture
 from tests.helpers.tiny import write_recipe
 
 atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)

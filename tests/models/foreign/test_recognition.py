@@ -14,7 +14,7 @@ timm = pytest.importorskip("timm")
 from transformers import AutoConfig  # noqa: E402
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING  # noqa: E402
 
-import hf_finetune.models  # noqa: E402 - registers resnet_cifar
+import hf_finetune.models  # noqa: E402, F401 - registers resnet_cifar
 from hf_finetune.errors import UserError  # noqa: E402
 from hf_finetune.models.foreign.reading import StateDict  # noqa: E402
 from hf_finetune.models.foreign.recognition import ForeignWeights, recognize  # noqa: E402
