@@ -211,7 +211,7 @@ def run(recipe: Recipe, command: str) -> FinetuneResult:
     with args.main_process_first(local=False, desc="output folder"):
         if args.process_index == 0 and checkpoint is None:
             prepare_folder(folder, to_yaml(recipe), args.overwrite_output_dir)
-        trainer.bad_images.persist_to(folder, goes_on=checkpoint is not None, first=args.local_process_index == 0)
+        trainer.bad_images.persist_to(folder, resumed=checkpoint is not None, first=args.local_process_index == 0)
     if checkpoint is not None:
         logger.info(f"An interrupted run is here; it resumes from {checkpoint.name}.")
     try:

@@ -14,7 +14,8 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from hf_finetune.config.training import FinetuneArguments
-from hf_finetune.data.streaming.dataset import Arrangement, StreamedBatches
+from hf_finetune.data.streaming.dataset import StreamedBatches
+from hf_finetune.data.streaming.order import Arrangement
 from hf_finetune.errors import UserError
 from hf_finetune.logs import get_logger
 from hf_finetune.training.extensions.ema import AveragingTrainer

@@ -118,7 +118,7 @@ def test_a_batch_without_a_readable_image_takes_another(images):
     assert batch["labels"].tolist() == [-100, -100]
     assert torch.equal(batch["pixel_values"], stand_in.expand(2, -1, -1, -1))
     shutil.rmtree(images)
-    with pytest.raises(UserError, match="Not one image of a split can be read any more"):
+    with pytest.raises(UserError, match="No image of a split can be read any more"):
         batches.__getitems__([0, 1])
 
 

@@ -11,7 +11,8 @@ from hf_finetune.config.data import DataArguments
 from hf_finetune.data.build import load_image_dataset
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.streaming.build import load_streamed_dataset
-from hf_finetune.data.streaming.dataset import Arrangement, StreamedBatches
+from hf_finetune.data.streaming.dataset import StreamedBatches
+from hf_finetune.data.streaming.order import Arrangement
 from hf_finetune.data.streaming.split import StreamedSplit
 from hf_finetune.errors import UserError
 from tests.helpers.streamed import CLASSES, images, write_lengths, write_parquet, write_tars
@@ -301,7 +302,9 @@ def test_a_hub_that_goes_away_ends_in_one_line(hub, monkeypatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("hf_finetune.data.streaming.split.time.sleep", pauses.append)  # huggingface_hub's own as well
     hub.close()
-    with pytest.raises(UserError, match=r"^me/pets: split train cannot be read on: .*; the same command resumes from"):
+    with pytest.raises(
+        UserError, match=r"^me/pets: split train cannot be read any further: .*; the same command resumes from"
+    ):
         rows_of(data.splits["train"])
     assert {1, 4, 15, 60, 120} <= set(pauses)
 
