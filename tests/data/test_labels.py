@@ -97,7 +97,7 @@ def test_names_here_and_integers_there() -> None:
 
 
 @pytest.mark.parametrize("hidden", [[-1, -1], [None, None]])
-def test_hidden_labels_are_told(hidden: list) -> None:
+def test_hidden_labels_are_reported(hidden: list) -> None:
     labels = labels_of({"train": [0, 1, 1], "test": hidden}, {"test": Value("int64")})
     assert labels.unlabelled == {"test": f"has no labels (all are {hidden[0]})"}
     assert list(labels.ids) == ["train"]

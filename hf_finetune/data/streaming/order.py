@@ -63,7 +63,8 @@ class Arrangement:
 class LaneReader:
     """Reads a lane of an epoch from front to back.
 
-    It keeps at most one block of rows in memory, and the rest of the rows that a shard yields together. For each row of a block that is returned, one row of the next block is read, so no batch waits for a whole block.
+    It keeps at most one block of rows in memory, and the rest of the rows that a shard yields together. For each row of
+    a block that is returned, one row of the next block is read, so no batch waits for a whole block.
     """
 
     def __init__(self, split: StreamedSplit, arrangement: Arrangement, epoch: int, lane: int) -> None:

@@ -3,7 +3,7 @@
 MixUp is Zhang et al., "mixup: Beyond Empirical Risk Minimization", 2018; CutMix is Yun et al., "CutMix: Regularization
 Strategy to Train Strong Classifiers with Localizable Features", 2019. Partners, draws and boxes are those of
 torchvision.transforms.v2. A batch uses the draws of its first image, so a resumed run and another number of workers mix
-alike; which images are mixed depends on the batch of each process. The CPU never waits for an accelerator here.
+the same way; which images are mixed depends on the batch of each process. The CPU never waits for an accelerator here.
 """
 
 from __future__ import annotations

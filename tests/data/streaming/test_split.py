@@ -75,7 +75,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return found
 
 
-def test_reading_goes_on_after_a_fault_of_the_network(pauses: list[float]) -> None:
+def test_reading_continues_after_a_failure_of_the_network(pauses: list[float]) -> None:
     fault = ConnectionResetError("reset by peer")
     split = fake_split([50], fail=Failing(None, None, fault, fault, None, fault))
     assert [row.sample_index for row in split.read(0)] == list(range(50))
