@@ -27,10 +27,11 @@ from torch.distributed.run import get_args_parser
 
 import hf_finetune
 from benchmarks import __main__ as benchmarks
+from hf_finetune.api import finetune
 from hf_finetune.cli import main as cli
+from hf_finetune.config.arguments import argument_fields, build_arguments
 from hf_finetune.config.data import DataArguments
 from hf_finetune.config.model import ModelArguments
-from hf_finetune.config.parsing import argument_fields, build_arguments
 from hf_finetune.config.recipe import Recipe, load_recipe, override
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.data.catalog import CATALOG, DatasetEntry
