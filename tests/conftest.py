@@ -26,7 +26,50 @@ from tests.helpers.hub_session import logged_in, server  # noqa: F401 - fixtures
 from tests.helpers.mistakes import refused  # noqa: F401 - a fixture
 from tests.helpers.tiny import write_recipe
 
+# What trains networks, starts processes or tries thousands of inputs, by the beginning of its path below tests/.
+# `make test-quick` leaves it out. What is new is quick until it is named here or marked by `pytest.mark.slow`.
+SLOW = (
+    "benchmarks/",
+    "config/test_fuzz",
+    "data/images/test_fuzz",
+    "data/images/test_unreadable",
+    "data/sources/test_fuzz",
+    "data/streaming/test_build",
+    "data/test_mistakes",
+    "exporters/",
+    "faults/",
+    "hub/test_push",
+    "jobs/",
+    "models/foreign/",
+    "models/test_batch_norm",
+    "models/test_freeze",
+    "models/test_hub_code",
+    "models/test_load",
+    "test_accelerate_configs",
+    "test_distributed",
+    "test_seen_images",
+    "test_slurm",
+    "test_tutorial",
+    "training/",
+)
+# Small files in the folders above.
+QUICK = (
+    "training/checkpoints/test_store",
+    "training/test_loss",
+    "training/test_optimization",
+    "training/test_sampling",
+)
+
 atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that are slow by where they are."""
+    folder = Path(__file__).parent
+    for item in items:
+        place = item.path.relative_to(folder).as_posix()
+        if place.startswith(SLOW) and not place.startswith(QUICK):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
