@@ -36,8 +36,9 @@ def _train_backbone(session: Session, path: Path) -> Path:
         prepared.trainer.train()
         model = twin(prepared.trainer.model).cpu()
         # Other names than the dataset's, so that whoever loads it begins with a new head.
-        model.config.id2label = {position: f"other {position}" for position in model.config.id2label}
-        model.config.label2id = {name: position for position, name in model.config.id2label.items()}
+        names = {position: f"other {position}" for position in range(model.config.num_labels or 0)}
+        model.config.id2label = names
+        model.config.label2id = {name: position for position, name in names.items()}
         model.save_pretrained(folder)
         processor = prepared.trainer.processing_class
         assert processor is not None

@@ -63,7 +63,7 @@ def twin(model: torch.nn.Module | None) -> PreTrainedModel:
     assert isinstance(model, PreTrainedModel)  # a Trainer's `model` may be more
     other = type(model)(copy.deepcopy(model.config))
     other.load_state_dict(model.state_dict())
-    return other.to(model.device)  # type: ignore[call-arg, arg-type]  # typed as a function of `self` alone
+    return other.to(model.device)  # type: ignore[arg-type]  # typed as a function of `self` alone
 
 
 @dataclass(frozen=True)
