@@ -50,7 +50,7 @@ def our_rates(settings: dict[str, Any]) -> Iterator[float]:
     args = FinetuneArguments(output_dir="runs/none", use_cpu=True, report_to=[], **keys)
     steps = args.max_steps if args.max_steps > 0 else int(args.num_train_epochs * UPDATES)
     optimizer = new_optimizer(args.learning_rate)
-    trainer = SimpleNamespace(args=args, optimizer=optimizer, lr_scheduler=None, _updates_per_epoch=UPDATES)
+    trainer: Any = SimpleNamespace(args=args, optimizer=optimizer, lr_scheduler=None, _updates_per_epoch=UPDATES)
     schedule = ImageClassificationTrainer.create_scheduler(trainer, steps)
     for _ in range(steps):
         yield optimizer.param_groups[0]["lr"]

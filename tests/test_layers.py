@@ -65,7 +65,9 @@ def imported(tree: ast.Module, modules: set[str], deferred: bool = True, type_ch
         elif isinstance(statement, ast.ImportFrom):
             assert statement.level == 0, f"line {statement.lineno}: imports are absolute"
             base = statement.module or ""
-            names |= {f"{base}.{alias.name}" if f"{base}.{alias.name}" in modules else base for alias in statement.names}
+            names |= {
+                f"{base}.{alias.name}" if f"{base}.{alias.name}" in modules else base for alias in statement.names
+            }
     return names & modules
 
 

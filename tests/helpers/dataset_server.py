@@ -90,7 +90,8 @@ class _Handler(AnsweringHandler):
         self.answer(200, content | {"siblings": [{"rfilename": file} for file in self.hub.files(name)]})
 
     def tree(self, name: str, path: str | None, body: bytes) -> None:
-        below, entries = f"{path}/" if path else "", {}
+        below = f"{path}/" if path else ""
+        entries: dict[str, None] = {}
         for file in self.hub.files(name):
             if file.startswith(below):
                 part = below + file[len(below) :].split("/")[0]

@@ -29,7 +29,7 @@ NETWORKS = {
         112,
     ),
     "timm resnet14": (
-        lambda: timm.models.resnet.ResNet(timm.models.resnet.Bottleneck, (1, 1, 1, 1), num_classes=CLASSES),
+        lambda: timm.models.resnet.ResNet(timm.models.resnet.Bottleneck, (1, 1, 1, 1), num_classes=CLASSES),  # type: ignore[arg-type]
         64,
     ),
     "timm resnext": (

@@ -12,5 +12,6 @@ TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", 
 
 
 def run_command(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of this version of the package, with further environment variables, for 300 seconds at most."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **environment}
     return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -37,8 +39,9 @@ def make_dataset(count: int) -> Dataset:
 
 
 def make_trainer(
-    folder: Path, model: PreTrainedModel, count: int = 64, items: tuple = (), **settings
+    folder: Path, model: PreTrainedModel, count: int = 64, items: Sequence[Any] = (), **settings: Any
 ) -> ImageClassificationTrainer:
+    """A Trainer of `count` images in batches of 16, with `items` as train_transforms; `settings` are recipe keys."""
     settings = {
         "eval_strategy": "no",
         "save_strategy": "no",
