@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import has_length
 
-from hf_finetune.logs import get_logger
+from hf_finetune.logs import get_logger, progress_bar
 
 logger = get_logger(__name__)
 
@@ -58,21 +59,30 @@ class PlainLogLineCallback(TrainerCallback):
 
 
 class LogLineCallback(PlainLogLineCallback, ProgressCallback):
-    """The progress bar, and the same lines above it."""
+    """The progress bar, or plain lines in its place where there is no terminal, and the same lines above it."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        super().on_train_begin(args, state, control, **kwargs)
-        if self.training_bar is not None:
-            self.training_bar.set_description("training")
+        """Show the bar of the training."""
+        self.current_step = 0
+        if state.is_world_process_zero:
+            self.training_bar = progress_bar(total=state.max_steps, desc="training")
 
     def on_prediction_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Any = None,
+        **kwargs: Any,
     ) -> None:
-        super().on_prediction_step(args, state, control, **kwargs)
-        if self.prediction_bar is not None:
-            self.prediction_bar.set_description("evaluating", refresh=False)
+        """Show the bar of an evaluation, and count a batch."""
+        if state.is_world_process_zero and self.prediction_bar is None and has_length(eval_dataloader):
+            self.prediction_bar = progress_bar(
+                total=len(eval_dataloader), desc="evaluating", leave=self.training_bar is None
+            )
+        super().on_prediction_step(args, state, control, eval_dataloader=eval_dataloader, **kwargs)
 
 
 def format_log_line(logs: Mapping[str, Any], state: TrainerState) -> str:
