@@ -32,7 +32,7 @@ from hf_finetune.config.arguments import argument_fields, build_arguments
 from hf_finetune.config.data import DataArguments
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.config.recipe import Recipe, load_recipe, override
-from hf_finetune.config.training import FinetuneArguments
+from hf_finetune.config.training_keys import TrainingKeys
 from hf_finetune.data.catalog import CATALOG, DatasetEntry
 from hf_finetune.data.transforms.batch import BATCH_TRANSFORMS
 from hf_finetune.jobs.import_config import import_as_recipe
@@ -44,7 +44,7 @@ SCRIPT = "scripts/run_finetune.py"
 # Pages that no one follows from command to command, so they need not train.
 REFERENCE = {"CHANGELOG.md", "CONTRIBUTING.md", "api.md", "architecture.md"}
 TRACKERS = ["mlflow", "tensorboard"]  # that the pages report to; the tests need not have them
-GROUPS = {"Model": ModelArguments, "Data": DataArguments, "Training": FinetuneArguments}
+GROUPS = {"Model": ModelArguments, "Data": DataArguments, "Training": TrainingKeys}
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def type_name(hint: Any) -> str:
     """Returns how the tables call a field's type: what may be absent has no word for it."""
     alternatives = [part for part in typing.get_args(hint) if part is not type(None)]
     if type(None) in typing.get_args(hint):
-        (hint,) = alternatives
+        hint = next((part for part in alternatives if typing.get_origin(part) is list), alternatives[0])
     if typing.get_origin(hint) is list:
         (item,) = typing.get_args(hint)
         return "list" if item is Any else f"list of {item.__name__}"

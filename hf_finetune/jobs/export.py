@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,6 @@ import PIL.Image
 import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader, Subset, default_collate
-from tqdm import tqdm
 
 from hf_finetune.config.arguments import build_arguments
 from hf_finetune.config.recipe import Recipe
@@ -29,7 +27,7 @@ from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.evaluation.metrics import as_percent
 from hf_finetune.exporters.base import Agreement, ExportFormat, Logits, LogitsOf, need_packages
 from hf_finetune.exporters.formats import FORMATS
-from hf_finetune.logs import get_logger, log_lines
+from hf_finetune.logs import get_logger, log_lines, progress_bar
 from hf_finetune.models.load import load_trained
 from hf_finetune.models.processor import describe, load_image_processor
 from hf_finetune.training.wiring import load_data
@@ -187,7 +185,7 @@ def _batches(
     loader = DataLoader(
         samples, args.per_device_eval_batch_size, collate_fn=collate, num_workers=args.dataloader_num_workers
     )
-    with tqdm(total=len(samples), desc="images", delay=2, file=sys.stderr, disable=args.disable_tqdm) as bar:
+    with progress_bar(total=len(samples), desc="images", delay=2, disable=args.disable_tqdm) as bar:
         for batch in loader:
             yield device_stage(batch)["pixel_values"], batch["labels"]
             bar.update(len(batch["labels"]))

@@ -61,7 +61,7 @@ def test_processes_that_do_not_find_each_other_stop(image_folder, tmp_path):
     words = ["--recipe", str(recipe), "--dataset", str(image_folder), "--output_dir", str(tmp_path / "output")]
     completed = run_command([*TWO_PROCESSES, script, *words])
     assert completed.returncode != 0
-    assert completed.stderr.count("hf-finetune: error: 2 processes were launched but this one stands alone") == 1
+    assert completed.stderr.count("hf-finetune: error: 2 processes were launched, but they do not train together") == 1
     assert "torchrun --standalone --nproc_per_node 2" in completed.stderr
     assert not (tmp_path / "output").exists()
 

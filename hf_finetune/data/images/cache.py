@@ -24,14 +24,13 @@ import numpy as np
 import PIL
 import pyarrow.compute as pc
 from datasets import Dataset
-from tqdm.auto import tqdm
 
 from hf_finetune.data.columns import are_files, arrow_column
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.images.decoding import UnreadableImage, image_name
 from hf_finetune.data.images.pixels import decode_pixels
 from hf_finetune.errors import UserError
-from hf_finetune.logs import get_logger
+from hf_finetune.logs import get_logger, progress_bar
 
 logger = get_logger(__name__)
 
@@ -106,10 +105,11 @@ class DecodedImages:
             return
         rest = np.flatnonzero(self._filled == 0)
         try:
-            for start in tqdm(
-                range(0, len(rest), _CHUNK), desc="Decoding", unit_scale=_CHUNK, delay=_SECONDS_BEFORE_BAR
-            ):
-                self._decode(rest[start : start + _CHUNK], self._filled)
+            with progress_bar(total=len(rest), desc="Decoding", unit="image", delay=_SECONDS_BEFORE_BAR) as bar:
+                for start in range(0, len(rest), _CHUNK):
+                    chunk = rest[start : start + _CHUNK]
+                    self._decode(chunk, self._filled)
+                    bar.update(len(chunk))
             self._file.flush()  # before the final name promises complete pixels
             if os.stat(self.unfinished).st_ino != self._inode:
                 return  # another process has replaced the file

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 from datasets import Dataset
-from tqdm.auto import tqdm
 
 from hf_finetune.data.images.decoding import NO_SUCH_FILE, UnreadableImage, read_image_size
+from hf_finetune.logs import progress_bar
 
 _SAMPLE = 64  # embedded images checked per split; one program wrote them all, so what is wrong is wrong in many
 _CHUNK = 256  # images per task of a thread
@@ -63,7 +63,7 @@ def check_headers(dataset: Dataset, every: bool) -> HeaderCheck:
                 found.bad_rows[row] = error
         return found
 
-    bar = tqdm(total=len(rows), desc="Checking images", unit="image", delay=_SECONDS_BEFORE_BAR)
+    bar = progress_bar(total=len(rows), desc="Checking images", unit="image", delay=_SECONDS_BEFORE_BAR)
     with bar, ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         for chunk, found in zip(chunks, pool.map(check_chunk, chunks), strict=True):
             result.sizes |= found.sizes

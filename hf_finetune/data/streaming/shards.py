@@ -19,9 +19,9 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm.auto import tqdm
 
 from hf_finetune.errors import UserError
+from hf_finetune.logs import progress_bar
 
 _THREADS = 16  # files whose footers or headers are read at a time
 _SECONDS_BEFORE_BAR = 2
@@ -205,7 +205,7 @@ def in_threads(function: Callable[[DataFile], Found], files: Sequence[DataFile],
     """
     with (
         ThreadPoolExecutor(_THREADS) as pool,
-        tqdm(total=len(files), desc=description, unit="file", delay=_SECONDS_BEFORE_BAR) as bar,
+        progress_bar(total=len(files), desc=description, unit="file", delay=_SECONDS_BEFORE_BAR) as bar,
     ):
         for result in pool.map(function, files):
             bar.update()

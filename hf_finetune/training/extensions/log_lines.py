@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import has_length
 
 from hf_finetune.evaluation.metrics import METRICS, Metric
 from hf_finetune.evaluation.report import format_log_figures
-from hf_finetune.logs import get_logger
+from hf_finetune.logs import get_logger, progress_bar
 from hf_finetune.training.extensions.base import Extension
 
 logger = get_logger(__name__)
@@ -40,23 +41,25 @@ class LogLines(Extension):
 
 
 class LogLinesAndBar(LogLines, ProgressCallback):
-    """Shows the progress bar of Transformers, and the same lines above it."""
+    """Shows a progress bar, or plain lines in its place where there is no terminal, and the same lines above it."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Name the bar of the training."""
-        ProgressCallback.on_train_begin(self, args, state, control, **kwargs)  # type: ignore[no-untyped-call]
-        if self.training_bar is not None:
-            self.training_bar.set_description("training")
+        """Show the bar of the training."""
+        self.current_step = 0
+        if state.is_world_process_zero:
+            self.training_bar = progress_bar(total=state.max_steps, desc="training")
 
     def on_prediction_step(
         self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
     ) -> None:
-        """Name the bar of an evaluation."""
+        """Show the bar of an evaluation, and count a batch."""
+        if state.is_world_process_zero and self.prediction_bar is None and has_length(eval_dataloader):
+            self.prediction_bar = progress_bar(
+                total=len(eval_dataloader), desc="evaluating", leave=self.training_bar is None
+            )
         ProgressCallback.on_prediction_step(self, args, state, control, eval_dataloader, **kwargs)  # type: ignore[no-untyped-call]
-        if self.prediction_bar is not None:
-            self.prediction_bar.set_description("evaluating", refresh=False)
 
 
 def format_log_line(logs: Mapping[str, Any], state: TrainerState, metrics: Mapping[str, Metric] = METRICS) -> str:

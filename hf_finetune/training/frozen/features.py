@@ -16,12 +16,11 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_finetune.data.batches import NOT_COUNTED, ImageBatches
-from hf_finetune.logs import get_logger
+from hf_finetune.logs import get_logger, progress_bar
 from hf_finetune.models.head import head_module
 from hf_finetune.models.load import head_parameter_names
 from hf_finetune.training.frozen.feature_cache import FeaturesNotKept, feature_file, write_features
@@ -116,7 +115,9 @@ def module_inputs(
         pin_memory=args.dataloader_pin_memory,
         generator=torch.Generator(),  # of its own, so that training draws the same numbers afterwards
     )
-    bar = tqdm(total=len(dataset), desc=description, unit="image", delay=_SECONDS_BEFORE_BAR, disable=args.disable_tqdm)
+    bar = progress_bar(
+        total=len(dataset), desc=description, unit="image", delay=_SECONDS_BEFORE_BAR, disable=args.disable_tqdm
+    )
     with bar, trainer.loading(), _inputs_of(module) as given:
         for batch in loader:
             inputs = trainer.prepare_batch(batch)
