@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.harness import Session, quiet
 from benchmarks.stock import Schedule
-from hf_finetune.config.parsing import argument_fields
+from hf_finetune.config.arguments import argument_fields
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.training.run import PreparedRun, prepare
 
@@ -44,4 +44,4 @@ def fill_caches(prepared: PreparedRun) -> None:
 
 def source_rows(prepared: PreparedRun, role: str) -> list[int]:
     """Returns which rows of the source's split the run has for a role, so that stock can take the same."""
-    return prepared.data.splits[role].with_format(None)["sample_index"][:]
+    return prepared.images.data.splits[role].with_format(None)["sample_index"][:]

@@ -1,9 +1,9 @@
-"""The processes that train together — how they meet, wait for each other, and find a disk shared.
+"""The processes that train together: how they form a group, wait for each other, and find a disk to be shared.
 
-They meet through the key-value store of whoever launched them. It outlives an elastic restart, and what the ended
-attempt wrote there is still in it: gloo takes the addresses of dead peers from it, and no new attempt comes about. The
-launcher's count of restarts does not tell the attempts apart, because the machines of a job count for themselves. So
-the first process names each attempt anew, and the others wait until it has answered them under names of their own.
+They meet through the launcher's key-value store. The store outlives an elastic restart and still holds what the ended
+attempt wrote: gloo would read the addresses of dead processes from it, and the new group would never form. The
+launcher's count of restarts does not tell attempts apart, because each machine of a job counts its own restarts. So
+rank 0 gives each attempt a new name, and the other ranks ask for it under new names of their own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch.distributed.rendezvous import rendezvous
 _LAUNCHED_BY = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # the variables of torchrun and accelerate launch
 _POLL_SECONDS = 0.05
 _REST_SECONDS = 0.02
-# A dataset or features may take hours; whoever waits for them must not give up when a step of training would have.
+# Preparing a dataset or features may take hours, much longer than a step of training may wait.
 _LONGEST_PREPARATION = timedelta(days=1)
 
 _store: distributed.Store | None = None
@@ -34,10 +34,14 @@ _waits = itertools.count()
 
 
 def join_processes(use_cpu: bool, timeout: timedelta) -> None:
-    """Makes the process group of a launched job; Accelerate then takes it as it is. One process alone needs none.
+    """Create the process group of a launched job, which Accelerate then uses. A single process needs none.
 
-    A step that a peer keeps waiting for `timeout` is an error. DeepSpeed makes a group of its own, and so does
-    Accelerate for devices other than CPUs and NVIDIA's and AMD's GPUs.
+    DeepSpeed creates a group of its own, and so does Accelerate for devices other than CPUs and NVIDIA's and AMD's
+    GPUs.
+
+    Args:
+        use_cpu: Whether the training runs on the CPU although there may be GPUs.
+        timeout: How long a step may wait for another process before it fails.
     """
     global _store
     if distributed.is_initialized() or any(name not in os.environ for name in _LAUNCHED_BY):
@@ -59,20 +63,23 @@ def join_processes(use_cpu: bool, timeout: timedelta) -> None:
 
 
 def rest_before_forks() -> None:
-    """Lets gloo's threads come to rest before a process is forked, as a loader's worker is.
+    """Pause before each fork of this process, such as for a loader's worker, until gloo's threads are idle.
 
-    Such a thread frees a tensor of a collective that is over, for which Python gives it a state under a lock. Forked at
-    that instant, the child has the lock held by nobody, and before Python 3.12 waits for it for ever
-    (PyOS_AfterFork_Child fixes it too late).
+    Such a thread frees tensors of a finished collective, for which it takes a lock of Python's thread states. A child
+    that is forked at that moment inherits the lock as taken, with no thread to release it, and before Python 3.12
+    waits for it for ever (PyOS_AfterFork_Child resets it too late).
     """
     os.register_at_fork(before=partial(time.sleep, _REST_SECONDS))
 
 
 def _agree_on_attempt(store: distributed.Store, rank: int, world_size: int, timeout: timedelta) -> str:
-    """Returns a name that all processes of this attempt, and none of an earlier one, have in common.
+    """Return a name that all processes of this attempt, and none of an earlier one, have in common.
 
-    The first process answers until each has read the answer, because the name by which one asks may be that
-    of a dead process at first. Raises `TimeoutError` where one does not come.
+    Rank 0 answers until each rank has read the answer, because the first question that it finds may be that of a dead
+    process.
+
+    Raises:
+        TimeoutError: If a rank does not ask in time.
     """
     if rank > 0:
         own_name = uuid.uuid4().hex
@@ -97,29 +104,46 @@ def _agree_on_attempt(store: distributed.Store, rank: int, world_size: int, time
 
 @contextmanager
 def main_process_first(process_index: int, first: int) -> Iterator[None]:
-    """Lets process `first` do the work before the others do it; all have to come here, in the same order."""
-    key = f"done/{next(_waits)}/{first}"
+    """Let one process do the work of the block before the others do it.
+
+    All processes have to come here, in the same order.
+
+    Args:
+        process_index: The rank of this process.
+        first: The rank that works first.
+    """
+    key, store = f"done/{next(_waits)}/{first}", _group_store()
     if process_index != first:
-        _store.wait([key], _LONGEST_PREPARATION)
+        store.wait([key], _LONGEST_PREPARATION)
     try:
         yield
     finally:
         if process_index == first:
-            _store.set(key, "")
+            store.set(key, "")
+
+
+def _group_store() -> distributed.Store:
+    assert _store is not None, "group_is_ready was not asked"
+    return _store
 
 
 def group_is_ready() -> bool:
-    """Whether `join_processes` made the group, so that its store can be used."""
+    """Return whether `join_processes` created the group, so that its store can be used."""
     return _store is not None and distributed.is_initialized()
 
 
 def all_see(folder: Path, process_index: int, world_size: int) -> bool:
-    """Says, and all ranks agree, whether `folder` is the same in all of them; it need not be there yet.
+    """Return whether all ranks see the same folder; they all return the same answer.
 
-    The first process puts a file into it, or into what there is above it, for a moment; where it cannot, it is not
-    asked, and the answer is yes.
+    Rank 0 puts a file into the folder, or into the nearest one above it that exists, and the others look for it. If it
+    cannot write there, the answer is yes.
+
+    Args:
+        folder: The folder, which need not exist yet.
+        process_index: The rank of this process.
+        world_size: The number of processes.
     """
-    folder, key = folder.absolute(), f"seen/{next(_waits)}"
+    folder, key, store = folder.absolute(), f"seen/{next(_waits)}", _group_store()
     if process_index == 0:
         existing = next(path for path in (folder, *folder.parents) if path.is_dir())
         mark = existing / f".seen-{uuid.uuid4().hex}"
@@ -129,18 +153,18 @@ def all_see(folder: Path, process_index: int, world_size: int) -> bool:
         except OSError:
             written = False
         try:
-            _store.set(key, f"{int(written)}\n{folder}\n{mark}")
+            store.set(key, f"{int(written)}\n{folder}\n{mark}")
             answers = [f"{key}/{other}" for other in range(1, world_size)]
-            _store.wait(answers, _LONGEST_PREPARATION)
-            seen = all(_store.get(answer) == b"1" for answer in answers)
+            store.wait(answers, _LONGEST_PREPARATION)
+            seen = all(store.get(answer) == b"1" for answer in answers)
         finally:
             if written:
                 mark.unlink()
-        _store.set(f"{key}/all", str(int(seen)))
+        store.set(f"{key}/all", str(int(seen)))
         return seen
-    _store.wait([key], _LONGEST_PREPARATION)
-    written, first_folder, mark = _store.get(key).decode().split("\n")
-    seen = written == "0" or (first_folder == str(folder) and Path(mark).exists())
-    _store.set(f"{key}/{process_index}", str(int(seen)))
-    _store.wait([f"{key}/all"], _LONGEST_PREPARATION)
-    return _store.get(f"{key}/all") == b"1"
+    store.wait([key], _LONGEST_PREPARATION)
+    was_written, first_folder, first_mark = store.get(key).decode().split("\n")
+    seen = was_written == "0" or (first_folder == str(folder) and Path(first_mark).exists())
+    store.set(f"{key}/{process_index}", str(int(seen)))
+    store.wait([f"{key}/all"], _LONGEST_PREPARATION)
+    return store.get(f"{key}/all") == b"1"

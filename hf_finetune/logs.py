@@ -1,7 +1,10 @@
-"""The package's logger `hf_finetune`, and the handler that shows its records on a console.
+"""The package's logger `hf_finetune`, the handler that shows its records on a console, and progress bars.
 
 The modules log with `get_logger(__name__)`. Only the commands install the console handler: a program that embeds the
 package decides itself what becomes of the records, as with any other library.
+
+On a terminal and in a notebook a progress bar is tqdm's. Into a file or a pipe, where a bar would leave carriage
+returns and escape codes, its state is written as a plain line every so often: `training 40/105, 12 s`.
 """
 
 from __future__ import annotations
@@ -9,9 +12,24 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import textwrap
+import time
+from collections.abc import Iterable, Iterator, Sized
+from types import TracebackType
+from typing import Any, Generic, Protocol, TextIO, TypeVar
 
 PACKAGE = "hf_finetune"
 LEVELS = ("debug", "info", "warning", "error", "critical")
+COLUMNS = 80
+
+Item = TypeVar("Item")
+
+_SECONDS_BETWEEN_LINES = 10.0
+_PART_BETWEEN_LINES = 0.1  # of the time that has passed: a run of ten hours has some sixty lines, not thousands
+_QUIET_BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
+
+
+# ---- the logger ----
 
 
 class _MainRankFilter(logging.Filter):
@@ -22,18 +40,18 @@ class _MainRankFilter(logging.Filter):
 
 
 class ConsoleHandler(logging.Handler):
-    """Writes messages as they are above any progress bar: to standard output, errors to standard error."""
+    """Writes messages above any progress bar: to standard output, errors to standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm  # only where something is shown
-
         stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout
-        tqdm.write(self.format(record), file=stream)
-        stream.flush()
+        message = self.format(record)
+        if stream.isatty():
+            message = "\n".join(map(wrapped, message.split("\n")))
+        write_line(message, stream)
 
 
 def get_logger(name: str) -> logging.Logger:
-    """Return the logger of a module, which speaks in the main process only, except of errors.
+    """Return the logger of a module. Below the level ERROR it logs in the main process only.
 
     Args:
         name: The module's `__name__`.
@@ -53,6 +71,12 @@ def log_lines(logger: logging.Logger, *lines: str, level: int = logging.INFO) ->
         logger.log(level, line)
 
 
+def set_level(level: str) -> None:
+    """Set the least severe level that the package logs, one of `LEVELS`; `passive` leaves it as it is."""
+    if level != "passive":
+        logging.getLogger(PACKAGE).setLevel(level.upper())
+
+
 def show_logs(level: str = "info") -> None:
     """Show the package's log on the console. A second call changes the level.
 
@@ -60,7 +84,174 @@ def show_logs(level: str = "info") -> None:
         level: The least severe level that is shown, one of `LEVELS`.
     """
     logger = logging.getLogger(PACKAGE)
-    logger.setLevel(level.upper())
+    set_level(level)
     if not any(isinstance(handler, ConsoleHandler) for handler in logger.handlers):
         logger.addHandler(ConsoleHandler())
     logger.propagate = False
+
+
+# ---- lines ----
+
+
+def write_line(text: str, stream: TextIO | None = None) -> None:
+    """Write a line above any progress bar.
+
+    Args:
+        text: The line, without its end.
+        stream: Where to; standard output by default.
+    """
+    stream = stream or sys.stdout
+    tqdm: Any = sys.modules.get("tqdm")  # not imported: then there is no bar
+    if tqdm is None:
+        print(text, file=stream)
+    else:
+        tqdm.tqdm.write(text, file=stream)
+    stream.flush()
+
+
+def wrapped(line: str, width: int = COLUMNS) -> str:
+    """Return a line of prose broken between words; a row of a table, which has gaps, stays whole."""
+    if len(line) <= width or "  " in line.strip():
+        return line
+    indent = line[: len(line) - len(line.lstrip())] + "  "
+    return textwrap.fill(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, expand_tabs=False
+    )
+
+
+# ---- progress ----
+
+
+class Progress(Protocol[Item]):
+    """What a progress bar can do, a part of tqdm's interface."""
+
+    def update(self, n: int = 1) -> Any: ...
+    def set_description(self, desc: str, refresh: bool = True) -> None: ...
+    def close(self) -> None: ...
+    def __iter__(self) -> Iterator[Item]: ...
+    def __enter__(self) -> Progress[Item]: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class PlainProgress(Generic[Item]):
+    """Progress as plain lines: one after ten seconds, then one whenever a tenth of the time so far has passed again.
+
+    Args:
+        iterable: What is iterated over, if anything.
+        total: How many there are; by default the iterable's length, if it has one.
+        desc: What is done.
+        unit: What is counted, in the singular; `B` counts bytes, which are shown in megabytes.
+        disable: Write nothing.
+    """
+
+    def __init__(
+        self,
+        iterable: Iterable[Item] = (),
+        total: int | None = None,
+        desc: str = "",
+        unit: str = "",
+        disable: bool = False,
+    ) -> None:
+        length = len(iterable) if isinstance(iterable, Sized) else None
+        self.iterable = iterable
+        self.total = total if total is not None else length
+        self.desc = desc
+        self.unit = unit
+        self.disable = disable
+        self.count = 0
+        self._began = self._written = time.monotonic()
+
+    def update(self, n: int = 1) -> None:
+        """Count `n` more, and write a line if it is time to."""
+        self.count += n
+        now = time.monotonic()
+        wait = max(_SECONDS_BETWEEN_LINES, _PART_BETWEEN_LINES * (now - self._began))
+        if not self.disable and now - self._written >= wait:
+            self._written = now
+            print(self.line(now - self._began), file=sys.stderr, flush=True)
+
+    def line(self, seconds: float) -> str:
+        """Return the state after `seconds`, such as `training 40/105, 12 s`."""
+        shown = [f"{count / 1e6:.1f}" if self.unit == "B" else f"{count}" for count in (self.count, self.total or 0)]
+        counted = "/".join(shown) if self.total else shown[0]
+        return f"{self.desc or 'progress'} {counted}{' MB' * (self.unit == 'B')}, {_duration(seconds)}"
+
+    def set_description(self, desc: str, refresh: bool = True) -> None:
+        """Set what the next line says is done."""
+        self.desc = desc
+
+    def close(self) -> None:
+        """End, without a line of its own."""
+
+    def __iter__(self) -> Iterator[Item]:
+        for item in self.iterable:
+            yield item
+            self.update()
+
+    def __enter__(self) -> PlainProgress[Item]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def progress_bar(
+    iterable: Iterable[Item] | None = None,
+    *,
+    total: int | None = None,
+    desc: str = "",
+    unit: str = "it",
+    delay: float = 0,
+    leave: bool = True,
+    disable: bool = False,
+) -> Progress[Item]:
+    """Return a progress bar, or what writes plain lines where standard error is no terminal and no notebook.
+
+    Args:
+        iterable: What is iterated over; absent, the caller counts with `update`.
+        total: How many there are; by default the iterable's length, if it has one.
+        desc: What is done.
+        unit: What is counted, in the singular; `B` counts bytes.
+        delay: Seconds before a bar appears.
+        leave: Whether a finished bar stays on the screen.
+        disable: Show nothing.
+    """
+    if not (sys.stderr.isatty() or _in_notebook()):
+        return PlainProgress(() if iterable is None else iterable, total, desc, unit, disable)
+    from tqdm.auto import tqdm  # only where a bar is shown
+
+    return tqdm(
+        iterable,
+        total=total,
+        desc=desc or None,
+        unit=unit,
+        unit_scale=unit == "B",
+        delay=delay,
+        leave=leave,
+        disable=disable,
+        dynamic_ncols=True,
+    )
+
+
+def quiet_library_bars() -> None:
+    """Keep the bars of other libraries out of a file or a pipe. Called by the commands, before those are imported."""
+    if not sys.stderr.isatty():
+        for name in _QUIET_BARS:
+            os.environ.setdefault(name, "1")
+
+
+def _in_notebook() -> bool:
+    get_shell = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    return get_shell is not None and "IPKernelApp" in getattr(get_shell(), "config", {})
+
+
+def _duration(seconds: float) -> str:
+    """Return `12 s`, `3 min 20 s` or `2 h 5 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

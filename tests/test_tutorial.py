@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, ResNetConfig, ResNetForImageClassification
 
 from hf_finetune.cli.main import main
-from hf_finetune.config.parsing import argument_fields, build_arguments
+from hf_finetune.config.arguments import argument_fields, build_arguments
 from hf_finetune.config.recipe import load_recipe, override
 from tests.helpers.networks import make_model
 from tests.helpers.trainers import make_trainer

@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from hf_finetune.config.synonyms import answer
 from hf_finetune.errors import UserError, did_you_mean
 
 RECIPES_FOLDER = Path(__file__).resolve().parents[1] / "recipes"
@@ -37,10 +38,12 @@ _COMMENT_COLUMN = 60
 class Recipe:
     """A resolved recipe.
 
-    `name` is the packaged name or the stem of the user's file; `values` maps keys to what the files and flags set;
-    `origins` says for each key of `values` where it was set: `recipes/_base_/models/resnet50.yaml` for a packaged
-    file, the path as the user gave it, or a flag such as `--learning_rate`. A mapping merged from several sources
-    names them all, separated by a comma.
+    Attributes:
+        name: The packaged name, or the stem of the user's file.
+        values: The keys that files and flags set, with their values.
+        origins: For each key of `values` where it was set: `recipes/_base_/models/resnet50.yaml` for a packaged file,
+            the path as the user gave it, or a flag such as `--learning_rate`. A mapping that was merged from several
+            sources names them all, separated by a comma.
     """
 
     name: str
@@ -49,10 +52,15 @@ class Recipe:
 
 
 def load_recipe(name_or_path: str | os.PathLike[str], known_keys: Collection[str]) -> Recipe:
-    """Loads a recipe from a path or, where no such file is, from the packaged ones, and resolves its bases.
+    """Load a recipe and resolve its bases.
 
-    Raises `UserError` for a recipe or base that is not there, a circle of bases, a file that is not a mapping in valid
-    YAML, a key that stands twice, and a key that is not in `known_keys`.
+    Args:
+        name_or_path: A path or, where there is no such file, the name of a packaged recipe.
+        known_keys: The keys that it may have.
+
+    Raises:
+        UserError: For a recipe or base that does not exist, a circle of bases, a file that is not a mapping in valid
+            YAML, a key that stands twice, and a key that is not in `known_keys`.
     """
     path = _find(os.fspath(name_or_path), Path(), "recipe")
     names = {file: name for name, file in _packaged_files().items()}
@@ -63,10 +71,13 @@ def load_recipe(name_or_path: str | os.PathLike[str], known_keys: Collection[str
 
 
 def override(recipe: Recipe, values: Mapping[str, Any], origin: str | Callable[[str], str] = "--{key}") -> Recipe:
-    """Returns the recipe with `values` over its own; neither argument is changed.
+    """Return a copy of a recipe with `values` over its own.
 
-    `origin` says where the values come from, with `{key}` for the key's name, or is a function of that name; by
-    default they are flags. None takes a key back to its default: it is no longer in the recipe.
+    Args:
+        recipe: The recipe.
+        values: Keys with their values. None takes a key back to its default: it is no longer in the recipe.
+        origin: Where the values come from, with `{key}` for the key's name, or a function of that name. By default
+            they are flags.
     """
     origins = dict(recipe.origins)
     for key, value in values.items():
@@ -80,13 +91,13 @@ def override(recipe: Recipe, values: Mapping[str, Any], origin: str | Callable[[
 
 
 def read_value(text: str, origin: str) -> Any:
-    """Returns the value that `text`, such as a flag's, would have in a recipe; `origin` begins the error."""
+    """Return the value that `text`, such as a flag's, would have in a recipe; `origin` begins the error."""
     node, value = _parse(text, origin)
     return text if node is None else value
 
 
 def packaged_recipes() -> dict[str, str]:
-    """Returns each packaged recipe's name with the one line that describes it; bases (`_base_/...`) come last."""
+    """Return each packaged recipe's name with the one line that describes it; bases (`_base_/...`) come last."""
     return {
         name: path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")
         for name, path in _packaged_files().items()
@@ -94,9 +105,11 @@ def packaged_recipes() -> dict[str, str]:
 
 
 def to_yaml(recipe: Recipe, explain: bool = False) -> str:
-    """Returns the resolved recipe as YAML that `load_recipe` reads back to the same values.
+    """Return a resolved recipe as YAML that `load_recipe` reads back to the same values.
 
-    With `explain`, a comment beside each value says where it was set.
+    Args:
+        recipe: The recipe.
+        explain: Say in a comment beside each value where it was set.
     """
     entries = {key: _dump_entry(key, value) for key, value in recipe.values.items()}
     if not entries:
@@ -110,7 +123,7 @@ def to_yaml(recipe: Recipe, explain: bool = False) -> str:
 
 
 def _packaged_files() -> dict[str, Path]:
-    """Returns the packaged recipes by name, such as `resnet50_cifar10` or `_base_/models/resnet50`; bases last."""
+    """Return the packaged recipes by name, such as `resnet50_cifar10` or `_base_/models/resnet50`; bases last."""
     names = {
         path.relative_to(RECIPES_FOLDER).with_suffix("").as_posix(): path for path in RECIPES_FOLDER.rglob("*.yaml")
     }
@@ -118,7 +131,7 @@ def _packaged_files() -> dict[str, Path]:
 
 
 def _find(name: str, folder: Path, what: str) -> Path:
-    """Returns the file `name` relative to `folder`, else the packaged recipe of that name; `what` begins the error."""
+    """Return the file `name` relative to `folder`, else the packaged recipe of that name; `what` begins the error."""
     path, packaged = folder / Path(name).expanduser(), _packaged_files()
     if path.is_file():
         return path
@@ -132,16 +145,16 @@ def _find(name: str, folder: Path, what: str) -> Path:
 
 
 def _origin(path: Path) -> str:
-    """Returns how a file is called to the user: `recipes/...` if it is packaged, else its path as it was given."""
+    """Return how a file is called to the user: `recipes/...` if it is packaged, else its path as it was given."""
     if path.resolve().is_relative_to(RECIPES_FOLDER):
         return path.resolve().relative_to(RECIPES_FOLDER.parent).as_posix()
     return os.path.normpath(path)
 
 
 def _layers(path: Path, known_keys: Collection[str], chain: tuple[Path, ...]) -> list[tuple[str, dict[str, Any]]]:
-    """Returns (origin, mapping) of all bases and the file itself, the weakest first; `chain` holds who asked for it.
+    """Return (origin, mapping) of all bases and the file itself, those that are overridden first. `chain` holds the files that led here.
 
-    The mappings are kept apart, rather than merged on the way, because a `null` must reach what stands before it.
+    The mappings are not merged on the way, because a `null` must reach those before it.
     """
     origin = _origin(path)
     if path.resolve() in [asking.resolve() for asking in chain]:
@@ -156,7 +169,7 @@ def _layers(path: Path, known_keys: Collection[str], chain: tuple[Path, ...]) ->
 
 
 def _read(path: Path, origin: str, known_keys: Collection[str]) -> tuple[list[str], dict[str, Any]]:
-    """Returns the names of one file's bases and its own mapping, with its keys checked."""
+    """Return the names of one file's bases and its own mapping, with its keys checked."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -166,14 +179,13 @@ def _read(path: Path, origin: str, known_keys: Collection[str]) -> tuple[list[st
     node, content = _parse(text, origin)
     if content is None:
         raise UserError(f"{origin} is empty; use lines such as learning_rate: 0.01, or a {BASE_KEY}.")
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or node is None:
         kind = type(content).__name__
         raise UserError(f"{origin} holds a {kind}; a recipe is a mapping, with lines such as learning_rate: 0.01")
     for key_node, _ in node.value:
         key = key_node.value
         if key != BASE_KEY and key not in known_keys:
-            advice = did_you_mean(key, known_keys) or " The keys are the flags of: hf-finetune train --help"
-            raise UserError(f'{origin}, line {key_node.start_mark.line + 1}: unknown key "{key}".{advice}')
+            raise UserError(f"{origin}, line {key_node.start_mark.line + 1}: {_unknown_key(str(key), known_keys)}")
     stated = content.pop(BASE_KEY, None)
     bases = [] if stated is None else [stated] if isinstance(stated, str) else stated
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
@@ -183,8 +195,15 @@ def _read(path: Path, origin: str, known_keys: Collection[str]) -> tuple[list[st
     return bases, content
 
 
+def _unknown_key(key: str, known_keys: Collection[str]) -> str:
+    if advice := answer(key, known_keys, flag=""):
+        return f'there is no key "{key}"; {advice}.'
+    advice = did_you_mean(key, known_keys) or " The keys are the flags of: hf-finetune train --help-all"
+    return f'unknown key "{key}".{advice}'
+
+
 def _parse(text: str, origin: str) -> tuple[yaml.Node | None, Any]:
-    """Returns the root node of a YAML text, None if it is empty, and what it means."""
+    """Return the root node of a YAML text, None if it is empty, and what it means."""
     try:
         loader = _RecipeLoader(text)
         node = loader.get_single_node()
@@ -198,7 +217,7 @@ def _parse(text: str, origin: str) -> tuple[yaml.Node | None, Any]:
 
 
 def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns `upper` over `lower`: mappings key by key, anything else whole, None takes the key out."""
+    """Return `upper` over `lower`: mappings key by key, anything else whole, None takes the key out."""
     merged = dict(lower)
     for key, value in upper.items():
         if value is None:
@@ -212,8 +231,10 @@ def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """YAML without the surprises of version 1.1: `1e-2` is a number, `no` (as in `eval_strategy: no`) and `2024-01-01`
-    are texts, and a key that stands twice is refused rather than its first value forgotten.
+    """Reads YAML without the surprises of version 1.1.
+
+    `1e-2` is a number, `no` (as in `eval_strategy: no`) and `2024-01-01` are texts. A key that stands twice is an
+    error, where PyYAML would silently take the second value.
     """
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own class attribute
@@ -222,7 +243,7 @@ class _RecipeLoader(yaml.SafeLoader):
     }
 
     # Composed nodes are looked at, not constructed mappings: a `<<` merge may rightly bring a key a second time.
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         first_lines: dict[str, int] = {}
         for key_node, _ in node.value:
@@ -237,7 +258,7 @@ class _RecipeLoader(yaml.SafeLoader):
 
 
 class _RecipeDumper(yaml.SafeDumper):
-    """Writes what this loader and one of YAML 1.1 read alike: the texts "no" and "1e-2" are quoted."""
+    """Writes YAML that version 1.1 and `_RecipeLoader` read alike: the texts "no" and "1e-2" are quoted."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -256,7 +277,7 @@ _RecipeDumper.add_representer(str, _represent_text)
 
 
 def _dump_entry(key: str, value: Any) -> str:
-    """Returns `key: value` as YAML, innermost lists and mappings in `[...]` and `{...}`, no line ever folded."""
+    """Return `key: value` as YAML, innermost lists and mappings in `[...]` and `{...}`, no line ever folded."""
     node = _RecipeDumper(io.StringIO(), default_flow_style=None, sort_keys=False).represent_data({key: value})
-    node.flow_style = False
+    node.flow_style = False  # type: ignore[attr-defined]  # every collection has it
     return yaml.serialize(node, Dumper=_RecipeDumper, allow_unicode=True, width=math.inf)

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.config.parsing import build_arguments
+from hf_finetune.config.arguments import build_arguments
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.errors import UserError
 from hf_finetune.logs import get_logger, log_lines

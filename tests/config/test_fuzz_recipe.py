@@ -8,7 +8,7 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from hf_finetune.config.parsing import argument_fields, build_arguments
+from hf_finetune.config.arguments import argument_fields, build_arguments
 from hf_finetune.config.recipe import Recipe, load_recipe, override, read_value, to_yaml
 from tests.helpers.fuzzing import EXAMPLES, damaged, fuzz
 from tests.helpers.tiny import TINY_RECIPE

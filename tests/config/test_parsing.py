@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from hf_finetune.config.data import DataArguments
-from hf_finetune.config.model import ModelArguments
-from hf_finetune.config.parsing import (
+from hf_finetune.config.arguments import (
     DATA_FLAGS,
     OneLineParser,
     add_argument_flags,
@@ -19,6 +17,8 @@ from hf_finetune.config.parsing import (
     coerce,
     flag_values,
 )
+from hf_finetune.config.data import DataArguments
+from hf_finetune.config.model import ModelArguments
 from hf_finetune.config.recipe import Recipe, override
 from hf_finetune.config.training import MULTISTEP, FinetuneArguments, default_workers
 from hf_finetune.errors import UserError

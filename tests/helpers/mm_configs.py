@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.config.parsing import argument_fields
+from hf_finetune.config.arguments import argument_fields
 from hf_finetune.config.recipe import Recipe, load_recipe
 from hf_finetune.mmclassification.importer import import_config
 from hf_finetune.mmclassification.recipe_text import packaged_bases, write_recipe

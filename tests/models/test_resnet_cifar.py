@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageClassification
 
-from hf_finetune.config.parsing import argument_fields
+from hf_finetune.config.arguments import argument_fields
 from hf_finetune.config.recipe import load_recipe
 from hf_finetune.models import ResNetCifarConfig, ResNetCifarForImageClassification
 

@@ -1,0 +1,105 @@
+"""The values of a recipe as the three dataclasses of arguments, and the answer to keys that are not there."""
+
+from __future__ import annotations
+
+import math
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, fields
+from enum import Enum
+from typing import Any, TypeVar
+
+from hf_finetune.config.data import DataArguments
+from hf_finetune.config.fields import WITHHELD, check_words, value_types
+from hf_finetune.config.model import ModelArguments
+from hf_finetune.config.recipe import Recipe
+from hf_finetune.config.training import FinetuneArguments
+from hf_finetune.errors import UserError
+
+GROUPS: dict[str, type] = {"Model": ModelArguments, "Data": DataArguments, "Training": FinetuneArguments}
+Group = TypeVar("Group", ModelArguments, DataArguments, FinetuneArguments)
+
+
+def argument_fields() -> dict[str, Field[Any]]:
+    """Return every key of a recipe, which is every flag of `train`, with its dataclass field."""
+    return {item.name: item for group in GROUPS.values() for item in fields(group) if item.name not in WITHHELD}
+
+
+# The types that each key takes, None among them.
+KEY_TYPES = {
+    name: kinds for group in GROUPS.values() for name, kinds in value_types(group).items() if name in argument_fields()
+}
+
+
+def coerce(name: str, value: Any, origin: str) -> Any:
+    """Return a recipe's value in the type of its key.
+
+    Args:
+        name: The key.
+        value: Its value, as YAML has it.
+        origin: Where it was set, for the message: a file or a flag.
+
+    Raises:
+        UserError: For a value of another type.
+    """
+    hints = KEY_TYPES[name]
+    if value is None:
+        return None
+    for hint in hints:
+        if typing.get_origin(hint) is list and (isinstance(value, list) or str not in hints):
+            (item,) = typing.get_args(hint) or (Any,)
+            items = value if isinstance(value, list) else [value]
+            return [_number(name, entry, origin) for entry in items] if item is float else items
+    if isinstance(value, Mapping) and (dict in hints or any(typing.get_origin(hint) is dict for hint in hints)):
+        return dict(value)
+    if bool in hints and isinstance(value, bool):
+        return value
+    if isinstance(value, (list, Mapping)) or (isinstance(value, bool) and str not in hints):
+        raise UserError(f"{name}: {value!r} does not fit, in {origin}; use {_expected(hints)}.")
+    if float in hints or int in hints:
+        number = _number(name, value, origin)
+        if float not in hints and number != int(number):
+            raise UserError(f"{name}: {value} is not a whole number, in {origin}.")
+        return number if float in hints else int(number)
+    if bool in hints and str not in hints:
+        raise UserError(f"{name}: {value!r} is neither true nor false, in {origin}.")
+    if isinstance(value, Enum):
+        return value
+    if str in hints or any(isinstance(hint, type) and issubclass(hint, Enum) for hint in hints):
+        return str(value)
+    raise UserError(f"{name}: {value!r} does not fit, in {origin}; use {_expected(hints)}.")
+
+
+def _number(name: str, value: Any, origin: str) -> float | int:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return value
+    default = argument_fields()[name].default
+    example = f", such as {default}" if isinstance(default, (int, float)) and default > 0 else ""
+    raise UserError(f"{name}: {value!r} is not a number, in {origin}; use one{example}.")
+
+
+def _expected(hints: Sequence[Any]) -> str:
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+    return " or ".join(words[hint] for hint in hints if hint in words) or "a mapping, such as {key: value}"
+
+
+def build_arguments(recipe: Recipe) -> tuple[ModelArguments, DataArguments, FinetuneArguments]:
+    """Build the three dataclasses from a resolved recipe.
+
+    Raises:
+        UserError: For a value that does not fit, and for values that contradict each other.
+    """
+    return _build(ModelArguments, recipe), _build(DataArguments, recipe), _build(FinetuneArguments, recipe)
+
+
+def _build(group: type[Group], recipe: Recipe) -> Group:
+    names = [item.name for item in fields(group) if item.name in recipe.values]
+    try:
+        return group(**{name: coerce(name, recipe.values[name], recipe.origins[name]) for name in names})
+    except (ImportError, OSError, ValueError) as error:  # the stock arguments' own checks
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def check_flags(unknown: Sequence[str]) -> None:
+    """Raise `UserError` for the first of `unknown`, words that are no flag of `train`; see `check_words`."""
+    check_words(unknown, ["recipe", *argument_fields()])

@@ -1,0 +1,178 @@
+"""What other programs call a key, and what people ask for that is no key: the answer to a name that is not there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+# Key of this package: its names elsewhere (timm, Ultralytics, MMPretrain, Lightning, Keras, common habit).
+OTHER_NAMES = {
+    "dataset": (
+        "data",
+        "data_dir",
+        "data_path",
+        "data_root",
+        "dataset_name",
+        "datasets",
+        "train_dir",
+        "root",
+        "images",
+    ),
+    "model_name_or_path": (
+        "model",
+        "model_name",
+        "model_path",
+        "pretrained_model",
+        "pretrained_model_name_or_path",
+        "weights",
+        "checkpoint",
+        "ckpt",
+        "arch",
+        "architecture",
+        "backbone",
+        "network",
+    ),
+    "recipe": ("config", "cfg", "config_file", "yaml"),
+    "output_dir": (
+        "output",
+        "output_folder",
+        "output_path",
+        "out",
+        "out_dir",
+        "outdir",
+        "save_dir",
+        "work_dir",
+        "log_dir",
+        "project",
+        "name",
+        "default_root_dir",
+    ),
+    "overwrite_output_dir": ("overwrite", "force", "exist_ok"),
+    "num_train_epochs": ("epochs", "epoch", "num_epochs", "n_epochs", "max_epochs", "train_epochs"),
+    "max_steps": ("steps", "max_iters", "iterations", "num_steps", "total_steps", "train_steps"),
+    "learning_rate": ("lr", "lr0", "base_lr", "init_lr", "initial_lr", "max_lr"),
+    "global_batch_size": ("batch", "batch_size", "bs", "train_batch_size", "total_batch_size"),
+    "per_device_train_batch_size": ("per_gpu_train_batch_size", "micro_batch_size", "per_gpu_batch_size"),
+    "per_device_eval_batch_size": (
+        "eval_batch_size",
+        "val_batch_size",
+        "validation_batch_size",
+        "test_batch_size",
+        "per_gpu_eval_batch_size",
+    ),
+    "gradient_accumulation_steps": ("grad_accum_steps", "grad_accum", "accumulate", "accumulate_grad_batches"),
+    "optim": ("optimizer", "opt"),
+    "weight_decay": ("wd", "decay", "l2"),
+    "max_grad_norm": ("clip_grad", "grad_clip", "clip_grad_norm", "gradient_clip_val", "gradient_clipping"),
+    "label_smoothing_factor": ("label_smoothing", "smoothing", "label_smooth"),
+    "ema_decay": ("ema", "model_ema", "model_ema_decay", "use_ema"),
+    "lr_scheduler_type": ("scheduler", "lr_scheduler", "sched", "schedule", "lr_schedule"),
+    "lr_milestones": ("milestones", "decay_milestones"),
+    "lr_gamma": ("gamma", "decay_rate", "lr_decay"),
+    "warmup_epochs": ("warmup", "lr_warmup_epochs"),
+    "image_size": ("imgsz", "img_size", "input_size", "img", "resolution", "size"),
+    "image_mean": ("mean",),
+    "image_std": ("std",),
+    "crop_pct": ("crop_ratio",),
+    "resample": ("interpolation",),
+    "train_transforms": (
+        "transforms",
+        "transform",
+        "augment",
+        "augmentation",
+        "augmentations",
+        "aa",
+        "auto_augment",
+        "mixup",
+        "cutmix",
+        "hflip",
+        "fliplr",
+        "color_jitter",
+        "reprob",
+    ),
+    "num_labels": ("num_classes", "nc", "n_classes", "classes"),
+    "freeze": ("freeze_backbone", "freeze_layers", "frozen"),
+    "validation_fraction": ("val_fraction", "val_size", "test_size", "validation_size", "val_percent"),
+    "validation_split": ("val_split", "val", "valid_split"),
+    "max_train_samples": ("train_samples", "limit_train_batches"),
+    "max_eval_samples": ("eval_samples", "max_val_samples", "limit_val_batches"),
+    "image_column": ("image_column_name", "image_key", "image_col"),
+    "label_column": ("label_column_name", "label_key", "label_col", "target_column"),
+    "dataloader_num_workers": ("workers", "num_workers", "n_workers", "loader_workers"),
+    "seed": ("random_seed", "random_state", "manual_seed"),
+    "eval_strategy": ("evaluation_strategy", "eval_interval", "val_interval", "check_val_every_n_epoch"),
+    "logging_steps": ("log_interval", "print_freq", "log_every_n_steps"),
+    "save_total_limit": ("max_keep_ckpts", "save_top_k", "checkpoint_hist"),
+    "metric_for_best_model": ("monitor", "metric", "save_best", "eval_metric"),
+    "on_bad_image": ("on_bad_picture", "skip_bad_images"),
+    "decode_cache": ("cache", "cache_images"),
+    "trust_remote_code": ("trust",),
+    "hub_model_id": ("repo_id", "repo", "hub_repo"),
+    "push_to_hub": ("push", "upload"),
+    "torch_compile": ("compile", "torchcompile"),
+    "report_to": ("logger", "tracker", "wandb", "tensorboard", "log_with"),
+    "log_level": ("verbose", "verbosity", "quiet", "debug"),
+    "disable_tqdm": ("no_progress_bar", "progress_bar", "no_progress"),
+    "use_cpu": ("cpu", "no_cuda"),
+}
+_KEY_OF = {other: key for key, others in OTHER_NAMES.items() for other in others}
+
+_NO_EARLY_STOPPING = "early stopping is not built in, but the best checkpoint is kept; use --load_best_model_at_end"
+_LAUNCHER = "one process per GPU is started by: torchrun --nproc_per_node N scripts/run_finetune.py"
+_PRECISION = "use --bf16, or --fp16 for a GPU without bfloat16"
+_NO_CLASS_WEIGHTS = "classes cannot be weighted by a setting; in Python, pass a loss to finetune"
+# What is asked for: the sentence that answers. Some is not built, and then nothing is guessed at.
+ANSWERS = {
+    "resume": "the same command resumes an interrupted run by itself",
+    "resume_from": "the same command resumes an interrupted run by itself",
+    "auto_resume": "the same command resumes an interrupted run by itself",
+    "device": "use --use_cpu for the CPU, or choose GPUs with CUDA_VISIBLE_DEVICES",
+    "devices": "choose GPUs with CUDA_VISIBLE_DEVICES; " + _LAUNCHER,
+    "gpu": "choose GPUs with CUDA_VISIBLE_DEVICES",
+    "gpus": "choose GPUs with CUDA_VISIBLE_DEVICES; " + _LAUNCHER,
+    "gpu_ids": "choose GPUs with CUDA_VISIBLE_DEVICES",
+    "num_gpus": _LAUNCHER,
+    "nproc_per_node": _LAUNCHER,
+    "distributed": _LAUNCHER,
+    "amp": _PRECISION,
+    "mixed_precision": _PRECISION,
+    "precision": _PRECISION,
+    "half": _PRECISION,
+    "patience": _NO_EARLY_STOPPING,
+    "early_stopping": _NO_EARLY_STOPPING,
+    "early_stopping_patience": _NO_EARLY_STOPPING,
+    "class_weights": _NO_CLASS_WEIGHTS,
+    "class_weight": _NO_CLASS_WEIGHTS,
+    "focal_loss": _NO_CLASS_WEIGHTS,
+    "loss": "a loss is chosen in Python; pass it to finetune",
+    "lr_finder": "the learning rate is not searched for; start from that of a recipe",
+    "auto_lr_find": "the learning rate is not searched for; start from that of a recipe",
+    "layer_decay": "rates that differ from layer to layer are not built in",
+    "llrd": "rates that differ from layer to layer are not built in",
+    "dropout": "use --model_config, which holds the settings of an architecture",
+    "drop_rate": "use --model_config, which holds the settings of an architecture",
+    "drop_path": "use --model_config, which holds the settings of an architecture",
+    "tta": "test-time augmentation is not built in",
+    "folds": "cross-validation is not built in",
+    "k_folds": "cross-validation is not built in",
+    "time_budget": "a time limit is not built in; Ctrl-C saves a checkpoint, from which the same command resumes",
+    "max_time": "a time limit is not built in; Ctrl-C saves a checkpoint, from which the same command resumes",
+}
+
+
+def answer(name: str, known: Collection[str] | None = None, flag: str = "--") -> str | None:
+    """Return what to use in place of a name that this package does not have.
+
+    Args:
+        name: What the user wrote, such as `epochs` or `img-size`.
+        known: The keys that can be used instead; all of them by default.
+        flag: What precedes a key: `--` on the command line, nothing in a recipe.
+
+    Returns:
+        The end of a sentence, such as `use --num_train_epochs`, or None for a name whose meaning is not known.
+    """
+    name = name.replace("-", "_").lower()
+    if name in ANSWERS:
+        return re.sub(r"\buse --", f"use {flag}", ANSWERS[name]).replace("or --", f"or {flag}")
+    key = _KEY_OF.get(name)
+    return f"use {flag}{key}" if key and (known is None or key in known) else None

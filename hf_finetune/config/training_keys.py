@@ -1,0 +1,194 @@
+"""The keys of training that this package adds, or whose default, type or meaning it changes: a table of settings.
+
+It needs neither torch nor Transformers, so that `hf-finetune train --help` answers at once. The keys of
+`transformers.TrainingArguments` that are not here keep their own defaults.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+MULTISTEP = "multistep"
+WARM_UPS = ("linear", "constant", "exponential")
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical", "passive")
+
+
+@dataclass
+class TrainingKeys:
+    """The keys of training with their defaults, help texts and choices.
+
+    The defaults are the fine-tuning schedule of MMClassification's tutorial: SGD with learning rate 0.01 for a batch
+    of 128, momentum 0.9, weight decay 1e-4, and a tenth of the rate from epoch 15 on.
+    """
+
+    # Output
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the result. Absent: runs/ and the recipe's name."}
+    )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Delete the results of an earlier run in output_dir and start anew."}
+    )
+
+    # Batches and length
+    global_batch_size: int = field(
+        default=128,
+        metadata={"help": "Images per optimizer step, over all processes. learning_rate is meant for this number."},
+    )
+    per_device_train_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Images per process and forward pass. Absent: the process's share of global_batch_size."},
+    )
+    gradient_accumulation_steps: int | None = field(
+        default=None, metadata={"help": "Forward passes per optimizer step. Absent: what the batch sizes require."}
+    )
+    per_device_eval_batch_size: int = field(
+        default=128, metadata={"help": "Images per process and forward pass of evaluation."}
+    )
+    num_train_epochs: float = field(default=200.0, metadata={"help": "Passes over the training split."})
+    max_steps: int = field(
+        default=-1, metadata={"help": "Optimizer steps in place of num_train_epochs; -1 counts in epochs."}
+    )
+
+    # Optimizer
+    optim: str = field(default="sgd", metadata={"help": "Optimizer: sgd, or any that Transformers knows."})
+    learning_rate: float = field(
+        default=0.01, metadata={"help": "Learning rate after the warm-up, for a batch of global_batch_size."}
+    )
+    momentum: float = field(default=0.9, metadata={"help": "Momentum of sgd."})
+    nesterov: bool = field(default=False, metadata={"help": "Nesterov momentum of sgd."})
+    weight_decay: float = field(default=1e-4, metadata={"help": "Weight decay."})
+    decay_norm_and_bias: bool = field(
+        default=True, metadata={"help": "Apply weight decay to normalization layers and biases as well."}
+    )
+    no_decay: list[str] | None = field(
+        default=None, metadata={"help": "Parameters, or modules, without weight decay, such as cls_token."}
+    )
+    max_grad_norm: float = field(
+        default=0.0, metadata={"help": "Clip the norm of the gradient to this value; 0 does not clip."}
+    )
+    label_smoothing_factor: float = field(default=0.0, metadata={"help": "Label smoothing; 0 does not smooth."})
+    ema_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "Decay per step of an exponential moving average of the weights, such as 0.9999. The averaged"
+            " weights are evaluated and saved. Absent: no average."
+        },
+    )
+    on_nan: list[Any] = field(
+        default_factory=lambda: ["stop"],
+        metadata={"help": "On a non-finite loss (NaN or Inf): stop, or skip N to skip at most N optimizer steps."},
+    )
+
+    # Learning rate schedule
+    lr_scheduler_type: str = field(
+        default=MULTISTEP,
+        metadata={"help": "Learning rate schedule: multistep, or any that Transformers knows, such as cosine."},
+    )
+    lr_milestones: list[float] = field(
+        default_factory=lambda: [15.0],
+        metadata={"help": "Epochs at which multistep multiplies the learning rate by lr_gamma."},
+    )
+    lr_gamma: float = field(default=0.1, metadata={"help": "Factor of multistep at each milestone."})
+    lr_by_epoch: bool = field(
+        default=False, metadata={"help": "Change the learning rate between epochs only, not at each step."}
+    )
+    lr_decay_epochs: float | None = field(
+        default=None,
+        metadata={"help": "Epochs from the start of the schedule to its end. Absent: all that are left."},
+    )
+    lr_reaches_end: bool = field(
+        default=False,
+        metadata={"help": "Reach the schedule's final rate at the last step, not one step after it."},
+    )
+    warmup_steps: float = field(
+        default=0, metadata={"help": "Optimizer steps of warm-up; below 1, a fraction of the run."}
+    )
+    warmup_epochs: float | None = field(default=None, metadata={"help": "Epochs of warm-up, in place of warmup_steps."})
+    warmup_start_factor: float | None = field(
+        default=None,
+        metadata={"help": "Fraction of the learning rate at which the warm-up starts. Absent: as the schedule has it."},
+    )
+    warmup_type: str = field(
+        default="linear", metadata={"help": "Shape of the warm-up; constant holds its start.", "choices": WARM_UPS}
+    )
+    warmup_between_epochs: bool = field(
+        default=False, metadata={"help": "Raise the rate between epochs only during the warm-up, not at each step."}
+    )
+    warmup_multiplies: bool = field(
+        default=False, metadata={"help": "Run the schedule during the warm-up as well, instead of after it."}
+    )
+
+    # Evaluation, checkpoints and log
+    eval_strategy: str = field(
+        default="epoch", metadata={"help": "When to evaluate.", "choices": ("no", "steps", "epoch")}
+    )
+    save_strategy: str = field(
+        default="epoch", metadata={"help": "When to save a checkpoint.", "choices": ("no", "steps", "epoch", "best")}
+    )
+    save_total_limit: int | None = field(
+        default=2, metadata={"help": "Checkpoints to keep; the best and the last are among them."}
+    )
+    save_on_signal: bool = field(
+        default=True, metadata={"help": "On SIGTERM and Ctrl-C finish the step, save a checkpoint and stop."}
+    )
+    load_best_model_at_end: bool = field(
+        default=True, metadata={"help": "Keep the best checkpoint as the result, not the last."}
+    )
+    metric_for_best_model: str | None = field(
+        default="accuracy", metadata={"help": "Metric of the validation split that chooses the best checkpoint."}
+    )
+    logging_steps: float = field(
+        default=100, metadata={"help": "Optimizer steps between two lines of the log; below 1, a fraction of the run."}
+    )
+    # The stock filter hides a NaN loss behind the running average; this package stops at the first one instead.
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Leave non-finite losses out of the average that the log shows."}
+    )
+    log_level: str = field(
+        default="passive",
+        metadata={
+            "help": "Least severe messages to show. passive keeps the level as it is, which is info for the commands.",
+            "choices": LOG_LEVELS,
+        },
+    )
+    disable_tqdm: bool | None = field(default=None, metadata={"help": "Show no progress bars."})
+    report_to: str | list[str] | None = field(
+        default="none", metadata={"help": "Trackers to report to, such as tensorboard or wandb; none reports to none."}
+    )
+    license: str | None = field(
+        default=None, metadata={"help": "License for the model card, such as apache-2.0. Absent: the checkpoint's."}
+    )
+    push_to_hub: bool = field(default=False, metadata={"help": "Push the result to the Hub at the end."})
+    hub_model_id: str | None = field(
+        default=None, metadata={"help": "Repository on the Hub, OWNER/NAME. Absent: the name of output_dir."}
+    )
+    hub_private_repo: bool | None = field(
+        default=None, metadata={"help": "Create that repository as private. Absent: as your account has it."}
+    )
+
+    # Hardware and processes
+    use_cpu: bool = field(default=False, metadata={"help": "Use the CPU even where there is a GPU."})
+    bf16: bool = field(default=False, metadata={"help": "Mixed precision in bfloat16."})
+    fp16: bool = field(default=False, metadata={"help": "Mixed precision in float16, for GPUs without bfloat16."})
+    dataloader_num_workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Processes that load images, for each training process. Absent: 0 on a CPU; with a GPU its share"
+            " of the cores less one, at most 8."
+        },
+    )
+    seed: int = field(
+        default=42, metadata={"help": "Seed of the new head, the held-out split, the order and the transforms."}
+    )
+    # The Trainer would drop the image column before the transform sees it.
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns the model does not name."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Passed to DistributedDataParallel."}
+    )
+    ddp_timeout: int = field(
+        default=600, metadata={"help": "Seconds that a step may wait for another process before the run fails."}
+    )
+    sync_batchnorm: bool = field(
+        default=False, metadata={"help": "Compute BatchNorm over the images of all GPUs, not of each GPU alone."}
+    )

@@ -1,0 +1,215 @@
+"""The checks of settings: words and numbers that cannot be, and settings that contradict each other.
+
+Each check raises `UserError` with one line that names the key, its value and what to use instead. The checks need
+neither torch nor Transformers.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Collection, Iterable
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from hf_finetune.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from hf_finetune.config.data import DataArguments
+    from hf_finetune.config.model import ModelArguments
+    from hf_finetune.config.training import FinetuneArguments
+
+# The least and the greatest value of numbers that would otherwise fail in mid-run, or be taken for another.
+_RANGES = {
+    "learning_rate": (0, math.inf),
+    "momentum": (0, 1),
+    "weight_decay": (0, math.inf),
+    "max_grad_norm": (0, math.inf),
+    "lr_gamma": (0, math.inf),
+    "ema_decay": (0, 1),
+    "label_smoothing_factor": (0, 1),
+    "warmup_steps": (0, math.inf),
+    "warmup_epochs": (0, math.inf),
+    "warmup_start_factor": (0, 1),
+    "per_device_eval_batch_size": (1, math.inf),
+    "save_total_limit": (1, math.inf),
+    "dataloader_num_workers": (0, math.inf),
+    "ddp_timeout": (1, 365 * 24 * 3600),
+    "seed": (0, 2**32 - 1),
+}
+_ABOVE_ZERO = ("num_train_epochs", "lr_decay_epochs", "logging_steps", "eval_steps", "save_steps")
+
+
+# ---- any dataclass ----
+
+
+def check_choices(arguments: DataclassInstance) -> None:
+    """Check every field that lists its choices in its metadata."""
+    for item in fields(arguments):
+        if "choices" in item.metadata:
+            check_choice(item.name, getattr(arguments, item.name), item.metadata["choices"])
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """Check that `value`, a word or an enum's member, is one of `choices`; None is left to the type check."""
+    value = getattr(value, "value", value)
+    if value is None or value in choices:
+        return
+    longer = [choice for choice in choices if choice.startswith(str(value))]  # adam for adamw_torch
+    near = f' Did you mean "{longer[0]}"?' if longer else did_you_mean(str(value), choices)
+    raise UserError(f'{name} is "{value}".{near} Use one of {", ".join(choices)}.')
+
+
+def _check_at_least_one(arguments: DataclassInstance, names: Iterable[str]) -> None:
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}; use a number of at least 1.")
+
+
+# ---- data and model ----
+
+
+def check_data(data: DataArguments) -> None:
+    """Check which images are used and how they are read."""
+    check_choices(data)
+    if data.streaming and data.decode_cache == "always":
+        raise UserError(
+            "decode_cache is always, but with streaming no image is kept; use --decode_cache auto, or"
+            " --streaming false."
+        )
+    _check_at_least_one(data, ("max_train_samples", "max_eval_samples", "shuffle_buffer_size"))
+    if not 0 <= data.validation_fraction < 1:
+        raise UserError(
+            f"validation_fraction is {data.validation_fraction}; use a fraction of at least 0 and below 1, such as 0.1."
+        )
+
+
+def check_model(model: ModelArguments) -> None:
+    """Check which network is used and from which weights."""
+    check_choices(model)
+    for name in model.freeze or ():
+        if not isinstance(name, str):
+            raise UserError(f"freeze holds {name!r}; use backbone, or names of modules of the network.")
+    if model.load_from_sha256 is not None and model.load_from is None:
+        raise UserError("load_from_sha256 is given without load_from; use --load_from FILE_OR_URL as well.")
+    if model.load_from is not None and not model.pretrained:
+        raise UserError("pretrained is false, so that load_from would not be read; use --pretrained true.")
+
+
+# ---- training, before the devices are known ----
+
+
+def check_training(args: FinetuneArguments) -> None:
+    """Check everything about training that does not depend on the machine."""
+    check_choices(args)
+    _check_numbers(args)
+    _check_on_nan(args.on_nan)
+    _check_best_model(args)
+    _check_sgd(args)
+    _check_hub(args)
+    _check_warm_up(args)
+    if args.dataloader_persistent_workers and not args.dataloader_num_workers:
+        raise UserError("dataloader_persistent_workers needs workers; use --dataloader_num_workers 2 or more.")
+
+
+def _check_numbers(args: FinetuneArguments) -> None:
+    for name, (least, greatest) in _RANGES.items():
+        value = getattr(args, name)
+        if value is not None and not least <= value <= greatest:
+            limits = f"of at least {least}" if greatest == math.inf else f"from {least} to {greatest}"
+            raise UserError(f"{name} is {value}; use a number {limits}.")
+    for name in _ABOVE_ZERO:
+        value = getattr(args, name)
+        if value is not None and value <= 0:
+            raise UserError(f"{name} is {value}; use a number above 0.")
+    if args.max_steps < 1 and args.max_steps != -1:
+        raise UserError(f"max_steps is {args.max_steps}; use a number of at least 1, or null for whole epochs.")
+
+
+def _check_on_nan(on_nan: list[Any]) -> None:
+    word, *count = on_nan or ["stop"]
+    is_count = len(count) == 1 and type(count[0]) is int and count[0] > 0
+    if not (is_count if word == "skip" else word == "stop" and not count):
+        written = " ".join(map(str, on_nan))
+        raise UserError(f'on_nan is "{written}"; use stop, or skip and a number of steps, such as skip 10.')
+
+
+def _check_best_model(args: FinetuneArguments) -> None:
+    evaluates, saves = (getattr(value, "value", value) for value in (args.eval_strategy, args.save_strategy))
+    if args.load_best_model_at_end and saves not in (evaluates, "best"):
+        advice = "--load_best_model_at_end false" if evaluates == "no" else f"--save_strategy {evaluates}"
+        raise UserError(
+            f"eval_strategy is {evaluates} and save_strategy is {saves}, but only a checkpoint that was evaluated"
+            f" can be chosen as the best; use {advice}."
+        )
+
+
+def _check_sgd(args: FinetuneArguments) -> None:
+    if args.optim == "sgd" and args.optim_args:
+        raise UserError("optim_args is not read where optim is sgd; use --momentum, --nesterov, --weight_decay.")
+    if args.nesterov and not args.momentum:
+        raise UserError("nesterov needs a momentum, which is 0; use --momentum 0.9 or --nesterov false.")
+
+
+def _check_hub(args: FinetuneArguments) -> None:
+    if not args.push_to_hub:
+        for name in ("hub_model_id", "hub_private_repo"):
+            if getattr(args, name) is not None:
+                raise UserError(f"{name} is set, but nothing is pushed; use --push_to_hub, or --{name} null.")
+
+
+def _check_warm_up(args: FinetuneArguments) -> None:
+    if args.warmup_steps and args.warmup_epochs:
+        raise UserError(
+            f"warmup_steps is {args.warmup_steps:g} and warmup_epochs is {args.warmup_epochs:g}; use one of them."
+        )
+    if args.warmup_multiplies and args.warmup_start_factor is None:
+        raise UserError("warmup_multiplies needs to know where the warm-up begins; use --warmup_start_factor 0.001.")
+    if (args.warmup_type != "linear" or args.warmup_between_epochs) and args.warmup_start_factor is None:
+        name = "warmup_between_epochs" if args.warmup_between_epochs else "warmup_type"
+        raise UserError(f"{name} needs to know where the warm-up begins; use --warmup_start_factor 0.1.")
+    schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    for name in ("lr_decay_epochs", "lr_reaches_end"):
+        if getattr(args, name) and schedule == "multistep":
+            raise UserError(f"{name} has no meaning for multistep; its lr_milestones say when it falls.")
+
+
+# ---- training, once the devices are known ----
+
+
+def check_lists(args: FinetuneArguments, trackers: Collection[str]) -> None:
+    """Check what lists hold; `trackers` are the names that `report_to` may hold here."""
+    if any(milestone <= 0 for milestone in args.lr_milestones):
+        raise UserError(f"lr_milestones is {args.lr_milestones}; use epochs above 0, such as [15].")
+    for name in args.no_decay or ():
+        if not isinstance(name, str):
+            raise UserError(f"no_decay holds {name!r}; use names of parameters, such as [cls_token].")
+    reports = args.report_to if isinstance(args.report_to, list) else []  # Transformers makes a list of a word
+    if any(not isinstance(name, str) for name in reports):
+        raise UserError(f"report_to is {reports}; use names, such as [tensorboard], or none.")
+    absent = set(reports) - set(trackers)
+    if absent:
+        raise UserError(f"report_to: {', '.join(sorted(absent))} is unknown or not installed; install it, or use none.")
+
+
+def check_devices(args: FinetuneArguments) -> None:
+    """Check what needs a GPU, and that all launched processes train together."""
+    if args.fp16 and args.device.type == "cpu":
+        raise UserError("fp16 needs a GPU, and this run is on the CPU; use --bf16, or leave it out.")
+    if args.sync_batchnorm and args.device.type in ("cpu", "mps"):
+        raise UserError("sync_batchnorm needs GPUs, and this run is on the CPU; leave it out.")
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and args.device.type == "cpu":
+        raise UserError(
+            "FSDP needs GPUs, and this run is on the CPU, where nothing would be divided; use"
+            " --config_file scripts/accelerate/ddp.yaml."
+        )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != args.world_size:
+        raise UserError(
+            f"{launched} processes were launched, but they do not train together and would write into one folder."
+            f" On a machine without GPU use: torchrun --standalone --nproc_per_node {launched}"
+            " scripts/run_finetune.py --use_cpu ..."
+        )
