@@ -27,7 +27,8 @@ from tests.helpers.mistakes import refused  # noqa: F401 - a fixture
 from tests.helpers.tiny import write_recipe
 
 # What trains networks, starts processes or tries thousands of inputs, by the beginning of its name below tests/.
-# `make test-quick` leaves it out: each costs more than a second. What is new is quick until it is named here or marked by `pytest.mark.slow`.
+# `make test-quick` leaves it out: each costs more than a second. What is new is quick until it is named here or marked
+# by `pytest.mark.slow`.
 SLOW = (
     "benchmarks/",
     "config/test_fuzz",
