@@ -1,15 +1,16 @@
-"""Weights from elsewhere against the networks they are from: the logits of both, in evaluation mode.
+"""Compare the logits of converted networks with those of the original networks, in evaluation mode.
 
-Each network is built by its own library, its BatchNorm statistics and every vector are made random, and it is trained
-for some steps of SGD on random images; its state dict is saved as that library saves it, read as `--load_from` reads
-it, and both networks see the same images. A line for each: the largest difference of their logits, beside the
-logits' standard deviation. The exit code is 1 if one differs by more than 1e-5 of that (or of 1, if it is less).
+Each network is built by its own library. Its BatchNorm statistics and every vector are set to random values, and it is
+trained for some steps of SGD on random images. Its state dict is saved as that library saves it and loaded as
+`--load_from` loads it. Both networks classify the same images. One line per network gives the largest difference of the
+logits and their standard deviation. The exit code is 1 if a difference exceeds 1e-5 of the standard deviation (or 1e-5,
+if the standard deviation is below 1).
 
     python benchmarks/foreign_weights.py torchvision timm
     python benchmarks/foreign_weights.py mmpretrain
 
-torchvision and timm are those of this package's `dev` extra. MMPretrain needs an environment of its own beside it: a
-copy of this package's, and in it
+torchvision and timm come with this package's `dev` extra. MMPretrain needs a separate environment: a copy of this
+package's environment, and in it
 
     python -m pip install --no-deps mmpretrain==1.2.0 mmcv-lite==2.2.0 mmengine==0.10.7 model-index==0.1.11 mat4py \\
         addict yapf platformdirs termcolor einops ordered-set markdown "importlib_metadata<9" zipp \\
@@ -73,7 +74,7 @@ def mmpretrain_networks() -> Iterator[Network]:
     init_default_scope("mmpretrain")
 
     class Logits(nn.Module):
-        """MMPretrain's classifier, which gives logits only from a method of its own."""
+        """MMPretrain's classifier, which returns logits only from a method of its own."""
 
         def __init__(self, backbone: dict, head: dict, pooled: bool) -> None:
             super().__init__()
@@ -110,7 +111,7 @@ LIBRARIES = {"torchvision": torchvision_networks, "timm": timm_networks, "mmpret
 
 
 def train(network: nn.Module, size: int, steps: int) -> None:
-    """Makes statistics and vectors random, then takes some steps on random images, so that no tensor is as built."""
+    """Set statistics and vectors to random values, then train some steps, so that no tensor keeps its initial value."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:

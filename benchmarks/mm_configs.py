@@ -1,11 +1,11 @@
-"""Counts what `hf-finetune import-config` makes of whole folders of configs, such as those in the wheels of MM.
+"""Count the results of `hf-finetune import-config` for folders of configs, such as those in the wheels of mmcls.
 
     python -m pip download --no-deps mmcls==0.25.0 mmpretrain==1.2.0
     python -m zipfile -e mmcls-0.25.0-*.whl old
     python -m zipfile -e mmpretrain-1.2.0-*.whl new
     python benchmarks/mm_configs.py old/mmcls/.mim/configs new/mmpretrain/.mim/configs
 
-It prints a table by family: imported whole / with remarks / refused. Any other end stops it with a traceback.
+It prints a table by family: imported completely / with remarks / refused. Anything else stops it with a traceback.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WAYS = ("whole", "remarks", "refused")
 
 
 def count(folder: Path, show: str | None) -> dict[str, Counter[str]]:
-    """Returns, for each family (subfolder), how many configs end in which way; prints the lines of the way `show`."""
+    """Return, for each family (subfolder), the number of configs by result; print the lines of the result `show`."""
     families: dict[str, Counter[str]] = defaultdict(Counter)
     for path in sorted(folder.rglob("*.py")):
         relative = path.relative_to(folder)
