@@ -1,1 +1,1 @@
-"""Side-by-side measurements: one module a question, ours against what a user has today and against the limit."""
+"""Benchmarks: each module compares this package with the stock Trainer, and with the limit of the machine."""

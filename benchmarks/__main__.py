@@ -1,4 +1,4 @@
-"""Runs all measurements or those named, prints their tables and writes them into RESULTS.md.
+"""Run all benchmarks or the named ones, print their tables and write them to RESULTS.md.
 
 python -m benchmarks --list
 python -m benchmarks
@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-# Before any library reads them: a measurement reaches for no network, and bars are not part of it.
+# Set before a library reads them: a benchmark uses no network, and progress bars are not measured.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,10 +1,10 @@
-"""What a measured process runs: ours or the stock script up to a number of optimizer steps, and what it then tells.
+"""Run ours or the stock script for a number of optimizer steps in a process of its own, and report what it measured.
 
 python -m benchmarks.child [--one_core] REPORT STEPS ours|stock WORDS...
 
-REPORT becomes a JSON file: the time of day after each optimizer step, and the greatest anonymous and whole resident
-memory in MB that were met. Anonymous memory is what the process itself holds; the pages of mapped files, which the rest
-is, can be dropped by the system at any time.
+REPORT is written as a JSON file: the time of day after each optimizer step, and the peaks of anonymous and of resident
+memory in MB. Anonymous memory belongs to the process itself. The rest of resident memory is pages of mapped files,
+which the system can drop at any time.
 """
 
 from __future__ import annotations

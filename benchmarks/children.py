@@ -1,4 +1,4 @@
-"""Starts measured processes and reads what they tell."""
+"""Start measured processes and read their reports."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def run_child(
     one_core: bool = False,
     **environment: str,
 ) -> ChildReport:
-    """Runs `benchmarks.child` with `words` ("ours" or "stock" and its flags) through `steps` optimizer steps.
+    """Run `benchmarks.child` with `words` ("ours" or "stock" and its flags) through `steps` optimizer steps.
 
-    `one_core` pins each process to a core of its own. Raises RuntimeError with the end of its output if it fails.
+    `one_core` pins each process to its own core. Raises RuntimeError with the end of its output if it fails.
     """
     with tempfile.TemporaryDirectory(dir=session.folder) as folder:
         report = Path(folder) / "report.json"
@@ -69,7 +69,7 @@ def run_child(
 
 
 def write_recipe(session: Session, name: str, values: Mapping[str, Any]) -> list[str]:
-    """Writes a recipe and returns the words with which a child runs it."""
+    """Write a recipe and return the arguments with which a child runs it."""
     path = session.folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(dict(values)), encoding="utf-8")
     return ["ours", "--recipe", str(path), "--output_dir", str(session.folder / f"output-{name}")]

@@ -15,7 +15,7 @@ from hf_finetune.training.run import PreparedRun
 
 
 def one_pass(trainer: Trainer) -> float:
-    """Returns the seconds in which all training images become the network's input."""
+    """Return the seconds in which all training images become the network's input."""
 
     def work() -> None:
         for batch in trainer.get_train_dataloader():
@@ -25,7 +25,7 @@ def one_pass(trainer: Trainer) -> float:
 
 
 class _DataPath:
-    """Both sides of one question: all transforms of the tutorial, at one size."""
+    """Both sides of one benchmark: all transforms of the tutorial, at one size."""
 
     def __init__(self, session: Session, image_size: int, images: int | None) -> None:
         self.session, self.image_size, self.images = session, image_size, images
@@ -68,7 +68,7 @@ def measure(session: Session) -> Answer:
     later_passes: list[float] = []
 
     def first_pass() -> float:
-        """What the cache adds to the preparation, and the first pass; then a second pass, for the other row."""
+        """Return the seconds of filling the cache and of the first pass; then make a second pass, for the other row."""
         with datasets_cache(session):
             load_stock_dataset(side.path)
             without = stopwatch(lambda: side.prepare(**({"decode_cache": "never"} if cached else {})))
@@ -84,9 +84,9 @@ def measure(session: Session) -> Answer:
     later = {"ours": later_passes, "stock": first["stock"]}
     answer.rows.append(compare_seconds("data path, CIFAR-10 at 32 px: from the cache", later, per_second(count), 20))
     if cached:
-        answer.notes.append("The first pass includes decoding all images into the cache, whenever that is done.")
+        answer.notes.append("The first pass includes decoding all images into the cache.")
     else:
-        answer.notes.append("This version has no decode_cache: its later passes are as its first.")
+        answer.notes.append("This version has no decode_cache: later passes are like the first.")
 
     side = _DataPath(session, session.size(224, 64), session.size(5120, 64))
     prepared = side.prepare()

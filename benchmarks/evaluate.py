@@ -24,7 +24,7 @@ def _compare(
     required: float,
     **settings: Any,
 ) -> Row:
-    """Compares evaluation on a split; `items` are stock's transforms of it, `settings` the recipe of ours."""
+    """Compare evaluation on a split; `items` are stock's transforms, `settings` the recipe of ours."""
     schedule = Schedule(batch, max_steps=1)
     prepared = prepare_ours(session, schedule, validation_split=split, model_type="resnet", **settings)
     mean, std = settings.get("image_mean", IMAGENET_MEAN), settings.get("image_std", IMAGENET_STD)

@@ -1,4 +1,4 @@
-"""What all questions share: settings, alternating blocks, ratios, and datasets caches that nobody has filled yet."""
+"""What all benchmarks share: settings, alternating blocks, ratios, and empty datasets caches."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ WARM_UP = 3  # steps at the start of a block that are not timed: thread pools, a
 
 @dataclass(frozen=True)
 class Session:
-    """What holds for a whole run.
+    """Settings of a whole run of benchmarks.
 
     pairs: how often the sides alternate.
-    quick: smallest sizes, on generated images, to see that everything runs; the figures mean nothing.
-    data: folder with real images, None where there is none.
-    cpu: leave a GPU alone.
-    whole: all of MNIST where a part of it is the default, for the sake of time.
+    quick: smallest sizes, on generated images, to check that everything runs; the results are meaningless.
+    data: folder with real images, None if there is none.
+    cpu: do not use a GPU.
+    whole: use all of MNIST where the default is a part of it.
     folder: temporary folder for images, caches and outputs.
-    plots: folder for figures to be kept, None where none are drawn.
+    plots: folder for plots, None if none are drawn.
     """
 
     folder: Path
@@ -86,16 +86,16 @@ class Row:
 
 @dataclass
 class Answer:
-    """What a module finds: rows of the table, and sentences without which they could be misread."""
+    """The result of a benchmark: rows of the table, and notes that are needed to read them correctly."""
 
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 def alternate(sides: Mapping[str, Callable[[], float]], pairs: int) -> dict[str, list[float]]:
-    """Calls each side once a round and returns what they measured, by side; every other round goes backwards.
+    """Call each side once per round and return the measurements by side; every other round is in the opposite order.
 
-    So a machine that slows down or speeds up meanwhile does it to all sides alike.
+    So a change in the machine's speed affects all sides equally.
     """
     samples: dict[str, list[float]] = {name: [] for name in sides}
     gc.collect()
@@ -108,7 +108,7 @@ def alternate(sides: Mapping[str, Callable[[], float]], pairs: int) -> dict[str,
 
 
 def times_faster(samples: Mapping[str, Sequence[float]], other: str, required: float) -> Ratio:
-    """Returns how many times faster than `other` ours is, from seconds by side."""
+    """Return how many times as fast as `other` ours is, from seconds by side."""
     return Ratio([theirs / ours for theirs, ours in zip(samples[other], samples["ours"], strict=True)], required)
 
 
@@ -119,7 +119,7 @@ def compare_seconds(
     stock: float,
     limit: float | None = None,
 ) -> Row:
-    """Returns the row of sides "ours", "stock" and, where `limit` is required, "limit", from their seconds."""
+    """Return the row of sides "ours", "stock" and, where `limit` is required, "limit", from their seconds."""
     shown = {name: show(statistics.median(seconds)) for name, seconds in samples.items()}
     return Row(
         question,
@@ -132,7 +132,7 @@ def compare_seconds(
 
 
 def cores() -> list[int]:
-    """Returns the processor cores that this process may use, none where the system does not say."""
+    """Return the processor cores that this process may use; empty if the system does not tell."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
@@ -145,12 +145,12 @@ def seconds(value: float) -> str:
 
 
 def per_second(images: int) -> Callable[[float], str]:
-    """Returns what shows the seconds that `images` took as a rate."""
+    """Return a formatter of the seconds for `images` images as images per second."""
     return lambda value: f"{images / value:,.{0 if images > 100 * value else 1}f} images/s"
 
 
 def stopwatch(work: Callable[[], object]) -> float:
-    """Returns the seconds that a piece of work takes, to the end of what it started on a GPU."""
+    """Return the seconds that a piece of work takes, including what it started on a GPU."""
     synchronize()
     start = time.perf_counter()
     work()
@@ -165,7 +165,7 @@ def synchronize() -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps log lines and progress bars of either side out of the tables."""
+    """Hide log lines and progress bars of both sides."""
     with (
         open(os.devnull, "w", encoding="utf-8") as nowhere,
         contextlib.redirect_stdout(nowhere),
@@ -176,7 +176,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def datasets_cache(session: Session) -> Iterator[Path]:
-    """An empty datasets cache of its own, so that a first pass is one, in this process and in those it starts."""
+    """Use an empty datasets cache, in this process and those that it starts, so that a first pass finds nothing."""
     before, in_environment = datasets.config.HF_DATASETS_CACHE, os.environ.get("HF_DATASETS_CACHE")
     with tempfile.TemporaryDirectory(dir=session.folder, prefix="cache-", ignore_cleanup_errors=True) as folder:
         datasets.config.HF_DATASETS_CACHE = Path(folder)

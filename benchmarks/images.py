@@ -1,4 +1,4 @@
-"""The images: real ones where a folder of them is at hand, generated ones of the same size where not.
+"""The images: real ones if there is a folder of them, otherwise generated ones of the same size.
 
 DIR/hub/datasets/uoft-cs/cifar10 and DIR/hub/datasets/ylecun/mnist are copies in the Hub's layout; DIR/imagenet_sample
 holds photographs in one folder per class.
@@ -29,7 +29,7 @@ _PHOTOGRAPH = (4000, 3000)
 
 
 def hub_copy(session: Session, name: str) -> Path:
-    """Returns a folder with CIFAR-10 ("cifar10") or MNIST ("mnist"), or a stand-in, in the Hub's layout."""
+    """Return a folder with CIFAR-10 ("cifar10") or MNIST ("mnist"), or a substitute, in the Hub's layout."""
     hub_id, config, column, side, mode, sizes = _COPIES[name]
     if session.data is not None and not session.quick:
         folder = session.data / "hub" / "datasets" / hub_id
@@ -53,7 +53,7 @@ def hub_copy(session: Session, name: str) -> Path:
 
 
 def _noise(generator: np.random.Generator, size: tuple[int, int], pattern: np.ndarray | None = None) -> PIL.Image.Image:
-    """Returns smooth noise of (width, height), over an enlarged pattern of uint8 (height, width, 3) if there is one."""
+    """Return smooth noise of (width, height), over an enlarged pattern of uint8 (height, width, 3) if there is one."""
     coarse = generator.integers(0, 256, (max(2, size[1] // 16), max(2, size[0] // 16), 3), dtype=np.uint8)
     noise = PIL.Image.fromarray(coarse).resize(size, PIL.Image.Resampling.BICUBIC)
     if pattern is None:
@@ -68,7 +68,7 @@ def _encode(image: PIL.Image.Image, mode: str) -> bytes:
 
 
 def _sample_photographs(session: Session) -> list[PIL.Image.Image]:
-    """Returns the photographs at hand, or smooth noise of ImageNet's size."""
+    """Return the sample photographs, or smooth noise of ImageNet's size."""
     if session.data is not None and not session.quick:
         paths = sorted((session.data / "imagenet_sample").glob("*/*.[jJ][pP]*[gG]"))
         if paths:
@@ -78,10 +78,10 @@ def _sample_photographs(session: Session) -> list[PIL.Image.Image]:
 
 
 def photograph_folder(session: Session, kind: str, count: int) -> Path:
-    """Returns a folder of class folders below train/ with `count` JPEGs of quality 90.
+    """Return a folder of class folders below train/ with `count` JPEGs of quality 90.
 
-    `kind` is "imagenet", of a long side of 500 pixels, or "camera", 4000 x 3000: sample photographs resized, and saved
-    again and again until there are enough.
+    `kind` is "imagenet", with a long side of 500 pixels, or "camera", 4000 x 3000. The sample photographs are resized,
+    and repeated until there are enough.
     """
     folder = session.folder / f"photographs-{kind}-{count}"
     if folder.exists():

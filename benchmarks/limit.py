@@ -1,4 +1,4 @@
-"""The limit: a bare PyTorch loop on one resident batch of random numbers, in channels_last. No data, no Trainer."""
+"""The limit: a bare PyTorch loop on one batch of random numbers in memory, in channels_last. No data, no Trainer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.stock import Schedule
 
 
 class Limit:
-    """Forward pass, cross entropy, backward pass and fused SGD, over and over on the same images."""
+    """Forward pass, cross entropy, backward pass and fused SGD, repeated on the same images."""
 
     def __init__(self, model: PreTrainedModel, schedule: Schedule, image_size: int) -> None:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]  # typed as a function of `self` alone

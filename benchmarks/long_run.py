@@ -1,4 +1,4 @@
-"""What a process holds in 10,000 training steps with evaluations and checkpoints: memory, files, threads, processes."""
+"""Memory, files, threads and processes over 10,000 training steps with evaluations and checkpoints."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ _NAMES = {
 
 
 def slope(holdings: Sequence[Holding]) -> float:
-    """Returns the growth of anonymous memory in MB per 1,000 steps, by least squares."""
+    """Return the growth of anonymous memory in MB per 1,000 steps, by least squares."""
     steps = [holding.step / 1000 for holding in holdings]
     return float(np.polyfit(steps, [holding.anonymous_megabytes for holding in holdings], 1)[0])
 
 
 def gained(holdings: Sequence[Holding]) -> float:
-    """Returns how many more files, threads, processes and segments the last tenth has than the first, in the median."""
+    """Return how many more files, threads, processes and segments the last tenth has than the first, by medians."""
     tenth = max(1, len(holdings) // 10)
     first, last = (np.median([holding.handles for holding in part]) for part in (holdings[:tenth], holdings[-tenth:]))
     return float(last - first)
 
 
 def _hold(session: Session, every: int, *words: str) -> list[Holding]:
-    """Runs `benchmarks.long_run_child` to its end and returns what it noted."""
+    """Run `benchmarks.long_run_child` to its end and return its report."""
     report = session.folder / "holdings.json"
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "benchmarks.long_run_child", str(report), str(every), *words]
@@ -63,7 +63,7 @@ def _hold(session: Session, every: int, *words: str) -> list[Holding]:
 
 
 def _runs(session: Session, steps: int, images: int, workers: int) -> dict[str, list[Holding]]:
-    """Runs both sides to their end, with an evaluation and a checkpoint in each epoch, and returns what they held."""
+    """Run both sides to their end, with an evaluation and a checkpoint in each epoch, and return their reports."""
     path = hub_copy(session, "cifar10")
     common = {
         "eval_strategy": "epoch",
@@ -84,7 +84,7 @@ def _runs(session: Session, steps: int, images: int, workers: int) -> dict[str, 
         "train_transforms": CROP_AND_FLIP,
         "global_batch_size": _BATCH,
         "per_device_eval_batch_size": _BATCH,
-        # Both ways of reading are taken: from the file of decoded images, and each image anew from the table.
+        # Both ways of reading are covered: from the file of decoded images, and each image from the table.
         "decode_cache": "never" if workers else "always",
         "report_to": "none",
         "overwrite_output_dir": True,
@@ -108,7 +108,7 @@ def _runs(session: Session, steps: int, images: int, workers: int) -> dict[str, 
 
 
 def plot(runs: dict[str, list[Holding]]) -> Figure:
-    """Draws memory, and the numbers of all else, over the steps; one line a run."""
+    """Draw memory and the other counts over the steps, one line per run."""
     figure = Figure(figsize=(10, 4), dpi=90, layout="constrained")
     memory, handles = figure.subplots(1, 2)
     for name, holdings in runs.items():
@@ -124,7 +124,7 @@ def plot(runs: dict[str, list[Holding]]) -> Figure:
 
 
 def _rows(words: str, steps: int, both: dict[str, list[Holding]]) -> list[Row]:
-    """Returns the growth of memory, and of the number of all else, from the end of the first epoch."""
+    """Return the growth of memory and of the other counts from the end of the first epoch on."""
     slopes = {side: slope(holdings[_LOOKS:]) for side, holdings in both.items()}
     more = {side: gained(holdings[_LOOKS:]) for side, holdings in both.items()}
     return [
@@ -144,7 +144,7 @@ def _rows(words: str, steps: int, both: dict[str, list[Holding]]) -> list[Row]:
 
 
 def _note(words: str, holdings: Sequence[Holding]) -> str:
-    """Says between which numbers each thing lay after the first epoch."""
+    """Return the range of each count after the first epoch, as a sentence."""
     held = []
     for name in ("anonymous_megabytes", "resident_megabytes", "files", "threads", "processes", "segments"):
         values = [getattr(holding, name) for holding in holdings[_LOOKS:]]
@@ -154,7 +154,7 @@ def _note(words: str, holdings: Sequence[Holding]) -> str:
 
 def measure(session: Session) -> Answer:
     if not Path("/proc/self/smaps_rollup").exists():
-        return Answer(notes=["Skipped: this system does not tell what a process holds (/proc/self/smaps_rollup)."])
+        return Answer(notes=["Skipped: this system does not report a process's memory (/proc/self/smaps_rollup)."])
     steps, images = session.size(10_000, 100), session.size(3_200, 64)
     answer = Answer()
     runs: dict[str, Any] = {}

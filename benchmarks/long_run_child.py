@@ -1,9 +1,9 @@
-"""What a long run's process runs: a whole training of ours or of stock, and what it notes on its way.
+"""Run a whole training of ours or of stock in a process of its own, and record its memory, files and threads.
 
 python -m benchmarks.long_run_child REPORT EVERY ours WORDS...
 python -m benchmarks.long_run_child REPORT EVERY stock JSON
 
-REPORT becomes a JSON file: a `Holding` in the middle of every EVERY optimizer steps.
+REPORT is written as a JSON file: one `Holding` in the middle of every EVERY optimizer steps.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import psutil
 
 @dataclass(frozen=True)
 class Holding:
-    """What a process and its children hold together after an optimizer step.
+    """What a process and its children use together after an optimizer step.
 
-    `anonymous_megabytes` is memory of their own or that they share with each other; `resident_megabytes` counts the
+    `anonymous_megabytes` is private memory, or memory that they share with each other; `resident_megabytes` counts the
     pages of mapped files as well, which the system can drop. `files` are open file descriptors, `segments` mapped
     pieces of /dev/shm.
     """
@@ -40,7 +40,7 @@ class Holding:
 
 
 def look(step: int) -> Holding:
-    """Looks at this process and its children. Pages that several of them have count once, a part with each."""
+    """Return the usage of this process and its children. Pages that several of them share are counted once."""
     here = psutil.Process()
     family = [here, *here.children(recursive=True)]
     memory = {"Pss": 0, "Pss_Anon": 0, "Pss_Shmem": 0}

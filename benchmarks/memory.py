@@ -21,7 +21,7 @@ _SIDE = 8  # pixels; the question is what a row costs, not what an image does
 
 
 def write_table(session: Session, rows: int) -> Path:
-    """Writes a Parquet file of `rows` embedded PNGs of 8 x 8 pixels with labels, in the Hub's schema."""
+    """Write a Parquet file of `rows` embedded PNGs of 8 x 8 pixels with labels, in the Hub's schema."""
     path = session.folder / f"table-{rows}.parquet"
     if path.exists():
         return path

@@ -1,4 +1,4 @@
-"""Ours: the product itself, prepared from a recipe as `hf-finetune train` prepares it."""
+"""Ours: this package, prepared from a recipe as by `hf-finetune train`."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from hf_finetune.config.arguments import argument_fields
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.training.run import PreparedRun, prepare
 
-# For questions about images, where the network only has to be there, and in place of any network in quick runs.
+# For benchmarks of the data path, where the network does not matter, and instead of any network in quick runs.
 TINY_RESNET = {"embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic"}
 
 
 def unknown_keys(*keys: str) -> list[str]:
-    """Returns those of `keys` that recipes of this version have not."""
+    """Return those of `keys` that this version's recipes do not have."""
     return [key for key in keys if key not in argument_fields()]
 
 
 def prepare_ours(session: Session, schedule: Schedule, **settings: Any) -> PreparedRun:
-    """Prepares a run by a recipe that inherits nothing: `settings` are its keys, with those of the schedule."""
+    """Prepare a run from a recipe without bases: `settings` are its keys, in addition to those of the schedule."""
     values = {
         "output_dir": str(session.folder / "ours"),
         "global_batch_size": schedule.batch,
@@ -37,11 +37,11 @@ def prepare_ours(session: Session, schedule: Schedule, **settings: Any) -> Prepa
 
 
 def fill_caches(prepared: PreparedRun) -> None:
-    """Takes every training image through the loader once, so that what is cached in a first epoch is."""
+    """Load every training image once, so that everything that a first epoch caches is cached."""
     for _ in prepared.trainer.get_train_dataloader():
         pass
 
 
 def source_rows(prepared: PreparedRun, role: str) -> list[int]:
-    """Returns which rows of the source's split the run has for a role, so that stock can take the same."""
+    """Return the rows of the source's split that the run has for a role, so that stock can use the same."""
     return prepared.images.data.splits[role].with_format(None)["sample_index"][:]

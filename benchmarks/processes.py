@@ -18,7 +18,7 @@ _TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--n
 
 
 def _compare(session: Session, network: str, settings: dict[str, Any], steps: int) -> tuple[str, str, Ratio]:
-    """Returns both sides' time of a step, two processes first, and how much faster two are."""
+    """Return the time of a step of two processes and of one, and how many times as fast two are."""
     batch = session.size(128, 16)
     data = {
         "dataset": "cifar10",
@@ -49,7 +49,7 @@ def _compare(session: Session, network: str, settings: dict[str, Any], steps: in
 
 def measure(session: Session) -> Answer:
     if len(cores()) < 2:
-        return Answer(notes=["Skipped: there are no two cores to pin processes to."])
+        return Answer(notes=["Skipped: there are not two cores to pin processes to."])
     images = {"image_mean": CIFAR10_MEAN, "image_std": CIFAR10_STD, "crop_pct": 1.0}
     packaged = {
         "model_type": "resnet",

@@ -1,4 +1,4 @@
-"""The tables: on the screen, and in RESULTS.md, where a module replaces its own rows and no others."""
+"""The tables on the screen and in RESULTS.md, where a module replaces its own rows only."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _HEADINGS = ("Module", "Question", "Ours", "Stock", "Ratio", "Required", "Limit"
 _PACKAGES = ("torch", "torchvision", "transformers", "datasets", "accelerate", "pillow")
 _TITLE = "# Results"
 _INTRODUCTION = (
-    "Written by `python -m benchmarks`; [docs/benchmarks.md](../docs/benchmarks.md) says what is measured. Ratios are\n"
-    "medians over pairs, with the lowest and the highest pair in parentheses."
+    "`python -m benchmarks` writes this file; [docs/benchmarks.md](../docs/benchmarks.md) describes what is measured.\n"
+    "Ratios are medians over pairs, with the lowest and the highest pair in parentheses."
 )
 
 
 class OtherMachine(Exception):
-    """The figures in RESULTS.md are from another machine, or from other versions."""
+    """The rows of RESULTS.md are from another machine, or from other versions."""
 
 
 def describe_machine(cpu: bool = False) -> str:
-    """Returns one line on processor, GPU and versions; nothing that would name a computer or a user."""
+    """Return one line on processor, GPU and versions, without the name of a computer or a user."""
     model = platform.processor() or platform.machine()
     if (information := Path("/proc/cpuinfo")).is_file():
         lines = information.read_text(encoding="utf-8").splitlines()
@@ -58,7 +58,7 @@ def cells(module: str, row: Row) -> list[str]:
 
 
 def format_table(lines: Sequence[Sequence[str]]) -> str:
-    """Returns a Markdown table with columns of even width."""
+    """Return a Markdown table with aligned columns."""
     lines = [_HEADINGS, *lines]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADINGS))]
     padded = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines]
@@ -67,9 +67,9 @@ def format_table(lines: Sequence[Sequence[str]]) -> str:
 
 
 def merge_results(path: Path, answers: Mapping[str, Answer], order: Sequence[str], machine: str) -> None:
-    """Writes the answers into RESULTS.md over earlier ones of the same modules, in the order of all modules.
+    """Write the answers to RESULTS.md in place of earlier ones of the same modules, in the order of all modules.
 
-    Raises `OtherMachine` where the rows that would stay are from another machine: figures of one table are compared.
+    Raises `OtherMachine` if the rows that would stay are from another machine: the rows of one table are comparable.
     """
     old_rows: dict[str, list[list[str]]] = {}
     old_notes: dict[str, list[str]] = {}

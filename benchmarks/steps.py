@@ -1,4 +1,4 @@
-"""What a training step costs: ours, stock and the limit in alternating blocks.
+"""The time of a training step: ours, stock and the limit in alternating blocks.
 
 Stock and the limit run in a process of their own, because ours changes a setting of its process's memory allocator.
 """
@@ -24,7 +24,7 @@ CROP_AND_FLIP: list[Any] = [{"RandomCrop": {"size": 32, "padding": 4}}, "RandomH
 
 
 class StepClock(TrainerCallback):
-    """Takes the time after the warm-up and after the last step of a `train()`."""
+    """Record the time after the warm-up and after the last step of a `train()`."""
 
     def __init__(self) -> None:
         self.stamps: dict[int, float] = {}
@@ -36,7 +36,7 @@ class StepClock(TrainerCallback):
 
 
 def seconds_per_step(trainer: Trainer) -> float:
-    """Trains for `max_steps` and returns the mean of the steps after the warm-up, data loading included."""
+    """Train for `max_steps` and return the mean time of the steps after the warm-up, including data loading."""
     clock = StepClock()
     trainer.add_callback(clock)
     with quiet():
@@ -47,7 +47,7 @@ def seconds_per_step(trainer: Trainer) -> float:
 
 
 class OtherSides:
-    """Stock and the limit in a process of their own, which does nothing between two questions."""
+    """Stock and the limit in a process of their own, which is idle between two measurements."""
 
     def __init__(self, session: Session, *settings: Any) -> None:
         context = multiprocessing.get_context("spawn")
@@ -81,7 +81,7 @@ def _answer(
     image_size: int,
     steps: int,
 ) -> None:
-    """Answers "stock" and "limit" with the seconds per step of a block. Both start from the weights in `model`."""
+    """Answer "stock" and "limit" with the seconds per step of a block. Both start from the weights in `model`."""
     dataset = set_stock_transform(load_stock_dataset(path)["train"], items, CIFAR10_MEAN, CIFAR10_STD)
     stock = stock_trainer(session, AutoModelForImageClassification.from_pretrained(model), schedule, dataset)
     limit = Limit(twin(stock.model), schedule, image_size)
@@ -101,9 +101,9 @@ def compare_training(
     stock: float,
     limit: float,
 ) -> Row:
-    """Compares the steps of a ResNet of random weights on CIFAR-10: padded crop, flip, and Resize above 32 pixels.
+    """Compare the steps of a ResNet with random weights on CIFAR-10: padded crop, flip, and Resize above 32 pixels.
 
-    `steps` are timed in each block; `stock` and `limit` are the ratios required.
+    `steps` are timed in each block; `stock` and `limit` are the required ratios.
     """
     path = hub_copy(session, "cifar10")
     items = CROP_AND_FLIP if image_size == 32 else [*CROP_AND_FLIP, {"Resize": {"size": image_size}}]

@@ -1,4 +1,4 @@
-"""Stock, as a script of its own: the usual fifty lines around the Trainer, for questions about whole processes."""
+"""Stock as a script: the usual fifty lines around the Trainer, for benchmarks of whole processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The wall-clock to an accuracy: the one that stock has after three epochs, from the embedded checkpoint to MNIST."""
+"""The time until ours reaches the accuracy that stock has after three epochs, from the embedded checkpoint to MNIST."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.stock import Schedule
 from benchmarks.whole_runs import WholeRun, prepare_whole_runs
 
 STOCK_EPOCHS = 3
-# What was found best for a short run; the probed head, which the question allows, did not help (see the note).
+# The best settings found for a short run; a probed head did not help (see the note).
 OUR_RECIPE = {
     "nesterov": True,
     "warmup_steps": 60,

@@ -1,4 +1,4 @@
-"""Training a small ResNet on CIFAR-10 at 32 pixels: where the images cost more than the network."""
+"""Training a small ResNet on CIFAR-10 at 32 pixels, where the data path costs more than the network."""
 
 from __future__ import annotations
 

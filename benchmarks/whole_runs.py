@@ -1,6 +1,6 @@
-"""Whole runs of both sides, from opening the dataset to the end of training, for questions that steps do not answer.
+"""Whole runs of both sides, from opening the dataset to the end of training.
 
-Both find the dataset converted to Arrow, because that is the same library's work on both sides, and nothing else.
+Both find the dataset converted to Arrow, which the same library does on both sides; nothing else is cached.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from hf_finetune.models.processor import describe
 
 @dataclass(frozen=True)
 class WholeRun:
-    """`seconds` to the end of training, with the evaluations that its schedule asks for; `accuracy` of the last one.
+    """`seconds` to the end of training, including the evaluations of its schedule; `accuracy` of the last evaluation.
 
-    Without any, it is None.
+    Without evaluations, it is None.
     """
 
     seconds: float
@@ -35,7 +35,7 @@ class WholeRun:
 
 @dataclass(frozen=True)
 class WholeRuns:
-    """One question: a checkpoint, images, and what stock starts from, which is all that ours starts from.
+    """One benchmark: a checkpoint, images, and the weights that both sides start from.
 
     `settings` are keys of the recipe that both sides share; `rows` are the source's rows by role, `start` the
     checkpoint with the head that ours would begin with, `mean` and `std` are in pixel units.
@@ -50,7 +50,7 @@ class WholeRuns:
     std: Sequence[float]
 
     def ours(self, schedule: Schedule, **settings: Any) -> WholeRun:
-        """Runs ours with more settings, such as `freeze`."""
+        """Run ours with additional settings, such as `freeze`."""
         with datasets_cache(self.session), quiet():
             load_stock_dataset(self.path)
             begin = time.perf_counter()
@@ -58,7 +58,7 @@ class WholeRuns:
             return _train(trainer, begin)
 
     def stock(self, schedule: Schedule, frozen: bool = False) -> WholeRun:
-        """Runs stock; `frozen` trains the head alone."""
+        """Run stock; `frozen` trains the head alone."""
         with datasets_cache(self.session), quiet():
             load_stock_dataset(self.path)
             begin = time.perf_counter()
@@ -71,7 +71,7 @@ class WholeRuns:
             return _train(stock_trainer(self.session, model, schedule, train, test), begin)
 
     def accuracy(self, model: PreTrainedModel, images: int, batch: int) -> float:
-        """Returns the accuracy of either side's result on the first test images, by one judge: stock's evaluation."""
+        """Return the accuracy of a side's result on the first test images, by stock's evaluation for both sides."""
         test = self._transformed(load_stock_dataset(self.path)["test"].select(range(images)))
         with quiet():
             return stock_trainer(self.session, twin(model), Schedule(batch), None, test).evaluate()["eval_accuracy"]
@@ -81,7 +81,7 @@ class WholeRuns:
 
 
 def _freeze(model: PreTrainedModel) -> None:
-    """Holds the backbone as a careful user does: without gradients, and BatchNorm by its statistics in training too."""
+    """Freeze the backbone: no gradients, and BatchNorm uses its stored statistics in training too."""
     backbone = model.base_model
     backbone.requires_grad_(False)
     backbone.train = lambda mode=True: nn.Module.train(backbone, False)  # type: ignore[method-assign]
@@ -97,7 +97,7 @@ def _train(trainer: Trainer, begin: float) -> WholeRun:
 
 
 def prepare_whole_runs(session: Session, path: Path, schedule: Schedule, **settings: Any) -> WholeRuns:
-    """Finds out, by preparing ours once, the rows and the weights that stock is to have."""
+    """Prepare ours once, to find the rows and the weights that stock has to use."""
     settings = {"dataset_path": str(path), **settings}
     prepared = prepare_ours(session, schedule, **settings)
     start = session.folder / f"start-{settings['dataset']}"

@@ -35,6 +35,7 @@ from hf_finetune.config.recipe import Recipe, load_recipe, override
 from hf_finetune.config.training_keys import TrainingKeys
 from hf_finetune.data.catalog import CATALOG, DatasetEntry
 from hf_finetune.data.transforms.batch import BATCH_TRANSFORMS
+from hf_finetune.evaluation.metrics import Metric
 from hf_finetune.jobs.import_config import import_as_recipe
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -239,8 +240,10 @@ def test_the_chinese_tutorial_says_the_same():
 def type_name(hint: Any) -> str:
     """Returns how the tables call a field's type: what may be absent has no word for it."""
     alternatives = [part for part in typing.get_args(hint) if part is not type(None)]
-    if type(None) in typing.get_args(hint):
-        hint = next((part for part in alternatives if typing.get_origin(part) is list), alternatives[0])
+    if type(None) in typing.get_args(hint) and len(alternatives) == 1:
+        (hint,) = alternatives
+    elif alternatives and typing.get_origin(hint) not in (list, dict):
+        return " or ".join(map(type_name, alternatives))
     if typing.get_origin(hint) is list:
         (item,) = typing.get_args(hint)
         return "list" if item is Any else f"list of {item.__name__}"
@@ -260,7 +263,7 @@ def test_the_key_tables_name_every_own_field_with_its_type_and_default(heading):
         value = item.default if item.default is not MISSING else item.default_factory()
         assert type_ == type_name(hints[item.name]), key
         # A word as it stands, since YAML 1.1 would read some as something else.
-        shown = None if default == "none" else default if isinstance(value, str) else yaml.safe_load(default)
+        shown = default if isinstance(value, str) else None if default == "none" else yaml.safe_load(default)
         assert shown == value and isinstance(shown, bool) == isinstance(value, bool), f"{key}: {default}"
         assert meaning
 
@@ -312,6 +315,27 @@ def test_a_dataset_that_is_added_stands_in_the_table(monkeypatch):
     toy = DatasetEntry(name="toys", hub_id="me/toys", num_classes=3, split_sizes={"train": 1_200}, recipe="finetune")
     monkeypatch.setitem(tables.CATALOG, "toys", toy)
     assert "| `toys` | me/toys | 3 | train 1,200 | `finetune` |" in tables.datasets_table()
+
+
+def test_a_metric_that_is_added_stands_in_the_table(monkeypatch):
+    def fooled(predictions):
+        """Return the share of images that fooled the model."""
+
+    tables = site_module("tables")
+    toy = Metric(fooled, "fooled", "fooled", "fooled", greater_is_better=False)
+    monkeypatch.setattr(tables, "METRICS", {**tables.METRICS, "fooled": toy})
+    assert "| `fooled` | the share of images that fooled the model | lower |" in tables.metrics_table()
+
+
+def test_the_tree_of_the_architecture_is_what_there_is():
+    text = (REPOSITORY / "docs/architecture.md").read_text(encoding="utf-8")
+    tree = next(block.text for block in blocks_of(REPOSITORY / "docs/architecture.md") if block.info == "text")
+    folders = {0: REPOSITORY}
+    for indent, name in re.findall(r"^( *)(\S+)", tree, re.M):
+        path = folders[len(indent) // 2] / name
+        assert path.is_dir() if name.endswith("/") else path.is_file(), path
+        folders[len(indent) // 2 + 1] = path
+    assert len(text.splitlines()) <= 120
 
 
 def public_functions() -> dict[str, Callable[..., Any]]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hf_finetune.data.catalog import CATALOG
+from hf_finetune.evaluation.metrics import METRICS
 
 DOCS = Path(__file__).resolve().parents[1]
 _TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -32,7 +33,17 @@ def datasets_table() -> str:
     return _table(["Name", "On the Hub", "Classes", "Splits", "Recipe of `--dataset NAME`"], rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"datasets": datasets_table}
+def metrics_table() -> str:
+    """Return the table of the metrics: the meaning of each is its function's docstring."""
+    rows = []
+    for name, metric in METRICS.items():
+        meaning = " ".join((metric.compute.__doc__ or "").split(".")[0].split()).removeprefix("Return ")
+        better = {True: "higher", False: "lower", None: "depends"}[metric.greater_is_better]
+        rows.append([f"`{name}`", meaning, better])
+    return _table(["Name", "Meaning", "Better"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {"datasets": datasets_table, "metrics": metrics_table}
 
 
 def with_tables(text: str) -> str:
