@@ -104,7 +104,7 @@ class ImageClassificationTrainer(Trainer):
         super().__init__(
             model,
             args,
-            data_collator=pass_on,
+            data_collator=cast("Callable[[list[Any]], dict[str, Any]]", pass_on),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=image_processor,
@@ -321,7 +321,7 @@ class ImageClassificationTrainer(Trainer):
         """Run an epoch unless the run is complete: it may have been stopped between its last step and its result."""
         self._restore_running_loss()
         if self.state.global_step < self.state.max_steps:
-            super()._run_epoch(*args, **kwargs)
+            super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _restore_running_loss(self) -> None:
         restored, self._restored_loss = self._restored_loss, None
@@ -361,7 +361,7 @@ class ImageClassificationTrainer(Trainer):
         self._restore_running_loss()  # if not one step was left
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
-            return cast(TrainOutput, super()._finalize_training(*args, **kwargs))
+            return cast(TrainOutput, super()._finalize_training(*args, **kwargs))  # type: ignore[no-untyped-call]
         finally:
             self.args.save_total_limit = limit
 
