@@ -308,7 +308,7 @@ class ImageClassificationTrainer(Trainer):
             return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        """Take up what the stock Trainer forgets: where the best checkpoint is, losses and states of extensions."""
+        """Restore what the stock Trainer forgets: place of the best checkpoint, losses, states of extensions."""
         position = super()._init_training_state(*args, **kwargs)
         if self._resumed_from is not None:
             find_best_again(self.state, self._resumed_from, self.args.load_best_model_at_end)

@@ -70,7 +70,7 @@ def test_what_ends_while_it_is_written_takes_no_name(tmp_path: Path, monkeypatch
         (lambda folder: (folder / "manifest.json").write_text('{"files": {"inner/shard": 1}}'), "manifest.json is no"),
     ],
 )
-def test_a_torn_checkpoint_is_found_out(tmp_path: Path, damage, fault: str):
+def test_a_corrupt_checkpoint_is_found_out(tmp_path: Path, damage, fault: str):
     checkpoint = save(tmp_path, 5)
     damage(checkpoint)
     assert find_fault(checkpoint).startswith(fault)

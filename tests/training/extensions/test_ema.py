@@ -54,7 +54,7 @@ def test_the_result_is_the_average_over_the_steps(tmp_path: Path):
     plain = make_model("resnet")
     make_trainer(tmp_path, plain, num_train_epochs=2).train()
     last = recorder.weights[-1]
-    assert_same(state(plain), last)  # training goes on as without it
+    assert_same(state(plain), last)  # training is as without it
 
 
 def test_evaluation_sees_the_average_and_training_goes_on_with_the_weights(tmp_path: Path):
