@@ -139,7 +139,10 @@ def warmed_up_schedule(schedule: LRScheduler, **settings: Any) -> LambdaLR:
             "it is no function of the step, so warm-up, lr_by_epoch, lr_decay_epochs and lr_reaches_end have no"
             " meaning for it"
         )
-    return LambdaLR(schedule.optimizer, partial(warmed_up_factor, shape=schedule.lr_lambdas[0], **settings))
+    return LambdaLR(
+        schedule.optimizer,
+        partial(warmed_up_factor, shape=cast("Callable[[float], float]", schedule.lr_lambdas[0]), **settings),
+    )
 
 
 def build_schedule(

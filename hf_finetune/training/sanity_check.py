@@ -47,7 +47,7 @@ def _check_images(trainer: ImageClassificationTrainer) -> None:
 def _check_batch(trainer: ImageClassificationTrainer, batch: dict[str, torch.Tensor]) -> tuple[int, int]:
     """Return the (height, width) in pixels that the network is given."""
     model = trainer.model
-    model.eval()
+    model.train(False)
     try:
         inputs = trainer.prepare_batch(batch)
         labels = inputs.pop("labels")

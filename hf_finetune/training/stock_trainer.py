@@ -142,7 +142,7 @@ class TrainerLoop:
         return RunningLoss(losses, self._trainer._total_loss_scalar, self._trainer._globalstep_last_logged)
 
     def restore_running_loss(self, saved: RunningLoss) -> None:
-        """Take up the sums of losses, so that the next log line is of the same steps as without the stop."""
+        """Restore the sums of losses, so that the next log line is of the same steps as without the stop."""
         args = self._trainer.args
         self._trainer._tr_loss.fill_(saved.of_rank(args.process_index, args.world_size))
         self._trainer._total_loss_scalar = saved.before

@@ -105,7 +105,7 @@ class ImageClassificationTrainer(Trainer):
         super().__init__(
             model,
             args,
-            data_collator=pass_on,
+            data_collator=cast("Callable[[list[Any]], dict[str, Any]]", pass_on),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=image_processor,
@@ -310,7 +310,7 @@ class ImageClassificationTrainer(Trainer):
             return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        """Take up what the stock Trainer forgets: where the best checkpoint is, losses and states of extensions."""
+        """Restore what the stock Trainer forgets: place of the best checkpoint, losses, states of extensions."""
         position = super()._init_training_state(*args, **kwargs)
         if self._resumed_from is not None:
             find_best_again(self.state, self._resumed_from, self.args.load_best_model_at_end)
@@ -323,7 +323,7 @@ class ImageClassificationTrainer(Trainer):
         """Run an epoch unless the run is complete: it may have been stopped between its last step and its result."""
         self._restore_running_loss()
         if self.state.global_step < self.state.max_steps:
-            super()._run_epoch(*args, **kwargs)
+            super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _restore_running_loss(self) -> None:
         restored, self._restored_loss = self._restored_loss, None
@@ -363,7 +363,7 @@ class ImageClassificationTrainer(Trainer):
         self._restore_running_loss()  # if not one step was left
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
-            return cast(TrainOutput, super()._finalize_training(*args, **kwargs))
+            return cast(TrainOutput, super()._finalize_training(*args, **kwargs))  # type: ignore[no-untyped-call]
         finally:
             self.args.save_total_limit = limit
 

@@ -75,7 +75,7 @@ def test_a_skipped_step_leaves_nothing_behind(tmp_path, monkeypatch, capsys, how
     trainer = make_trainer(tmp_path, make_model("resnet"), items=ITEMS, **settings)
     break_loss(trainer, {1, 3, 6}, how)
     trainer.train()
-    rates = [0.1] * 4 + [0.01] * 4  # the schedule goes on
+    rates = [0.1] * 4 + [0.01] * 4  # the schedule advances
     assert_equal(trainer, reference(64, {1, 3, 6}, 2, rates), tolerance=1e-6)
     assert [step["step"] for step in trainer.skipped_steps] == [1, 3, 6]
     assert [step["learning_rate"] for step in trainer.skipped_steps] == pytest.approx([0.1, 0.1, 0.01])

@@ -1,4 +1,4 @@
-"""A run that is stopped and goes on ends as one that was not: weights, log, best checkpoint, random numbers."""
+"""A run that is stopped and resumed ends as one that was not: weights, log, best checkpoint, random numbers."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ def checkpoint_sizes(model: nn.Module, args: FinetuneArguments) -> tuple[int, in
     """
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
-    states = int(args.momentum > 0) if args.optim == "sgd" else 1 + ("adam" in str(args.optim))
+    optimizer = str(getattr(args.optim, "value", args.optim))
+    states = int(args.momentum > 0) if optimizer == "sgd" else 1 + ("adam" in optimizer)
     states += args.ema_decay is not None
     return weights, weights + states * trained
 

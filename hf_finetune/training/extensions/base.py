@@ -78,7 +78,7 @@ class Extension(TrainerCallback):
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the state of a checkpoint, after the weights are loaded and before the first step.
+        """Restore the state of a checkpoint, after the weights are loaded and before the first step.
 
         Args:
             state: What `state_dict` returned; empty where the checkpoint has nothing under `name`.
@@ -88,7 +88,7 @@ class Extension(TrainerCallback):
         """
 
     def load_best(self, state: Mapping[str, Any]) -> None:
-        """Take up what belongs to the weights of the best checkpoint, which were loaded at the end of training.
+        """Restore what belongs to the weights of the best checkpoint, which were loaded at the end of training.
 
         Args:
             state: As `load_state_dict` is given it.

@@ -40,12 +40,12 @@ class Extensions(Sequence[Extension]):
         return {extension.name: extension.state_dict() for extension in self._stateful}
 
     def load_state_dicts(self, states: Mapping[str, Mapping[str, Any]]) -> None:
-        """Let each extension take up its state of the checkpoint from which the run resumes."""
+        """Restore each extension from the checkpoint from which the run resumes."""
         for extension in self._stateful:
             extension.load_state_dict(states.get(extension.name, {}))
 
     def load_best(self, states: Mapping[str, Mapping[str, Any]]) -> None:
-        """Let each extension take up what belongs to the weights of the best checkpoint."""
+        """Restore what each extension keeps of the weights of the best checkpoint."""
         for extension in self._stateful:
             extension.load_best(states.get(extension.name, {}))
 

@@ -1,4 +1,4 @@
-"""Images that cannot be read while a run goes on, in one line that says how to resume."""
+"""Images that cannot be read during a run: one line that says how to resume."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def extension() -> AveragedWeights:
 
 
 def weight(extension: AveragedWeights) -> float:
-    return float(extension.loop.model[0].weight)
+    return extension.loop.model[0].weight.item()
 
 
 def set_weight(extension: AveragedWeights, value: float) -> None:
