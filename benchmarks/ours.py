@@ -44,4 +44,4 @@ def fill_caches(prepared: PreparedRun) -> None:
 
 def source_rows(prepared: PreparedRun, role: str) -> list[int]:
     """Returns which rows of the source's split the run has for a role, so that stock can take the same."""
-    return prepared.data.splits[role].with_format(None)["sample_index"][:]
+    return prepared.images.data.splits[role].with_format(None)["sample_index"][:]

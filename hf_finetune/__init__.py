@@ -1,33 +1,73 @@
 """hf_finetune: fine-tunes image classifiers with Transformers, Datasets, Evaluate and Accelerate.
 
-The public names are imported when they are first used, so that `import hf_finetune` costs nothing.
+The public names are imported when they are first used: `import hf_finetune` costs nothing and changes nothing.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hf_finetune.api import evaluate as evaluate
+    from hf_finetune.api import export as export
+    from hf_finetune.api import finetune as finetune
+    from hf_finetune.api import predict as predict
+    from hf_finetune.config.settings import Settings as Settings
+    from hf_finetune.errors import Interrupted as Interrupted
+    from hf_finetune.errors import UserError as UserError
+    from hf_finetune.jobs.evaluate import EvaluationResult as EvaluationResult
+    from hf_finetune.jobs.evaluate import evaluate_model as evaluate_model
+    from hf_finetune.jobs.export import export_model as export_model
+    from hf_finetune.jobs.predict import Prediction as Prediction
+    from hf_finetune.logs import show_logs as show_logs
+    from hf_finetune.training.finetune_result import FinetuneResult as FinetuneResult
+    from hf_finetune.training.trainer import ImageClassificationTrainer
+
+    Trainer = ImageClassificationTrainer
+
+    __version__: str
 
 _PUBLIC = {
-    "FinetuneResult": "hf_finetune.training.run",
+    "EvaluationResult": "hf_finetune.jobs.evaluate",
+    "FinetuneResult": "hf_finetune.training.finetune_result",
+    "Interrupted": "hf_finetune.errors",
+    "Prediction": "hf_finetune.jobs.predict",
+    "Settings": "hf_finetune.config.settings",
+    "Trainer": "hf_finetune.training.trainer:ImageClassificationTrainer",
     "UserError": "hf_finetune.errors",
-    "evaluate_model": "hf_finetune.jobs.evaluate",
-    "export_model": "hf_finetune.jobs.export",
-    "finetune": "hf_finetune.training.run",
+    "evaluate": "hf_finetune.api",
+    "evaluate_model": "hf_finetune.jobs.evaluate",  # the name of evaluate in the first version
+    "export": "hf_finetune.api",
+    "export_model": "hf_finetune.jobs.export",  # likewise
+    "finetune": "hf_finetune.api",
+    "predict": "hf_finetune.api",
+    "show_logs": "hf_finetune.logs",
 }
 
-__all__ = sorted(_PUBLIC)
+__all__ = sorted([*_PUBLIC, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib import metadata
-
-        return metadata.version("hf-finetune")  # setup.cfg states it
-    if name not in _PUBLIC:
+        value: Any = _version()
+    elif name in _PUBLIC:
+        module, _, other = _PUBLIC[name].partition(":")
+        value = getattr(importlib.import_module(module), other or name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
     return __all__
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("hf-finetune")  # setup.cfg states it
+    except metadata.PackageNotFoundError:  # a copy of the sources that was not installed
+        return "0+unknown"

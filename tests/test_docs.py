@@ -24,6 +24,7 @@ from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
 from benchmarks import __main__ as benchmarks
+from hf_finetune.api import finetune
 from hf_finetune.cli import main as cli
 from hf_finetune.config.arguments import argument_fields, build_arguments
 from hf_finetune.config.data import DataArguments
@@ -35,7 +36,6 @@ from hf_finetune.data.transforms.batch import BATCH_TRANSFORMS
 from hf_finetune.jobs.evaluate import evaluate_model
 from hf_finetune.jobs.export import export_model
 from hf_finetune.jobs.import_config import import_as_recipe
-from hf_finetune.training.run import finetune
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")])

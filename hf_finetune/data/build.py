@@ -1,10 +1,9 @@
-"""The entry. From `DataArguments` to splits of one shape, whatever the source was."""
+"""The one way in: from `DataArguments`, or a dataset object, to splits that are ready for training and evaluation."""
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from datasets import Dataset, Value
 
@@ -15,6 +14,7 @@ from hf_finetune.data.dataset import EarlierImages, ImageDataset
 from hf_finetune.data.images.decoding import NO_SUCH_FILE
 from hf_finetune.data.images.header_check import check_headers, describe_bad_image
 from hf_finetune.data.labels import Labels, map_labels, missing_classes
+from hf_finetune.data.sources.in_memory import InMemoryDataset, read_objects
 from hf_finetune.data.sources.open import open_source
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.data.splits import (
@@ -25,19 +25,58 @@ from hf_finetune.data.splits import (
     reference_split,
     stratified_split,
 )
+from hf_finetune.data.streaming.build import load_streamed_dataset
 from hf_finetune.errors import UserError, listing
 
 
-def load_image_dataset(
-    arguments: DataArguments, seed: int, require_train: bool = True, earlier: EarlierImages | None = None
+def build_dataset(
+    arguments: DataArguments,
+    seed: int,
+    *,
+    dataset: InMemoryDataset | RawDataset | None = None,
+    num_labels: int | None = None,
+    require_train: bool = True,
+    earlier: EarlierImages | None = None,
 ) -> ImageDataset:
-    """Opens, checks and divides a dataset.
+    """Open, check and divide a dataset of any kind: files, the Hub, a stream of shards, or an object in memory.
 
-    `seed` decides which part of train is held out and which images a limit leaves. Evaluation alone may do without
-    train (`require_train=False`). A resumed run leaves out what it did when it began (`earlier`) and no more.
-    Raises `UserError` for everything that the user can fix.
+    Args:
+        arguments: Which dataset, and which of its splits and images are for what.
+        seed: Decides which part of train is held out, and which images a limit keeps.
+        dataset: An object to use instead of `arguments.dataset`, read already or not; see
+            `sources.in_memory.read_objects`.
+        num_labels: The number of classes that the user stated. Only streams need it, where their labels are the
+            integers 0 to num_labels - 1 and nothing else says how many there are.
+        require_train: Whether a split to train on must exist; an evaluation needs none.
+        earlier: What an interrupted run recorded about its images, for the run that resumes it.
+
+    Returns:
+        The splits, with notes for the user.
+
+    Raises:
+        UserError: Anything that the user can fix.
     """
-    raw, entry = open_source(arguments, earlier.lost_files if earlier else ())
+    if dataset is not None and arguments.dataset is not None:
+        raise UserError(f"dataset is both an object and {arguments.dataset}; pass one of them.")
+    if arguments.streaming:
+        if dataset is not None:
+            raise UserError("streaming: a dataset that is in memory is not streamed; leave it out.")
+        return load_streamed_dataset(arguments, seed, num_labels, require_train)
+    return load_image_dataset(arguments, seed, require_train, earlier, dataset)
+
+
+def load_image_dataset(
+    arguments: DataArguments,
+    seed: int,
+    require_train: bool = True,
+    earlier: EarlierImages | None = None,
+    dataset: InMemoryDataset | RawDataset | None = None,
+) -> ImageDataset:
+    """Open, check and divide a dataset that is not streamed; the arguments are those of `build_dataset`."""
+    if dataset is not None:
+        raw, entry = dataset if isinstance(dataset, RawDataset) else read_objects(dataset), None
+    else:
+        raw, entry = open_source(arguments, earlier.lost_files if earlier else ())
     roles = choose_splits(raw, {role: getattr(arguments, f"{role}_split") for role in ROLES}, entry)
     reference = reference_split(raw, roles, require_train)
     for split in roles.values():
@@ -50,46 +89,24 @@ def load_image_dataset(
     result.notes += note_unused_splits(raw, roles)
     if entry is not None and len(labels.names) != entry.num_classes:
         result.notes.append(f"{entry.name} has {entry.num_classes:,} classes, but this copy {len(labels.names):,}.")
-    for role, split in roles.items():
-        if split in labels.unlabelled:
-            result.notes.append(f"Split {split} is not used as {role}: it {labels.unlabelled[split]}.")
-            continue
-        images = image_dataset(raw, split, image_column)
-        # The only thing in memory that grows with the rows, so it is kept small.
-        labelled = images.add_column("label", labels.ids[split].astype(np.int32), feature=Value("int32"))
-        numbers = np.arange(len(images), dtype=np.int32)
-        result.splits[role] = labelled.add_column("sample_index", numbers, feature=Value("int32"))
-        result.split_names[role] = split
-        result.sources[role] = images
-
-    for role, count in earlier.counts.items() if earlier else ():
-        if role in result.sources and len(result.sources[role]) != count:
-            raise UserError(
-                f"{raw.source}: {role} has {len(result.sources[role]):,} images, and had {count:,} when the run"
-                " began; make it as it was, or use another --output_dir."
-            )
-    totals = {role: len(dataset) for role, dataset in result.splits.items()}
-    if "train" in result.splits:
-        if "validation" not in result.splits and arguments.validation_fraction > 0:
-            _hold_out_validation(result, arguments.validation_fraction, seed)
-            totals["validation"] = len(result.splits["validation"])
-        note_what_reports(result)
-    pa.default_memory_pool().release_unused()  # what converting and comparing the columns has taken
-    result.splits = {role: result.splits[role] for role in ROLES if role in result.splits}
-    result.split_names = {role: result.split_names[role] for role in result.splits}
+    _add_splits(result, raw, roles, image_column, labels)
+    if earlier is not None:
+        _check_counts(result, earlier)
+    totals = _hold_out_validation(result, arguments.validation_fraction, seed)
+    pa.default_memory_pool().release_unused()  # what converting and comparing the columns took
     _note_missing_classes(result)
     _limit(result, arguments, seed)
     _check_images(result, raw, arguments.on_bad_image, earlier)
-    for role, dataset in result.splits.items():
-        if len(dataset) != totals[role]:
-            result.split_names[role] += f" ({len(dataset):,} of {totals[role]:,})"
+    for role, rows in result.splits.items():
+        if len(rows) != totals[role]:
+            result.split_names[role] += f" ({len(rows):,} of {totals[role]:,})"
     return result
 
 
 def _read_columns(
     raw: RawDataset, roles: dict[str, str], reference: str, arguments: DataArguments, entry: DatasetEntry | None
 ) -> tuple[str, Labels]:
-    """Returns the name of the image column and the labels of all splits that have a role."""
+    """Return the name of the image column, and the labels of all splits that have a role."""
     image_column = find_image_column(raw, reference, arguments.image_column, entry.image_column if entry else None)
     label_column = find_label_column(
         raw, reference, image_column, arguments.label_column, entry.label_column if entry else None
@@ -106,7 +123,47 @@ def _read_columns(
     return image_column, map_labels(raw, label_columns, reference)
 
 
-def _hold_out_validation(result: ImageDataset, fraction: float, seed: int) -> None:
+def _add_splits(
+    result: ImageDataset, raw: RawDataset, roles: dict[str, str], image_column: str, labels: Labels
+) -> None:
+    """Add the split of each role, with the columns `image`, `label` and `sample_index`."""
+    for role, split in roles.items():
+        if split in labels.unlabelled:
+            result.notes.append(f"Split {split} is not used as {role}: it {labels.unlabelled[split]}.")
+            continue
+        images = image_dataset(raw, split, image_column)
+        # int32, because these columns are all that stays in memory for each row.
+        labelled = images.add_column("label", labels.ids[split].astype(np.int32), feature=Value("int32"))
+        numbers = np.arange(len(images), dtype=np.int32)
+        result.splits[role] = labelled.add_column("sample_index", numbers, feature=Value("int32"))
+        result.split_names[role] = split
+        result.sources[role] = images
+
+
+def _check_counts(result: ImageDataset, earlier: EarlierImages) -> None:
+    """Raise `UserError` where the number of images has changed since the run began."""
+    for role, count in earlier.counts.items():
+        if role in result.sources and len(result.sources[role]) != count:
+            raise UserError(
+                f"{result.source}: {role} has {len(result.sources[role]):,} images, and had {count:,} when the run"
+                " began; restore them, or use another --output_dir."
+            )
+
+
+def _hold_out_validation(result: ImageDataset, fraction: float, seed: int) -> dict[str, int]:
+    """Hold out a part of train where there is no validation split; return the number of images of each role."""
+    totals = {role: len(rows) for role, rows in result.splits.items()}
+    if "train" in result.splits:
+        if "validation" not in result.splits and fraction > 0:
+            _divide_train(result, fraction, seed)
+            totals["validation"] = len(result.splits["validation"])
+        result.note_final_split()
+    result.splits = {role: result.splits[role] for role in ROLES if role in result.splits}
+    result.split_names = {role: result.split_names[role] for role in result.splits}
+    return totals
+
+
+def _divide_train(result: ImageDataset, fraction: float, seed: int) -> None:
     train = result.splits["train"]
     kept, held_out = stratified_split(_class_ids(train), fraction, seed)
     if not len(held_out):
@@ -124,23 +181,8 @@ def _hold_out_validation(result: ImageDataset, fraction: float, seed: int) -> No
     result.splits["train"] = _select(train, kept)
 
 
-def note_what_reports(result: ImageDataset) -> None:
-    """Says aloud where the split that reports is not one that nothing was chosen by."""
-    names = result.split_names
-    for first, second in combinations(names, 2):
-        if names[first] == names[second]:
-            result.notes.append(f"{first} and {second} are the same images: both are split {names[first]}.")
-    if "test" not in names and "validation" in names:
-        result.notes.append(
-            "There is no test split: the final figure is reported on validation, which also chose the checkpoint."
-        )
-    elif "validation" not in names:
-        what = "the last checkpoint is the result" if "test" in names else "no figure can be reported"
-        result.notes.append(f"There is no validation split and validation_fraction is 0: {what}.")
-
-
 def _note_missing_classes(result: ImageDataset) -> None:
-    """Names the classes of train (or of all, without train) that another split lacks."""
+    """Add a note of the classes that a split lacks, of those that train has (or that exist, without train)."""
     names = result.label_names
     expected = set(names)
     if "train" in result.splits:
@@ -161,10 +203,10 @@ def _limit(result: ImageDataset, arguments: DataArguments, seed: int) -> None:
 
 
 def _check_images(result: ImageDataset, raw: RawDataset, on_bad_image: str, earlier: EarlierImages | None) -> None:
-    """Looks at the headers; stops at unreadable images or leaves them out, and finds out whether all have one size.
+    """Read image headers, stop at unreadable images or leave them out, and find out whether all have one size.
 
-    Files of their own are all looked at. Images inside a dataset came through a program, so a sample will do, unless
-    unreadable ones are to be left out.
+    Every image that is a file of its own is checked. Images inside a dataset were written by one program, so a sample
+    is enough, unless unreadable ones are to be left out.
     """
     sizes: set[tuple[int, int]] = set()
     complete, missing_files, unreadable_role = True, False, None
@@ -182,7 +224,7 @@ def _check_images(result: ImageDataset, raw: RawDataset, on_bad_image: str, earl
             error = check.bad_rows[row]
             missing_files |= error.reason == NO_SUCH_FILE
             result.bad_images.append(describe_bad_image(error, raw.folder, role, int(sample_index[row])))
-        # An image that is lost since the run began keeps its row, or all others would come in another order.
+        # An image that was lost after the run began keeps its row, so that the order of the others does not change.
         gone = bad_rows if earlier is None else np.flatnonzero(np.isin(sample_index, earlier.left_out.get(role, [])))
         result.left_out[role] = sample_index[gone].tolist()
         result.splits[role] = _select(dataset, np.setdiff1d(np.arange(len(dataset)), gone))
@@ -200,15 +242,16 @@ def _check_images(result: ImageDataset, raw: RawDataset, on_bad_image: str, earl
         result.notes.append(
             f"{images} cannot be read and {'is' if count == 1 else 'are'} left out: {listing(result.bad_images)}."
         )
-    # A sample alone proves nothing: one image of another size among a million would break its batch.
+    # A sample alone is no proof: one image of another size among a million would make its batch fail.
     if len(sizes) == 1 and (complete or (result.entry is not None and sizes == {result.entry.image_size})):
         result.image_sizes = sizes.pop()
 
 
-def _class_ids(dataset: Dataset) -> np.ndarray:
-    return arrow_column(dataset, "label").to_numpy()
+def _class_ids(dataset: Dataset) -> npt.NDArray[np.int32]:
+    ids: npt.NDArray[np.int32] = arrow_column(dataset, "label").to_numpy()
+    return ids
 
 
-def _select(dataset: Dataset, rows: np.ndarray) -> Dataset:
-    # In memory, because the file of row numbers would be written beside the data, which may be read-only.
+def _select(dataset: Dataset, rows: npt.NDArray[np.int64]) -> Dataset:
+    # In memory, because `datasets` would write a file of row numbers beside the data, which may be read-only.
     return dataset.select(rows, keep_in_memory=True)

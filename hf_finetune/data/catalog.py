@@ -1,39 +1,59 @@
-"""The named datasets. To add one, add one entry to `CATALOG`; nothing else has to change."""
+"""The named datasets. To add one, add one entry to `CATALOG`; nothing else has to change.
+
+Messages, the choice of a recipe, the documentation's table and the tests read the names from here. How the images of a
+dataset are prepared (size, mean, standard deviation, transforms) belongs to its recipe, which is optional: a dataset
+without one is trained by the recipe `finetune`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+DEFAULT_RECIPE = "finetune"
+
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """What a dataset's name stands for.
+    """A named dataset.
 
-    `image_mean` and `image_std` are one figure a channel, over the pixels of the training split in units of 0 to 255;
-    one figure alone is that of a grayscale dataset. `image_size` is the (height, width) in pixels that all its images
-    have, None where they differ. `split_sizes` counts the images by the Hub's split names. A
-    split that the Hub has not, or has without labels, is None. `label_names` is given where a copy exists that lacks
-    them.
+    Attributes:
+        name: What `--dataset` calls it.
+        hub_id: Its repository on the Hub; None for a dataset that a source of this package builds itself.
+        num_classes: The number of classes, for a note where a copy has another number.
+        image_column: The column that holds the images, where the source has it.
+        label_column: The column that holds the labels, where the source has it.
+        image_size: The (height, width) in pixels that all its images have; None where they differ.
+        split_sizes: The number of images of each split, by the Hub's split names.
+        train_split: The split to train on.
+        validation_split: The split that chooses the checkpoint; None where there is none.
+        test_split: The split that reports the final figures; None where there is none, or its labels are hidden.
+        config_name: The configuration of a Hub dataset that has several.
+        label_names: The class names in the order of their ids, for copies that store only numbers.
+        recipe: The packaged recipe that trains on it where the user names none.
+        license: The SPDX identifier of the licence, in lower case as on the Hub.
+        citation: The publication to cite.
     """
 
     name: str
     hub_id: str | None
-    recipe: str
-    image_column: str
-    label_column: str
     num_classes: int
-    image_size: tuple[int, int] | None
-    split_sizes: Mapping[str, int]
+    image_column: str = "image"
+    label_column: str = "label"
+    image_size: tuple[int, int] | None = None
+    split_sizes: Mapping[str, int] = field(default_factory=dict)
     train_split: str = "train"
     validation_split: str | None = None
     test_split: str | None = "test"
     config_name: str | None = None
     label_names: tuple[str, ...] | None = None
-    image_mean: tuple[float, ...] | None = None
-    image_std: tuple[float, ...] | None = None
+    recipe: str = DEFAULT_RECIPE
     license: str | None = None
     citation: str = field(default="", repr=False)
+
+    def split_of(self, role: str) -> str | None:
+        """Return the name of the split for a role: "train", "validation" or "test"."""
+        return {"train": self.train_split, "validation": self.validation_split, "test": self.test_split}[role]
 
 
 _ENTRIES = (
@@ -43,13 +63,9 @@ _ENTRIES = (
         config_name="plain_text",
         recipe="resnet50_cifar10",
         image_column="img",
-        label_column="label",
         num_classes=10,
         image_size=(32, 32),
         split_sizes={"train": 50_000, "test": 10_000},
-        # MMClassification's figures for CIFAR-10.
-        image_mean=(125.307, 122.961, 113.8575),
-        image_std=(51.5865, 50.847, 51.255),
         citation="A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
     ),
     DatasetEntry(
@@ -62,9 +78,6 @@ _ENTRIES = (
         num_classes=100,
         image_size=(32, 32),
         split_sizes={"train": 50_000, "test": 10_000},
-        # MMClassification's figures for CIFAR-100.
-        image_mean=(129.304, 124.070, 112.434),
-        image_std=(68.170, 65.392, 70.418),
         citation="A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
     ),
     DatasetEntry(
@@ -72,15 +85,10 @@ _ENTRIES = (
         hub_id="ylecun/mnist",
         config_name="mnist",
         recipe="lenet5_mnist",
-        image_column="image",
-        label_column="label",
         num_classes=10,
         image_size=(28, 28),
         split_sizes={"train": 60_000, "test": 10_000},
         label_names=tuple("0123456789"),
-        # MMClassification's figures for MNIST.
-        image_mean=(33.46,),
-        image_std=(78.87,),
         license="mit",
         citation="Y. LeCun, L. Bottou, Y. Bengio and P. Haffner, Gradient-Based Learning Applied to Document"
         " Recognition, Proceedings of the IEEE, 1998",
@@ -90,8 +98,6 @@ _ENTRIES = (
         hub_id="zalando-datasets/fashion_mnist",
         config_name="fashion_mnist",
         recipe="resnet18_fashion_mnist",
-        image_column="image",
-        label_column="label",
         num_classes=10,
         image_size=(28, 28),
         split_sizes={"train": 60_000, "test": 10_000},
@@ -107,8 +113,6 @@ _ENTRIES = (
             "Bag",
             "Ankle boot",
         ),
-        image_mean=(72.94,),
-        image_std=(90.02,),
         license="mit",
         citation="H. Xiao, K. Rasul and R. Vollgraf, Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine"
         " Learning Algorithms, arXiv:1708.07747, 2017",
@@ -117,30 +121,22 @@ _ENTRIES = (
         name="imagenet",
         hub_id="ILSVRC/imagenet-1k",
         recipe="resnet50_imagenet",
-        image_column="image",
-        label_column="label",
         num_classes=1000,
         image_size=None,
         split_sizes={"train": 1_281_167, "validation": 50_000, "test": 100_000},
         validation_split="validation",
         test_split=None,  # the Hub's test split hides its labels: they are all -1
-        image_mean=(123.675, 116.28, 103.53),
-        image_std=(58.395, 57.12, 57.375),
         citation="O. Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, International Journal of"
         " Computer Vision, 2015",
     ),
     DatasetEntry(
         name="digits",
-        hub_id=None,  # it comes with scikit-learn
+        hub_id=None,  # scikit-learn contains it
         recipe="digits",
-        image_column="image",
-        label_column="label",
         num_classes=10,
         image_size=(8, 8),
         split_sizes={"train": 1_438, "test": 359},
         label_names=tuple("0123456789"),
-        image_mean=(77.91,),
-        image_std=(95.87,),
         license="cc-by-4.0",
         citation="E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning"
         " Repository, 1998, doi:10.24432/C50P49",
@@ -151,6 +147,6 @@ CATALOG: dict[str, DatasetEntry] = {entry.name: entry for entry in _ENTRIES}
 
 
 def find_entry(dataset: str) -> DatasetEntry | None:
-    """Returns the entry that a name or a Hub id stands for, or None."""
-    by_hub_id = {entry.hub_id: entry for entry in _ENTRIES if entry.hub_id}
+    """Return the entry with a name or a Hub id, or None."""
+    by_hub_id = {entry.hub_id: entry for entry in CATALOG.values() if entry.hub_id}
     return CATALOG.get(dataset) or by_hub_id.get(dataset)

@@ -5,37 +5,46 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
+from typing import TypeAlias
 
 from datasets import Dataset
 
 from hf_finetune.data.catalog import DatasetEntry
+from hf_finetune.data.streaming.split import StreamedSplit
 
-# Pixels of an image that may travel whole: above it, what is cropped or resized away costs more than a batch saves.
+Split: TypeAlias = Dataset | StreamedSplit
+
+# Pixels of an image that workers pass on whole. For a larger one, cropping in the worker saves more transfer than
+# transforming a whole batch at once would save work.
 _SMALL_IMAGE = 256 * 256
 
 
 @dataclass
 class ImageDataset:
-    """Images for training and evaluation, none decoded yet.
+    """Images for training and evaluation. None is decoded yet.
 
-    splits: "train", "validation" and "test", those that there are. Columns: `image`, datasets.Image(decode=False), so
-        {"bytes", "path"}; `label`, int32 class id 0 to n-1; `sample_index`, int32 row number in the source's split.
-    split_names: what each is, in words: "10 % of train, stratified, seed 42".
-    label_names: by class id.
-    source: the Hub id or the path.
-    entry: the catalog's entry of a named dataset.
-    revision: the commit of a dataset that the Hub gave.
-    notes: sentences that the user should read.
-    bad_images: the unreadable images (`on_bad_image=skip`), each with the reason.
-    left_out: by role, the `sample_index` of the images that are in no split because they could not be read.
-    image_sizes: the (height, width) in pixels that all images are known to have, from every header or, with a sample
-        that agrees, from the catalog; None where they differ or are not known.
-    sources: by role, the undivided split of the source that `sample_index` counts in, as the one column `image`.
-    folder: what names of images are shortened by, None where there is no such folder.
+    Attributes:
+        splits: "train", "validation" and "test", those that exist. A `datasets.Dataset` has the columns `image`
+            (datasets.Image(decode=False), so {"bytes", "path"}), `label` (int32 class id, 0 to n-1) and `sample_index`
+            (int32 row number in the source's split). A `StreamedSplit` yields the same as `Row`s.
+        split_names: What each split is, in words: "10 % of train, stratified, seed 42".
+        label_names: The class names by class id.
+        source: What messages call the dataset: the Hub id or the path.
+        entry: The catalog's entry of a named dataset.
+        notes: Sentences that the user should read.
+        bad_images: The unreadable images that `on_bad_image=skip` leaves out, each with the reason.
+        left_out: By role, the `sample_index` of the images that are in no split because they cannot be read.
+        image_sizes: The (height, width) in pixels that all images are known to have: from every header, or from the
+            catalog where a sample agrees with it. None where they differ or are not known.
+        revision: The commit of a dataset that the Hub gave.
+        sources: By role, the undivided split of the source that `sample_index` refers to, as the one column `image`.
+            A streamed split has none.
+        folder: The folder that messages name images relative to, None where there is none.
     """
 
-    splits: dict[str, Dataset]
+    splits: dict[str, Split]
     split_names: dict[str, str]
     label_names: list[str]
     source: str
@@ -50,16 +59,37 @@ class ImageDataset:
 
     @property
     def uniform(self) -> bool:
-        """Whether all images have one size that is small enough for whole batches of undiminished images."""
+        """Whether all images have one size, small enough to transform whole batches of them on the device."""
         return self.image_sizes is not None and math.prod(self.image_sizes) <= _SMALL_IMAGE
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the images are read from shards during training."""
+        return any(isinstance(split, StreamedSplit) for split in self.splits.values())
+
+    def note_final_split(self) -> None:
+        """Add a note where the final figures come from a split that also chose the checkpoint, or from none."""
+        names = self.split_names
+        for first, second in combinations(names, 2):
+            if names[first] == names[second]:
+                self.notes.append(f"{first} and {second} are the same images: both are split {names[first]}.")
+        if "test" not in names and "validation" in names:
+            self.notes.append(
+                "There is no test split: the final figure is reported on validation, which also chose the checkpoint."
+            )
+        elif "validation" not in names:
+            what = "the last checkpoint is the result" if "test" in names else "no figure can be reported"
+            self.notes.append(f"There is no validation split and validation_fraction is 0: {what}.")
 
 
 @dataclass(frozen=True)
 class EarlierImages:
-    """What a resumed run knows of its images, which it needs in the same order as before.
+    """What an interrupted run recorded about its images, so that a resumed run sees them in the same order.
 
-    By role: `counts`, how many the source's split had, and `left_out`, the `sample_index` of those that could not be
-    read when the run began. `lost_files` are files that have vanished since, relative to the dataset's folder.
+    Attributes:
+        counts: By role, the number of images in the source's split.
+        left_out: By role, the `sample_index` of the images that could not be read when the run began.
+        lost_files: The files that have vanished since, relative to the dataset's folder.
     """
 
     counts: Mapping[str, int]

@@ -1,6 +1,6 @@
-"""Labels of any kind become class ids 0 to n-1, one list of class names for all splits.
+"""Labels of any kind become class ids 0 to n-1, with one list of class names for all splits.
 
-Everything goes through Arrow's columns; no row passes through Python.
+Whole Arrow columns are converted at once; no row becomes a Python object.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset
@@ -22,25 +23,36 @@ UNLABELLED = -1  # the Hub's convention for hidden labels
 
 @dataclass
 class Labels:
-    """Class ids of each split, int64 of shape (rows,), 0 to n-1, and the n class names.
+    """The class names and the class ids of each split.
 
-    `unlabelled` maps splits whose labels are hidden to how; they have no ids.
+    Attributes:
+        names: The n class names.
+        ids: By split, int64 of shape (rows,), 0 to n-1.
+        unlabelled: The splits without labels, with the reason in words. They have no ids.
+        notes: Sentences that the user should read.
     """
 
     names: list[str]
-    ids: dict[str, np.ndarray] = field(default_factory=dict)
+    ids: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
     unlabelled: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
 def map_labels(raw: RawDataset, columns: Mapping[str, str | None], reference: str) -> Labels:
-    """Maps the labels of splits to class ids.
+    """Map the labels of splits to class ids.
 
-    `columns` is the label column of each split, None where it has none; `reference` is the split that says which
-    classes there are (train). Its ClassLabel names stay in their order, strings are sorted, integers are sorted as
-    numbers. Other splits are mapped by name, so their own order of classes does not matter.
+    Args:
+        raw: The source's splits.
+        columns: The label column of each split, None where it has none.
+        reference: The split that defines the classes (train). The names of a ClassLabel keep their order; strings are
+            sorted, and integers are sorted as numbers. Other splits are mapped by name, so the order of their own
+            classes does not matter.
 
-    Raises `UserError` for a missing or impossible label, one that the reference has not, or fewer than two classes.
+    Returns:
+        The class names, and the ids of each split that has labels.
+
+    Raises:
+        UserError: A label is missing, impossible or unknown to the reference, or there are fewer than two classes.
     """
     values = {split: _read_labels(raw, split, column) for split, column in columns.items() if column is not None}
     unlabelled = {split: "has no label column" for split, column in columns.items() if column is None}
@@ -59,14 +71,14 @@ def map_labels(raw: RawDataset, columns: Mapping[str, str | None], reference: st
     return result
 
 
-def missing_classes(ids: np.ndarray, names: list[str]) -> list[str]:
-    """Returns the names of the classes that no row has. `ids` is int64 of shape (rows,)."""
+def missing_classes(ids: npt.NDArray[np.integer], names: list[str]) -> list[str]:
+    """Return the names of the classes that no row has; `ids` is of shape (rows,), 0 to n-1."""
     return [name for name, count in zip(names, np.bincount(ids, minlength=len(names)), strict=True) if not count]
 
 
 @dataclass
 class _LabelValues:
-    """One split's labels as int64 or string, and the ClassLabel's names where it is one."""
+    """The labels of one split as int64 or string, and the class names where the column is a ClassLabel."""
 
     values: pa.ChunkedArray
     names: list[str] | None
@@ -82,7 +94,7 @@ def _read_labels(raw: RawDataset, split: str, column: str) -> _LabelValues:
         values = values.cast(pa.string())
     elif pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_null(type_):
         try:
-            values = values.cast(pa.int64())  # whole numbers with a missing one among them are often stored as floats
+            values = values.cast(pa.int64())  # integers with a missing value among them are often stored as floats
         except pa.ArrowInvalid as error:
             raise UserError(
                 f"{raw.source}: the labels of split {split} (column {column}) are not whole numbers;"
@@ -90,7 +102,7 @@ def _read_labels(raw: RawDataset, split: str, column: str) -> _LabelValues:
             ) from error
     elif not pa.types.is_string(type_):
         raise UserError(
-            f"{raw.source}: column {column} of split {split} holds {type_}; a label is one class an image, written as"
+            f"{raw.source}: column {column} of split {split} holds {type_}; a label is one class per image, written as"
             " a ClassLabel, a name or an integer. Use --label_column NAME for another column."
         )
     return _LabelValues(values, list(feature.names) if isinstance(feature, ClassLabel) else None)
@@ -102,14 +114,14 @@ def _missing(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _keys(raw: RawDataset, split: str, labels: _LabelValues) -> pa.ChunkedArray:
-    """Returns the labels as what they are mapped by: names where they have any, else integers. All are present."""
+    """Return the values that labels are mapped by: names where there are any, else integers; none is missing."""
     values = labels.values
     _refuse(
         raw,
         split,
         _missing(values),
         "are missing (empty" + (f" or {UNLABELLED})" if pa.types.is_integer(values.type) else ")"),
-        "label these images or take them out",
+        "label these images or remove them",
     )
     if labels.names is None:
         return values
@@ -150,30 +162,42 @@ def _classes(raw: RawDataset, reference: str, labels: _LabelValues) -> tuple[pa.
     return pa.array(labels.names, pa.string()), labels.names, notes
 
 
-def _to_ids(raw: RawDataset, split: str, labels: _LabelValues, known: pa.Array, reference: str) -> np.ndarray:
+def _to_ids(
+    raw: RawDataset, split: str, labels: _LabelValues, known: pa.Array, reference: str
+) -> npt.NDArray[np.int64]:
     keys = _keys(raw, split, labels)
     if keys.type != known.type:
         kinds = {pa.string(): "names", pa.int64(): "integers"}
         raise UserError(
             f"{raw.source}: the labels are {kinds[known.type]} in split {reference}, but {kinds[keys.type]} in split"
-            f" {split}; write them alike."
+            f" {split}; use one kind for both."
         )
     ids = pc.index_in(keys, value_set=known)
     unknown = pc.unique(keys.filter(pc.is_null(ids))).to_pylist()
     if unknown:
         raise UserError(
             f"{raw.source}: split {split} has {'a label' if len(unknown) == 1 else f'{len(unknown)} labels'} that"
-            f" split {reference} has not: {listing(sorted(unknown))}; take these images out or add the class to"
+            f" split {reference} does not have: {listing(sorted(unknown))}; remove these images or add the class to"
             f" {reference}."
         )
-    return ids.to_numpy().astype(np.int64)
+    result: npt.NDArray[np.int64] = ids.to_numpy().astype(np.int64)
+    return result
 
 
 def match_classes(dataset: Dataset | None, label_names: Sequence[str], model_names: Sequence[str]) -> list[int]:
-    """Returns for each class of a dataset the id that a model has for the class of that name.
+    """Match the classes of a dataset with those of a model by name.
 
-    A class without images in `dataset` need not be known to the model; None stands for one that is not known to lack
-    any. Raises `UserError` for any other.
+    Args:
+        dataset: The split that is evaluated, with the column `label`. A class without images in it may be unknown to
+            the model. None where the images are not known beforehand, so that every class must be known.
+        label_names: The dataset's class names by class id.
+        model_names: The model's class names by class id.
+
+    Returns:
+        For each class id of the dataset the model's id of that class; `UNLABELLED` for one that the model lacks.
+
+    Raises:
+        UserError: The model lacks a class that has images.
     """
     position = {name: number for number, name in enumerate(model_names)}
     absent = [] if dataset is None else missing_classes(arrow_column(dataset, "label").to_numpy(), list(label_names))

@@ -1,152 +1,302 @@
-"""From logits to figures.
+"""The metrics of image classification: one registry, and the Trainer's two functions that compute them.
 
-The road has two stages. `reduce_logits` runs on the device after every evaluation batch and leaves three numbers an
-image, so that 50,000 images of 1,000 classes cost 0.6 MB instead of 200 MB. `ClassificationMetrics` runs once, on
-the gathered arrays, and asks the local `evaluate` module for the figures.
+`METRICS` is the registry. An entry there is all that a new metric needs: the log, the final table, the model card,
+`metrics.json` and the choice of the best checkpoint read it. A run adds metrics of its own with `run_metrics`, which
+leaves `METRICS` as it is.
+
+The figures are computed in two stages. `ClassificationMetrics.reduce_logits` runs on the device after each evaluation
+batch and keeps three numbers per image, so that 50,000 images of 1,000 classes take 0.6 MB instead of 200 MB.
+`ClassificationMetrics.__call__` runs once, on the arrays of the whole split.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 from transformers import EvalPrediction
 
 from hf_finetune.data.batches import NOT_COUNTED
 from hf_finetune.errors import UserError
 
-_MODULE = Path(__file__).parent / "modules" / "image_classification"
+UserMetric = Callable[[NDArray[np.float32], NDArray[np.int64]], float]
+"""A user's metric: (probabilities, float32 (images, classes), labels, int64 (images,)) -> one number."""
+
+_TOP_K = 5
 
 
-def reduce_logits(logits: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Reduces the logits of a batch to what the metrics need: the Trainer's `preprocess_logits_for_metrics`.
+@dataclass(frozen=True)
+class Predictions:
+    """What a model answered for the labelled images of one split. Metrics are functions of this.
 
-    `logits` is (batch, classes), of any float dtype; `labels` is int64 (batch,), a negative one meaning that the
-    image has no label, or None where no image has one. Returns, on the same device and without waiting for it:
+    Attributes:
+        classes: Class with the largest logit, int64 (images,).
+        labels: Class id of the label, int64 (images,), never negative.
+        top5_hits: Whether the label is among the five largest logits, bool (images,).
+        losses: Cross entropy of each image in nats, float32 (images,).
+        num_classes: Number of classes of the model.
+        probabilities: Softmax of the logits, float32 (images, classes). None where no metric of the run needs it.
+    """
 
-    - predictions, int64 (batch,): the class of the largest logit;
-    - top-5 hits, bool (batch,): whether the label is among the five largest logits; a figure only where there are
-      more than five classes; False without a label;
-    - losses, float32 (batch,): the cross entropy of each image in nats, without label smoothing; NaN without
-      a label.
+    classes: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    top5_hits: NDArray[np.bool_]
+    losses: NDArray[np.float32]
+    num_classes: int
+    probabilities: NDArray[np.float32] | None = None
+
+    @cached_property
+    def support(self) -> NDArray[np.int64]:
+        """Number of images of each label, int64 (classes,)."""
+        return np.bincount(self.labels, minlength=self.num_classes)
+
+    @cached_property
+    def predicted(self) -> NDArray[np.int64]:
+        """Number of images that were given each class, int64 (classes,)."""
+        return np.bincount(self.classes, minlength=self.num_classes)
+
+    @cached_property
+    def correct(self) -> NDArray[np.int64]:
+        """Number of images of each label that were given that class, int64 (classes,)."""
+        return np.bincount(self.labels[self.labels == self.classes], minlength=self.num_classes)
+
+
+def as_percent(value: float) -> str:
+    """Return a part of 1 as "87.21 %", NaN as "-"."""
+    return "-" if math.isnan(value) else f"{100 * value:.2f} %"
+
+
+def as_number(value: float) -> str:
+    """Return a number with four decimals, such as "0.4012", NaN as "-"."""
+    return "-" if math.isnan(value) else f"{value:.4f}"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric: how it is computed, what it is called and how it is shown.
+
+    Attributes:
+        compute: The figure of one split.
+        heading: Heading of its column in the final table, at most 10 characters to keep the table within 80 columns.
+        title: Its name in the model card and in the log.
+        hub_type: Its type in the model card's metadata, an id of https://huggingface.co/metrics where there is one.
+        format: Makes the text of a figure; NaN is "-".
+        greater_is_better: Whether a larger figure is better. None leaves it to the setting of that name.
+        min_classes: The metric is left out for models with fewer classes.
+        in_log: Whether the line after each evaluation shows it.
+        needs_probabilities: Whether `compute` reads `Predictions.probabilities`, which costs 4 bytes per image and
+            class of memory.
+    """
+
+    compute: Callable[[Predictions], float]
+    heading: str
+    title: str
+    hub_type: str
+    format: Callable[[float], str] = as_percent
+    greater_is_better: bool | None = True
+    min_classes: int = 1
+    in_log: bool = True
+    needs_probabilities: bool = False
+
+
+def accuracy(predictions: Predictions) -> float:
+    """Return the share of images whose predicted class is the label."""
+    return float(np.mean(predictions.classes == predictions.labels))
+
+
+def top5_accuracy(predictions: Predictions) -> float:
+    """Return the share of images whose label is among the five largest logits."""
+    return float(np.mean(predictions.top5_hits))
+
+
+def macro_f1(predictions: Predictions) -> float:
+    """Return the mean F1 over the classes that occur among the labels or the predictions, as scikit-learn does."""
+    total = predictions.support + predictions.predicted
+    occurs = total > 0
+    return float(np.mean(2 * predictions.correct[occurs] / total[occurs]))
+
+
+def balanced_accuracy(predictions: Predictions) -> float:
+    """Return the mean recall over the classes that occur among the labels, as scikit-learn does."""
+    occurs = predictions.support > 0
+    return float(np.mean(predictions.correct[occurs] / predictions.support[occurs]))
+
+
+def mean_loss(predictions: Predictions) -> float:
+    """Return the mean cross entropy over images in nats, summed in float64.
+
+    It is a mean over images and not over batches, so that an uneven last batch does not weigh more than it holds.
+    """
+    return float(np.mean(predictions.losses, dtype=np.float64))
+
+
+METRICS: Mapping[str, Metric] = {
+    "accuracy": Metric(accuracy, "accuracy", "accuracy", "accuracy"),
+    "top5_accuracy": Metric(
+        top5_accuracy, "top-5", "top-5 accuracy", "top5_accuracy", min_classes=_TOP_K + 1, in_log=False
+    ),
+    "macro_f1": Metric(macro_f1, "macro F1", "macro F1", "f1", in_log=False),
+    "balanced_accuracy": Metric(balanced_accuracy, "balanced", "balanced accuracy", "balanced_accuracy", in_log=False),
+    "loss": Metric(mean_loss, "loss", "loss", "loss", as_number, greater_is_better=False),
+}
+"""The metrics of every run by name, in the order of the tables' columns."""
+
+# Names that the Trainer's own figures have.
+_RESERVED = ("samples", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+
+
+def run_metrics(own: Mapping[str, UserMetric | Metric] | None = None) -> Mapping[str, Metric]:
+    """Return the metrics of one run: those of `METRICS`, and after them the user's own.
+
+    A metric of the `evaluate` library becomes one of them through a lambda:
+
+        mcc = evaluate.load("matthews_correlation")
+        own = {"mcc": lambda probabilities, labels: mcc.compute(
+            predictions=probabilities.argmax(1), references=labels)["matthews_correlation"]}
+
+    Args:
+        own: By name, a function of (probabilities, float32 (images, classes), labels, int64 (images,)) that returns
+            one number, or a `Metric`. Images without a label are left out before.
+
+    Returns:
+        A new mapping of names to metrics.
+
+    Raises:
+        UserError: If a name is taken or is not an identifier, or a value is neither a function nor a `Metric`.
+    """
+    metrics = dict(METRICS)
+    for name, value in (own or {}).items():
+        if not isinstance(name, str) or not name.isidentifier():
+            raise UserError(f'metrics: "{name}" cannot be the name of a metric; use letters, digits and "_".')
+        if name in metrics or name in _RESERVED:
+            raise UserError(f'metrics: "{name}" is the name of a figure that each run has; use another name.')
+        if not isinstance(value, Metric) and not callable(value):
+            raise UserError(
+                f"metrics: {name} is a {type(value).__name__}; use a function of (probabilities, labels) that returns"
+                " one number."
+            )
+        metrics[name] = value if isinstance(value, Metric) else _user_metric(name, value)
+    return metrics
+
+
+def _user_metric(name: str, function: UserMetric) -> Metric:
+    def compute(predictions: Predictions) -> float:
+        assert predictions.probabilities is not None  # `needs_probabilities`
+        return function(predictions.probabilities, predictions.labels)
+
+    title = name.replace("_", " ")
+    return Metric(compute, title, title, name, as_number, greater_is_better=None, needs_probabilities=True)
+
+
+def reduce_logits(
+    logits: torch.Tensor, labels: torch.Tensor | None, keep_probabilities: bool = False
+) -> tuple[torch.Tensor, ...]:
+    """Reduce the logits of a batch to what the metrics need, on the same device and without waiting for it.
+
+    Args:
+        logits: (batch, classes), of any float dtype.
+        labels: Class ids, int64 (batch,). A negative one means that the image has no label, None that none has one.
+        keep_probabilities: Whether the fourth tensor is returned.
+
+    Returns:
+        - predictions, int64 (batch,): the class of the largest logit;
+        - top-5 hits, bool (batch,): whether the label is among the five largest logits; False without a label;
+        - losses, float32 (batch,): cross entropy in nats, without label smoothing; NaN without a label;
+        - with `keep_probabilities`, probabilities, float32 (batch, classes): the softmax of the logits.
     """
     predictions = logits.argmax(dim=-1)
     if labels is None:
         labels = torch.full_like(predictions, NOT_COUNTED)
     unlabelled = labels < 0
-    top5 = logits.topk(min(5, logits.shape[-1]), dim=-1).indices
+    top5 = logits.topk(min(_TOP_K, logits.shape[-1]), dim=-1).indices
     top5_hits = (top5 == labels[:, None]).any(dim=-1)
     targets = labels.masked_fill(unlabelled, NOT_COUNTED)
     losses = functional.cross_entropy(logits.float(), targets, reduction="none", ignore_index=NOT_COUNTED)
-    return predictions, top5_hits, losses.masked_fill(unlabelled, float("nan"))
+    reduced = predictions, top5_hits, losses.masked_fill(unlabelled, float("nan"))
+    return (*reduced, logits.float().softmax(dim=-1)) if keep_probabilities else reduced
 
 
 class ClassificationMetrics:
-    """The Trainer's `compute_metrics`: figures of one split from the arrays that `reduce_logits` left.
+    """The Trainer's `compute_metrics`, and with `reduce_logits` its `preprocess_logits_for_metrics`."""
 
-    The `evaluate` module comes from this package, without network. It keeps its inputs in memory, so any number of
-    processes may compute at once.
-    """
+    def __init__(self, label_names: Sequence[str], metrics: Mapping[str, Metric] = METRICS) -> None:
+        """Choose the metrics that apply to a model.
 
-    def __init__(self, label_names: Sequence[str]) -> None:
-        self.num_labels = len(label_names)
-
-    @cached_property
-    def _module(self) -> Any:
-        import evaluate  # a second of imports that no training step has to wait for
-
-        return evaluate.load(str(_MODULE), keep_in_memory=True)
+        Args:
+            label_names: The names of the model's classes by class id.
+            metrics: All metrics of the run by name (`run_metrics`).
+        """
+        self.num_classes = len(label_names)
+        self.metrics = {name: metric for name, metric in metrics.items() if self.num_classes >= metric.min_classes}
+        self._keep_probabilities = any(metric.needs_probabilities for metric in self.metrics.values())
 
     @property
     def names(self) -> list[str]:
-        """What the figures are called: what `metric_for_best_model` may name."""
-        top5 = ["top5_accuracy"] if self.num_labels > 5 else []
-        return ["accuracy", *top5, "macro_f1", "balanced_accuracy", "loss"]
+        """Names of the figures: what `metric_for_best_model` may be."""
+        return list(self.metrics)
+
+    def greater_is_better(self, name: str, setting: bool | None) -> bool:
+        """Return whether a larger figure of the metric `name` is better.
+
+        Args:
+            name: One of `names`.
+            setting: `TrainingArguments.greater_is_better`. Transformers fills it in by the metric's name alone, False
+                for a name that ends in "loss". Where the setting is not that default, the user chose it and it wins.
+        """
+        default = not name.endswith("loss")
+        declared = self.metrics[name].greater_is_better
+        if setting is not None and (setting != default or declared is None):
+            return setting
+        return default if declared is None else declared
+
+    def reduce_logits(self, logits: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        """Reduce the logits of a batch to what this run's metrics need; see the function `reduce_logits`."""
+        return reduce_logits(logits, labels, self._keep_probabilities)
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Returns accuracy, macro_f1, balanced_accuracy, loss, samples, and top5_accuracy with more than five classes.
+        """Compute the figures of one split.
 
-        `prediction.predictions` is the tuple of `reduce_logits` as arrays of shape (images,), `label_ids` int64
-        (images,). Images without a label (a negative one) are not counted; `samples` is the number of the others.
-        All but loss (nats) and samples are parts of 1. The loss is the mean over images, so an uneven last batch
-        weighs what it holds.
+        Args:
+            prediction: `predictions` is the tuple of `reduce_logits` as arrays over the whole split, `label_ids` is
+                int64 (images,). Images without a label (a negative one) are not counted.
 
-        A split need not hold every class. As in scikit-learn, macro F1 is the mean over the classes that occur among
-        the labels or the predictions, and balanced accuracy is the mean recall over the classes that occur among the
-        labels. Raises `UserError` where no image has a label.
+        Returns:
+            The figure of each of `names`, and `samples`, the number of images that were counted.
+
+        Raises:
+            UserError: If no image has a label, or a user's metric does not return one number.
         """
-        predictions, top5_hits, losses = prediction.predictions
-        labelled = prediction.label_ids >= 0
+        labels = np.asarray(prediction.label_ids)
+        labelled = labels >= 0
         if not labelled.any():
             raise UserError(
-                f"None of the {len(labelled)} images to evaluate has a label (all are below 0);"
+                f"None of the {len(labels)} images to evaluate has a label (all are below 0);"
                 " choose a split with labels by --test_split or --validation_split."
             )
-        with _many_classes_are_no_regression():
-            return self._module.figures(
-                predictions=predictions[labelled],
-                references=prediction.label_ids[labelled],
-                top5_hits=top5_hits[labelled],
-                losses=losses[labelled],
-                num_labels=self.num_labels,
-            )
+        arrays = [np.asarray(array)[labelled] for array in prediction.predictions]
+        predictions = Predictions(
+            classes=arrays[0],
+            labels=labels[labelled],
+            top5_hits=arrays[1],
+            losses=arrays[2],
+            num_classes=self.num_classes,
+            probabilities=arrays[3] if self._keep_probabilities else None,
+        )
+        figures = {name: _one_number(name, metric.compute(predictions)) for name, metric in self.metrics.items()}
+        return {**figures, "samples": len(predictions.labels)}
 
 
-def per_class_figures(predictions: np.ndarray, labels: np.ndarray, label_names: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns one mapping a class, in the order of class ids: name, precision, recall, f1 (parts of 1), support.
-
-    `predictions` and `labels` are int64 (images,); images with a negative label are not counted. Support is the
-    number of images with that label. A figure that would divide by zero is 0.
-    """
-    from sklearn.metrics import precision_recall_fscore_support  # see `ClassificationMetrics`
-
-    labelled = labels >= 0
-    if not labelled.any():
-        columns = [np.zeros(len(label_names))] * 4
-    else:
-        with _many_classes_are_no_regression():
-            columns = precision_recall_fscore_support(
-                labels[labelled], predictions[labelled], labels=range(len(label_names)), zero_division=0.0
-            )
-    return [
-        {
-            "name": name,
-            "precision": float(precision),
-            "recall": float(recall),
-            "f1": float(f1),
-            "support": int(support),
-        }
-        for name, precision, recall, f1, support in zip(label_names, *columns, strict=True)
-    ]
-
-
-def confusion_matrix(predictions: np.ndarray, labels: np.ndarray, label_names: Sequence[str]) -> np.ndarray:
-    """Returns the number of images of each label (row) that were given each class (column).
-
-    `predictions` and `labels` are int64 (images,); images with a negative label are not counted. The matrix is
-    int64 (classes, classes).
-    """
-    from sklearn import metrics  # see `ClassificationMetrics`
-
-    num_labels = len(label_names)
-    labelled = labels >= 0
-    if not labelled.any():
-        return np.zeros((num_labels, num_labels), dtype=np.int64)
-    with _many_classes_are_no_regression():
-        matrix = metrics.confusion_matrix(labels[labelled], predictions[labelled], labels=range(num_labels))
-    return matrix.astype(np.int64)
-
-
-@contextmanager
-def _many_classes_are_no_regression() -> Iterator[None]:
-    # With more classes than half the images, scikit-learn asks whether the labels are a regression's.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The number of unique classes is greater than 50%")
-        yield
+def _one_number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"metrics: {name} returned a {type(value).__name__}; use a function that returns one number."
+        ) from error

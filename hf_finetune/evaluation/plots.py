@@ -5,8 +5,10 @@ Only matplotlib's object-oriented interface is used: no pyplot, no window, no st
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
+import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,46 +20,65 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+
+from hf_finetune.errors import listing
+from hf_finetune.evaluation.fonts import cannot_draw, families_for
+from hf_finetune.evaluation.metrics import as_percent
+from hf_finetune.logs import get_logger
+
+logger = get_logger(__name__)
 
 CONFUSION_MATRIX_FILE = "confusion_matrix.png"
 TRAINING_CURVE_FILE = "training_curve.png"
 
-_MOST_NUMBERED = 20  # classes up to which every cell holds its number of images
-_MOST_NAMED = 60  # classes up to which every row and column has its name
+_MOST_NUMBERED = 20  # classes up to which each cell shows its number of images
+_MOST_NAMED = 60  # classes up to which each row and column shows its name
 _NAME_LENGTH = 24  # characters
 _TRAIN, _HELD_OUT, _RATE = "#8a97a8", "#b5367a", "#3b528b"
 _GREY = "#666666"
 
-# Tried in this order for characters that DejaVu Sans lacks; those not installed are left out.
-_FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei",
-          "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "SimHei", "Arial Unicode MS")  # fmt: skip
+_Points = list[tuple[float, float]]
 
 
-def plot_confusion_matrix(matrix: np.ndarray, label_names: Sequence[str], path: str | os.PathLike[str]) -> None:
-    """Draws a confusion matrix into the PNG file `path`.
+def plot_confusion_matrix(
+    matrix: NDArray[np.int64],
+    label_names: Sequence[str],
+    path: str | os.PathLike[str],
+    title: str = "",
+    split: str = "",
+) -> None:
+    """Draw a confusion matrix into a PNG file.
 
-    `matrix` is int64 (classes, classes), rows are labels and columns predictions, as `confusion_matrix` returns it.
-    Colours are shares of each row on a square-root scale, so that a confusion of 1 % is seen beside 95 % that are
-    right; a cell without images is white. Cells hold numbers of images up to 20 classes; beyond 60 classes the
-    axes count class ids.
+    Colours are shares of each row on a square-root scale, so that a confusion of 1 % is visible beside an accuracy of
+    95 %. A cell without images is white. Cells show numbers of images up to 20 classes. Beyond 60 classes the axes
+    show class ids instead of names.
+
+    Args:
+        matrix: Numbers of images, int64 (classes, classes); rows are labels and columns predictions.
+        label_names: Class names by class id. A name with a character that no installed font has is replaced by
+            "class 3", and the log says so.
+        path: The PNG file.
+        title: What was trained on what, such as "resnet50 on cifar10".
+        split: Name of the split that the matrix is of.
     """
     classes = len(label_names)
-    images = matrix.sum()
+    images = int(matrix.sum())
+    accuracy = as_percent(float(np.trace(matrix)) / images if images else math.nan)
     shares = np.ma.masked_equal(matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1), 0)
     side = float(np.interp(classes, [2, 10, _MOST_NUMBERED, _MOST_NAMED], [3.6, 6.0, 9.0, 10.5]))  # inches
-    with _style():
-        figure = Figure(figsize=(side + 2.6, side + 2.2), layout="constrained")
+    named = classes <= _MOST_NAMED
+    with _style("".join([title, *label_names]) if named else title) as missing:
+        figure = Figure(figsize=(side + 2.6, side + 2.4), layout="constrained")
         axes = figure.add_subplot()
         image = axes.imshow(shares, cmap="magma_r", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-        axes.set_title(
-            f"Confusion matrix: {images:,} images, {100 * np.trace(matrix) / max(1, images):.2f} % right", pad=12
-        )
-        axes.set_xlabel("predicted class" if classes <= _MOST_NAMED else "predicted class id")
-        axes.set_ylabel("label" if classes <= _MOST_NAMED else "class id of the label")
-        if classes <= _MOST_NAMED:
-            _name_classes(axes, label_names)
+        counted = f"{images:,} {split} image".replace("  ", " ") + ("" if images == 1 else "s")
+        _set_title(axes, title or "Confusion matrix", f"accuracy {accuracy} on {counted}", width=int(9 * side + 9))
+        axes.set_xlabel("predicted class" if named else "predicted class id")
+        axes.set_ylabel("label" if named else "class id of the label")
+        if named:
+            _name_classes(axes, _drawable_names(label_names, missing))
         if classes <= _MOST_NUMBERED:
             _number_cells(axes, matrix, shares)
         axes.spines[:].set_color("#cccccc")
@@ -66,52 +87,44 @@ def plot_confusion_matrix(matrix: np.ndarray, label_names: Sequence[str], path: 
         bar.set_ticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1], labels=["0", "1", "5", "10", "25", "50", "75", "100 %"])
         bar.set_label("share of the label's images")
         bar.outline.set_visible(False)
-        # One class of a thousand is narrower than a pixel of the usual size.
+        # One class of a thousand is narrower than a pixel at 120 dots per inch.
         _save(figure, path, dots_per_inch=200 if classes > 300 else 120)
 
 
 def plot_training_curve(
-    log_history: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], split_label: str = "validation"
+    log_history: Sequence[Mapping[str, Any]],
+    path: str | os.PathLike[str],
+    split_label: str = "validation",
+    title: str = "",
+    stepwise_rate: bool = False,
 ) -> None:
-    """Draws loss, accuracy and learning rate over epochs into the PNG file `path`.
+    """Draw loss, accuracy and learning rate over epochs into a PNG file.
 
-    `log_history` is the Trainer's: entries with "epoch" and "loss", "learning_rate", "eval_loss" or "eval_accuracy";
-    others, and values that are not finite, are passed over. `split_label` is what the evaluated split is called. A run
-    that never evaluated has no accuracy panel; a single value is drawn as a point.
+    A run that never evaluated has no accuracy panel. A single value is drawn as a point. Values that are not finite
+    are left out.
+
+    Args:
+        log_history: The Trainer's: entries with "epoch" and "loss", "learning_rate", "eval_loss" or "eval_accuracy".
+            Others are ignored.
+        path: The PNG file.
+        split_label: Name of the evaluated split.
+        title: What was trained on what, such as "resnet50 on cifar10".
+        stepwise_rate: Whether the schedule lowers the learning rate in steps (multistep), which are then drawn as
+            steps instead of slopes.
     """
     accuracy = _series(log_history, "eval_accuracy")
     heights = [3, 3, 1.8] if accuracy else [3, 1.8]
-    with _style():
+    with _style(title):
         figure = Figure(figsize=(8, 1.2 + sum(heights)), layout="constrained")
         panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
-        loss_axes, rate_axes = panels[0], panels[-1]
-        loss_axes.set_title("Training curve", pad=12)
-        _draw(loss_axes, _series(log_history, "loss"), _TRAIN, "train")
-        _draw(loss_axes, _series(log_history, "eval_loss"), _HELD_OUT, split_label)
-        loss_axes.set_ylabel("loss (nats)")
-        if loss_axes.lines:
-            loss_axes.legend(frameon=False)
+        _set_title(panels[0], title or "Training curve", width=70)
+        _draw_losses(panels[0], log_history, split_label)
         if accuracy:
-            _draw(panels[1], accuracy, _HELD_OUT, split_label)
-            epoch, highest = max(accuracy, key=lambda point: point[1])
-            panels[1].plot(epoch, highest, "o", color=_HELD_OUT, markersize=8)
-            note = f"{split_label}, highest {100 * highest:.2f} % at epoch {epoch:g}"
-            panels[1].set_title(note, loc="left", fontsize="small", color=_HELD_OUT, parse_math=False)
-            panels[1].set_ylabel("accuracy")
-            panels[1].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-        rates = [point for point in _series(log_history, "learning_rate") if point[1] > 0]
-        if rates:
-            _draw(rate_axes, rates, _RATE, "learning rate")
-            # Whole decades, at least one, so that every schedule has labelled ticks; rounded, because 0.01 * 0.1 * 0.1
-            # is a little more than 1e-4.
-            exponents = [round(math.log10(rate), 6) for _, rate in rates]
-            low, high = math.floor(min(exponents)), math.ceil(max(exponents))
-            rate_axes.set_yscale("log")
-            rate_axes.set_ylim(10.0 ** (low - 0.2), 10.0 ** (max(high, low + 1) + 0.2))
-        rate_axes.set_ylabel("learning rate")
-        rate_axes.set_xlabel("epoch")
-        rate_axes.set_xlim(left=0)
-        rate_axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            _draw_accuracy(panels[1], accuracy, split_label)
+        _draw_rate(panels[-1], _series(log_history, "learning_rate"), stepwise_rate)
+        panels[-1].set_xlabel("epoch")
+        panels[-1].set_xlim(left=0)
+        panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         for axes in panels:
             axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
             axes.spines[["top", "right"]].set_visible(False)
@@ -119,17 +132,77 @@ def plot_training_curve(
         _save(figure, path, dots_per_inch=120)
 
 
-def _series(log_history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    """Returns the (epoch, value) points of a key, without those that are missing or not finite."""
+def _draw_losses(axes: Axes, log_history: Sequence[Mapping[str, Any]], split_label: str) -> None:
+    _draw(axes, _series(log_history, "loss"), _TRAIN, "train")
+    _draw(axes, _series(log_history, "eval_loss"), _HELD_OUT, split_label)
+    axes.set_ylabel("loss (nats)")
+    if axes.lines:
+        axes.legend(frameon=False)
+
+
+def _draw_accuracy(axes: Axes, accuracy: _Points, split_label: str) -> None:
+    _draw(axes, accuracy, _HELD_OUT, split_label)
+    epoch, highest = max(accuracy, key=lambda point: point[1])
+    axes.plot(epoch, highest, "o", color=_HELD_OUT, markersize=8)
+    note = f"{split_label}, highest {as_percent(highest)} at epoch {epoch:g}"
+    axes.set_title(note, loc="left", fontsize="small", color=_HELD_OUT, parse_math=False)
+    axes.set_ylabel("accuracy")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+
+
+def _draw_rate(axes: Axes, points: _Points, stepwise: bool) -> None:
+    rates = [point for point in points if point[1] > 0]  # the scale is logarithmic
+    if rates:
+        _draw(axes, rates, _RATE, "learning rate")
+        if stepwise:
+            axes.lines[0].set_data(*zip(*_with_corners(rates), strict=True))
+        # Whole decades, at least one, so that each schedule has labelled ticks. They are rounded because
+        # 0.01 * 0.1 * 0.1 is a little more than 1e-4.
+        exponents = [round(math.log10(rate), 6) for _, rate in rates]
+        low, high = math.floor(min(exponents)), math.ceil(max(exponents))
+        axes.set_yscale("log")
+        axes.set_ylim(10.0 ** (low - 0.2), 10.0 ** (max(high, low + 1) + 0.2))
+    axes.set_ylabel("learning rate")
+
+
+def _with_corners(points: _Points) -> _Points:
+    """Return the points with a corner before each fall: the rate is held until it falls. A warm-up keeps its slope."""
+    corners = points[:1]
+    for (_, before), (epoch, rate) in itertools.pairwise(points):
+        if rate < before:
+            corners.append((epoch, before))
+        corners.append((epoch, rate))
+    return corners
+
+
+def _series(log_history: Sequence[Mapping[str, Any]], key: str) -> _Points:
+    """Return the (epoch, value) points of a key, without those that are missing or not finite."""
     points = [(entry["epoch"], entry[key]) for entry in log_history if key in entry and "epoch" in entry]
     return [point for point in points if point[1] is not None and math.isfinite(point[1])]
 
 
-def _draw(axes: Axes, points: Sequence[tuple[float, float]], color: str, label: str) -> None:
+def _draw(axes: Axes, points: _Points, color: str, label: str) -> None:
     if points:
         marker = "o" if len(points) <= 40 else None
         epochs, values = zip(*points, strict=True)
         axes.plot(epochs, values, color=color, marker=marker, markersize=3.5, linewidth=1.6, label=label)
+
+
+def _set_title(axes: Axes, title: str, second_line: str = "", width: int = 70) -> None:
+    lines = textwrap.wrap(title, width) + ([second_line] if second_line else [])
+    axes.set_title("\n".join(lines), pad=12, parse_math=False)
+
+
+def _drawable_names(names: Sequence[str], missing: set[str]) -> list[str]:
+    """Return the names, but "class 3" for those with a character that no installed font has, and log which."""
+    replaced = [name for name in names if cannot_draw(name, missing)]
+    if replaced:
+        logger.warning(
+            f"Note: no installed font can draw {len(replaced):,} of the class names ({listing(replaced)}), so the"
+            " confusion matrix shows their class ids; install a font that has the characters, such as Noto Sans CJK for"
+            " Chinese, Japanese and Korean."
+        )
+    return [f"class {class_id}" if cannot_draw(name, missing) else name for class_id, name in enumerate(names)]
 
 
 def _name_classes(axes: Axes, label_names: Sequence[str]) -> None:
@@ -138,10 +211,12 @@ def _name_classes(axes: Axes, label_names: Sequence[str]) -> None:
     places = range(len(names))
     axes.set_yticks(places, names, fontsize=size, parse_math=False)
     longest = max(map(len, names))
-    slanted = {} if longest * len(names) <= 45 else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
     if len(names) > _MOST_NUMBERED:
-        slanted = {"rotation": 90}
-    axes.set_xticks(places, names, fontsize=size, parse_math=False, **slanted)
+        axes.set_xticks(places, names, fontsize=size, parse_math=False, rotation=90)
+    elif longest * len(names) > 45:
+        axes.set_xticks(places, names, fontsize=size, parse_math=False, rotation=45, ha="right", rotation_mode="anchor")
+    else:
+        axes.set_xticks(places, names, fontsize=size, parse_math=False)
     axes.tick_params(length=0)
 
 
@@ -153,10 +228,13 @@ def _number_cells(axes: Axes, matrix: np.ndarray, shares: np.ndarray) -> None:
 
 
 @contextmanager
-def _style() -> Iterator[None]:
-    installed = {font.name for font in fontManager.ttflist}
-    settings = {
-        "font.family": [name for name in _FONTS if name in installed] or ["sans-serif"],
+def _style(text: str) -> Iterator[set[str]]:
+    """Set the style of a plot and fonts for `text`; yield the characters of it that no installed font has."""
+    families, missing = families_for(text)
+    settings: dict[Any, Any] = {
+        **matplotlib.rcParamsDefault,  # a matplotlibrc of the user's must not make the plots illegible
+        "backend": matplotlib.rcParams["backend"],
+        "font.family": families,
         "axes.edgecolor": _GREY,
         "axes.labelcolor": "#333333",
         "axes.titlesize": 12,
@@ -165,14 +243,13 @@ def _style() -> Iterator[None]:
         "ytick.color": _GREY,
         "ytick.labelcolor": "#333333",
     }
-    # Default settings first: a matplotlibrc of the user's must not make the images illegible.
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": matplotlib.rcParams["backend"], **settings}):
-        yield
+    with matplotlib.rc_context(settings):
+        yield missing
 
 
 def _save(figure: Figure, path: str | os.PathLike[str], dots_per_inch: int) -> None:
     FigureCanvasAgg(figure)
     with warnings.catch_warnings():
-        # A machine without Chinese fonts draws boxes; a warning a character would bury the run's own lines.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        # Names of classes are replaced where a font is missing; a warning per character would bury the log.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(path, format="png", dpi=dots_per_inch, facecolor="white", bbox_inches="tight", pad_inches=0.15)

@@ -1,10 +1,12 @@
-"""The figures as people read them, and as programs do.
+"""The figures of a run as text for people, and as JSON for programs.
 
-A figure always stands beside the split it is from: a split that chose the checkpoint flatters it.
+A figure always stands beside the split that it is from. The figures of a split that chose the checkpoint are better
+than what new images will give, so the table says which split did.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -15,38 +17,60 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-FIGURE_NAMES = {
-    "accuracy": "accuracy",
-    "top5_accuracy": "top-5",
-    "macro_f1": "macro F1",
-    "balanced_accuracy": "balanced",
-    "loss": "loss",
-}
-"""The figures of `ClassificationMetrics` in the order of every table, with their headings."""
+from hf_finetune.errors import UserError
+from hf_finetune.evaluation.analysis import ClassFigures
+from hf_finetune.evaluation.metrics import METRICS, Metric, as_percent
 
-_SPLIT_WIDTH = 32  # with all five figures a line of the table has at most 80 columns
-_NAME_WIDTH = 40
+_SPLIT_WIDTH = 32  # columns; with the registry's five metrics a line of the table has at most 80
+_NAME_WIDTH = 40  # columns
 
 
 def describe_split(name: str, samples: int, chose_checkpoint: bool = False) -> str:
-    """Returns what a figure's split is, such as "validation (5,000 images), which also chose the checkpoint"."""
+    """Return what figures are from, such as "validation (5,000 images), which also chose the checkpoint"."""
     images = f"{samples:,} image" + ("" if samples == 1 else "s")
     return f"{name} ({images})" + (", which also chose the checkpoint" if chose_checkpoint else "")
 
 
-def format_figure(name: str, value: float) -> str:
-    """Returns a figure as tables show it: "87.21 %" for a part of 1, "0.4012" for the loss (nats), "-" for NaN."""
-    if math.isnan(value):
-        return "-"
-    return f"{value:.4f}" if name == "loss" else f"{100 * value:.2f} %"
+def shown_metrics(figures: Sequence[Mapping[str, float]], metrics: Mapping[str, Metric] = METRICS) -> dict[str, Metric]:
+    """Return the metrics that at least one of the splits' `figures` has, in the order of `metrics`."""
+    return {name: metric for name, metric in metrics.items() if any(name in values for values in figures)}
 
 
-def worst_classes(per_class: Sequence[Mapping[str, Any]], limit: int) -> tuple[list[Mapping[str, Any]], str]:
-    """Returns the rows of `per_class_figures` that a table of `limit` rows shows, and the line that says which.
+def format_figures(values: Mapping[str, float], metrics: Mapping[str, Metric]) -> list[str]:
+    """Return the texts of a split's figures in the order of `metrics`; "-" for NaN and for a missing one."""
+    return [metric.format(values.get(name, math.nan)) for name, metric in metrics.items()]
 
-    All of them, by class id, where they fit; otherwise the ones with the lowest F1, worst first. Classes without an
-    image in the split have no F1 and are never among the worst.
+
+def format_log_figures(
+    values: Mapping[str, float], metrics: Mapping[str, Metric] = METRICS, prefix: str = "eval_"
+) -> str:
+    """Return the figures of an evaluation as the log shows them: "loss 0.4012  accuracy 87.21%".
+
+    Args:
+        values: An entry of the Trainer's log; its figures have names such as "eval_accuracy".
+        metrics: The metrics of the run. Those with `in_log` are shown: the loss, then the others in their order.
+        prefix: What precedes the names of metrics in `values`.
+    """
+    names = sorted((name for name in metrics if metrics[name].in_log), key=lambda name: name != "loss")
+    shown = [name for name in names if f"{prefix}{name}" in values]
+    return "  ".join(
+        f"{metrics[name].title} {metrics[name].format(values[f'{prefix}{name}']).replace(' %', '%')}" for name in shown
+    )
+
+
+def worst_classes(per_class: Sequence[ClassFigures], limit: int) -> tuple[list[ClassFigures], str]:
+    """Choose the classes that a table of `limit` rows shows.
+
+    Args:
+        per_class: What `per_class_figures` returned.
+        limit: The largest number of rows.
+
+    Returns:
+        The rows, and a caption that says which they are. Where all classes fit, they are in the order of class ids.
+        Otherwise those with the lowest F1 are shown, the worst first; a class without an image has no F1 and is
+        left out.
     """
     if len(per_class) <= limit:
         return list(per_class), f"All {len(per_class)} classes"
@@ -56,26 +80,31 @@ def worst_classes(per_class: Sequence[Mapping[str, Any]], limit: int) -> tuple[l
     return present[:limit], caption + (f" (without an image in this split: {absent})" if absent else "")
 
 
-def class_cells(row: Mapping[str, Any]) -> list[str]:
-    """Returns precision, recall, F1 and images of a row of `per_class_figures`, as tables show them."""
-    figures = [format_figure(name, row[name]) if row["support"] else "-" for name in ("precision", "recall", "f1")]
-    return [*figures, f"{row['support']:,}"]
+def class_cells(row: ClassFigures) -> list[str]:
+    """Return precision, recall, F1 and number of images of a class, as tables show them."""
+    return [as_percent(row["precision"]), as_percent(row["recall"]), as_percent(row["f1"]), f"{row['support']:,}"]
 
 
 def format_report(
-    figures: Mapping[str, Mapping[str, float]], per_class: Sequence[Mapping[str, Any]] = (), per_class_split: str = ""
+    figures: Mapping[str, Mapping[str, float]],
+    per_class: Sequence[ClassFigures] = (),
+    per_class_split: str = "",
+    metrics: Mapping[str, Metric] = METRICS,
 ) -> str:
-    """Returns the final table as plain text of about 80 columns, without a newline at its end.
+    """Return the final table as plain text of about 80 columns, without a newline at its end.
 
-    `figures` maps the description of each split (`describe_split`) to what `ClassificationMetrics` returned for it.
-    `per_class` is what `per_class_figures` returned for the split that `per_class_split` describes; at most 20 classes
-    are shown, the worst ones where there are more.
+    Args:
+        figures: By the description of each split (`describe_split`), what `ClassificationMetrics` returned for it.
+        per_class: What `per_class_figures` returned for one split. At most 20 classes are shown, the worst ones
+            where there are more.
+        per_class_split: The description of that split.
+        metrics: The metrics of the run: a column each.
     """
-    shown = [name for name in FIGURE_NAMES if any(name in values for values in figures.values())]
-    rows = [["split", *(FIGURE_NAMES[name] for name in shown)]]
+    shown = shown_metrics(list(figures.values()), metrics)
+    rows = [["split", *(metric.heading for metric in shown.values())]]
     for description, values in figures.items():
         first, *rest = textwrap.wrap(description, _SPLIT_WIDTH)
-        rows.append([first, *(format_figure(name, values.get(name, math.nan)) for name in shown)])
+        rows.append([first, *format_figures(values, shown)])
         rows.extend([line, *[""] * len(shown)] for line in rest)
     lines = _align(rows)
     if per_class:
@@ -88,21 +117,50 @@ def format_report(
     return "\n".join(lines)
 
 
-def write_metrics(path: str | os.PathLike[str], mapping: Mapping[str, Any]) -> None:
-    """Writes `mapping` as JSON (`to_json`); the file is whole at any moment, old or new."""
+def save_confusion_matrix(
+    matrix: NDArray[np.int64], label_names: Sequence[str], path: str | os.PathLike[str], title: str = ""
+) -> None:
+    """Save a confusion matrix as a PNG image or a CSV table, by the suffix of `path`.
+
+    Args:
+        matrix: Numbers of images, int64 (classes, classes); rows are labels, columns predictions.
+        label_names: Class names by class id.
+        path: A file name that ends in .png or .csv. In the CSV file the first row has the names of the predicted
+            classes, and the first column those of the labels.
+        title: What the image is of, such as "resnet50 on cifar10, test split".
+
+    Raises:
+        UserError: If the name ends otherwise.
+    """
     path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if path.suffix.lower() == ".png":
+        from hf_finetune.evaluation.plots import plot_confusion_matrix  # matplotlib, only where it is needed
+
+        plot_confusion_matrix(matrix, label_names, path, title)
+    elif path.suffix.lower() == ".csv":
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["label", *label_names])
+            writer.writerows([name, *row] for name, row in zip(label_names, matrix.tolist(), strict=True))
+    else:
+        raise UserError(f"{path}: a confusion matrix is saved as .png or .csv; use {path.with_suffix('.png')}.")
+
+
+def write_metrics(path: str | os.PathLike[str], mapping: Mapping[str, Any]) -> None:
+    """Write `mapping` as JSON (`to_json`). The file is replaced in one step, so a reader never sees a part of it."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        aside.write_text(to_json(mapping), encoding="utf-8")
-        os.replace(aside, path)
+        temporary.write_text(to_json(mapping), encoding="utf-8")
+        os.replace(temporary, path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def to_json(mapping: Mapping[str, Any]) -> str:
-    """Returns `mapping` as JSON text with sorted keys.
+    """Return `mapping` as JSON text with sorted keys.
 
-    Numpy scalars and arrays become numbers and lists. NaN and infinity, which JSON does not have, become null.
+    NumPy scalars and arrays become numbers and lists. NaN and infinity, which JSON does not have, become null.
     """
     return json.dumps(_jsonable(mapping), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -120,7 +178,7 @@ def _jsonable(value: Any) -> Any:
 
 
 def _columns(character: str) -> int:
-    # Chinese, Japanese and Korean characters take two columns of a terminal, combining ones none.
+    # Chinese, Japanese and Korean characters take two columns of a terminal, combining characters take none.
     if unicodedata.combining(character):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
@@ -143,7 +201,7 @@ def _shorten(name: str) -> str:
 
 
 def _align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Pads the columns to their widest cell: the first to the left, the others to the right."""
+    """Pad the columns to their widest cell. The first column is aligned to the left, the others to the right."""
     widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *others in rows:

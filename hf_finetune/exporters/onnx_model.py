@@ -1,35 +1,30 @@
-"""An exported ONNX file that answers as the model it was made from, with nothing else beside it.
+"""Reads the ONNX files that `export` writes.
 
-The file carries what a model folder has as JSON files: its metadata hold `config.json`, `preprocessor_config.json`
-(but for timm's models, whose figures are in the first), and `id2label`, a JSON object of class names by class id.
+Such a file needs no other beside it. Its metadata hold the JSON files of a model folder: `config.json`,
+`preprocessor_config.json` (except for timm's models, whose preprocessing is in the first), and `id2label`, a JSON
+object of class names by class id.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedModel
 
 from hf_finetune.errors import UserError
+from hf_finetune.exporters.base import need_packages
 from hf_finetune.models.load import quiet_transformers
 
 INPUT_NAME, OUTPUT_NAME = "pixel_values", "logits"
+TITLE, EXTRA = "an ONNX file", "onnx"
 _LABELS = "id2label"
 
 
-def need_packages(*names: str) -> None:
-    """Raises `UserError` where one of the packages for ONNX files is not installed."""
-    for name in names:
-        if find_spec(name) is None:
-            raise UserError(f'ONNX files need the package {name}; install it with `pip install "hf-finetune[onnx]"`.')
-
-
 def metadata_of(model: PreTrainedModel, image_processor: BaseImageProcessor) -> dict[str, str]:
-    """Returns what `OnnxModel` reads from a file's metadata."""
+    """Return the metadata of an ONNX file that `OnnxModel` reads, texts by name."""
     with tempfile.TemporaryDirectory() as folder, quiet_transformers():
         model.config.save_pretrained(folder)
         image_processor.save_pretrained(folder)
@@ -40,13 +35,18 @@ def metadata_of(model: PreTrainedModel, image_processor: BaseImageProcessor) -> 
 class OnnxModel:
     """A classifier in an ONNX file that `export` wrote, run by onnxruntime on the CPU.
 
-    `image_processor` turns images into its input, and `id2label` holds the class names by class id. Calling it maps
-    pixel_values, float32 (batch, channels, height, width) as the processor gives them, to logits, float32
-    (batch, classes). Raises `UserError` for a file that is none of `export`'s.
+    Attributes:
+        image_processor: Turns images into the input of the model.
+        id2label: Class names by class id.
     """
 
     def __init__(self, path: Path) -> None:
-        need_packages("onnxruntime")
+        """Open a file.
+
+        Raises:
+            UserError: If the file is missing, damaged or not written by `export`.
+        """
+        need_packages(TITLE, EXTRA, ["onnxruntime"])
         import onnxruntime  # optional, and 0.2 s
 
         if not path.is_file():
@@ -60,8 +60,8 @@ class OnnxModel:
         metadata = self._session.get_modelmeta().custom_metadata_map
         if _LABELS not in metadata or "config.json" not in metadata:
             raise UserError(
-                f"{path} does not say how images are prepared for it, and what its classes are called; use a file"
-                " that was made by: hf-finetune export"
+                f"{path} does not say how its images are preprocessed and what its classes are called; use a file"
+                " that was written by: hf-finetune export"
             )
         self.id2label = {int(class_id): name for class_id, name in json.loads(metadata[_LABELS]).items()}
         with tempfile.TemporaryDirectory() as folder, quiet_transformers():
@@ -73,5 +73,10 @@ class OnnxModel:
             )
 
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Return the logits, float32 (batch, classes).
+
+        Args:
+            pixel_values: Images as the image processor gives them, float32 (batch, channels, height, width).
+        """
         (logits,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: pixel_values.numpy(force=True)})
         return torch.from_numpy(logits)

@@ -1,8 +1,8 @@
-"""The model card, README.md of the result folder, through huggingface_hub's own classes.
+"""Writes the model card, the file README.md of a result folder.
 
-The card says what the model is, what it was trained on, its figures with the split that each is from, and the one
-command that makes it again. Nothing is asked of the Hub here; the metadata follow its specification,
-https://github.com/huggingface/hub-docs/blob/main/modelcard.md.
+The card says what the model is, what it was trained on, its figures and the split that each is from, how to load it,
+and the command that trains it again. Its metadata follow the Hub's specification,
+https://github.com/huggingface/hub-docs/blob/main/modelcard.md. Nothing here needs the network.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import math
 import os
 import platform
 import re
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,22 +23,21 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from hf_finetune.config.run_files import RECIPE_FILE
+from hf_finetune.data.catalog import CATALOG
+from hf_finetune.evaluation.analysis import ClassFigures
+from hf_finetune.evaluation.metrics import METRICS, Metric
 from hf_finetune.evaluation.plots import CONFUSION_MATRIX_FILE, TRAINING_CURVE_FILE
-from hf_finetune.evaluation.report import class_cells, format_figure, worst_classes
+from hf_finetune.evaluation.report import class_cells, format_figures, shown_metrics, worst_classes
 from hf_finetune.hub.redaction import without_private_text
 from hf_finetune.models import is_own_architecture
 
 _MOST_CLASSES = 50
 _LIBRARIES = ("hf_finetune", "transformers", "torch", "torchvision", "accelerate", "datasets", "evaluate", "timm")
 
-# Our name of a figure, the Hub's metric type, the name that people read.
-_HUB_METRICS = {
-    "accuracy": ("accuracy", "accuracy"),
-    "top5_accuracy": ("top5_accuracy", "top-5 accuracy"),
-    "macro_f1": ("f1", "macro F1"),
-    "balanced_accuracy": ("balanced_accuracy", "balanced accuracy"),
-    "loss": ("loss", "loss"),
-}
+# Settings that may be paths of this machine.
+_PATH_KEYS = ("dataset", "dataset_path", "model_name_or_path", "load_from")
+_STANDS_FOR = "path/to"  # precedes the last name of such a path
 
 _TEMPLATE = """\
 ---
@@ -52,7 +52,7 @@ An image classifier of {{ num_labels }} classes: {{ origin }}, trained on {{ dat
 
 {{ figures }}
 {% if flattered %}
-The {{ flattered }} split also chose the checkpoint, so its figures flatter the model; on new images expect less.
+The {{ flattered }} split also chose the checkpoint, so its figures are higher than on new images.
 {% endif %}{% endif %}
 ## How to use it
 
@@ -65,7 +65,7 @@ classifier("image.jpg")
 {% if needs.sentence %}
 {{ needs.sentence }}
 {% endif %}
-In place of the name, the path of a copy of this folder will do.
+The path of a copy of this folder works in place of the name.
 
 ## Data
 
@@ -85,12 +85,20 @@ The recipe:
 {{ recipe }}
 ```
 
-To make it again (seed {{ seed }}):
+It was trained with seed {{ seed }} by:
 
 ```bash
 {{ command }}
 ```
+{% if again %}
+To train it again from the files of this folder, run this command in the folder:
 
+```bash
+{{ again }}
+```
+{% if stands_for in again %}
+Replace `{{ stands_for }}/...` by where your copy of these files is.
+{% endif %}{% endif %}
 Versions: {{ versions }}.
 {% if classes or matrix %}
 ## Classes
@@ -103,16 +111,29 @@ Versions: {{ versions }}.
 
 @dataclass(frozen=True)
 class ModelCardContext:
-    """All that a model card tells.
+    """What a model card says.
 
-    `splits` and `metrics` have the dataset's split names as keys ("train", "validation", "test"); `splits` holds what
-    each is, for people (`describe_split`, or "10 % of train, stratified, seed 42"), and `metrics` what
-    `ClassificationMetrics` returned for those that were evaluated. `per_class` is from `per_class_figures`, for the
-    split `per_class_split`. `checkpoint_split` is the split that chose the checkpoint, if one did.
-
-    `base_model` is a Hub id or a folder, None for random weights; `dataset_id` and `dataset_revision` are the Hub's,
-    None for local images; `license` is one of the Hub's identifiers, such as "apache-2.0". `command` is the command
-    line as the user typed it.
+    Attributes:
+        model_name: Title of the card.
+        num_labels: Number of classes.
+        dataset_name: What it was trained on, for people.
+        splits: By split name ("train", "validation", "test"), what the split is, for people: what `describe_split`
+            returns, or "10 % of train, stratified, seed 42".
+        metrics: By the name of each split that was evaluated, what `ClassificationMetrics` returned for it.
+        recipe_yaml: The resolved recipe.
+        command: The command line as the user typed it.
+        seed: The seed of the run.
+        versions: What `library_versions` returned.
+        again: The command that repeats the run from the result folder (`training_command`). None leaves it out.
+        base_model: A Hub id or a folder. None for random weights.
+        license: One of the Hub's identifiers, such as "apache-2.0".
+        dataset_id: Hub id of the dataset. None for local images.
+        dataset_revision: Its commit on the Hub.
+        checkpoint_split: The split that chose the checkpoint. None where none did.
+        per_class: What `per_class_figures` returned for the split `per_class_split`.
+        per_class_split: Name of that split.
+        notes: Sentences on the data.
+        registry: The metrics of the run by name: a column each.
     """
 
     model_name: str
@@ -124,26 +145,36 @@ class ModelCardContext:
     command: str
     seed: int
     versions: Mapping[str, str]
+    again: str | None = None
     base_model: str | None = None
     license: str | None = None
     dataset_id: str | None = None
     dataset_revision: str | None = None
     checkpoint_split: str | None = None
-    per_class: Sequence[Mapping[str, Any]] = ()
+    per_class: Sequence[ClassFigures] = ()
     per_class_split: str | None = None
     notes: Sequence[str] = ()
+    registry: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
 
 
 def write_model_card(context: ModelCardContext, folder: str | os.PathLike[str]) -> Path:
-    """Writes README.md into `folder` and returns its path.
+    """Write the model card into a result folder. Tokens and private folders are left out (`without_private_text`).
 
-    The training curve and the confusion matrix are shown if their files are in `folder`, and how to load the model is
-    told by its config.json there. Tokens and private folders are never written (`without_private_text`).
+    Args:
+        context: What the card says.
+        folder: The result folder. The card shows the training curve and the confusion matrix if their files are there,
+            and says what loading needs by the config.json there.
+
+    Returns:
+        The path of README.md.
     """
     folder = Path(folder)
-    # Before anything is escaped: Markdown would hide a folder's name from the search.
+    # Before anything is escaped: Markdown's backslashes would hide a folder's name from the search.
     context = ModelCardContext(
-        **{name: without_private_text(value, Path.cwd()) for name, value in vars(context).items()}
+        **{
+            name: value if name == "registry" else without_private_text(value, Path.cwd())
+            for name, value in vars(context).items()
+        }
     )
     config = folder / "config.json"
     needs = _loading_needs(json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {})
@@ -164,6 +195,8 @@ def write_model_card(context: ModelCardContext, folder: str | os.PathLike[str]) 
         matrix=CONFUSION_MATRIX_FILE if (folder / CONFUSION_MATRIX_FILE).is_file() else None,
         recipe=context.recipe_yaml.strip(),
         command=context.command.strip(),
+        again=context.again,
+        stands_for=_STANDS_FOR,
         seed=context.seed,
         versions=", ".join(f"{name} {version}" for name, version in context.versions.items()),
         classes=_classes_table(context),
@@ -173,15 +206,44 @@ def write_model_card(context: ModelCardContext, folder: str | os.PathLike[str]) 
     return path
 
 
+def training_command(values: Mapping[str, Any]) -> str | None:
+    """Return the command that repeats a run from its result folder, where `recipe.yaml` holds its settings.
+
+    A path of this machine is replaced by "path/to/" and its last name: relative paths do not hold in another working
+    folder, and others need not know where the files of this machine are. Nothing is pushed by the repeated run.
+
+    Args:
+        values: The values of the run's recipe.
+
+    Returns:
+        The command line. None for a run whose images came from a Python program.
+    """
+    if values.get("dataset") is None:
+        return None
+    words = ["hf-finetune", "train", "--recipe", RECIPE_FILE]
+    for key in _PATH_KEYS:
+        if _is_local_path(key, values.get(key)):
+            words += [f"--{key}", f"{_STANDS_FOR}/{Path(values[key]).expanduser().resolve().name}"]
+    if values.get("push_to_hub"):
+        words += ["--push_to_hub", "false"]
+    return shlex.join([*words, "--output_dir", "../again"])
+
+
+def _is_local_path(key: str, value: Any) -> bool:
+    if not isinstance(value, (str, os.PathLike)) or (key == "dataset" and value in CATALOG):
+        return False
+    return str(value).startswith(("/", "~", ".")) or Path(value).exists()
+
+
 def _loading_needs(config: Mapping[str, Any]) -> dict[str, str]:
-    """Returns what a model's configuration, as saved, makes `pipeline` need: more `arguments`, and a `sentence`."""
+    """Return what `pipeline` needs to load a saved model: more `arguments`, and a `sentence` for the card."""
     code = config.get("auto_map", {}).get("AutoModelForImageClassification")
     if code is not None:
         sentence = (
             f"The network's code, `{code.split('.')[0]}.py`, comes with the weights, and `trust_remote_code` runs it."
         )
         if is_own_architecture(config["model_type"]):
-            sentence += " Where hf_finetune is installed, `import hf_finetune.models` will do instead."
+            sentence += " Where hf_finetune is installed, `import hf_finetune.models` replaces it."
         return {"arguments": ", trust_remote_code=True", "sentence": sentence}
     if config.get("model_type") == "timm_wrapper":
         return {"arguments": "", "sentence": "The package timm is needed: `pip install timm`."}
@@ -189,7 +251,7 @@ def _loading_needs(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def library_versions() -> dict[str, str]:
-    """Returns the versions of Python and of the libraries that a result depends on, those that are installed."""
+    """Return the versions of Python and of the installed libraries that a result depends on, by name."""
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
@@ -203,7 +265,7 @@ def _metadata(context: ModelCardContext) -> ModelCardData:
     results = []
     for split, figures in context.metrics.items():
         note = " (this split also chose the checkpoint)" if split == context.checkpoint_split else ""
-        for name, (metric_type, metric_name) in _HUB_METRICS.items():
+        for name, metric in context.registry.items():
             if math.isfinite(figures.get(name, math.nan)):
                 results.append(
                     EvalResult(
@@ -213,8 +275,8 @@ def _metadata(context: ModelCardContext) -> ModelCardData:
                         dataset_name=context.dataset_name,
                         dataset_split=split,
                         dataset_revision=context.dataset_revision,
-                        metric_type=metric_type,
-                        metric_name=metric_name[0].upper() + metric_name[1:] + note,
+                        metric_type=metric.hub_type,
+                        metric_name=metric.title[0].upper() + metric.title[1:] + note,
                         metric_value=float(figures[name]),
                     )
                 )
@@ -222,7 +284,7 @@ def _metadata(context: ModelCardContext) -> ModelCardData:
         license=context.license,
         base_model=context.base_model if _is_hub_id(context.base_model) else None,
         datasets=[context.dataset_id] if context.dataset_id else None,
-        metrics=["accuracy", "f1"],
+        metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
         library_name="transformers",
         pipeline_tag="image-classification",
         tags=["image-classification", "hf_finetune"],
@@ -258,12 +320,9 @@ def _describe(context: ModelCardContext, split: str) -> str:
 
 
 def _figures_table(context: ModelCardContext) -> str:
-    shown = [name for name in _HUB_METRICS if any(name in figures for figures in context.metrics.values())]
-    rows = [
-        [_describe(context, split), *(format_figure(name, figures.get(name, math.nan)) for name in shown)]
-        for split, figures in context.metrics.items()
-    ]
-    return _table(["split", *(_HUB_METRICS[name][1] for name in shown)], rows) if rows else ""
+    shown = shown_metrics(list(context.metrics.values()), context.registry)
+    rows = [[_describe(context, split), *format_figures(figures, shown)] for split, figures in context.metrics.items()]
+    return _table(["split", *(metric.title for metric in shown.values())], rows) if rows else ""
 
 
 def _classes_table(context: ModelCardContext) -> str:
@@ -284,5 +343,5 @@ def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _escape(text: str) -> str:
-    """Returns `text` so that Markdown shows it as it is, on one line."""
+    """Return `text` so that Markdown shows it as it is, on one line."""
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))

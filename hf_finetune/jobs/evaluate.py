@@ -2,95 +2,249 @@
 
 from __future__ import annotations
 
+import csv
+import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_finetune.config.arguments import build_arguments
+from hf_finetune.config.data import DataArguments
 from hf_finetune.config.recipe import Recipe
-from hf_finetune.data.build import load_image_dataset
-from hf_finetune.data.device import DeviceStage
-from hf_finetune.data.images.cache import finish, open_decoded_images
-from hf_finetune.data.images.unreadable import BadImages, note_lost
+from hf_finetune.config.training import FinetuneArguments
+from hf_finetune.data.dataset import ImageDataset
+from hf_finetune.data.images.cache import finish
+from hf_finetune.data.images.unreadable import note_lost
 from hf_finetune.data.labels import match_classes
-from hf_finetune.data.stages import EvaluationStage
-from hf_finetune.data.streaming.build import load_streamed_dataset
-from hf_finetune.data.streaming.dataset import image_batches
-from hf_finetune.evaluation.metrics import ClassificationMetrics, per_class_figures, reduce_logits
-from hf_finetune.evaluation.report import describe_split, format_report
+from hf_finetune.data.sources.objects import GivenDataset
+from hf_finetune.data.splits import split_role
+from hf_finetune.errors import UserError, did_you_mean
+from hf_finetune.evaluation.analysis import ClassFigures, confusion_matrix, per_class_figures
+from hf_finetune.evaluation.metrics import ClassificationMetrics, Metric, UserMetric, run_metrics
+from hf_finetune.evaluation.report import describe_split, format_report, to_json, write_metrics
 from hf_finetune.logs import get_logger, log_lines
-from hf_finetune.models.load import load_trained
+from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
-from hf_finetune.training.trainer import ImageClassificationTrainer
+from hf_finetune.training.host_memory import keep_freed_memory
+from hf_finetune.training.wiring import build_evaluator, load_data, prepare_images
 
 logger = get_logger(__name__)
 
+_ROLES = ("test", "validation", "train")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class EvaluationResult:
-    """`metrics` under their own names (accuracy, loss and so on), and for each image, in the split's order:
+    """A model's figures on a split.
 
-    `predictions` and `labels`, class ids of the model, int64, and `losses`, cross entropy in nats, float32; all of the
-    shape (images,). An image that could not be read has the label -100.
+    Attributes:
+        metrics: Figures under their own names: accuracy, loss and so on, and samples. All but the loss (nats) and
+            counts are parts of 1.
+        predictions: The likeliest class of each image, int64 (images,), in the split's order: class ids of the model.
+        labels: Its own class, int64 (images,); -100 for an image that could not be read.
+        losses: Its cross entropy in nats, float32 (images,).
+        label_names: The model's classes by class id.
+        split: What was evaluated, such as "test".
+        report: The table that the command prints.
     """
 
     metrics: dict[str, float]
     predictions: np.ndarray
     labels: np.ndarray
     losses: np.ndarray
+    label_names: list[str] = field(default_factory=list)
+    split: str = "test"
+    report: str = ""
+
+    def __repr__(self) -> str:
+        """Return one line with the figures."""
+        figures = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items() if name != "samples")
+        return f"EvaluationResult on {self.metrics.get('samples', 0):,.0f} images of {self.split}: {figures}"
+
+    def _repr_html_(self) -> str:
+        """Return the table and the confusion matrix, self-contained, as notebooks show them."""
+        from hf_finetune.evaluation.plots import CONFUSION_MATRIX_FILE, plot_confusion_matrix
+        from hf_finetune.training.finetune_result import as_html
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / CONFUSION_MATRIX_FILE
+            plot_confusion_matrix(self.confusion_matrix(), self.label_names, path)
+            return as_html(self.report or repr(self), [path])
+
+    def per_class(self) -> list[ClassFigures]:
+        """Return precision, recall, F1 and support of every class, by class id."""
+        return per_class_figures(self.predictions, self.labels, self.label_names)
+
+    def confusion_matrix(self) -> np.ndarray:
+        """Return the number of images of each class (row) that were given each class (column), int64."""
+        return confusion_matrix(self.predictions, self.labels, self.label_names)
+
+    def as_mapping(self) -> dict[str, Any]:
+        """Return what the JSON file holds: split, metrics, per_class, label_names and confusion_matrix."""
+        return {
+            "split": self.split,
+            "metrics": self.metrics,
+            "per_class": self.per_class(),
+            "label_names": self.label_names,
+            "confusion_matrix": self.confusion_matrix(),
+        }
+
+    def save(self, path: Path) -> list[Path]:
+        """Write the figures, and the confusion matrix as a plot beside them.
+
+        Args:
+            path: A JSON file of all figures, or a CSV file with a line for each image: row, label, prediction, loss.
+
+        Returns:
+            The files that were written.
+
+        Raises:
+            UserError: For a name that ends otherwise.
+        """
+        from hf_finetune.evaluation.plots import plot_confusion_matrix
+
+        check_output(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix.lower() == ".json":
+            write_metrics(path, self.as_mapping())
+        else:
+            self._write_rows(path)
+        plot = path.with_name(f"{path.stem}_confusion_matrix.png")
+        plot_confusion_matrix(self.confusion_matrix(), self.label_names, plot)
+        return [path, plot]
+
+    def _write_rows(self, path: Path) -> None:
+        names = self.label_names
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["row", "label", "prediction", "loss"])
+            for row, (label, prediction, loss) in enumerate(
+                zip(self.labels.tolist(), self.predictions.tolist(), self.losses.tolist(), strict=True)
+            ):
+                known = label >= 0
+                writer.writerow([row, names[label] if known else "", names[prediction], f"{loss:.6f}" if known else ""])
 
 
-def evaluate_model(model: str, **settings: Any) -> EvaluationResult:
-    """Prints and returns the figures of `model` (a folder, a Hub id or an embedded name) on a dataset.
+def check_output(path: Path) -> None:
+    """Raise `UserError` where results cannot be written to a file of this name."""
+    if path.suffix.lower() not in (".json", ".csv"):
+        raise UserError(f"--output is {path}; use a name that ends in .json or .csv.")
+    if path.is_dir():
+        raise UserError(f"--output: {path} is a folder; use the name of a file.")
 
-    `settings` are keys of a recipe that say which images. The test split is evaluated; where there is none, the
-    validation split; where there is only one split, all of it. Classes are matched by name. Raises `UserError` for a
-    model or a dataset that cannot be had, and for classes that the model does not know.
+
+def evaluate_model(
+    model: str | Path | PreTrainedModel,
+    *,
+    split: str | None = None,
+    output: str | Path | None = None,
+    json: bool = False,
+    given: GivenDataset | None = None,
+    metrics: Mapping[str, UserMetric | Metric] | None = None,
+    image_processor: BaseImageProcessor | None = None,
+    **settings: Any,
+) -> EvaluationResult:
+    """Log and return the figures of a model on a dataset. Classes are matched by name.
+
+    Args:
+        model: A folder, a Hub id, an embedded name, or a model object.
+        split: Which split, by its role (train, validation, test) or its own name. Absent, the test split; where there
+            is none, the validation split; where there is only one, that.
+        output: A .json or .csv file for the results (`EvaluationResult.save`).
+        json: Print the figures as JSON on standard output, instead of logging the table.
+        given: A dataset that is open already.
+        metrics: Own figures by name.
+        image_processor: What prepares images; absent, the model's own.
+        settings: Keys of a recipe that say which images.
+
+    Returns:
+        The figures, and each image's prediction.
+
+    Raises:
+        UserError: For a model or a dataset that cannot be had, and for classes that the model does not know.
     """
-    settings = {"validation_fraction": 0, "model_name_or_path": model, **settings}
+    if output is not None:
+        output = Path(output).expanduser()
+        check_output(output)
+    named = {} if isinstance(model, PreTrainedModel) else {"model_name_or_path": str(model)}
+    if split is not None and split_role(split) is None:
+        settings["test_split"] = split
+    settings = {"validation_fraction": 0, **named, **settings}
     model_arguments, data_arguments, args = build_arguments(
         Recipe("evaluate", settings, {key: f"--{key}" for key in settings})
     )
-    with args.main_process_first(desc="dataset"):
-        if data_arguments.streaming:
-            data = load_streamed_dataset(data_arguments, args.seed, model_arguments.num_labels, require_train=False)
-        else:
-            data = load_image_dataset(data_arguments, args.seed, require_train=False)
+    raw = given.raw if given is not None else None
+    data = load_data(data_arguments, args, model_arguments.num_labels, require_train=False, given=raw)
     args.prepare_for_run(has_validation=False)
-    role = next(role for role in ("test", "validation", "train") if role in data.splits)
+    role = _choose_role(data, split)
     logger.info(f"Data: {data.source}, {role}: {data.split_names[role]}.")
-    network = load_trained(model_arguments)
+    source = open_source(model if isinstance(model, PreTrainedModel) else model_arguments)
+    network = load_trained(source)
+    image_processor = image_processor or load_image_processor(source, network.config, _figures(data_arguments))
+    result = _evaluate(network, image_processor, data, data_arguments, args, role, run_metrics(metrics))
+    if json:
+        sys.stdout.write(to_json(result.as_mapping()))
+    else:
+        log_lines(logger, "", result.report)
+    if output is not None and args.process_index == 0:
+        log_lines(logger, f"Written: {', '.join(map(str, result.save(output)))}.")
+    return result
+
+
+def _figures(arguments: DataArguments) -> DataArguments | None:
+    """Return the arguments where they say how images are prepared; else the checkpoint's own processor is kept."""
+    stated = ("image_size", "crop_pct", "image_mean", "image_std", "resample")
+    return arguments if any(getattr(arguments, name) is not None for name in stated) else None
+
+
+def _choose_role(data: ImageDataset, split: str | None) -> str:
+    if split is None:
+        return next(role for role in _ROLES if role in data.splits)
+    role = split_role(split) or "test"
+    if role not in data.splits:
+        advice = did_you_mean(split, data.splits)
+        raise UserError(f"--split: {data.source} has no split {split}.{advice} It has {', '.join(data.splits)}.")
+    return role
+
+
+def _evaluate(
+    network: PreTrainedModel,
+    image_processor: BaseImageProcessor,
+    data: ImageDataset,
+    arguments: DataArguments,
+    args: FinetuneArguments,
+    role: str,
+    metrics: Mapping[str, Metric],
+) -> EvaluationResult:
+    """Run the split through the network."""
     names = [network.config.id2label[position] for position in range(network.config.num_labels)]
-    split = data.splits[role]
-    class_ids = match_classes(None if data_arguments.streaming else split, data.label_names, names)
-    image_processor = load_image_processor(model_arguments, network.config)
-    with args.main_process_first(desc="decoded images"):
-        decoded = open_decoded_images(data, data_arguments.decode_cache, args.world_size, args.local_process_index)
-    bad_images = BadImages(data, data_arguments.on_bad_image)
-    stage = EvaluationStage(image_processor, data.uniform, class_ids)
-    batches = bad_images.on_error(role, image_batches(split, stage, decoded.get(role)))
+    class_ids = match_classes(None if arguments.streaming else data.splits[role], data.label_names, names)
+    images = prepare_images(data, image_processor, arguments, args, class_ids)
+    keep_freed_memory(args.device)
     with tempfile.TemporaryDirectory() as folder:
         args.output_dir = folder  # the Trainer creates its folder even if nothing is ever written there
-        trainer = ImageClassificationTrainer(
-            network,
-            args,
-            device_stage=DeviceStage(image_processor, data.uniform),
-            image_processor=image_processor,
-            compute_metrics=ClassificationMetrics(names),
-            reduce_logits=reduce_logits,
-            bad_images=bad_images,
-        )
-        output = trainer.predict(batches, metric_key_prefix="test")
+        trainer = build_evaluator(network, args, images, ClassificationMetrics(names, metrics))
+        predicted = trainer.predict(images.batches[role], metric_key_prefix="test")
         log_lines(logger, *note_lost(data, trainer.unreadable_images()))
         trainer.end()
     if args.local_process_index == 0:
-        finish(decoded.values())
-    metrics = {name.removeprefix("test_"): value for name, value in output.metrics.items()}
-    description = describe_split(role, int(metrics["samples"]))
-    per_class = per_class_figures(output.predictions[0], output.label_ids, names)
-    log_lines(logger, "", format_report({description: metrics}, per_class, description))
-    predictions, _, losses = output.predictions
-    rows = np.argsort(batches.arrangement.source_rows()) if data_arguments.streaming else slice(None)
-    return EvaluationResult(metrics, predictions[rows], output.label_ids[rows], losses[rows])
+        finish(images.decoded.values())
+    figures = {name.removeprefix("test_"): value for name, value in predicted.metrics.items()}
+    description = describe_split(role, int(figures["samples"]))
+    classes, _, losses = predicted.predictions[:3]
+    per_class = per_class_figures(classes, predicted.label_ids, names)
+    rows = np.argsort(images.batches[role].arrangement.source_rows()) if arguments.streaming else slice(None)
+    return EvaluationResult(
+        figures,
+        classes[rows],
+        predicted.label_ids[rows],
+        losses[rows],
+        names,
+        data.split_names[role] if data.split_names[role].startswith(role) else role,
+        format_report({description: figures}, per_class, description, metrics),
+    )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,42 +18,57 @@ from hf_finetune.config.arguments import build_arguments
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.data.batches import ImageBatches, pass_on
-from hf_finetune.data.build import load_image_dataset
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.labels import match_classes
 from hf_finetune.data.splits import random_subset
 from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError, did_you_mean
-from hf_finetune.evaluation.report import format_figure
-from hf_finetune.exporters.formats import Agreement, LogitsOf, quantize_int8, write_folder, write_onnx
-from hf_finetune.exporters.onnx_model import OnnxModel, need_packages
+from hf_finetune.evaluation.metrics import as_percent
+from hf_finetune.exporters.base import Agreement, ExportFormat, Logits, LogitsOf, need_packages
+from hf_finetune.exporters.formats import FORMATS
 from hf_finetune.logs import get_logger, log_lines, progress_bar
 from hf_finetune.models.load import load_trained
 from hf_finetune.models.processor import describe, load_image_processor
+from hf_finetune.training.wiring import load_data
 
 logger = get_logger(__name__)
 
-FORMATS = ("onnx", "safetensors")
 _NOISE_IMAGES = 16
 _CALIBRATION_IMAGES = 512
 
 
 def export_model(
-    model: str, format: str = "onnx", output: str | None = None, quantize: str | None = None, **settings: Any
+    model: str | Path,
+    format: str = "onnx",
+    output: str | Path | None = None,
+    quantize: str | None = None,
+    **settings: Any,
 ) -> Path:
-    """Writes `model` (a folder, a Hub id or an embedded name) as an ONNX file or a model folder, and returns its path.
+    """Write a model as an ONNX file or a model folder, checked to give the original's class on every image.
 
-    It is there only if it gives the original's class on every image: those of the dataset that `settings`, keys of a
-    recipe, name (of the split that `evaluate` takes), or noise without one. `quantize="int8"` writes the int8 form
-    instead and prints the accuracy before and after. Raises `UserError`.
+    Args:
+        model: A folder, a Hub id or an embedded name.
+        format: "onnx", a file, or "safetensors", a folder.
+        output: Where to write it; absent, model.onnx in the model's folder.
+        quantize: "int8" writes the ONNX file with int8 weights instead, and logs the accuracy before and after.
+        settings: Keys of a recipe that name a dataset to check on, of whose splits `evaluate` takes one; without a
+            dataset, the check is on noise.
+
+    Returns:
+        Where it was written.
+
+    Raises:
+        UserError: For a model or a dataset that cannot be had, a path that cannot be written, and a file that gives
+            another class.
     """
+    model = str(model)
     settings = {"validation_fraction": 0, "model_name_or_path": model, "use_cpu": True, **settings}
     model_arguments, data_arguments, args = build_arguments(
         Recipe("export", settings, {key: f"--{key}" for key in settings})
     )
-    path = _check_wishes(model, format, output, quantize, data_arguments.dataset)
-    data = load_image_dataset(data_arguments, args.seed, require_train=False) if data_arguments.dataset else None
+    form, path = _check_wishes(model, format, output, quantize, data_arguments.dataset)
+    data = load_data(data_arguments, args, require_train=False) if data_arguments.dataset else None
     network = load_trained(model_arguments)
     image_processor = load_image_processor(model_arguments, network.config)
 
@@ -74,20 +88,15 @@ def export_model(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
         written = {"float32": Path(folder) / "float32"}
-        if format == "safetensors":
-            write_folder(network, image_processor, written["float32"])
-            copy = load_trained(replace(model_arguments, model_name_or_path=str(written["float32"])))
-            forms = {"float32": LogitsOf(copy)}
-        else:
-            example, _ = next(_batches(Subset(samples, [0, 0]), device_stage, args))
-            write_onnx(network, image_processor, example, written["float32"])
-            if quantize is not None:
-                written["int8"] = Path(folder) / "int8"
-                calibration = ImageBatches(_calibration_split(data, role, args), stage)
-                images = _batches(calibration, device_stage, args)
-                logger.info(f"Quantizing it to {quantize}.")
-                quantize_int8(written["float32"], written["int8"], (pixel_values for pixel_values, _ in images))
-            forms = {form: OnnxModel(file) for form, file in written.items()}
+        example, _ = next(_batches(Subset(samples, [0, 0]), device_stage, args))
+        form.write(network, image_processor, example, written["float32"])
+        if quantize is not None:
+            written["int8"] = Path(folder) / "int8"
+            calibration = ImageBatches(_calibration_split(data, role, args), stage)
+            images = _batches(calibration, device_stage, args)
+            logger.info(f"Quantizing it to {quantize}.")
+            form.quantize_int8(written["float32"], written["int8"], (pixel_values for pixel_values, _ in images))
+        forms = {precision: form.load(file, model_arguments) for precision, file in written.items()}
         agreements = _compare(LogitsOf(network), forms, _batches(samples, device_stage, args))
         exact = agreements["float32"]
         if not exact.holds:
@@ -111,36 +120,45 @@ def export_model(
     return path
 
 
-def _check_wishes(model: str, format: str, output: str | None, quantize: str | None, dataset: str | None) -> Path:
-    """Returns where the result will be. Raises `UserError` for what cannot be, before anything is loaded."""
+def _check_wishes(
+    model: str, format: str, output: str | Path | None, quantize: str | None, dataset: str | None
+) -> tuple[ExportFormat, Path]:
+    """Return the format and where the result will be. Nothing is loaded yet.
+
+    Raises:
+        UserError: For what cannot be.
+    """
     if format not in FORMATS:
         raise UserError(f'--format is "{format}".{did_you_mean(format, FORMATS)} Use one of {", ".join(FORMATS)}.')
     if quantize not in (None, "int8"):
         raise UserError(f'--quantize is "{quantize}"; use int8.')
-    if format == "onnx":
-        need_packages("onnx", "onnxscript", "onnxruntime")
-    if quantize is not None and format != "onnx":
+    form = FORMATS[format]
+    need_packages(form.title, form.extra, form.packages)
+    if quantize is not None and form.quantize_int8 is None:
         raise UserError(f"--quantize makes an ONNX file, and --format is {format}; leave one of them out.")
     if quantize is not None and dataset is None:
         raise UserError(
             "--quantize needs images, to find the ranges of activations and to print the accuracy before and after;"
             " use --dataset, as for hf-finetune evaluate."
         )
-    if output is None and format == "safetensors":
-        raise UserError("--format safetensors writes a folder; use --output FOLDER.")
+    if output is None and not form.suffix:
+        raise UserError(f"--format {format} writes a folder; use --output FOLDER.")
     if output is None:
         folder, suffix = Path(model).expanduser(), f"_{quantize}" if quantize else ""
-        path = folder / f"model{suffix}.onnx" if folder.is_dir() else Path(f"{folder.name}{suffix}.onnx")
+        name = f"{'model' if folder.is_dir() else folder.name}{suffix}{form.suffix}"
+        path = folder / name if folder.is_dir() else Path(name)
     else:
         path = Path(output).expanduser()
-    if format == "onnx" and path.suffix != ".onnx":
-        raise UserError(f"--output is {path}, but the name of an ONNX file ends in .onnx; use {path}.onnx.")
+    if form.suffix and path.suffix != form.suffix:
+        raise UserError(
+            f"--output is {path}, but the name of {form.title} ends in {form.suffix}; use {path}{form.suffix}."
+        )
     if path.exists():
         raise UserError(f"{path} is there already; delete it, or use another --output.")
     existing = next(folder for folder in path.absolute().parents if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"--output: nothing can be written in {existing}; use another --output.")
-    return path
+    return form, path
 
 
 def _noise(stage: EvaluationStage, image_size: int, seed: int) -> list[dict[str, Any]]:
@@ -175,7 +193,7 @@ def _batches(
 
 def _compare(
     original: LogitsOf,
-    forms: Mapping[str, Callable[[torch.Tensor], torch.Tensor]],
+    forms: Mapping[str, Logits],
     batches: Iterator[tuple[torch.Tensor, torch.Tensor]],
 ) -> dict[str, Agreement]:
     agreements = {form: Agreement() for form in forms}
@@ -196,6 +214,6 @@ def _size(path: Path) -> str:
 def _table(agreements: Mapping[str, Agreement], sizes: Mapping[str, str]) -> list[str]:
     lines = [f"{'':<10}{'accuracy':>10}{'same class':>13}{'size':>12}"]
     for form, agreement in agreements.items():
-        figures = [format_figure("accuracy", count / agreement.images) for count in (agreement.right, agreement.same)]
+        figures = [as_percent(count / agreement.images) for count in (agreement.correct, agreement.same)]
         lines.append(f"{form:<10}{figures[0]:>10}{figures[1]:>13}{sizes[form]:>12}")
     return lines

@@ -1,28 +1,79 @@
-"""Image files in, class names and probabilities out."""
+"""Images in, class names and probabilities out."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TextIO
 
 import torch
-from tqdm import tqdm
+from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.images.decoding import IMAGE_EXTENSIONS
 from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError
-from hf_finetune.exporters.formats import LogitsOf
+from hf_finetune.exporters.base import LogitsOf
 from hf_finetune.exporters.onnx_model import OnnxModel
-from hf_finetune.models.load import load_trained
+from hf_finetune.logs import get_logger, progress_bar, write_line
+from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
 
+logger = get_logger(__name__)
 
-def _find_images(paths: Sequence[str]) -> list[Path]:
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image.
+
+    Attributes:
+        image: The path of the file, or the place in the list of an image that is no file.
+        classes: The likeliest classes with their probabilities, parts of 1, the likeliest first. Empty where the image
+            cannot be read.
+        error: Why the image cannot be read, None where it can.
+    """
+
+    image: Path | int
+    classes: tuple[tuple[str, float], ...] = ()
+    error: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The likeliest class.
+
+        Raises:
+            UserError: Where the image cannot be read.
+        """
+        return self._first()[0]
+
+    @property
+    def score(self) -> float:
+        """The probability of the likeliest class, a part of 1.
+
+        Raises:
+            UserError: Where the image cannot be read.
+        """
+        return self._first()[1]
+
+    def _first(self) -> tuple[str, float]:
+        if self.error is not None:
+            raise UserError(self.error)
+        return self.classes[0]
+
+
+def find_images(paths: Sequence[str | Path]) -> list[Path]:
+    """Return the image files that paths name, and those in folders, sorted.
+
+    Raises:
+        UserError: For a path that leads nowhere, and a folder without images.
+    """
     images = []
     for path in map(Path, paths):
         if path.is_dir():
@@ -37,66 +88,175 @@ def _find_images(paths: Sequence[str]) -> list[Path]:
     return images
 
 
+@dataclass(frozen=True)
+class _Classifier:
+    """A model with what prepares images for it."""
+
+    logits: Callable[[torch.Tensor], torch.Tensor]
+    image_processor: BaseImageProcessor
+    names: dict[int, str]
+    device: torch.device
+
+
+def _open(model: str | Path | PreTrainedModel, image_processor: BaseImageProcessor | None) -> _Classifier:
+    if not isinstance(model, PreTrainedModel) and str(model).endswith(".onnx"):
+        onnx = OnnxModel(Path(model))
+        return _Classifier(onnx, onnx.image_processor, onnx.id2label, torch.device("cpu"))
+    given = isinstance(model, PreTrainedModel)
+    source = open_source(model if given else ModelArguments(model_name_or_path=str(model)))
+    network = load_trained(source)
+    device = network.device  # an object stays where it is
+    if not given and torch.accelerator.is_available():
+        device = torch.accelerator.current_accelerator() or device
+    image_processor = image_processor or load_image_processor(source, network.config)
+    return _Classifier(LogitsOf(network.to(device)), image_processor, network.config.id2label, device)
+
+
 def classify(
-    model_name: str, paths: Sequence[Path], batch_size: int, unreadable: list[str]
-) -> Iterator[tuple[Path, torch.Tensor, dict[int, str]]]:
-    """Yields each readable image with its probabilities, float32 (classes,), and the class names by id.
+    model: str | Path | PreTrainedModel,
+    images: Sequence[tuple[Path | int, Any]],
+    top_k: int,
+    batch_size: int,
+    image_processor: BaseImageProcessor | None = None,
+    show_bar: bool = False,
+) -> Iterator[Prediction]:
+    """Yield a prediction for each image, in order.
 
-    What cannot be read is added to `unreadable`, a line each.
+    Args:
+        model: A folder, a Hub id, an embedded name, an ONNX file or a model object.
+        images: What each is called, and a path, the bytes of a file or a PIL image.
+        top_k: Classes of each.
+        batch_size: Images of a forward pass.
+        image_processor: What prepares images for a model object; absent, that of the checkpoint it came from.
+        show_bar: Whether a progress bar is shown on standard error.
+
+    Raises:
+        UserError: For a model that cannot be had.
     """
-    device = torch.device("cpu")
-    if model_name.endswith(".onnx"):
-        model = OnnxModel(Path(model_name))
-        image_processor, names = model.image_processor, model.id2label
-    else:
-        arguments = ModelArguments(model_name_or_path=model_name)
-        network = load_trained(arguments)
-        image_processor, names = load_image_processor(arguments, network.config), network.config.id2label
-        if torch.accelerator.is_available():
-            device = torch.accelerator.current_accelerator()
-        model = LogitsOf(network.to(device))
-    stage, device_stage = EvaluationStage(image_processor, uniform=False), DeviceStage(image_processor, uniform=False)
-    for start in tqdm(range(0, len(paths), batch_size), desc="images", unit="batch", delay=2, file=sys.stderr):
-        readable, batches = [], []
-        for path in paths[start : start + batch_size]:
-            try:
-                rows = stage({"image": [{"path": str(path), "bytes": None}], "label": [-1]})
-            except UserError as error:
-                unreadable.append(str(error))
-                continue
-            readable.append(path)
-            batches.append(rows["pixel_values"])
-        if batches:
-            batch = device_stage({"pixel_values": torch.cat(batches).to(device)})
-            with torch.inference_mode():
-                probabilities = model(batch["pixel_values"]).softmax(dim=-1).cpu()
-            for path, row in zip(readable, probabilities, strict=True):
-                yield path, row, names
-
-
-def predict_files(model_name: str, paths: Sequence[str], top_k: int, batch_size: int, output_format: str) -> list[str]:
-    """Prints the `top_k` likeliest classes of each image as "text", "json" or "csv"; returns what was unreadable."""
     if top_k < 1 or batch_size < 1:
         raise UserError("--top_k and --batch_size are at least 1.")
-    images = _find_images(paths)
+    classifier = _open(model, image_processor)
+    stage = EvaluationStage(classifier.image_processor, uniform=False)
+    device_stage = DeviceStage(classifier.image_processor, uniform=False)
+    starts = range(0, len(images), batch_size)
+    for start in progress_bar(starts, desc="images", unit="batch", delay=2, disable=not show_bar):
+        predictions: list[Prediction] = []
+        batches = []
+        for name, value in images[start : start + batch_size]:
+            try:
+                rows = stage({"image": [value], "label": [-1]})
+            except UserError as error:
+                predictions.append(Prediction(name, error=str(error)))
+                continue
+            predictions.append(Prediction(name))
+            batches.append(rows["pixel_values"])
+        if batches:
+            batch = device_stage({"pixel_values": torch.cat(batches).to(classifier.device)})
+            with torch.inference_mode():
+                probabilities = classifier.logits(batch["pixel_values"]).softmax(dim=-1).cpu()
+        rows_read = iter(probabilities if batches else ())
+        for prediction in predictions:
+            if prediction.error is not None:
+                yield prediction
+            else:
+                yield Prediction(prediction.image, _likeliest(next(rows_read), classifier.names, top_k))
+
+
+def _likeliest(probabilities: torch.Tensor, names: dict[int, str], top_k: int) -> tuple[tuple[str, float], ...]:
+    scores, classes = probabilities.topk(min(top_k, len(probabilities)))
+    return tuple((names[class_id], score) for score, class_id in zip(scores.tolist(), classes.tolist(), strict=True))
+
+
+def predict_files(
+    model_name: str,
+    paths: Sequence[str],
+    top_k: int,
+    batch_size: int,
+    output_format: str,
+    output: str | Path | None = None,
+) -> list[str]:
+    """Write the likeliest classes of each image as text, JSON or CSV; what is unreadable goes to the log as an error.
+
+    Args:
+        model_name: A folder, a Hub id, an embedded name or an ONNX file.
+        paths: Files and folders.
+        top_k: Classes of each image.
+        batch_size: Images of a forward pass.
+        output_format: "text", "json" or "csv". An `output` that ends in .json or .csv says it too.
+        output: The file to write; absent, standard output.
+
+    Returns:
+        A line for each unreadable image.
+
+    Raises:
+        UserError: For a model or a path that cannot be had.
+    """
+    if top_k < 1 or batch_size < 1:
+        raise UserError("--top_k and --batch_size are at least 1.")
+    images = find_images(paths)
+    if output is not None and output_format == "text":
+        output_format = {".json": "json", ".csv": "csv"}.get(Path(output).suffix.lower(), "text")
+    named = [(path, {"path": str(path), "bytes": None}) for path in images]
+    predictions = classify(model_name, named, top_k, batch_size, show_bar=True)
     unreadable: list[str] = []
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    if output_format == "csv":
-        writer.writerow(["file", "rank", "label", "score"])
-    answers = []
-    for path, probabilities, names in classify(model_name, images, batch_size, unreadable):
-        scores, classes = probabilities.topk(min(top_k, len(probabilities)))
-        ranked = [(names[class_id], score) for score, class_id in zip(scores.tolist(), classes.tolist(), strict=True)]
-        if output_format == "csv":
-            writer.writerows([str(path), rank, label, f"{score:.6f}"] for rank, (label, score) in enumerate(ranked, 1))
-        elif output_format == "json":
-            answers.append(
-                {"file": str(path), "predictions": [{"label": lab, "score": score} for lab, score in ranked]}
-            )
-        else:
-            print(f"{path}: " + ", ".join(f"{label} {score:.1%}" for label, score in ranked))
-    if output_format == "json":
-        print(json.dumps(answers, indent=2, ensure_ascii=False))
+    with _writing(output) as file:
+        for text in _written(_readable(predictions, unreadable), output_format):
+            if file is sys.stdout:
+                write_line(text.removesuffix("\n"))  # above the bar
+            else:
+                file.write(text)
+    if output is not None:
+        logger.info(f"Written: {output}.")
     for line in unreadable:
         print(f"hf-finetune: {line}", file=sys.stderr)
     return unreadable
+
+
+@contextmanager
+def _writing(output: str | Path | None) -> Iterator[TextIO]:
+    if output is None:
+        yield sys.stdout
+        return
+    path = Path(output).expanduser()
+    if path.is_dir():
+        raise UserError(f"--output: {path} is a folder; use the name of a file.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        yield file
+
+
+def _readable(predictions: Iterable[Prediction], unreadable: list[str]) -> Iterator[Prediction]:
+    for prediction in predictions:
+        if prediction.error is None:
+            yield prediction
+        else:
+            unreadable.append(prediction.error)
+
+
+def _written(predictions: Iterable[Prediction], output_format: str) -> Iterator[str]:
+    """Yield the text of predictions, whole lines at a time."""
+    if output_format == "json":
+        answers = [
+            {
+                "file": str(prediction.image),
+                "predictions": [{"label": label, "score": score} for label, score in prediction.classes],
+            }
+            for prediction in predictions
+        ]
+        yield json.dumps(answers, indent=2, ensure_ascii=False) + "\n"
+    elif output_format == "csv":
+        yield _csv_line(["file", "rank", "label", "score"])
+        for prediction in predictions:
+            for rank, (label, score) in enumerate(prediction.classes, 1):
+                yield _csv_line([str(prediction.image), rank, label, f"{score:.6f}"])
+    else:
+        for prediction in predictions:
+            yield (
+                f"{prediction.image}: " + ", ".join(f"{name} {score:.1%}" for name, score in prediction.classes) + "\n"
+            )
+
+
+def _csv_line(cells: Sequence[Any]) -> str:
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerow(cells)
+    return file.getvalue()

@@ -1,1 +1,1 @@
-"""Reads configs of MMClassification 0.x and MMPretrain 1.x, without running them, as recipes."""
+"""Turns configs of MMClassification 0.x and MMPretrain 1.x into recipes, without running them."""

@@ -1,4 +1,4 @@
-"""MMClassification's backbones by type and size, in the words of Transformers and timm.
+"""Tables of MMClassification's backbones: what a type and a size are in Transformers or timm.
 
 The sizes are those of the papers; MMClassification's own tables (`mmpretrain/models/backbones`) agree with them.
 """
@@ -12,7 +12,7 @@ from typing import Any
 RESNET_DEPTHS = {18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3], 101: [3, 4, 23, 3], 152: [3, 8, 36, 3]}
 
 # ViT (Dosovitskiy et al. 2021): width, layers, heads, width of the feed-forward layer. MMClassification's `small` is
-# not DeiT's.
+# not DeiT's small.
 _VIT_SIZES = {
     ("s", "small"): (768, 8, 8, 2304),
     ("b", "base", "deit-b", "deit-base"): (768, 12, 12, 3072),
@@ -47,7 +47,7 @@ CONVNEXT_SIZES = {
     "huge": ([3, 3, 27, 3], [352, 704, 1408, 2816]),
 }
 
-# Backbones that Transformers has only by way of timm: type, then size, to timm's name. `{size}` is the image size.
+# Backbones that Transformers has only through timm: timm's name by type and size. `{size}` is the image size.
 TIMM_NAMES: Mapping[str, Mapping[Any, str]] = {
     "ResNetV1c": {50: "resnet50c", 101: "resnet101c", 152: "resnet152c"},
     "ResNetV1d": {50: "resnet50d", 101: "resnet101d", 152: "resnet152d"},

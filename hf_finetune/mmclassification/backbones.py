@@ -1,4 +1,4 @@
-"""A config's backbone as `model_type` and `model_config`, and its `frozen_stages` as `freeze`."""
+"""Imports the backbone: `model_type` and `model_config`, and `frozen_stages` as `freeze`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hf_finetune.mmclassification import timm_backbones
 from hf_finetune.mmclassification.architectures import CONVNEXT_SIZES, RESNET_DEPTHS, SWIN_SIZES, TIMM_NAMES, VIT_SIZES
 from hf_finetune.mmclassification.section import Draft, Section, shown
 
-# Settings that say what all the networks here do anyway.
+# Settings with the values that all the networks here have anyway.
 _COMMON_DEFAULTS = (
     ("norm_eval", False),
     ("drop_rate", 0),
@@ -23,7 +23,11 @@ _COMMON_DEFAULTS = (
 
 
 def import_backbone(backbone: Section, draft: Draft) -> None:
-    """Sets model_type, model_config and freeze. Raises `UserError` for a network that there is none for here."""
+    """Set model_type, model_config and freeze.
+
+    Raises:
+        UserError: Neither Transformers nor timm has the network, or not in this size.
+    """
     kind = backbone.take("type")
     backbone.skip("out_indices", "with_cp", "init_cfg", "pretrained", "num_classes", "in_channels", "interpolate_mode")
     backbone.skip(*(key for key, value in _COMMON_DEFAULTS if key in backbone and backbone.values[key] == value))
@@ -31,13 +35,13 @@ def import_backbone(backbone: Section, draft: Draft) -> None:
     if builder is None:
         raise draft.refusal(
             backbone.at("type"),
-            f"is {kind}, a network that neither Transformers nor timm has here; choose another, such as ResNet.",
+            f"is {kind}, a network that neither Transformers nor timm has here; use another, such as ResNet.",
         )
     builder(backbone, draft)
     architecture = draft.settings.get("model_config", {}).get("architecture")
     network = f"timm's {architecture}" if architecture else f"Transformers' {kind}"
     for place, value in list(backbone.unread()):
-        draft.remark(place, f"{shown(value)}; {network} has its own way there")
+        draft.remark(place, f"{shown(value)}; {network} keeps its own value")
     backbone.skip_all()
 
 
@@ -79,7 +83,7 @@ def _resnet(backbone: Section, draft: Draft, model_type: str = "resnet") -> None
     if avg_down:
         raise draft.refusal(backbone.at("avg_down"), "is True; Transformers' ResNet has no such shortcut.")
     if backbone.take("num_stages", 4) != 4 or tuple(backbone.take("strides", (1, 2, 2, 2))) != (1, 2, 2, 2):
-        raise draft.refusal(backbone.place, "has other stages or strides than Transformers' ResNet; take them out.")
+        raise draft.refusal(backbone.place, "has other stages or strides than Transformers' ResNet; remove them.")
     basic = depth < 50
     config: dict[str, Any] = {
         "depths": RESNET_DEPTHS[depth],
@@ -134,7 +138,9 @@ def _vit(backbone: Section, draft: Draft) -> None:
         if frozen >= layers:
             draft.settings["freeze"] = ["backbone"]
         elif frozen >= 0:
-            draft.remark(backbone.at("frozen_stages"), "timm's modules are not named here; write freeze yourself")
+            draft.remark(
+                backbone.at("frozen_stages"), "the names of timm's modules are not known here; set freeze yourself"
+            )
         return
     if out_type not in ("cls_token", "raw"):
         raise draft.refusal(

@@ -1,4 +1,4 @@
-"""Dataset, paths and batch of a config, from 0.x's `data` or 1.x's dataloaders."""
+"""Imports the dataset, its paths and the batch size, from 0.x's `data` or 1.x's dataloaders."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _INVISIBLE = (
     "collate_fn",
     "round_up",
 )
-# Keys of a dataset that are read elsewhere, or that say only how its files are found and for what.
+# Keys of a dataset that are read elsewhere, or that only say how its files are found.
 _OF_A_DATASET = (
     "type",
     "pipeline",
@@ -47,12 +47,16 @@ _OF_A_DATASET = (
     "dataset",
     "times",
 )
-_ASSUMED_GPUS = 8  # what MMClassification's model zoo is trained on where a file's name does not say
+_ASSUMED_GPUS = 8  # of MMClassification's model zoo, where a file's name does not say
 _BATCH_IN_NAME = re.compile(r"(\d+)xb(\d+)|b(\d+)x(\d+)")
 
 
 def import_data(config: Section, draft: Draft) -> None:
-    """Sets the keys of data, and `global_batch_size` before accumulation."""
+    """Set the keys of the data, and `global_batch_size` without gradient accumulation.
+
+    Raises:
+        UserError: The config trains on nothing, or on a dataset that cannot be used here.
+    """
     old = "train_dataloader" not in config
     if old:
         data = config.section("data")
@@ -109,7 +113,7 @@ def _unwrap(part: Section, draft: Draft) -> Section:
 
 
 def _import_dataset(train: Section, evaluated: Section, draft: Draft) -> str | None:
-    """Sets dataset and what belongs to it; returns the name of a named dataset."""
+    """Set dataset and the keys that go with it. Return the name of a named dataset, None for a folder."""
     kind = train.take("type")
     if kind in _SEVERAL_LABELS:
         raise draft.refusal(
@@ -130,7 +134,7 @@ def _import_dataset(train: Section, evaluated: Section, draft: Draft) -> str | N
             )
         return name
     if kind == "ConcatDataset" or not path.parts:
-        raise draft.refusal(train.place, "names no folder of images; write dataset_path or data_prefix as one folder.")
+        raise draft.refusal(train.place, "names no folder of images; set data_root or data_prefix to one folder.")
     folder = path
     if folder.name in ("train", "training"):
         folder = folder.parent
@@ -149,7 +153,7 @@ def _import_dataset(train: Section, evaluated: Section, draft: Draft) -> str | N
 
 
 def _has_own_classes(train: Section) -> bool:
-    """Whether an ImageNet-like type stands for the user's own folder, as in MMClassification's tutorials."""
+    """Whether the type ImageNet is used for the user's own folder, as in MMClassification's tutorials."""
     if train.values.get("type") != "ImageNet":
         return False
     classes, path = train.take("classes"), str(_joined(train)).lower()
@@ -166,7 +170,7 @@ def _joined(part: Section) -> PurePosixPath:
 
 
 def _global_batch(config: Section, per_gpu: int, place: str, draft: Draft) -> int:
-    """Returns samples per GPU times GPUs, which the file's name says (8xb32 or b32x8), else `auto_scale_lr`."""
+    """Return the samples per GPU times the GPUs, from the file's name (8xb32 or b32x8) or else `auto_scale_lr`."""
     base = config.section("auto_scale_lr")
     stated: Any = base.take("base_batch_size")
     base.skip("enable")

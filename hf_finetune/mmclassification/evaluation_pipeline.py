@@ -1,4 +1,4 @@
-"""The evaluation pipeline as `image_size`, `crop_pct` and `resample`, and the normalization."""
+"""Imports the evaluation pipeline as `image_size`, `crop_pct` and `resample`, and the normalization."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ _EFFICIENTNET_PADDING = 32  # pixels around EfficientNet's crop at evaluation (T
 
 
 def import_test_pipeline(steps: list[Section], native_size: int | None, draft: Draft) -> None:
-    """Sets image_size, crop_pct and resample. `native_size` is the side of all images of a dataset that has one."""
+    """Set image_size, crop_pct and resample.
+
+    Args:
+        steps: The steps of the pipeline.
+        native_size: The side in pixels of all images of the dataset, None where they differ.
+        draft: The recipe.
+
+    Raises:
+        UserError: The pipeline evaluates images that are not square.
+    """
     squashed: list[int] | None = None
     short: int | None = None
     crop: int | None = None
@@ -37,7 +46,7 @@ def import_test_pipeline(steps: list[Section], native_size: int | None, draft: D
             if kind != "Normalize":
                 step.skip_all()
         else:
-            draft.remark(step.place, "there is no such step of evaluation here; it is left out")
+            draft.remark(step.place, "is not supported in evaluation; it is left out")
             step.skip_all()
     if squashed and squashed[0] != squashed[1]:
         raise draft.refusal("the test pipeline", f"resizes to {squashed}; only square images can be evaluated here.")
@@ -57,19 +66,30 @@ def import_test_pipeline(steps: list[Section], native_size: int | None, draft: D
 
 
 def _crop_pct(size: int, edge: int) -> float:
-    """Returns the shortest figure by which evaluation resizes the short side to `edge`: int(size / crop_pct)."""
+    """Return the crop_pct with the fewest digits that makes evaluation resize the short side to `edge` pixels.
+
+    Evaluation resizes it to int(size / crop_pct).
+    """
     for digits in range(3, 12):
-        figure = math.floor(size / edge * 10**digits) / 10**digits  # never above, or the division falls short of edge
+        figure: float = (
+            math.floor(size / edge * 10**digits) / 10**digits
+        )  # rounded down, so that the division reaches edge
         if int(size / figure) == edge:
             return figure
     return size / edge
 
 
 def import_normalization(steps: list[Section], processor: Section, dataset: str | None, draft: Draft) -> None:
-    """Sets image_mean and image_std, in RGB, from 1.x's data_preprocessor or from the step Normalize.
+    """Set image_mean and image_std, in RGB, from the step Normalize or from 1.x's data_preprocessor.
 
-    `dataset` is the named dataset. Images are RGB here; in MMClassification those of a file are BGR until `to_rgb`
-    turns them, and those of CIFAR and MNIST are RGB.
+    Images are RGB here. In MMClassification, images from files are BGR until `to_rgb` converts them, and those of CIFAR
+    and MNIST are RGB.
+
+    Args:
+        steps: The steps of the training and the evaluation pipeline.
+        processor: The config's data_preprocessor.
+        dataset: The name of a named dataset, None for a folder.
+        draft: The recipe.
     """
     source = processor
     for step in steps:
@@ -92,7 +112,7 @@ def import_normalization(steps: list[Section], processor: Section, dataset: str 
             draft.remark(
                 source.at("to_rgb"), "False; the network there sees BGR, here RGB, so its first weights do not fit"
             )
-    elif arrays and to_rgb and dataset.startswith("cifar"):
+    elif dataset in ("cifar10", "cifar100") and to_rgb:
         draft.remark(source.at("to_rgb"), "True turns CIFAR's images, which are RGB, into BGR; here they stay RGB")
     if max(mean) <= 1:
         draft.remark(source.at("mean"), f"{mean}; image_mean and image_std are of 0 to 255 here and cannot be below 1")

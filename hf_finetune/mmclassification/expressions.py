@@ -1,7 +1,7 @@
-"""The value of a Python expression, worked out from its syntax tree. Nothing is executed.
+"""Evaluates Python expressions from their syntax trees, without running any code of the file.
 
-Literals, names, `dict(...)`, arithmetic, f-strings, slices, comprehensions and a few pure functions are understood.
-Anything else becomes an `Unreadable`, which is only an error where the value is needed.
+Literals, names, `dict(...)`, arithmetic, f-strings, slices, comprehensions and a few pure functions are supported.
+Anything else becomes an `Unreadable`, which is an error only where the value is needed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from hf_finetune.mmclassification.unreadable import Unreadable, UnreadableError
 
-_MOST_ITEMS = 100_000  # of a sequence, a text or a loop; a config that asks for more is not one
+_MOST_ITEMS = 100_000  # of a sequence, a text or a loop; no real config has more
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -26,8 +26,12 @@ _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Pow: operator.pow,
     ast.BitOr: operator.or_,
 }
-_UNARY = {ast.UAdd: operator.pos, ast.USub: operator.neg, ast.Not: operator.not_}
-_COMPARISONS = {
+_UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
+    ast.UAdd: operator.pos,
+    ast.USub: operator.neg,
+    ast.Not: operator.not_,
+}
+_COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
     ast.Lt: operator.lt,
@@ -39,6 +43,7 @@ _COMPARISONS = {
     ast.Is: operator.is_,
     ast.IsNot: operator.is_not,
 }
+_CONVERSIONS: dict[str, Callable[[Any], str]] = {"r": repr, "s": str, "a": ascii}
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "dict": dict,
     "list": list,
@@ -60,12 +65,12 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "deepcopy": copy.deepcopy,
     "copy.copy": copy.copy,
 }
-_METHODS = {str: {"format", "lower", "upper"}, dict: {"copy", "get"}, list: {"copy"}}
+_METHODS: dict[type, set[str]] = {str: {"format", "lower", "upper"}, dict: {"copy", "get"}, list: {"copy"}}
 _VALUE_ERRORS = (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError)
 
 
 def _is_huge(value: Any) -> bool:
-    """Whether a value has, with all that is inside it, more items than a config can mean."""
+    """Whether a value and all that is inside it have more than `_MOST_ITEMS` items."""
     waiting, items = [value], 0
     while waiting and items <= _MOST_ITEMS:
         value = waiting.pop()
@@ -78,17 +83,20 @@ def _is_huge(value: Any) -> bool:
 
 
 class Evaluator:
-    """Works out expressions of one file.
+    """Evaluates the expressions of one file.
 
-    `names` are the names assigned so far; `bases` the merged values of the file's bases, which `_base_.x` and
-    `{{_base_.x}}` mean; every name that is looked up is added to `used`.
+    Args:
+        file: The file's name, for messages.
+        names: The names that the file has assigned so far.
+        bases: The merged values of the file's bases, which `_base_.x` and `{{_base_.x}}` refer to.
+        used: Every name that is looked up is added to it.
     """
 
     def __init__(self, file: str, names: dict[str, Any], bases: dict[str, Any], used: set[str]) -> None:
         self.file, self.names, self.bases, self.used = file, names, bases, used
 
     def value(self, node: ast.expr) -> Any:
-        """Returns the expression's value; an `Unreadable`, alone or inside it, where it cannot be worked out."""
+        """Return the expression's value. What cannot be evaluated is an `Unreadable`, in its place or inside it."""
         try:
             value = self._evaluate(node)
             if _is_huge(value):
@@ -109,11 +117,11 @@ class Evaluator:
         try:
             value = method(node)
         except _VALUE_ERRORS as error:
-            raise self._refuse(node, f"cannot be worked out ({type(error).__name__}: {error})") from error
+            raise self._refuse(node, f"cannot be evaluated ({type(error).__name__}: {error})") from error
         return value
 
     def _known(self, node: ast.expr) -> Any:
-        """Returns a value that a computation needs whole."""
+        """Return the value of an expression, or raise `UnreadableError`."""
         value = self._evaluate(node)
         if isinstance(value, Unreadable):
             raise UnreadableError(value)
@@ -148,7 +156,7 @@ class Evaluator:
     def _Set(self, node: ast.Set) -> Any:
         inner = node.elts[0]
         if len(node.elts) == 1 and isinstance(inner, ast.Set) and len(inner.elts) == 1:
-            return self._known(inner.elts[0])  # {{_base_.x}}, the way of 0.x
+            return self._known(inner.elts[0])  # {{_base_.x}}, as 0.x writes it
         return set(self._items(node.elts))
 
     def _Dict(self, node: ast.Dict) -> dict[Any, Any]:
@@ -220,7 +228,8 @@ class Evaluator:
 
     def _FormattedValue(self, node: ast.FormattedValue) -> str:
         value = self._known(node.value)
-        value = {114: repr, 115: str, 97: ascii}.get(node.conversion, lambda same: same)(value)
+        if node.conversion != -1:
+            value = _CONVERSIONS[chr(node.conversion)](value)
         specification = "" if node.format_spec is None else self._known(node.format_spec)
         self._check_template(node, specification)
         return format(value, specification)
@@ -249,7 +258,7 @@ class Evaluator:
             return _FUNCTIONS[name](*arguments, **keywords)
         if isinstance(node.func, ast.Attribute):
             owner = self._evaluate(node.func.value)
-            if node.func.attr in _METHODS.get(type(owner), ()):
+            if node.func.attr in _METHODS.get(type(owner), set()):
                 if isinstance(owner, str):
                     self._check_template(node, owner)
                 return getattr(owner, node.func.attr)(*arguments, **keywords)
@@ -285,7 +294,11 @@ class Evaluator:
         return dict(self._comprehended(node))
 
     def assign(self, target: ast.expr, value: Any) -> None:
-        """Gives a name, several names or an item of a container a value; raises `UnreadableError` where it cannot."""
+        """Assign a value to a name, to several names, or to an item of a dict or list.
+
+        Raises:
+            UnreadableError: The target is of another kind or does not exist.
+        """
         if isinstance(target, ast.Name):
             self.names[target.id] = value
         elif isinstance(target, (ast.Tuple, ast.List)):
@@ -302,7 +315,11 @@ class Evaluator:
             raise self._refuse(target, "cannot be set")
 
     def container(self, node: ast.expr) -> Any:
-        """Returns the very dict or list that an expression such as `train_pipeline[3]` means, not a copy of it."""
+        """Return the dict or list that an expression such as `train_pipeline[3]` refers to, itself and not a copy.
+
+        Raises:
+            UnreadableError: It is no dict or list of the file.
+        """
         if isinstance(node, ast.Name) and node.id == "_base_":
             return self.bases
         if isinstance(node, ast.Name) and isinstance(self.names.get(node.id), (dict, list)):
@@ -313,5 +330,5 @@ class Evaluator:
             if isinstance(node, ast.Attribute):
                 return self.container(node.value)[node.attr]
         except _VALUE_ERRORS as error:
-            raise self._refuse(node, f"cannot be worked out ({type(error).__name__}: {error})") from error
+            raise self._refuse(node, f"cannot be evaluated ({type(error).__name__}: {error})") from error
         raise self._refuse(node, "is no dict or list of this file")

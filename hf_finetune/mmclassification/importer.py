@@ -1,4 +1,4 @@
-"""From a config file to a draft of our recipe."""
+"""Imports a config file as a draft of a recipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hf_finetune.mmclassification.section import Draft, Section, shown
 from hf_finetune.mmclassification.syntax import read_config
 from hf_finetune.mmclassification.unreadable import Unreadable
 
-# The names that MMClassification and MMEngine read; others are a file's own helpers.
+# The names that MMClassification and MMEngine read; others are helper variables of a file.
 _READ_BY_THE_LIBRARIES = {
     *("auto_scale_lr", "checkpoint_config", "compile", "custom_hooks", "data", "data_preprocessor", "default_hooks"),
     *("evaluation", "fp16", "load_from", "log_config", "lr_config", "model", "optim_wrapper", "optimizer"),
@@ -25,9 +25,16 @@ _READ_BY_THE_LIBRARIES = {
 
 
 def import_config(path: str | Path) -> Draft:
-    """Reads a config, without running it, and returns the settings of our recipe with remarks on all the rest.
+    """Read a config without running it.
 
-    Raises `UserError` for a file that cannot be read and for a config that has no counterpart here.
+    Args:
+        path: A config file of MMClassification 0.x or MMPretrain 1.x.
+
+    Returns:
+        The settings of the recipe, and remarks on everything that is not in them or is there in another way.
+
+    Raises:
+        UserError: The file cannot be read, or the config has no counterpart here.
     """
     config_file = read_config(path)
     draft = Draft(str(path))
@@ -39,7 +46,7 @@ def import_config(path: str | Path) -> Draft:
         import_schedule(config, draft)
         import_runtime(config, draft)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        # A config of a shape that MMEngine would not take either; which part of it is in the error's own words.
+        # MMEngine would not accept such a config either. The error itself tells which part is wrong.
         raise UserError(
             f"{path}: a setting has an unusual form ({type(error).__name__}: {error}); compare it with the configs of"
             " MMClassification, or write the recipe by hand."
@@ -64,7 +71,7 @@ def import_config(path: str | Path) -> Draft:
 
 
 def _as_yaml(key: str, value: Any, draft: Draft) -> Any:
-    """Returns a setting as plain YAML values; raises `UserError` where something of it could not be read."""
+    """Return a setting as plain YAML values, or raise `UserError` where a part of it could not be read."""
     if isinstance(value, dict):
         return {str(name): _as_yaml(key, item, draft) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -72,5 +79,5 @@ def _as_yaml(key: str, value: Any, draft: Draft) -> Any:
     if value is None or isinstance(value, (str, int, float)):
         return value
     if isinstance(value, Unreadable):
-        raise UserError(f"{value}, but {key} needs it; write the value itself.")
+        raise UserError(f"{value}, but {key} needs it; use the value itself.")
     raise draft.refusal(f"what becomes {key}", f"is {shown(value)}; use a number, a text or a list.")

@@ -1,4 +1,4 @@
-"""The mixing of images, `train_cfg.augments`, as the last of train_transforms."""
+"""Imports MixUp and CutMix, `train_cfg.augments`, as the last of train_transforms."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _KINDS = {"Mixup": "MixUp", "BatchMixup": "MixUp", "CutMix": "CutMix", "BatchCut
 
 
 def import_mixing(train_cfg: Section, draft: Draft) -> list[Any]:
-    """Returns what mixes batches, as the end of a list of transforms: nothing, one transform, or a choice.
+    """Return the transforms that mix a batch, to end train_transforms with: none, one, or a RandomChoice.
 
-    0.x has a probability in each of them, 1.x has a list of them, or takes all equally often; what is missing to 1
-    mixes nothing.
+    In 0.x each augment has its own probability. In 1.x they have a list of probabilities, or all the same one. If the
+    probabilities add up to less than 1, the rest of the batches is not mixed.
     """
     sections = train_cfg.sections("augments")
     shared = train_cfg.take("probs")
@@ -23,7 +23,7 @@ def import_mixing(train_cfg: Section, draft: Draft) -> list[Any]:
     for place, augment in enumerate(sections):
         kind = augment.take("type")
         alpha = augment.number("alpha", 1.0)
-        # 0.x writes it beside the transform; there a single one without it is always taken.
+        # The key of 0.x, where a single augment without it is always applied.
         own = augment.number("prob", 1.0 if "Batch" in str(kind) else 1 / len(sections))
         augment.skip("num_classes")
         probability = shared[place] if shared is not None and place < len(shared) else own

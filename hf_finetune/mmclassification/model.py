@@ -1,4 +1,4 @@
-"""Importing room: `model` and `load_from` of a config: network, head, loss and first weights."""
+"""Imports `model` and `load_from`: network, head, loss and initial weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hf_finetune.mmclassification.architectures import RESNET_DEPTHS
 from hf_finetune.mmclassification.backbones import import_backbone
 from hf_finetune.mmclassification.section import Draft, Section
 
-# Heads whose classes and loss are those of one linear layer on pooled features, or that timm's network brings itself.
+# Heads that are one linear layer on pooled features, or that timm's network has itself.
 _HEADS = (
     "ClsHead",
     "LinearClsHead",
@@ -21,7 +21,7 @@ _HEADS = (
     "MultiLabelLinearClsHead",
 )
 _NECKS = ("GlobalAveragePooling", "HRFuseScales")
-# The files behind `torchvision://NAME`.
+# The files that `torchvision://NAME` refers to.
 _TORCHVISION_FILES = {
     "resnet18": "resnet18-f37072fd.pth",
     "resnet34": "resnet34-b627a593.pth",
@@ -33,9 +33,10 @@ _PLACEHOLDER = re.compile(r"(^|/)tbd\.pth$")
 
 
 def import_model(config: Section, draft: Draft) -> None:
-    """Sets model_type, model_config, num_labels, label_smoothing_factor, freeze and load_from.
+    """Set model_type, model_config, num_labels, label_smoothing_factor, freeze and load_from.
 
-    Raises `UserError` for a model that does not classify images, or that there is none for here.
+    Raises:
+        UserError: The model does not classify images into one class each, or has no counterpart here.
     """
     model = config.section("model")
     kind = model.take("type")
@@ -83,7 +84,7 @@ def _import_head(model: Section, backbone: Section, draft: Draft) -> None:
     if kind not in _HEADS or (kind.startswith("MultiLabel") and not loss.values.get("use_soft")):
         several = "MultiLabel" in kind or kind == "CSRAClsHead"
         reason = "with several labels an image" if several else "which is no linear classifier"
-        raise draft.refusal(head.at("type"), f"is {kind}, {reason}; write LinearClsHead and the loss CrossEntropyLoss.")
+        raise draft.refusal(head.at("type"), f"is {kind}, {reason}; use LinearClsHead and the loss CrossEntropyLoss.")
     head.skip("in_channels", "topk", "cal_acc", "init_cfg", "mid_channels", "act_cfg", "dropout_rate", "distillation")
     if head.take("hidden_dim"):
         draft.remark(
@@ -102,7 +103,7 @@ def _import_loss(loss: Section, draft: Draft) -> None:
         if mode == "classy_vision":
             smoothing = smoothing / (1 + smoothing)  # the same target, written in PyTorch's form
         elif mode != "original":
-            raise draft.refusal(loss.at("mode"), f"is {mode!r}, for several labels an image; write 'original'.")
+            raise draft.refusal(loss.at("mode"), f"is {mode!r}, for several labels an image; use 'original'.")
         draft.settings["label_smoothing_factor"] = round(smoothing, 12)
     elif kind != "CrossEntropyLoss":
         draft.remark(loss.at("type"), f"{kind}; the loss here is cross entropy")
@@ -147,13 +148,13 @@ def _set_weights(place: str, address: str, draft: Draft) -> None:
     name = address.removeprefix("torchvision://")
     if name != address:
         if name not in _TORCHVISION_FILES:
-            raise draft.refusal(place, f"is {address}; write the address of the .pth file itself.")
+            raise draft.refusal(place, f"is {address}; use the address of the .pth file itself.")
         address = f"https://download.pytorch.org/models/{_TORCHVISION_FILES[name]}"
     settings["load_from"] = address
 
 
 def _hub_counterpart(settings: dict[str, Any]) -> str | None:
-    """Returns the Hub's ImageNet checkpoint of a plain ResNet, for a config that names weights which are not there."""
+    """Return the Hub's ImageNet checkpoint of a plain ResNet, for a config whose weights are a placeholder."""
     config = settings.get("model_config", {})
     plain = settings.get("model_type") == "resnet" and not config.get("downsample_in_bottleneck")
     for depth, depths in RESNET_DEPTHS.items():

@@ -1,4 +1,4 @@
-"""Optimizer, parameter-wise options, clipping, accumulation and half precision."""
+"""Imports the optimizer, parameter-wise options, gradient clipping and accumulation, and half precision."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from hf_finetune.mmclassification.section import Draft, Section
 
-# What stands in for an optimizer that Transformers has not, and how.
+# Optimizers that Transformers lacks: the one that takes their place, and what the remark says of it.
 _STAND_INS = {
     "Adam": ("adamw_torch", "AdamW, which decays weights apart from the gradient, is taken"),
     "NAdam": ("adamw_torch", "AdamW is taken"),
@@ -18,7 +18,7 @@ _STAND_INS = {
 }
 _ADAM_DEFAULTS = {"adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8}
 _WRAPPERS = ("OptimWrapper", "AmpOptimWrapper", "ApexOptimWrapper", "DeepSpeedOptimWrapper")
-# What parameters that MMClassification names are called in the networks here; those that are not listed they have not.
+# The parameters of `custom_keys` by their names in the networks here, which have no others of them.
 _NAMES_HERE = {
     "vit": {"cls_token": "cls_token", "pos_embed": "position_embeddings"},
     "swin": {
@@ -39,7 +39,11 @@ _TRANSFORMERS_ALONE = ("absolute_pos_embed", "cls_token", "pos_embed", "relative
 
 
 def import_optimizer(config: Section, draft: Draft) -> None:
-    """Sets optim and its figures, max_grad_norm, fp16 or bf16, and multiplies global_batch_size by accumulation."""
+    """Set optim and its figures, max_grad_norm, and fp16 or bf16; multiply global_batch_size by the accumulation.
+
+    Raises:
+        UserError: The config has no optimizer, or one without counterpart here.
+    """
     wrapper = config.section("optim_wrapper")
     old = not wrapper
     optimizer = config.section("optimizer") if old else wrapper.section("optimizer")
@@ -67,13 +71,13 @@ def _import_figures(optimizer: Section, draft: Draft) -> None:
     if kind in _STAND_INS:
         settings["optim"], reason = _STAND_INS[kind]
         if not (kind == "Adam" and not optimizer.number("weight_decay", 0)):
-            draft.remark(optimizer.at("type"), f"{kind} is not here; {reason}")
+            draft.remark(optimizer.at("type"), f"{kind} is not supported; {reason}")
     elif kind in ("SGD", "AdamW", "RMSprop"):
         settings["optim"] = {"SGD": "sgd", "AdamW": "adamw_torch", "RMSprop": "rmsprop"}[kind]
     else:
-        raise draft.refusal(optimizer.at("type"), f"is {kind!r}, which there is none of here; write SGD or AdamW.")
+        raise draft.refusal(optimizer.at("type"), f"is {kind!r}, which is not supported; use SGD or AdamW.")
     if "lr" not in optimizer:
-        raise draft.refusal(optimizer.at("lr"), "is not there; write the learning rate.")
+        raise draft.refusal(optimizer.at("lr"), "is not there; use the learning rate.")
     settings["learning_rate"] = optimizer.number("lr", 0.01)
     if settings["optim"] == "sgd":
         settings["momentum"] = optimizer.number("momentum", 0)
@@ -112,7 +116,7 @@ def _import_paramwise(paramwise: Section, draft: Draft) -> None:
         if undecayed and name in here and not covered:
             no_decay.append(here[name])
         elif not (undecayed and (absent or covered)):
-            draft.remark(custom.at(key), f"{_words(options)}; parameters have no such options of their own here")
+            draft.remark(custom.at(key), f"{_words(options)}; single parameters have no options of their own here")
     if no_decay:
         draft.settings["no_decay"] = no_decay
     if paramwise.take("layer_decay_rate"):
@@ -140,7 +144,7 @@ def _import_precision(config: Section, hook: Section, old: bool, draft: Draft) -
                 "fp16.loss_scale" if fp16 else hook.at("loss_scale"), f"{scale:g}; the loss scale is dynamic here"
             )
     elif not old and kind == "DeepSpeedOptimWrapper":
-        draft.remark(hook.at("type"), f"{kind}; write deepspeed: FILE with its settings")
+        draft.remark(hook.at("type"), f"{kind}; set deepspeed: FILE with its settings")
     elif not old and kind is not None and kind not in _WRAPPERS:
         draft.remark(hook.at("type"), f"{kind} is not supported")
     hook.skip("grad_clip", "use_fp16", "distributed", "coalesce", "bucket_size_mb")

@@ -1,4 +1,4 @@
-"""The recipe as text, as short as the packaged bases make it, with the remarks as comments."""
+"""Writes a draft as YAML: packaged bases, what they do not say, and the remarks as comments."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _RUNTIME = "_base_/default_runtime"
 
 
 def packaged_bases() -> dict[str, dict[str, Any]]:
-    """Returns the packaged bases by name, with their values. None of them has bases of its own."""
+    """Return the values of the packaged bases by their names. No base has bases of its own."""
     names = [name for name in packaged_recipes() if name.startswith(f"{BASE_KEY}/")]
     return {name: read_value((RECIPES_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"), name) for name in names}
 
 
 def choose_bases(settings: dict[str, Any], bases: dict[str, dict[str, Any]]) -> list[str]:
-    """Returns the bases whose every value the settings have too, at most one of each folder, the runtime last.
+    """Return the bases that agree with the settings in every value, at most one of each folder, the runtime last.
 
-    The runtime is always one of them: what a config does not say of it, the package's own runtime says.
+    The runtime is always one of them, because a config does not state everything that it does.
     """
     chosen: dict[str, str] = {}
     for name, values in bases.items():
@@ -30,16 +30,22 @@ def choose_bases(settings: dict[str, Any], bases: dict[str, dict[str, Any]]) -> 
 
 
 def write_recipe(draft: Draft, bases: dict[str, dict[str, Any]], command: str) -> str:
-    """Returns the recipe: where it comes from, its bases, what they do not say, and the remarks."""
+    """Return the recipe as YAML.
+
+    Args:
+        draft: The settings and the remarks.
+        bases: The packaged bases by their names.
+        command: The command that imports it, for the first comment.
+    """
     names = choose_bases(draft.settings, bases)
     inherited = {key: value for name in names for key, value in bases[name].items()}
     own = {key: value for key, value in draft.settings.items() if key not in inherited or inherited[key] != value}
-    file = " ".join(draft.file.split())  # whatever a file is called, a comment is one line
+    file = " ".join(draft.file.split())  # a file's name may contain line breaks, a comment must not
     lines = [f"# {file}, imported by {command}", f"_base_: [{', '.join(names)}]"]
     text = "\n".join(lines) + "\n"
     if own:
         text += to_yaml(Recipe("imported", own, {}))
     if draft.remarks:
-        text += "\n# Not in this recipe, or otherwise:\n"
+        text += "\n# Not in this recipe, or different there:\n"
         text += "".join(f"# - {' '.join(str(remark).split())}\n" for remark in draft.remarks)
     return text

@@ -1,4 +1,4 @@
-"""Logging, evaluation, checkpoints, hooks, seeds and the rest of a config's runtime."""
+"""Imports logging, evaluation, checkpoints, hooks, seeds and the rest of the runtime."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TRACKERS = {
     "MLflowVisBackend": "mlflow",
     "ClearMLVisBackend": "clearml",
 }
-# Keys that change how a run is started, shown or how fast it is, and not its result.
+# Keys that change how a run is started or shown, or its speed, and not its result.
 _INVISIBLE = (
     "cudnn_benchmark",
     "default_scope",
@@ -39,7 +39,7 @@ _INVISIBLE = (
 
 
 def import_runtime(config: Section, draft: Draft) -> None:
-    """Sets logging_steps, evaluation and saving, seed, output_dir and report_to."""
+    """Set logging_steps, the keys of evaluation and saving, ema_decay, seed, output_dir and report_to."""
     config.skip(*_INVISIBLE)
     hooks = config.section("default_hooks")
     logger = hooks.section("logger") if hooks else config.section("log_config")
@@ -54,7 +54,7 @@ def import_runtime(config: Section, draft: Draft) -> None:
         if kind == "EMAHook":
             _import_average(hook, draft)
         else:
-            draft.remark(hook.place, _HOOK_REASONS.get(str(kind), "there is no such hook here"))
+            draft.remark(hook.place, _HOOK_REASONS.get(str(kind), "is not supported"))
         hook.skip_all()
     randomness = config.section("randomness")
     seed = randomness.take("seed", config.take("seed"))
@@ -70,9 +70,9 @@ def import_runtime(config: Section, draft: Draft) -> None:
     for key, reason in {
         "custom_imports": "code of your own is not run",
         "resume": "an interrupted run of this package resumes from its own checkpoint",
-        "resume_from": "write load_from to begin with its weights",
-        "strategy": "write deepspeed, fsdp or fsdp_config with its settings",
-        "compile": "write torch_compile: true",
+        "resume_from": "set load_from to start from its weights",
+        "strategy": "set deepspeed, fsdp or fsdp_config instead",
+        "compile": "set torch_compile: true",
         "tta_model": "images are evaluated once",
         "tta_pipeline": "images are evaluated once",
     }.items():
@@ -81,7 +81,7 @@ def import_runtime(config: Section, draft: Draft) -> None:
 
 
 def _import_average(hook: Section, draft: Draft) -> None:
-    """Sets ema_decay. MMCV's warm-up of the momentum, at most 1 / 100 of a step, is above it and changes nothing."""
+    """Set ema_decay. MMCV's warm-up of the momentum is left out: it is above the usual momenta and has no effect."""
     momentum = hook.number("momentum", 0.0002)
     draft.settings["ema_decay"] = round(1 - momentum, 12)
     if hook.take("ema_type", "ExponentialMovingAverage") != "ExponentialMovingAverage":
@@ -106,7 +106,7 @@ def _import_trackers(config: Section, logger: Section, draft: Draft) -> None:
 
 
 def _import_intervals(config: Section, hooks: Section, draft: Draft) -> None:
-    """Evaluation and checkpoints: each epoch, as in the packaged recipes, unless both are counted in iterations."""
+    """Set evaluation and saving by steps where the config counts them in iterations; otherwise both follow epochs."""
     old = not hooks
     checkpoint = config.section("checkpoint_config") if old else hooks.section("checkpoint")
     if old:

@@ -1,6 +1,6 @@
-"""Importing room: `lr_config` of 0.x and `param_scheduler` of 1.x as the schedule's keys.
+"""Imports the learning rate's schedule: `lr_config` of 0.x or `param_scheduler` of 1.x.
 
-What each library does at a step is in `hf_finetune/training/optimization.py`; where the recipe cannot follow it, a
+`hf_finetune/training/optimization.py` describes what each library does at a step. Where a recipe cannot do the same, a
 remark says how it differs.
 """
 
@@ -18,14 +18,18 @@ _MMCV_WARM_UPS = {"linear": "linear", "constant": "constant", "exp": "exponentia
 
 @dataclass(frozen=True)
 class _Length:
-    """How long a run is: epochs, or iterations where those are counted; the other is None."""
+    """How long a run is, in epochs or in iterations; the other is None."""
 
     epochs: float | None
     iterations: int | None
 
 
 def import_schedule(config: Section, draft: Draft) -> None:
-    """Sets num_train_epochs or max_steps, lr_scheduler_type and its figures, and the warm-up."""
+    """Set num_train_epochs or max_steps, lr_scheduler_type and its figures, and the warm-up.
+
+    Raises:
+        UserError: The config states no length, or a schedule without counterpart here.
+    """
     length = _import_length(config, draft)
     if "lr_config" in config:
         _import_lr_config(config.section("lr_config"), length, draft)
@@ -53,12 +57,12 @@ def _import_length(config: Section, draft: Draft) -> _Length:
 
 def _set_milestones(draft: Draft, place: str, milestones: list[float], gamma: float) -> None:
     if not all(isinstance(milestone, (int, float)) for milestone in milestones):
-        raise draft.refusal(place, f"is {shown(milestones)}; write the epochs of its steps, such as [30, 60].")
+        raise draft.refusal(place, f"is {shown(milestones)}; use the epochs of its steps, such as [30, 60].")
     draft.settings |= {"lr_scheduler_type": "multistep", "lr_milestones": milestones, "lr_gamma": gamma}
 
 
-def _every(step: int, length: _Length) -> list[int]:
-    """Returns the epochs of a step down after every `step` of them."""
+def _every(step: int, length: _Length) -> list[float]:
+    """Return the milestones of a schedule that drops every `step` epochs."""
     return list(range(step, int(length.epochs or 0), step))
 
 
@@ -79,17 +83,17 @@ def _import_lr_config(lr: Section, length: _Length, draft: Draft) -> None:
     if policy in ("step", "Step"):
         step, gamma = lr.take("step"), lr.number("gamma", 0.1)
         if lr.take("by_epoch", True) is False:
-            raise draft.refusal(lr.at("by_epoch"), "is False for steps; write them in epochs.")
+            raise draft.refusal(lr.at("by_epoch"), "is False for steps; state them in epochs.")
         milestones = _every(step, length) if isinstance(step, int) else list(step or [None])
         _set_milestones(draft, lr.at("step"), milestones, gamma)
         if lr.take("min_lr") is not None:
-            draft.remark(lr.at("min_lr"), f"{lr.take('min_lr')}; multistep goes on below it")
+            draft.remark(lr.at("min_lr"), f"{lr.take('min_lr')}; multistep falls below it here")
         return
     if policy in ("CosineAnnealing", "cosine", "CosineAnnealingCooldown"):
         _set_cosine(draft, min_lr=lr.number("min_lr", 0), min_lr_rate=lr.number("min_lr_ratio", 0))
         if policy == "CosineAnnealingCooldown":
             words = f"the last {lr.take('cool_down_time')} epochs at {lr.number('cool_down_ratio', 0.1):g} of min_lr"
-            draft.remark(lr.at("policy"), f"{policy}: {words}; here the cosine goes on to the end")
+            draft.remark(lr.at("policy"), f"{policy}: {words}; here the cosine lasts to the end")
     elif policy in ("poly", "Poly"):
         kwargs = {"power": lr.number("power", 1.0), "lr_end": lr.number("min_lr", 0.0)}
         draft.settings |= {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": kwargs}
@@ -105,7 +109,7 @@ def _import_lr_config(lr: Section, length: _Length, draft: Draft) -> None:
 
 
 def _import_mmcv_warmup(lr: Section, length: _Length, draft: Draft) -> None:
-    """MMCV: from warmup_ratio at step 0 to 1 at step warmup_iters, times the schedule, which runs on below it."""
+    """Set the warm-up of MMCV: a factor on the schedule, from warmup_ratio at step 0 to 1 at step warmup_iters."""
     kind, count = lr.take("warmup"), lr.number("warmup_iters", 0)
     ratio, by_epoch = lr.number("warmup_ratio", _MMCV_WARMUP_RATIO), lr.take("warmup_by_epoch", False)
     if kind is None or not count:
@@ -153,7 +157,7 @@ def _counted_in_epochs(scheduler: Section, length: _Length) -> bool:
 
 
 def _import_warm_up(scheduler: Section, length: _Length, draft: Draft) -> float:
-    """MMEngine's LinearLR and ConstantLR, which reach 1 at their last step. Returns the end, in its own unit."""
+    """Set the warm-up of MMEngine, LinearLR or ConstantLR, and return its end in epochs or iterations."""
     kind, in_epochs = scheduler.take("type"), _counted_in_epochs(scheduler, length)
     end, begin = scheduler.number("end", 0), scheduler.number("begin", 0)
     between_epochs = in_epochs and not scheduler.take("convert_to_iter_based", False)
@@ -161,7 +165,7 @@ def _import_warm_up(scheduler: Section, length: _Length, draft: Draft) -> float:
         factor = scheduler.number("factor", _CONSTANT_FACTOR)
         if begin > 0:  # T2T-ViT's last epochs
             draft.remark(
-                scheduler.place, f"at {factor:g} of the rate from {begin:g} to {end:g}; here the schedule goes on"
+                scheduler.place, f"at {factor:g} of the rate from {begin:g} to {end:g}; here the schedule continues"
             )
             return 0.0
         draft.settings["warmup_type"] = "constant"
@@ -198,7 +202,7 @@ def _import_main(scheduler: Section, warmed: float, length: _Length, draft: Draf
     begin, end = scheduler.number("begin", 0), scheduler.take("end", total)
     if kind in ("MultiStepLR", "StepLR"):
         if not in_epochs:
-            raise draft.refusal(scheduler.at("by_epoch"), "is False for steps; write them in epochs.")
+            raise draft.refusal(scheduler.at("by_epoch"), "is False for steps; state them in epochs.")
         gamma = scheduler.number("gamma", 0.1)
         milestones = scheduler.take("milestones") or _every(int(scheduler.number("step_size", 1)), length)
         # MMEngine counts milestones from the schedule's begin.
@@ -223,7 +227,7 @@ def _import_main(scheduler: Section, warmed: float, length: _Length, draft: Draf
         if total is not None and end != total:
             _set_decay(scheduler, end - begin, in_epochs, draft)
     elif kind == "ConstantLR" or kind == "LinearLR":
-        raise draft.refusal(scheduler.place, "has no end and is no warm-up; write the epoch at which it ends.")
+        raise draft.refusal(scheduler.place, "has no end and is no warm-up; use the epoch at which it ends.")
     else:
         raise draft.refusal(
             scheduler.at("type"),

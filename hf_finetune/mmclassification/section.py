@@ -1,23 +1,21 @@
-"""A config's dict that knows which of its keys were read, and the recipe that grows from it.
+"""A config's dict that records which of its keys were read, and the recipe that is built from it.
 
-What no one reads is told in the recipe as a remark, so that nothing is dropped in silence.
+Every key that nothing reads becomes a remark in the recipe, so that no setting is dropped silently.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from hf_finetune.errors import UserError
 from hf_finetune.mmclassification.unreadable import Unreadable
 
-_Number = TypeVar("_Number", int, float)
-
 
 @dataclass(frozen=True)
 class Remark:
-    """A setting of the config that the recipe has not, or has otherwise: where it stood, and why."""
+    """A setting of the config that the recipe lacks or has in another form: its place, and the reason."""
 
     place: str
     reason: str
@@ -28,29 +26,42 @@ class Remark:
 
 @dataclass
 class Draft:
-    """The recipe as far as it is known: its settings, and remarks on what is not in them."""
+    """A recipe that is being built.
+
+    Attributes:
+        file: The config's name, for messages.
+        settings: The recipe's keys and values so far.
+        remarks: What of the config is not in them.
+    """
 
     file: str
     settings: dict[str, Any] = field(default_factory=dict)
     remarks: list[Remark] = field(default_factory=list)
 
     def remark(self, place: str, reason: str) -> None:
+        """Add a remark, unless it is there already."""
         remark = Remark(place, reason)
         if remark not in self.remarks:
             self.remarks.append(remark)
 
     def refusal(self, place: str, reason: str) -> UserError:
-        """Returns the error that ends the import, to be raised."""
+        """Return the error that ends the import, for the caller to raise."""
         return UserError(f"{self.file}: {place} {reason}")
 
 
 class Section:
-    """A dict of the config at `place` ("model.backbone"), or an empty one where the config has none."""
+    """A dict of the config, empty where the config has none.
+
+    Args:
+        values: The dict.
+        place: Where it is, such as "model.backbone".
+        draft: Receives the remarks.
+    """
 
     def __init__(self, values: Mapping[str, Any], place: str, draft: Draft) -> None:
         self.values, self.place, self.draft = values, place, draft
         self._read: set[str] = set()
-        self._children: dict[str, list[Section]] = {}  # what is read of them is remembered, however often one asks
+        self._children: dict[str, list[Section]] = {}  # each is made once, so that it records all that is read
 
     def __bool__(self) -> bool:
         return bool(self.values)
@@ -59,18 +70,23 @@ class Section:
         return key in self.values
 
     def at(self, key: str) -> str:
+        """Return the place of a key, for messages."""
         return f"{self.place}.{key}" if self.place else key
 
     def take(self, key: str, default: Any = None) -> Any:
-        """Returns a value and counts it as read. Raises `UserError` where only running the config would give it."""
+        """Return a value and record its key as read.
+
+        Raises:
+            UserError: Only running the config would give the value.
+        """
         self._read.add(key)
         value = self.values.get(key, default)
         if isinstance(value, Unreadable):
-            raise UserError(f"{value}, but it is {self.at(key)}; write the value itself.")
+            raise UserError(f"{value}, but it is {self.at(key)}; use the value itself.")
         return value
 
-    def number(self, key: str, default: _Number) -> _Number:
-        """Returns a number; raises `UserError` where the config has something else."""
+    def number(self, key: str, default: float) -> float:
+        """Return a number, or raise `UserError` where the config has something else."""
         value = self.take(key, default)
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -78,7 +94,7 @@ class Section:
         return value
 
     def section(self, key: str) -> Section:
-        """Returns the dict under a key; raises `UserError` if something else is there."""
+        """Return the dict under a key, or raise `UserError` if something else is there."""
         value = self.take(key)
         if value is not None and not isinstance(value, Mapping):
             raise self.draft.refusal(self.at(key), f"is {shown(value)}; a dict belongs there.")
@@ -87,12 +103,12 @@ class Section:
         return self._children[key][0]
 
     def sections(self, key: str) -> list[Section]:
-        """Returns the dicts of a list, or the one dict that stands for a list of one."""
+        """Return the dicts of a list; a single dict counts as a list of one."""
         value = self.take(key)
         items = [value] if isinstance(value, Mapping) else list(value or [])
         for item in items:
             if isinstance(item, Unreadable):
-                raise UserError(f"{item}, but it is in {self.at(key)}; write the value itself.")
+                raise UserError(f"{item}, but it is in {self.at(key)}; use the value itself.")
             if not isinstance(item, Mapping):
                 raise self.draft.refusal(self.at(key), f"holds {shown(item)}; dicts belong there.")
         if key not in self._children:
@@ -101,14 +117,15 @@ class Section:
         return self._children[key]
 
     def skip(self, *keys: str) -> None:
-        """Counts keys as read that say nothing of a run's outcome."""
+        """Record keys as read that have no effect on a run's result."""
         self._read.update(keys)
 
     def skip_all(self) -> None:
+        """Record all keys as read."""
         self._read.update(self.values)
 
     def unread(self) -> Iterator[tuple[str, Any]]:
-        """Yields the place and the value of every key that was not read, here and below."""
+        """Yield the place and the value of every key that was not read, here and in the dicts inside."""
         for key, value in self.values.items():
             if key not in self._read:
                 yield self.at(str(key)), value
@@ -118,6 +135,6 @@ class Section:
 
 
 def shown(value: Any) -> str:
-    """Returns a value as a message shows it: on one line, cut where it is long."""
+    """Return a value as text for a message: one line of at most 60 characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."

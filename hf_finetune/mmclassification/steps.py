@@ -1,4 +1,4 @@
-"""What the steps of training and of evaluation pipelines have in common."""
+"""Reads what steps of training and of evaluation pipelines have in common: sizes and interpolation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from hf_finetune.mmclassification.section import Draft, Section
 
-# Steps that load, convert or pack, and change no pixel.
+# Steps that load, convert or pack images, and change no pixel.
 PLUMBING = {
     "LoadImageFromFile",
     "ImageToTensor",
@@ -24,14 +24,14 @@ RESAMPLINGS = {"nearest", "bilinear", "bicubic", "lanczos"}
 
 
 def as_lists(value: Any) -> Any:
-    """Returns a value with its tuples, which YAML has not, as lists."""
+    """Return a value with lists in place of tuples, which YAML lacks."""
     return [as_lists(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def read_interpolation(step: Section, draft: Draft, default: str = "bilinear") -> str:
-    """Returns the interpolation of a step; one that there is none for here becomes the default, with a remark."""
+    """Return the interpolation of a step. An unsupported one becomes the default, with a remark."""
     step.skip("backend", "max_attempts")
-    word = step.take("interpolation", default)
+    word: str = step.take("interpolation", default)
     if word in RESAMPLINGS:
         return word
     draft.remark(step.at("interpolation"), f"{word!r}; {default} is taken")
@@ -39,28 +39,39 @@ def read_interpolation(step: Section, draft: Draft, default: str = "bilinear") -
 
 
 def as_pair(value: Any) -> list[Any]:
-    """Returns a pair, or a number twice."""
+    """Return a pair as a list; a number is taken twice."""
     return [value, value] if isinstance(value, (int, float)) else list(value)
 
 
 def read_size(step: Section, *keys: str) -> Any:
-    """Returns the size under the first of the keys that is there: a side in pixels, or [height, width]."""
+    """Return the size under the first of `keys` that the step has: a side in pixels, or [height, width].
+
+    Raises:
+        UserError: It is neither a number nor a pair.
+    """
     key = next((key for key in keys if key in step), keys[0])
     value = step.take(key)
     if not isinstance(value, (int, list, tuple)) or (not isinstance(value, int) and len(value) != 2):
-        raise step.draft.refusal(step.at(key), f"is {value!r}; write a side in pixels, or two.")
+        raise step.draft.refusal(step.at(key), f"is {value!r}; use a side in pixels, or two.")
     sides = as_pair(value)
     return sides[0] if sides[0] == sides[1] else sides
 
 
 def resize_target(step: Section, draft: Draft) -> tuple[list[int], int | None]:
-    """Returns what a Resize asks for: [height, width], or the length of the short side alone."""
+    """Return what a Resize asks for.
+
+    Returns:
+        [height, width] in pixels and None, or an empty list and the length of the short side.
+
+    Raises:
+        UserError: The size is neither a number nor a pair.
+    """
     kind, key = step.values["type"], "scale" if "scale" in step else "size"
     value = step.take(key)
     if isinstance(value, (list, tuple)) and len(value) == 1:
         value = value[0]
     if not isinstance(value, (int, list, tuple)):
-        raise draft.refusal(step.at(key), f"is {value!r}; write a side in pixels, or two.")
+        raise draft.refusal(step.at(key), f"is {value!r}; use a side in pixels, or two.")
     if kind == "ResizeEdge" or "edge" in step:
         edge = step.take("edge", "short")
         if edge != "short":

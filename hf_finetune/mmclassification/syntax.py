@@ -1,6 +1,6 @@
-"""A config file and its bases, as one nested dict, read from the syntax tree and never executed.
+"""Reads a config file and its bases into one nested dict, from the syntax tree and without running them.
 
-Both ways of MMEngine are read: `_base_ = [...]` with merging, `_delete_` and `{{_base_.x}}`, and the newer
+Both forms of MMEngine are read: `_base_ = [...]` with merging, `_delete_` and `{{_base_.x}}`, and the newer
 `with read_base(): from ..x import *`, where an assignment replaces and `x.merge(...)` merges.
 """
 
@@ -27,8 +27,11 @@ _ENVIRONMENT = re.compile(r"\{\{\s*\$(\w+):([^}]*?)\s*\}\}")
 class ConfigFile:
     """A config with its bases merged in.
 
-    `values` maps the names to nested literals; `notes` are lines on what stands in the files and was not read; `used`
-    are the names that some expression looks up.
+    Attributes:
+        file: Its name, for messages.
+        values: Nested literals by the names that the config assigns.
+        notes: One line on each statement that was not read.
+        used: The names that expressions look up.
     """
 
     file: str
@@ -38,17 +41,21 @@ class ConfigFile:
 
 
 def read_config(path: str | Path) -> ConfigFile:
-    """Reads a config and its bases. Raises `UserError` for what is not there, is not Python or goes in a circle."""
+    """Read a config and its bases.
+
+    Raises:
+        UserError: A file does not exist or is not Python, or the bases contain each other.
+    """
     try:
         return _read(Path(path).expanduser(), str(path), chain=())
     except RecursionError as error:
-        raise UserError(f"{path} nests its expressions too deeply to be read; write them simpler.") from error
+        raise UserError(f"{path} nests its expressions too deeply to be read; simplify them.") from error
 
 
 def _read(path: Path, name: str, chain: tuple[Path, ...]) -> ConfigFile:
     if path.resolve() in [asking.resolve() for asking in chain]:
         circle = " -> ".join(asking.name for asking in (*chain, path))
-        raise UserError(f"{name}: its bases go in a circle ({circle}); take one _base_ out.")
+        raise UserError(f"{name}: its bases contain each other ({circle}); remove one _base_.")
     tree = _parse(path, name, chain[-1] if chain else None)
     config = ConfigFile(name, {})
     bases: dict[str, Any] = {}
@@ -70,7 +77,7 @@ def _parse(path: Path, name: str, asking: Path | None) -> ast.Module:
     if not path.is_file():
         stated = f", which {asking} names as a base" if asking else ""
         near = did_you_mean(path.name, [file.name for file in path.parent.glob("*.py")])
-        raise UserError(f"there is no config {name}{stated}.{near} Write the path of a .py file.")
+        raise UserError(f"there is no config {name}{stated}.{near} Use the path of a .py file.")
     if path.suffix != ".py":
         raise UserError(
             f"{name} is not a .py file; import-config reads the configs of MMClassification and MMPretrain."
@@ -106,7 +113,7 @@ def _base_path(base: str, path: Path, name: str) -> Path:
 
 
 def _base_names(tree: ast.Module, name: str) -> list[str]:
-    """Returns the paths, relative to the file, of the bases that `_base_` or `with read_base()` name."""
+    """Return the bases that `_base_` or `with read_base()` name, as paths relative to the file."""
     names: list[Any] = []
     for statement in tree.body:
         if isinstance(statement, ast.Assign) and _is_name(statement.targets[0], "_base_"):
@@ -118,7 +125,7 @@ def _base_names(tree: ast.Module, name: str) -> list[str]:
         for imported in _read_base_imports(statement):
             names.append("../" * (imported.level - 1) + (imported.module or "").replace(".", "/") + ".py")
     if not all(isinstance(entry, str) for entry in names):
-        raise UserError(f"{name}: its _base_ is not a path or a list of paths; write them out as texts.")
+        raise UserError(f"{name}: its _base_ is not a path or a list of paths; use texts.")
     return names
 
 
@@ -133,7 +140,7 @@ def _is_name(node: ast.expr, name: str) -> bool:
 
 
 class _Reader:
-    """Takes one file's statements in order and leaves its values, merged over its bases, in `config`."""
+    """Reads one file's statements in order and writes its values, merged over its bases, to `config`."""
 
     def __init__(self, path: Path, config: ConfigFile, bases: dict[str, Any]) -> None:
         self.config, self.bases = config, bases
@@ -142,6 +149,7 @@ class _Reader:
         self.names = self.evaluator.names
 
     def read(self, tree: ast.Module) -> None:
+        """Read all statements. What cannot be read becomes a note."""
         lazy = any(_read_base_imports(statement) for statement in tree.body)
         if lazy:
             self.names.update(copy.deepcopy(self.bases))
@@ -166,7 +174,7 @@ class _Reader:
             for alias in statement.names:
                 name = alias.asname or alias.name
                 if isinstance(statement, ast.ImportFrom) and name != "*":
-                    # In the newer way types are classes, `type=ResNet`; the class's name is what is needed of it.
+                    # In the newer form types are classes, `type=ResNet`, of which only the name is needed.
                     self.names[name] = alias.name
                     self.imported.add(name)
         elif isinstance(statement, ast.Assign):
@@ -192,12 +200,12 @@ class _Reader:
             self._note(statement, f"`{ast.unparse(statement).splitlines()[0][:60]}` is code, which is not run")
 
     def _change(self, call: ast.Call, statement: ast.stmt) -> None:
-        """`x.update(...)`, `x.merge(...)`, `x.append(...)` and their like on a dict or list of the file."""
-        method = call.func.attr if isinstance(call.func, ast.Attribute) else ""
-        if method not in ("update", "merge", "append", "extend", "insert", "pop"):
+        """Carry out `x.update(...)`, `x.merge(...)`, `x.append(...)` and the like on a dict or list of the file."""
+        changes = ("update", "merge", "append", "extend", "insert", "pop")
+        if not isinstance(call.func, ast.Attribute) or call.func.attr not in changes:
             self._note(statement, f"`{ast.unparse(statement)[:60]}` is code, which is not run")
             return
-        owner = self.evaluator.container(call.func.value)
+        method, owner = call.func.attr, self.evaluator.container(call.func.value)
         arguments = [self.evaluator.value(argument) for argument in call.args]
         keywords = {keyword.arg: self.evaluator.value(keyword.value) for keyword in call.keywords if keyword.arg}
         for value in arguments:
@@ -211,14 +219,15 @@ class _Reader:
             getattr(owner, method)(*arguments, **keywords)
 
 
-def _as_read(target: ast.expr) -> ast.expr:
+def _as_read(target: ast.Name | ast.Attribute | ast.Subscript) -> ast.expr:
+    """Return the target of an assignment as the expression that reads it."""
     read = copy.deepcopy(target)
     read.ctx = ast.Load()
     return read
 
 
 def _fill_in(value: Any, notes: list[str]) -> Any:
-    """Returns the value with `{{$VARIABLE:default}}` in its texts replaced by the default; the variable is not read."""
+    """Return a value with the default in place of `{{$VARIABLE:default}}`; environment variables are not read."""
     if isinstance(value, dict):
         return {key: _fill_in(item, notes) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -230,7 +239,7 @@ def _fill_in(value: Any, notes: list[str]) -> Any:
 
 
 def _merge(upper: Mapping[str, Any], lower: Mapping[str, Any], file: str, path: str = "") -> dict[str, Any]:
-    """Returns `upper` over `lower` as MMEngine merges: dicts key by key unless `_delete_` is set, all else whole."""
+    """Return `upper` merged over `lower` as MMEngine does: dicts key by key unless `_delete_` is set, others whole."""
     merged = copy.deepcopy(dict(lower))
     for key, value in upper.items():
         place = f"{path}{key}"

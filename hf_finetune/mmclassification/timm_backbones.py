@@ -1,4 +1,4 @@
-"""The backbones that Transformers has by way of timm, as `model_type: timm_wrapper`."""
+"""Imports the backbones that Transformers has only through timm, as `model_type: timm_wrapper`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from hf_finetune.mmclassification.section import Draft, Section
 
 
 def read_image_size(backbone: Section, default: int = 224) -> int:
-    """Returns the side in pixels of the image that a backbone is built for."""
-    size = backbone.take("img_size", default)
-    return size[0] if isinstance(size, (list, tuple)) else size
+    """Return the side in pixels of the images that a backbone is built for."""
+    size: Any = backbone.take("img_size", default)
+    side: int = size[0] if isinstance(size, (list, tuple)) else size
+    return side
 
 
 def set_timm_model(draft: Draft, architecture: str, **model_args: Any) -> None:
-    """Sets an architecture of timm's and those of the arguments that are neither 0 nor absent."""
+    """Set an architecture of timm, and those of its arguments that are neither 0 nor None."""
     model_args = {key: value for key, value in model_args.items() if value}
     draft.settings["model_type"] = "timm_wrapper"
     draft.settings["model_config"] = {
@@ -24,8 +25,8 @@ def set_timm_model(draft: Draft, architecture: str, **model_args: Any) -> None:
     }
 
 
-def import_resnet(backbone: Section, draft: Draft, depth: int, deep_stem: bool, avg_down: bool, width: int) -> None:
-    """Imports a ResNet with a stem of three convolutions or of twice the width, which Transformers' has not."""
+def import_resnet(backbone: Section, draft: Draft, depth: int, deep_stem: bool, avg_down: bool, width: float) -> None:
+    """Import a ResNet with a stem of three convolutions, or of twice the width, which Transformers' ResNet lacks."""
     name = f"resnet{depth}"
     if deep_stem:
         name = TIMM_NAMES["ResNetV1d" if avg_down else "ResNetV1c"].get(depth, name)
@@ -38,7 +39,7 @@ def import_resnet(backbone: Section, draft: Draft, depth: int, deep_stem: bool, 
 
 
 def import_resnext(backbone: Section, draft: Draft) -> None:
-    """Imports a ResNeXt, which is timm's ResNet with grouped convolutions."""
+    """Import a ResNeXt, which is timm's ResNet with grouped convolutions."""
     depth, groups = backbone.take("depth"), backbone.number("groups", 32)
     width = backbone.number("width_per_group", 4)
     backbone.skip("num_stages", "style")
@@ -48,7 +49,7 @@ def import_resnext(backbone: Section, draft: Draft) -> None:
 
 
 def import_sized(backbone: Section, draft: Draft) -> None:
-    """Imports a backbone that is in `TIMM_NAMES` with its size."""
+    """Import a backbone of `TIMM_NAMES`."""
     kind = backbone.values["type"]
     arch: Any = backbone.take("arch", backbone.take("depth"))
     if kind == "MobileNetV2":
@@ -74,7 +75,8 @@ def import_sized(backbone: Section, draft: Draft) -> None:
     frozen = int(backbone.number("frozen_stages", -1))
     if frozen >= 0:
         draft.remark(
-            backbone.at("frozen_stages"), f"{frozen}; timm's modules are not named here; write freeze yourself"
+            backbone.at("frozen_stages"),
+            f"{frozen}; the names of timm's modules are not known here; set freeze yourself",
         )
     set_timm_model(
         draft,
@@ -85,7 +87,7 @@ def import_sized(backbone: Section, draft: Draft) -> None:
 
 
 def import_xcit(backbone: Section, draft: Draft) -> None:
-    """Imports an XCiT, whose size is known by its width, depth and patch."""
+    """Import an XCiT, whose size follows from its width, depth and patch size."""
     width, depth, patch = (backbone.take(key) for key in ("embed_dims", "depth", "patch_size"))
     names = {128: "nano", 192: "tiny", 384: "small", 512: "medium", 768: "large"}
     if width not in names:

@@ -1,4 +1,4 @@
-"""The training pipeline as `train_transforms`, from both libraries' words."""
+"""Imports the training pipeline of both libraries as `train_transforms`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from typing import Any
 from hf_finetune.mmclassification.section import Draft, Section
 from hf_finetune.mmclassification.steps import PLUMBING, as_lists, as_pair, read_interpolation, read_size, resize_target
 
-# Transforms after which images of any size have one.
+# Transforms that give all images one size.
 _SIZE_FIXING = {"CenterCrop", "RandomCrop", "RandomResizedCrop", "Resize"}
 
 
 def import_train_pipeline(steps: list[Section], square: bool, mixing: list[Any], draft: Draft) -> None:
-    """Sets train_transforms, which end in `mixing`. `square` says that all images are known to be as high as wide."""
+    """Set train_transforms.
+
+    Args:
+        steps: The steps of the pipeline.
+        square: Whether all images of the dataset are as high as wide.
+        mixing: The transforms that mix a batch, which come last.
+        draft: The recipe.
+    """
     transforms: list[Any] = []
     for step in steps:
         kind = step.take("type")
@@ -27,7 +34,7 @@ def import_train_pipeline(steps: list[Section], square: bool, mixing: list[Any],
             transforms.append({kind.removeprefix("torchvision/"): arguments})
             step.skip_all()
         else:
-            draft.remark(step.place, "there is no such transform here; it is left out")
+            draft.remark(step.place, "is not supported; it is left out")
             step.skip_all()
     names = {name for entry in transforms for name in (entry if isinstance(entry, dict) else (entry,))}
     if steps and not square and not names & _SIZE_FIXING:
@@ -47,7 +54,7 @@ def _resampled(step: Section, draft: Draft) -> dict[str, str]:
 
 
 def _rgb(colour: Any) -> Any:
-    """Returns a fill colour in RGB, whole numbers: MMClassification's images are BGR before Normalize."""
+    """Return a fill colour as whole numbers in RGB; MMClassification's images are BGR before Normalize."""
     if isinstance(colour, (list, tuple)):
         return [round(value) for value in reversed(colour)]
     return round(colour)
@@ -149,7 +156,7 @@ _INCREASING = {
 
 def _are_increasing(policies: Any) -> bool:
     if not isinstance(policies, (list, tuple)) or not all(isinstance(policy, dict) for policy in policies):
-        return policies == "timm_increasing"
+        return bool(policies == "timm_increasing")
     found = [
         (policy.get("type"), tuple(as_lists(policy.get("magnitude_range")) or ()) or None, policy.get("direction"))
         for policy in policies

@@ -1,4 +1,4 @@
-"""A value that only running a config would give."""
+"""Stands for a value that only running a config would give."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A value that only running the file would give: where it stands, its source, and why it was not read."""
+    """A value that only running the file would give.
+
+    Attributes:
+        file: The file's name.
+        line: The line of the expression, from 1.
+        source: The expression.
+        reason: Why it was not read.
+    """
 
     file: str
     line: int
@@ -19,7 +26,7 @@ class Unreadable:
 
 
 class UnreadableError(Exception):
-    """Raised inside an expression that cannot be worked out; `value` says what and why."""
+    """Raised inside an expression that cannot be evaluated; `value` says which and why."""
 
     def __init__(self, value: Unreadable) -> None:
         super().__init__(str(value))

@@ -1,6 +1,6 @@
-"""Models: the package's own architectures, loading with head replacement, and image processors.
+"""Networks: the package's own architectures, loading with head replacement, freezing, and image processors.
 
-Importing it registers the package's architectures with the Auto classes of Transformers.
+Importing it registers the package's architectures with the Auto classes of Transformers, and changes nothing else.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ for _config_class, _model_class in (
 ):
     AutoConfig.register(_config_class.model_type, _config_class, exist_ok=True)
     AutoModelForImageClassification.register(_config_class, _model_class, exist_ok=True)
-    # Saving copies the module beside the weights, so that a machine without this package can load them.
+    # `save_pretrained` then copies the module beside the weights, so that they load without this package.
     _config_class.register_for_auto_class()
     _model_class.register_for_auto_class("AutoModelForImageClassification")
 
 
 def is_own_architecture(model_type: str) -> bool:
-    """Whether an architecture is one of this package's, which importing `hf_finetune.models` registers."""
+    """Whether `model_type` is an architecture of this package rather than of Transformers."""
     return model_type in CONFIG_MAPPING and CONFIG_MAPPING[model_type].__module__.startswith(f"{__name__}.")

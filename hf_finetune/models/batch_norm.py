@@ -1,4 +1,4 @@
-"""BatchNorm over the images of all processes, in place of each one's own."""
+"""BatchNorm whose statistics are over the images of all processes rather than of each one alone."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from hf_finetune.errors import UserError
 
 
 def synchronize_batch_norm(model: PreTrainedModel) -> None:
-    """Turns every BatchNorm of a network into `torch.nn.SyncBatchNorm`, with the same weights, statistics and names.
+    """Turn every BatchNorm of a network into `torch.nn.SyncBatchNorm` with the same weights, statistics and names.
 
-    Raises `UserError` for a network that has none.
+    Raises:
+        UserError: The network has no BatchNorm.
     """
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         raise UserError(f"sync_batchnorm: {type(model).__name__} has no BatchNorm; leave it out.")
-    if model.config.model_type == "timm_wrapper":  # its layers hold their activation, which torch's function drops
-        from timm.layers import convert_sync_batchnorm  # timm is optional
+    if (
+        model.config.model_type == "timm_wrapper"
+    ):  # timm's layers contain their activation, which torch's function drops
+        from timm.layers.norm_act import convert_sync_batchnorm  # timm is optional
 
         convert_sync_batchnorm(model)
     else:

@@ -1,7 +1,7 @@
-"""Freezing, the backbone or modules by name.
+"""Freezes the backbone, or modules by their names.
 
-What is frozen is not trained, and it behaves in training as in evaluation: BatchNorm keeps its statistics and dropout
-is off. Without the second, the statistics would drift although the weights do not.
+A frozen module is not trained, and it behaves in training as in evaluation: BatchNorm keeps its running statistics and
+dropout is off. Otherwise the statistics would change although the weights do not.
 """
 
 from __future__ import annotations
@@ -14,24 +14,33 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_finetune.errors import UserError, did_you_mean
-from hf_finetune.models.load import head_parameter_names
+from hf_finetune.models.head import head_parameter_names
 
-BACKBONE = "backbone"  # the word of a recipe for everything that is not the head
+BACKBONE = "backbone"  # in a recipe's `freeze`: everything but the head
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """What was frozen: whether it is the whole backbone, and one sentence on it, none for nothing."""
+    """What `freeze_modules` did.
+
+    Attributes:
+        backbone: Whether it froze the whole backbone, so that an image's features are the same in every epoch.
+        report: One line for the log, none where nothing was frozen.
+    """
 
     backbone: bool
     report: tuple[str, ...]
 
 
 def freeze_modules(model: PreTrainedModel, names: Sequence[str]) -> Frozen:
-    """Freezes modules of a network by their names (`resnet.encoder.stages.0`), or all but its head by `backbone`.
+    """Freeze modules of a network, in place. They stay frozen through `model.train()` and in copies of the model.
 
-    It holds through `model.train()`, copies and saving. Raises `UserError` for a name that the network has not, and
-    where nothing would be left to train.
+    Args:
+        model: The network.
+        names: Names of its modules, such as `resnet.encoder.stages.0`, or `backbone` for all but its head.
+
+    Raises:
+        UserError: The network has no module of such a name, or nothing would be left to train.
     """
     head = head_parameter_names(model)
     modules = dict(model.named_modules())
@@ -55,13 +64,13 @@ def freeze_modules(model: PreTrainedModel, names: Sequence[str]) -> Frozen:
             )
         for module in held:
             module.eval()
-            module.train = MethodType(_stay_in_evaluation, module)
+            module.train = MethodType(_stay_in_evaluation, module)  # type: ignore[method-assign]
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"freeze: {', '.join(names)} leaves nothing to train; use {BACKBONE} to train the head.")
     total = model.num_parameters()
     frozen = total - model.num_parameters(only_trainable=True)
     report = f"Frozen: {', '.join(names)}, {frozen:,} of {total:,} parameters."
-    return Frozen(not trains_backbone(model), (report,) if names else ())
+    return Frozen(bool(names) and not trains_backbone(model), (report,) if names else ())
 
 
 def trains_backbone(model: PreTrainedModel) -> bool:
@@ -71,12 +80,12 @@ def trains_backbone(model: PreTrainedModel) -> bool:
 
 
 def _stay_in_evaluation(module: nn.Module, mode: bool = True) -> nn.Module:
-    """Takes the place of a frozen module's `train`, which `model.train()` calls on each of its parts."""
+    """Replace a frozen module's `train`, which `model.train()` calls on each of its modules."""
     return module
 
 
 def _modules_outside(module: nn.Module, head: set[int]) -> Iterator[nn.Module]:
-    """Yields the outermost modules that hold weights or statistics, and none of the parameters with the ids `head`."""
+    """Yield the outermost modules with weights or statistics that hold none of the parameters with the ids `head`."""
     for child in module.children():
         parameters = {id(parameter) for parameter in child.parameters()}
         if not parameters & head and (parameters or list(child.buffers())):

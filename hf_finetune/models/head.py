@@ -1,18 +1,32 @@
-"""Which part of a classifier is its head."""
+"""Everything about the classification head: which part of a network it is, its classes, and a new one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.errors import UserError
-from hf_finetune.models.load import head_parameter_names
+
+
+def head_parameter_names(model: PreTrainedModel) -> set[str]:
+    """Return the names of the parameters of the classification head: all that are not part of the backbone.
+
+    A network that does not tell its backbone from its head (`base_model_prefix` names no module) is all head.
+    """
+    if model.config.model_type == "timm_wrapper":  # timm's network holds both the backbone and the head
+        classifier = model.get_submodule("timm_model").get_classifier()  # type: ignore[operator]
+        head = {id(parameter) for parameter in classifier.parameters()}
+        return {name for name, parameter in model.named_parameters() if id(parameter) in head}
+    return {name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")}
 
 
 def head_module(model: PreTrainedModel) -> nn.Module | None:
-    """Returns the outermost module that holds the head's parameters and no others; None where several share them."""
+    """Return the outermost module that holds the head's parameters and no others, None where it takes several."""
     head = head_parameter_names(model)
-    for name, module in model.named_modules():  # a module before those inside it
+    for name, module in model.named_modules():  # a module comes before those inside it
         own = {f"{name}.{parameter}" for parameter, _ in module.named_parameters()}
         if own and own <= head:
             return module if own == head else None
@@ -20,7 +34,11 @@ def head_module(model: PreTrainedModel) -> nn.Module | None:
 
 
 def head_linear(model: PreTrainedModel) -> nn.Linear:
-    """Returns the linear layer that gives the logits. Raises `UserError` where the head is not made of one alone."""
+    """Return the linear layer that computes the logits.
+
+    Raises:
+        UserError: The head has several linear layers, none, or one without bias.
+    """
     head = head_parameter_names(model)
     layers = [
         module for name, module in model.named_modules() if isinstance(module, nn.Linear) and f"{name}.weight" in head
@@ -31,3 +49,57 @@ def head_linear(model: PreTrainedModel) -> nn.Linear:
             f" {type(model).__name__} has not; use --head_init random."
         )
     return layers[0]
+
+
+def class_names(config: PreTrainedConfig) -> list[str]:
+    """Return the names of a network's classes in the order of its logits."""
+    names: dict[Any, str] = dict(config.id2label or {})
+    return [str(names.get(position)) for position in range(config.num_labels or 0)]
+
+
+def set_class_names(config: PreTrainedConfig, label_names: Sequence[str]) -> None:
+    """Give a network's configuration the classes `label_names`, in the order of the logits."""
+    config.num_labels = len(label_names)
+    config.id2label = dict(enumerate(label_names))
+    config.label2id = {name: position for position, name in enumerate(label_names)}
+
+
+def initialize_head(model: PreTrainedModel) -> None:
+    """Initialize the weights of the head anew, in place, as PyTorch's layers initialize themselves."""
+    head = head_parameter_names(model)
+    for name, module in model.named_modules():
+        owns_head = any(f"{name}.{own}" in head for own, _ in module.named_parameters(recurse=False))
+        if owns_head and hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+
+
+def replace_head(model: PreTrainedModel, config: PreTrainedConfig) -> frozenset[str]:
+    """Replace those layers of the head whose shapes do not fit the number of classes in `config`, in place.
+
+    The new layers come from a network that the model's class builds from `config`. Everything else of the model stays:
+    its other tensors, hooks and modules.
+
+    Returns:
+        The names of the new parameters.
+
+    Raises:
+        UserError: The class builds no network from a configuration alone, or its head is not as that would have it.
+    """
+    advice = f"build the model with a head for {config.num_labels} classes (num_labels={config.num_labels})."
+    try:
+        fresh = type(model)(config)
+    except Exception as error:  # the class is the caller's and may raise anything
+        raise UserError(f"model: no new head can be built for {type(model).__name__} ({error}); {advice}") from error
+    head, shapes = head_parameter_names(fresh), {name: own.shape for name, own in model.named_parameters()}
+    owners = {
+        name.rpartition(".")[0]
+        for name, parameter in fresh.named_parameters()
+        if name in head and parameter.shape != shapes.get(name)
+    }
+    if not owners or "" in owners or not head <= set(shapes):
+        raise UserError(f"model: the head of {type(model).__name__} cannot be replaced; {advice}")
+    for owner in owners:
+        model.set_submodule(owner, fresh.get_submodule(owner).to(model.device))
+    if hasattr(model, "num_labels"):  # Transformers' classifiers keep a copy for their own loss
+        model.num_labels = config.num_labels  # type: ignore[assignment]
+    return frozenset(f"{owner}.{name}" for owner in owners for name, _ in model.get_submodule(owner).named_parameters())

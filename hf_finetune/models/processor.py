@@ -1,32 +1,41 @@
-"""The image processor, the single truth of how an image becomes the network's input in evaluation.
+"""The image processor: how an image becomes the network's input in evaluation.
 
-A recipe may change its size, crop, mean, standard deviation or resampling. What it then says is what is evaluated, what
-is saved, and what `pipeline("image-classification")` applies.
+A recipe may change its size, crop, mean, standard deviation or resampling. The resulting processor prepares the images
+of every evaluation, is saved with the model, and is what `pipeline("image-classification")` applies.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from transformers import AutoImageProcessor, BaseImageProcessor, BitImageProcessor, PreTrainedConfig
+from transformers import BaseImageProcessor, BitImageProcessor, PreTrainedConfig
 from transformers.image_utils import PILImageResampling
 
 from hf_finetune.config.data import DataArguments
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.errors import UserError, did_you_mean
-from hf_finetune.models.foreign.recognition import load_foreign
-from hf_finetune.models.load import loading_settings, quiet_transformers, resolve_checkpoint
+from hf_finetune.models.load import open_source
+from hf_finetune.models.source import ModelSource
 
+# Pillow's filters (`PIL.Image.Resampling`) by their names.
 RESAMPLINGS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
-IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of 0 to 255; the figures of torchvision's ImageNet models, times 255
+# Of ImageNet's training images, in pixel units (0 to 255): the figures of torchvision's models, times 255.
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a processor does, in a recipe's words. `mean` and `std` are in pixel units, 0 to 255."""
+    """What an image processor does, by the names that a recipe uses.
+
+    Attributes:
+        image_size: Side of the square that the network sees, in pixels.
+        crop_pct: That side divided by the shorter side of the resized image, above 0 and at most 1.
+        mean: Mean of each channel, in pixel units (0 to 255).
+        std: Standard deviation of each channel, in pixel units.
+        resample: The filter that resizes, one of `RESAMPLINGS`.
+    """
 
     image_size: int = 224
     crop_pct: float = 0.875
@@ -35,12 +44,16 @@ class Preprocessing:
     resample: str = "bilinear"
 
 
-def _is_timm(processor: BaseImageProcessor | None) -> bool:
+def _is_timm(processor: BaseImageProcessor) -> bool:
     return type(processor).__name__ == "TimmWrapperImageProcessor"
 
 
-def describe(processor: BaseImageProcessor) -> Preprocessing:
-    """Reads a processor's figures, whatever its class writes them as."""
+def describe(processor: Any) -> Preprocessing:
+    """Return the figures of an image processor.
+
+    Args:
+        processor: An image processor of Transformers; which attributes it has depends on its class.
+    """
     if _is_timm(processor):
         config = processor.data_config
         return Preprocessing(
@@ -52,8 +65,8 @@ def describe(processor: BaseImageProcessor) -> Preprocessing:
         )
     size = dict(processor.size)
     crop_size = dict(getattr(processor, "crop_size", None) or {}) if getattr(processor, "do_center_crop", False) else {}
-    edge = size.get("shortest_edge") or size.get("height")
-    image_size = crop_size.get("height") or edge
+    edge: int = size.get("shortest_edge") or size["height"]
+    image_size: int = crop_size.get("height") or edge
     crop_pct = image_size / edge
     if getattr(processor, "crop_pct", None) and image_size < 384:  # ConvNextImageProcessor crops below 384 pixels
         crop_pct = processor.crop_pct
@@ -80,6 +93,7 @@ def _build(preprocessing: Preprocessing) -> BaseImageProcessor:
 
 
 def _three_channels(name: str, values: list[float]) -> tuple[float, ...]:
+    """Return a recipe's mean or standard deviation for each of the three channels, checked."""
     if len(values) not in (1, 3):
         raise UserError(f"{name} has {len(values)} figures; use one for each of the 3 channels, or one for all.")
     if max(values) <= 1.0:
@@ -93,14 +107,14 @@ def _three_channels(name: str, values: list[float]) -> tuple[float, ...]:
 
 
 def _overridden(preprocessing: Preprocessing, arguments: DataArguments) -> Preprocessing:
-    changes = {}
+    changes: dict[str, Any] = {}
     if arguments.image_size is not None:
         if arguments.image_size < 1:
             raise UserError(f"image_size is {arguments.image_size}; use the side in pixels, such as 224.")
         changes["image_size"] = arguments.image_size
     if arguments.crop_pct is not None:
         if not 0 < arguments.crop_pct <= 1:
-            raise UserError(f"crop_pct is {arguments.crop_pct}; use a part of 1, such as 0.875.")
+            raise UserError(f"crop_pct is {arguments.crop_pct}; use a number above 0 and at most 1, such as 0.875.")
         changes["crop_pct"] = arguments.crop_pct
     if arguments.image_mean is not None:
         changes["mean"] = _three_channels("image_mean", arguments.image_mean)
@@ -117,40 +131,35 @@ def _overridden(preprocessing: Preprocessing, arguments: DataArguments) -> Prepr
 
 
 def default_train_transforms(preprocessing: Preprocessing) -> list[dict[str, Any]]:
-    """Returns the transforms of a run whose recipe names none: a random crop at the network's size, and a flip."""
+    """Return the training transforms of a recipe that names none: a random crop to the network's size, and a flip."""
     crop = {"size": preprocessing.image_size, "interpolation": preprocessing.resample}
     return [{"RandomResizedCrop": crop}, {"RandomHorizontalFlip": {"p": 0.5}}]
 
 
 def load_image_processor(
-    model: ModelArguments, config: PreTrainedConfig, data: DataArguments | None = None
+    source: ModelArguments | ModelSource, config: PreTrainedConfig, data: DataArguments | None = None
 ) -> BaseImageProcessor:
-    """Loads the checkpoint's image processor and applies what the recipe says otherwise.
+    """Load the image processor of a network's source and apply what the recipe sets.
 
-    Without a checkpoint, or where it has no processor, ImageNet's figures are the base, and for weights from elsewhere
-    those that their library states otherwise. A checkpoint of timm's keeps its figures in the model's configuration,
-    `config`, which is changed with it. Raises `UserError` for figures that make no sense.
+    A source without an image processor gets a `BitImageProcessor` with the figures of ImageNet, and of its own where it
+    has some (`ModelSource.preprocessing`).
+
+    Args:
+        source: Where the network comes from.
+        config: The network's configuration. timm's networks keep their figures in it (`pretrained_cfg`), and it is
+            changed with them.
+        data: The recipe's figures; None changes none.
+
+    Raises:
+        UserError: The recipe's figures make no sense, or the checkpoint's preprocessor_config.json is damaged.
     """
-    processor = None
-    if model.model_name_or_path is not None:
-        checkpoint = resolve_checkpoint(model.model_name_or_path)
-        try:
-            with quiet_transformers():
-                processor = AutoImageProcessor.from_pretrained(checkpoint, **loading_settings(model))
-        except (OSError, ValueError) as error:  # a checkpoint without preprocessor_config.json
-            if (Path(checkpoint) / "preprocessor_config.json").is_file():
-                raise UserError(
-                    f"{checkpoint}/preprocessor_config.json cannot be read ({str(error).splitlines()[0]}); fix it, or"
-                    " take it away and write image_size, image_mean and image_std."
-                ) from error
-            processor = None
-    own = describe(processor) if processor is not None else Preprocessing()
-    if model.load_from is not None:
-        own = replace(own, **load_foreign(model.load_from, model.load_from_sha256).preprocessing)
+    source = open_source(source)
+    processor = source.load_processor()
+    own = replace(Preprocessing(), **source.preprocessing) if processor is None else describe(processor)
     wanted = own if data is None else _overridden(own, data)
     if processor is not None and wanted == own:
         return processor
-    if not _is_timm(processor):
+    if processor is None or not _is_timm(processor):
         return _build(wanted)
     pretrained_config = {key: value for key, value in config.pretrained_cfg.items() if not key.startswith("test_")}
     pretrained_config |= {
@@ -161,4 +170,6 @@ def load_image_processor(
         "interpolation": wanted.resample,
     }
     config.pretrained_cfg = pretrained_config
-    return type(processor)(pretrained_config, architecture=config.architecture)
+    timm_processor: Any = type(processor)
+    adapted: BaseImageProcessor = timm_processor(pretrained_config, architecture=config.architecture)
+    return adapted

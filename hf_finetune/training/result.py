@@ -3,42 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, ModelCard
-from transformers.trainer_utils import PredictionOutput
+from transformers import PreTrainedModel
+from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from hf_finetune.config.recipe import Recipe, to_yaml
-from hf_finetune.config.run_files import METRICS_FILE
+from hf_finetune.config.run_files import METRICS_FILE, apply_umask
+from hf_finetune.config.training import MULTISTEP
 from hf_finetune.data.dataset import ImageDataset
-from hf_finetune.evaluation.metrics import confusion_matrix, per_class_figures
+from hf_finetune.evaluation.analysis import ClassFigures, confusion_matrix, per_class_figures
+from hf_finetune.evaluation.metrics import METRICS, Metric, run_metrics
 from hf_finetune.evaluation.plots import (
     CONFUSION_MATRIX_FILE,
     TRAINING_CURVE_FILE,
     plot_confusion_matrix,
     plot_training_curve,
 )
-from hf_finetune.evaluation.report import FIGURE_NAMES, describe_split, format_report, write_metrics
-from hf_finetune.hub.model_card import ModelCardContext, library_versions, write_model_card
+from hf_finetune.evaluation.report import describe_split, format_report, write_metrics
+from hf_finetune.hub.model_card import ModelCardContext, library_versions, training_command, write_model_card
 from hf_finetune.hub.redaction import without_private_text
 from hf_finetune.models.load import resolve_checkpoint
+from hf_finetune.timeouts import ANSWER_TIMEOUT
+from hf_finetune.training.plan import RunPlan
+from hf_finetune.training.trainer import ImageClassificationTrainer
 
 # The Trainer calls the split that it evaluates while training "eval"; here it is called what it is.
 METRIC_PREFIXES = {"validation": "eval", "test": "test"}
-_SECONDS_TO_ANSWER = 10
 
 
 @dataclass(frozen=True)
 class RunRecord:
     """What a finished run knows of itself.
 
-    `predictions` maps each evaluated role ("validation", "test") to the Trainer's output for it, whose predictions are
-    those of `reduce_logits`. `training_metrics`, `log_history` and `skipped_steps` are the Trainer's.
+    Attributes:
+        recipe: The resolved recipe.
+        remarks: Comments on objects of Python that the recipe cannot hold, or nothing.
+        command: The command line that asks for the run.
+        seed: Of the run.
+        base_model: The checkpoint that it started from, None for random weights.
+        chose_checkpoint: Whether validation chose the checkpoint.
+        data: The images.
+        predictions: For each evaluated role ("validation", "test") the Trainer's output, whose predictions are those
+            of `reduce_logits`.
+        training_metrics: The Trainer's, as are the next two.
+        log_history: What was logged.
+        skipped_steps: The steps whose loss was not finite.
+        registry: The run's metrics by name (`run_metrics`).
     """
 
     recipe: Recipe
+    remarks: str
     command: str
     seed: int
     base_model: str | None
@@ -48,6 +66,34 @@ class RunRecord:
     training_metrics: Mapping[str, float]
     log_history: Sequence[Mapping[str, Any]]
     skipped_steps: Sequence[Mapping[str, Any]] = ()
+    registry: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
+
+    @classmethod
+    def of_run(
+        cls,
+        plan: RunPlan,
+        base_model: str | None,
+        command: str,
+        data: ImageDataset,
+        trainer: ImageClassificationTrainer,
+        training: TrainOutput,
+        predictions: Mapping[str, PredictionOutput],
+    ) -> RunRecord:
+        """Return the record of a run that has been trained and evaluated."""
+        return cls(
+            recipe=plan.recipe,
+            remarks=plan.given.as_comments(),
+            command=command,
+            seed=plan.args.seed,
+            base_model=base_model,
+            chose_checkpoint=plan.args.load_best_model_at_end,
+            data=data,
+            predictions=predictions,
+            training_metrics=training.metrics,
+            log_history=trainer.state.log_history,
+            skipped_steps=trainer.skipped_steps,
+            registry=run_metrics(plan.given.metrics),
+        )
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -67,14 +113,14 @@ class RunRecord:
         """Returns the figures of one split under their own names: accuracy, loss and so on, and `samples`."""
         prefix = f"{METRIC_PREFIXES[role]}_"
         metrics = {name.removeprefix(prefix): value for name, value in self.predictions[role].metrics.items()}
-        return {name: metrics[name] for name in (*FIGURE_NAMES, "samples") if name in metrics}
+        return {name: metrics[name] for name in (*self.registry, "samples") if name in metrics}
 
     def describe(self, role: str) -> str:
         """Returns what a split's figures are from, and whether it chose the checkpoint."""
         samples = int(self.split_metrics(role)["samples"])
         return describe_split(role, samples, chose_checkpoint=self.chose_checkpoint and role == "validation")
 
-    def per_class(self) -> list[dict[str, Any]]:
+    def per_class(self) -> list[ClassFigures]:
         """Returns precision, recall, F1 and support of every class on the reported split."""
         output = self.predictions[self.reported_role]
         return per_class_figures(output.predictions[0], output.label_ids, self.data.label_names)
@@ -84,7 +130,17 @@ class RunRecord:
         if not self.predictions:
             return "No split was left to evaluate on."
         figures = {self.describe(role): self.split_metrics(role) for role in self.predictions}
-        return format_report(figures, self.per_class(), self.describe(self.reported_role))
+        return format_report(figures, self.per_class(), self.describe(self.reported_role), self.registry)
+
+    def how_to_load(self, folder: Path, model: PreTrainedModel) -> str:
+        """Return the sentence that says where the model is and what loads it."""
+        own_code = ", trust_remote_code=True" if getattr(model.config, "auto_map", None) else ""
+        return f"The model is in {folder}; pipeline('image-classification', '{folder}'{own_code}) loads it."
+
+    def title(self) -> str:
+        """Returns what was trained on what, for the plots, such as "resnet_small_cifar10 on digits"."""
+        model = self.base_model or self.recipe.values.get("model_type") or self.recipe.name
+        return f"{without_private_text(model, Path.cwd())} on {without_private_text(self.data.source, Path.cwd())}"
 
 
 def license_of(checkpoint: str) -> str | None:
@@ -93,7 +149,7 @@ def license_of(checkpoint: str) -> str | None:
         folder = Path(resolve_checkpoint(checkpoint))
         if folder.is_dir():
             return ModelCard.load(folder / "README.md").data.license
-        card = HfApi().model_info(checkpoint, timeout=_SECONDS_TO_ANSWER).card_data
+        card = HfApi().model_info(checkpoint, timeout=ANSWER_TIMEOUT).card_data
         return None if card is None else card.license
     except Exception:  # a file, no metadata, no network: the client's errors share no base class
         return None
@@ -102,13 +158,18 @@ def license_of(checkpoint: str) -> str | None:
 def save_result(folder: Path, record: RunRecord) -> None:
     """Writes the plots, the model card and, last, the figures into the folder that already holds the model."""
     data, recipe = record.data, record.recipe.values
-    plot_training_curve(record.log_history, folder / TRAINING_CURVE_FILE)
-    per_class: list[dict[str, Any]] = []
+    apply_umask(folder)
+    stepwise = recipe.get("lr_scheduler_type", MULTISTEP) == MULTISTEP
+    plot_training_curve(record.log_history, folder / TRAINING_CURVE_FILE, title=record.title(), stepwise_rate=stepwise)
+    public = without_private_text(recipe, Path.cwd())
+    per_class: list[ClassFigures] = []
     if record.predictions:
         per_class = record.per_class()
         output = record.predictions[record.reported_role]
         matrix = confusion_matrix(output.predictions[0], output.label_ids, data.label_names)
-        plot_confusion_matrix(matrix, data.label_names, folder / CONFUSION_MATRIX_FILE)
+        plot_confusion_matrix(
+            matrix, data.label_names, folder / CONFUSION_MATRIX_FILE, record.title(), record.reported_role
+        )
     write_model_card(
         ModelCardContext(
             model_name=folder.resolve().name,
@@ -116,7 +177,9 @@ def save_result(folder: Path, record: RunRecord) -> None:
             dataset_name=data.source,
             splits=data.split_names,
             metrics={role: record.split_metrics(role) for role in record.predictions},
-            recipe_yaml=to_yaml(replace(record.recipe, values=without_private_text(recipe, Path.cwd()))),
+            recipe_yaml=to_yaml(replace(record.recipe, values=public)) + record.remarks,
+            again=None if record.remarks else training_command(recipe),  # a command cannot be given objects
+            registry=record.registry,
             command=record.command,
             seed=record.seed,
             versions=library_versions(),

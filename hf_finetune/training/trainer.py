@@ -30,9 +30,9 @@ from hf_finetune.data.images.unreadable import BadImages
 from hf_finetune.data.stages import TrainingStage
 from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.errors import UserError, did_you_mean, first_line
+from hf_finetune.evaluation.metrics import ClassificationMetrics
 from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.training.extensions.log_lines import EpochCallback, LogLineCallback, PlainLogLineCallback
-from hf_finetune.training.host_memory import keep_freed_memory
 from hf_finetune.training.loss import classification_loss
 from hf_finetune.training.optimization import build_schedule
 from hf_finetune.training.sampling import CountedOnce, EpochSampler
@@ -77,8 +77,6 @@ class ImageClassificationTrainer(StreamingTrainer):
         if not self._is_sharded:  # DeepSpeed lays weights out itself
             # Convolutions are fastest in this layout; other layers do not mind.
             self.model.to(memory_format=torch.channels_last)
-        if args.device.type == "cpu":
-            keep_freed_memory()
         if self.accelerator.ddp_handler is not None:
             self.accelerator.ddp_handler.gradient_as_bucket_view = True  # gradients are reduced where they lie
         self.device_stage = device_stage
@@ -86,7 +84,10 @@ class ImageClassificationTrainer(StreamingTrainer):
         self.model_accepts_loss_kwargs = False
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
-        self.add_callback(PlainLogLineCallback() if args.disable_tqdm else LogLineCallback())
+        log_lines_callback = PlainLogLineCallback() if args.disable_tqdm else LogLineCallback()
+        if isinstance(compute_metrics, ClassificationMetrics):
+            log_lines_callback.metrics = compute_metrics.metrics
+        self.add_callback(log_lines_callback)
         self._training_stage = training_stage
         self._sampler: EpochSampler | None = None
         self.add_callback(EpochCallback(self._set_epoch))

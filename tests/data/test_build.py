@@ -143,7 +143,7 @@ def test_classes_that_differ_between_splits(tmp_path: Path) -> None:
     assert result.splits["validation"]["label"][:] == [1, 2, 2], "mapped by name, not by place"
     assert "validation has no image of 1 of 3 classes: ants." in result.notes
     write_images(tmp_path / "val", {"dogs": 1})
-    with pytest.raises(UserError, match=r"split val has a label that split train has not: dogs"):
+    with pytest.raises(UserError, match=r"split val has a label that split train does not have: dogs"):
         load(tmp_path)
 
 

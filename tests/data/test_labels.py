@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 
-from hf_finetune.data.labels import Labels, map_labels, missing_classes
+from hf_finetune.data.labels import UNLABELLED, Labels, map_labels, match_classes, missing_classes
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.errors import UserError
 
@@ -54,6 +54,8 @@ def test_arbitrary_integers_are_sorted_as_numbers() -> None:
         (pa.array([True, False, True]), ["false", "true"]),
         (pa.array([3, 1, 3], pa.uint8()), ["1", "3"]),
         (pa.array(["b", "a", "b"], pa.large_string()), ["a", "b"]),
+        (pa.array(["b", "a", "b"]).dictionary_encode(), ["a", "b"]),
+        (pa.array([10, 9, 10], pa.int8()), ["9", "10"]),
     ],
 )
 def test_other_kinds_of_columns(values: pa.Array, names: list[str]) -> None:
@@ -78,11 +80,11 @@ def test_class_labels_in_another_order_are_mapped_by_name() -> None:
 
 
 def test_label_that_train_has_not() -> None:
-    with pytest.raises(UserError, match=r"^pets: split test has a label that split train has not: cow;"):
+    with pytest.raises(UserError, match=r"^pets: split test has a label that split train does not have: cow;"):
         labels_of({"train": ["cat", "dog"], "test": ["cat", "cow", "cow"]})
-    with pytest.raises(UserError, match=r"split validation has 2 labels that split train has not: 7, 8;"):
+    with pytest.raises(UserError, match=r"split validation has 2 labels that split train does not have: 7, 8;"):
         labels_of({"train": [1, 2], "validation": [8, 1, 7]})
-    with pytest.raises(UserError, match=r"split test has a label that split train has not: yak;"):
+    with pytest.raises(UserError, match=r"split test has a label that split train does not have: yak;"):
         labels_of(
             {"train": [0, 1], "test": [1]},
             {"train": ClassLabel(names=["ant", "bee"]), "test": ClassLabel(names=["ant", "yak"])},
@@ -138,7 +140,7 @@ def test_labels_outside_the_range() -> None:
 def test_columns_that_are_no_labels() -> None:
     with pytest.raises(UserError, match="not whole numbers"):
         labels_of({"train": [0.5, 1.0]})
-    with pytest.raises(UserError, match="one class an image"):
+    with pytest.raises(UserError, match="one class per image"):
         labels_of({"train": [[0, 1], [1]]})
 
 
@@ -149,3 +151,65 @@ def test_fewer_than_two_classes() -> None:
 
 def test_missing_classes() -> None:
     assert missing_classes(np.array([0, 2, 2]), ["ant", "bee", "cat", "dog"]) == ["bee", "dog"]
+
+
+def test_an_empty_split_has_no_ids_and_is_not_unlabelled() -> None:
+    labels = labels_of({"train": [1, 0], "test": []}, {"test": Value("int64")})
+    assert ids(labels) == {"train": [1, 0], "test": []}
+    assert labels.unlabelled == {}
+
+
+def test_another_split_can_be_the_reference() -> None:
+    raw = RawDataset(
+        {"val": Dataset.from_dict({"label": ["b", "a"]}), "test": Dataset.from_dict({"label": ["a"]})}, source="pets"
+    )
+    labels = map_labels(raw, {"test": "label", "val": "label"}, "val")
+    assert (labels.names, ids(labels)) == (["a", "b"], {"test": [0], "val": [1, 0]})
+    with pytest.raises(UserError, match=r"split test has 1 class \(a\)"):
+        map_labels(raw, {"test": "label", "val": "label"}, "test")
+
+
+def test_labels_in_several_pieces() -> None:
+    feature = Features({"label": ClassLabel(names=["cat", "dog"])})
+    pieces = [Dataset.from_dict({"label": piece}, features=feature) for piece in ([1, 0], [0, 1, 1])]
+    raw = RawDataset({"train": concatenate_datasets(pieces)}, source="pets")
+    assert ids(map_labels(raw, {"train": "label"}, "train")) == {"train": [1, 0, 0, 1, 1]}
+
+
+@pytest.mark.parametrize(("label", "row"), [(-2, 1), (3, 1), (7, 1)])
+def test_first_label_outside_the_range(label: int, row: int) -> None:
+    raw = RawDataset(
+        {"train": Dataset.from_dict({"label": [0, label, 2]}).cast_column("label", Value("int64"))}, "pets"
+    )
+    raw.splits["train"].info.features["label"] = ClassLabel(names=["cat", "dog", "cow"])
+    message = rf"1 of 3 labels of split train are outside the range 0 to 2 of its 3 classes, the first in row {row} "
+    with pytest.raises(UserError, match=message):
+        map_labels(raw, {"train": "label"}, "train")
+
+
+def test_notes_of_classes_without_images_count_them() -> None:
+    labels = labels_of({"train": [0, 2]}, {"train": ClassLabel(names=["ant", "bee", "cat", "dog"])})
+    assert labels.notes == ["2 of 4 classes have no image in train: bee, dog."]
+
+
+def test_some_floats_missing() -> None:
+    with pytest.raises(
+        UserError, match=r"1 of 3 labels of split train are missing \(empty or -1\), the first in row 1"
+    ):
+        labels_of({"train": [1.0, None, 2.0]})
+
+
+def test_match_classes_by_name() -> None:
+    dataset = Dataset.from_dict({"label": [2, 0, 2]})
+    assert match_classes(dataset, ["cat", "dog", "cow"], ["cow", "ant", "cat"]) == [2, UNLABELLED, 0]
+    assert match_classes(None, ["cat", "dog"], ["ant", "dog", "cat"]) == [2, 1]
+
+
+@pytest.mark.parametrize("rows", [[2, 0, 1], [1, 1]])
+def test_match_classes_refuses_classes_that_the_model_lacks(rows: list[int]) -> None:
+    dataset = Dataset.from_dict({"label": rows})
+    message = r"^The model does not know 1 of the dataset's classes: dog\. It knows cow, cat\.$"
+    with pytest.raises(UserError, match=message):
+        match_classes(dataset, ["cat", "dog", "cow"], ["cow", "cat"])
+    with pytest.raises(UserError, match=r"does not know 2 of the dataset's classes: dog, cow\."):
+        match_classes(None, ["cat", "dog", "cow"], ["cat"])

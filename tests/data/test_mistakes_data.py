@@ -65,7 +65,7 @@ def write_table(path: Path, labels: list[object]) -> str:
         ("empty", ["empty has no images", "empty/cats/1.jpg"]),
         ("hollow", ["hollow has no images: it holds cats, dogs", "Use a folder of class folders"]),
         ("gappy", ["gappy has a class folder without images: dogs", "put images there or remove the folder"]),
-        ("loose", ["loose has its images lying loose", "put them into class folders"]),
+        ("loose", ["loose has images outside class folders", "put them into class folders"]),
         ("alone", ["alone has only one class folder, cats", "needs two at least"]),
         ("loose/1.png", ["loose/1.png is neither a folder nor a table", ".csv"]),
         ("tiny.yaml", ["tiny.yaml is neither a folder nor a table"]),
@@ -147,7 +147,7 @@ def test_a_test_split_with_a_class_that_train_has_not(refused: Refused, image_fo
     shutil.copytree(image_folder, tmp_path / "images")
     (tmp_path / "images/test/red").rename(tmp_path / "images/test/violet")
     line = refused("--dataset", "images")
-    assert "split test has a label that split train has not: violet; take these images out or add the class" in line
+    assert "split test has a label that split train does not have: violet; remove these images or add the class" in line
 
 
 def test_an_unreadable_image_stops_before_training(refused: Refused, image_folder: Path, tmp_path: Path):
@@ -252,7 +252,7 @@ def test_a_timm_checkpoint_without_timm(refused: Refused, tmp_path: Path, monkey
     def absent(*args: object, **kwargs: object) -> None:
         raise ImportError("TimmWrapperConfig requires the timm library")
 
-    monkeypatch.setattr("hf_finetune.models.load.AutoConfig.from_pretrained", absent)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", absent)
     assert 'needs the package timm; install it with `pip install "hf-finetune[timm]"`' in refused(
         *NO_RECIPE_MODEL, "timm"
     )

@@ -12,11 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import balanced_accuracy_score, f1_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, precision_recall_fscore_support
 from transformers import EvalPrediction
 
 from hf_finetune.errors import UserError
-from hf_finetune.evaluation.metrics import ClassificationMetrics, confusion_matrix, per_class_figures, reduce_logits
+from hf_finetune.evaluation.analysis import confusion_matrix, per_class_figures
+from hf_finetune.evaluation.metrics import (
+    METRICS,
+    ClassificationMetrics,
+    Metric,
+    Predictions,
+    reduce_logits,
+    run_metrics,
+)
 
 MODULE = Path(__file__).resolve().parents[2] / "hf_finetune" / "evaluation" / "modules" / "image_classification"
 
@@ -132,7 +140,9 @@ def test_per_class_figures_and_confusion_matrix():
         figures = per_class_figures(predictions, labels, names(4))
     assert figures[0] == {"name": "class 0", "precision": 1.0, "recall": pytest.approx(2 / 3), "f1": 0.8, "support": 3}
     assert figures[1] == {"name": "class 1", "precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2}
-    assert figures[2] == {"name": "class 2", "precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
+    # Class 2 was predicted but has no image, class 3 neither: their figures are unknown, not 0.
+    for row in figures[2:]:
+        assert row["support"] == 0 and all(np.isnan(row[name]) for name in ("precision", "recall", "f1"))
     assert [row["name"] for row in figures] == names(4)
 
 
@@ -142,11 +152,15 @@ def test_nothing_labelled_gives_empty_tables():
     assert [row["support"] for row in per_class_figures(np.array([0, 1]), nothing, names(2))] == [0, 0]
 
 
-def test_loading_costs_less_than_a_second():
-    ClassificationMetrics(names(2))  # the first copies the file into the cache
+def test_fifty_thousand_images_of_a_thousand_classes_take_a_moment():
+    """The reduced arrays alone are read: no array of images x classes, and no Python object per image."""
+    generator = np.random.default_rng(0)
+    labels, classes = generator.integers(0, 1_000, 50_000), generator.integers(0, 1_000, 50_000)
+    prediction = EvalPrediction((classes, labels == classes, np.ones(50_000, np.float32)), labels)
+    metrics = ClassificationMetrics(names(1_000))
     start = time.perf_counter()
-    ClassificationMetrics(names(2))
-    assert time.perf_counter() - start < 1.0
+    metrics(prediction)
+    assert time.perf_counter() - start < 0.5
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -170,3 +184,154 @@ def test_two_processes_at_once_without_network(tmp_path: Path):
         environment.pop(name, None)
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# ---- the registry ----
+
+
+def outcome(classes: list[int], labels: list[int], num_classes: int = 3, **arrays: np.ndarray) -> Predictions:
+    count = len(labels)
+    arrays = {"top5_hits": np.ones(count, bool), "losses": np.zeros(count, np.float32), **arrays}
+    return Predictions(np.array(classes), np.array(labels), num_classes=num_classes, **arrays)
+
+
+def test_each_metric_by_hand_on_unequal_classes():
+    """Six images of class 0, two of class 1, one of class 2: means over images and over classes differ."""
+    predictions = outcome([0, 0, 0, 0, 0, 1, 1, 0, 1], [0, 0, 0, 0, 0, 0, 1, 1, 2])
+    figures = {name: metric.compute(predictions) for name, metric in METRICS.items()}
+    assert figures["accuracy"] == pytest.approx(6 / 9)  # 5 + 1 + 0
+    assert figures["balanced_accuracy"] == pytest.approx((5 / 6 + 1 / 2 + 0) / 3)
+    # F1 is 2 correct / (images of the class + images given the class): 10 / (6 + 6), 2 / (2 + 3), 0 / (1 + 0)
+    assert figures["macro_f1"] == pytest.approx((10 / 12 + 2 / 5 + 0) / 3)
+    assert predictions.support.tolist() == [6, 2, 1]
+    assert predictions.predicted.tolist() == [6, 3, 0]
+    assert predictions.correct.tolist() == [5, 1, 0]
+
+
+def test_top5_and_loss_are_means_over_images():
+    hits, losses = np.array([True, False, True, True]), np.array([1.0, 2.0, 3.0, 6.0], np.float32)
+    predictions = outcome([0] * 4, [0] * 4, 9, top5_hits=hits, losses=losses)
+    assert METRICS["top5_accuracy"].compute(predictions) == 0.75
+    assert METRICS["loss"].compute(predictions) == 3.0
+
+
+def test_the_fifth_logit_counts_and_the_sixth_does_not():
+    logits = torch.arange(7, 0, -1.0).repeat(7, 1)  # class 0 first, class 6 last
+    assert reduce_logits(logits, torch.arange(7))[1].tolist() == [True] * 5 + [False] * 2
+    # With five classes or fewer each label is a hit, and the metric is left out.
+    assert reduce_logits(torch.eye(3), torch.tensor([0, 1, 1]))[1].tolist() == [True] * 3
+    assert ClassificationMetrics(names(6)).names == [
+        "accuracy",
+        "top5_accuracy",
+        "macro_f1",
+        "balanced_accuracy",
+        "loss",
+    ]
+    assert ClassificationMetrics(names(5)).names == ["accuracy", "macro_f1", "balanced_accuracy", "loss"]
+
+
+def test_label_0_counts_and_any_negative_label_does_not():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [2.0, 0.0]])
+    labels = torch.tensor([0, -1, -100, 1])
+    predictions, hits, losses = reduce_logits(logits, labels)
+    assert predictions.tolist() == [0, 1, 0, 0] and hits.tolist() == [True, False, False, True]
+    assert losses.isnan().tolist() == [False, True, True, False]
+    figures = figures_of(logits, labels)
+    assert figures["samples"] == 2 and figures["accuracy"] == 0.5
+    assert figures["loss"] == pytest.approx((np.log1p(np.exp(-2)) + np.log1p(np.exp(2))) / 2)
+    rows = per_class_figures(predictions.numpy(), labels.numpy(), names(2))
+    assert [row["support"] for row in rows] == [1, 1]
+    assert confusion_matrix(predictions.numpy(), labels.numpy(), names(2)).tolist() == [[1, 0], [1, 0]]
+
+
+def test_rows_are_labels_and_columns_predictions():
+    assert confusion_matrix(np.array([2, 2]), np.array([0, 1]), names(3)).tolist() == [[0, 0, 1], [0, 0, 1], [0, 0, 0]]
+
+
+def test_per_class_figures_agree_with_scikit_learn():
+    generator = np.random.default_rng(0)
+    labels, predictions = generator.integers(0, 7, 300), generator.integers(0, 7, 300)
+    columns = precision_recall_fscore_support(labels, predictions)
+    rows = per_class_figures(predictions, labels, names(7))
+    for name, column in zip(("precision", "recall", "f1", "support"), columns, strict=True):
+        assert [row[name] for row in rows] == pytest.approx(column.tolist())
+
+
+def test_a_user_metric_gets_probabilities_and_labels_of_the_labelled_images():
+    seen = []
+
+    def brier(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        seen.append((probabilities, labels))
+        return np.mean((1 - probabilities[np.arange(len(labels)), labels]) ** 2)
+
+    metrics = ClassificationMetrics(names(2), run_metrics({"brier": brier}))
+    assert metrics.names == ["accuracy", "macro_f1", "balanced_accuracy", "loss", "brier"]
+    logits, labels = torch.tensor([[0.0, 0.0], [3.0, -3.0], [0.0, 0.0]], dtype=torch.bfloat16), torch.tensor([1, -1, 0])
+    reduced = metrics.reduce_logits(logits, labels)
+    assert len(reduced) == 4 and reduced[3].dtype == torch.float32
+    figures = metrics(EvalPrediction(tuple(tensor.numpy() for tensor in reduced), labels.numpy()))
+    assert figures["brier"] == 0.25 and type(figures["brier"]) is float
+    ((probabilities, given),) = seen
+    assert probabilities.tolist() == [[0.5, 0.5]] * 2 and given.tolist() == [1, 0]
+    assert "brier" not in METRICS  # the run's own registry
+
+
+def test_without_a_metric_of_probabilities_none_are_kept():
+    assert len(ClassificationMetrics(names(3)).reduce_logits(torch.eye(3), torch.arange(3))) == 3
+
+
+def test_a_metric_is_a_number():
+    metrics = ClassificationMetrics(names(2), run_metrics({"mine": lambda probabilities, labels: {"f1": 1.0}}))
+    labels = torch.tensor([0, 1])
+    reduced = tuple(tensor.numpy() for tensor in metrics.reduce_logits(torch.eye(2), labels))
+    with pytest.raises(UserError, match="metrics: mine returned a dict; use a function that returns one number"):
+        metrics(EvalPrediction(reduced, labels.numpy()))
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"accuracy": abs}, 'metrics: "accuracy" is the name of a figure that each run has; use another name.'),
+        ({"samples": abs}, '"samples" is the name of a figure'),
+        ({"my metric": abs}, 'metrics: "my metric" cannot be the name of a metric; use letters, digits and "_".'),
+        ({"mine": 0.5}, "metrics: mine is a float; use a function of (probabilities, labels) that returns one number."),
+    ],
+)
+def test_what_cannot_be_a_metric(own, message):
+    with pytest.raises(UserError) as caught:
+        run_metrics(own)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "greater"),
+    [
+        ("accuracy", True, True),
+        ("loss", False, False),
+        ("error", True, False),  # Transformers' default for the name, which the registry corrects
+        ("gain_loss", False, True),
+        ("error", None, False),
+        ("accuracy", False, False),  # the user's word
+        ("mine", True, True),
+        ("mine", False, False),
+        ("mine_loss", None, False),
+    ],
+)
+def test_which_way_is_better(name: str, setting: bool | None, greater: bool):
+    own = {
+        "error": Metric(lambda predictions: 0.0, "error", "error", "error", greater_is_better=False),
+        "gain_loss": Metric(lambda predictions: 0.0, "gain", "gain", "gain", greater_is_better=True),
+        "mine": lambda probabilities, labels: 0.0,
+        "mine_loss": lambda probabilities, labels: 0.0,
+    }
+    assert ClassificationMetrics(names(2), run_metrics(own)).greater_is_better(name, setting) is greater
+
+
+def test_the_evaluate_module_gives_the_registry_s_figures():
+    import evaluate
+
+    module = evaluate.load(str(MODULE), keep_in_memory=True)
+    logits, labels = torch.eye(7)[[0, 1, 2, 2]], torch.tensor([0, 1, 2, 3])
+    classes, hits, losses = reduce_logits(logits, labels)
+    figures = module.compute(predictions=classes, references=labels, top5_hits=hits, losses=losses, num_labels=7)
+    assert figures == pytest.approx(figures_of(logits, labels))

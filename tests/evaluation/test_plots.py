@@ -70,7 +70,7 @@ def test_colours_are_shares_of_the_row(figures: list[Figure], tmp_path: Path):
     plot_confusion_matrix(np.array([[3, 1], [0, 0]]), ["there", "absent"], tmp_path / "matrix.png")
     shares = figures[0].axes[0].images[0].get_array()
     assert shares.filled(-1).tolist() == [[0.75, 0.25], [-1, -1]]
-    assert figures[0].axes[0].get_title() == "Confusion matrix: 4 images, 75.00 % right"
+    assert figures[0].axes[0].get_title() == "Confusion matrix\naccuracy 75.00 % on 4 images"
 
 
 def test_names_that_are_formulas_or_chinese(figures: list[Figure], tmp_path: Path):

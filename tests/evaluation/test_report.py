@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hf_finetune.evaluation.report import describe_split, format_report, worst_classes, write_metrics
+from hf_finetune.errors import UserError
+from hf_finetune.evaluation.analysis import per_class_figures
+from hf_finetune.evaluation.metrics import METRICS, Metric, run_metrics
+from hf_finetune.evaluation.report import (
+    describe_split,
+    format_log_figures,
+    format_report,
+    save_confusion_matrix,
+    to_json,
+    worst_classes,
+    write_metrics,
+)
 
 FIGURES = {"accuracy": 0.8721, "macro_f1": 0.87154, "balanced_accuracy": 0.87, "loss": 0.40119, "samples": 10_000}
 
 
 def row(name: str, f1: float, support: int = 10) -> dict:
+    if support == 0:
+        return {"name": name, "precision": math.nan, "recall": math.nan, "f1": math.nan, "support": 0}
     return {"name": name, "precision": 1.0, "recall": 0.5, "f1": f1, "support": support}
 
 
@@ -70,6 +84,43 @@ def test_long_names_stay_within_the_line(name):
     assert len(lines) == 6
     assert len(lines[-1]) <= 80
     assert lines[-1].endswith("100.00 %  50.00 %  50.00 %      10")
+
+
+def test_a_metric_of_the_run_has_a_column_and_a_place_in_the_log_line():
+    own = Metric(lambda predictions: 0.0, "my kind", "my own kind", "my_kind", lambda value: f"{value:.1f} points")
+    metrics = run_metrics({"mine": own, "brier_score": lambda probabilities, labels: 0.0})
+    values = {**FIGURES, "mine": 12.34, "brier_score": 0.25}
+    head, line = format_report({"test": values}, metrics=metrics).split("\n")
+    assert head.split()[-5:] == ["loss", "my", "kind", "brier", "score"]
+    assert line.endswith("0.4012  12.3 points       0.2500")
+    logs = {f"eval_{name}": value for name, value in values.items()}
+    assert format_log_figures(logs) == "loss 0.4012  accuracy 87.21%"
+    assert format_log_figures(logs, metrics) == (
+        "loss 0.4012  accuracy 87.21%  my own kind 12.3 points  brier score 0.2500"
+    )
+
+
+def test_json_says_null_where_the_table_says_a_dash():
+    """A class without an image in the split has no figures; one that was never predicted has a precision of 0."""
+    rows = per_class_figures(np.array([0, 0]), np.array([0, 1]), ["there", "never predicted", "absent"])
+    cells = [line.split()[-4:] for line in format_report({"test": FIGURES}, rows).split("\n")[-3:]]
+    written = json.loads(to_json({"per_class": rows}))["per_class"]
+    for row, texts in zip(written, cells, strict=True):
+        for name, text in zip(("precision", "recall", "f1"), texts, strict=False):
+            assert (row[name] is None) == (text == "-"), (row, texts)
+    assert written[1]["precision"] == 0.0 and written[2]["f1"] is None
+    assert json.loads(to_json({"metrics": {"top5_accuracy": math.nan}}))["metrics"]["top5_accuracy"] is None
+    assert METRICS["top5_accuracy"].format(math.nan) == "-"
+
+
+def test_the_confusion_matrix_is_saved_as_image_or_table(tmp_path: Path):
+    matrix = np.array([[3, 1], [0, 2]])
+    save_confusion_matrix(matrix, ["a, b", "c"], tmp_path / "matrix.csv")
+    assert (tmp_path / "matrix.csv").read_text() == 'label,"a, b",c\n"a, b",3,1\nc,0,2\n'
+    save_confusion_matrix(matrix, ["a, b", "c"], tmp_path / "matrix.PNG", "resnet on digits")
+    assert (tmp_path / "matrix.PNG").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UserError, match=r"matrix.jpg: a confusion matrix is saved as .png or .csv; use .*matrix.png"):
+        save_confusion_matrix(matrix, ["a", "b"], tmp_path / "matrix.jpg")
 
 
 def test_write_metrics_is_valid_sorted_json(tmp_path: Path):

@@ -14,7 +14,7 @@ from transformers import AutoModelForImageClassification, TimmWrapperConfig
 from hf_finetune import UserError
 from hf_finetune.cli.main import main
 from hf_finetune.config.model import ModelArguments
-from hf_finetune.exporters import onnx_model
+from hf_finetune.exporters import base
 from hf_finetune.exporters.onnx_model import OnnxModel
 from hf_finetune.jobs.export import export_model
 from hf_finetune.models.load import load_trained
@@ -85,16 +85,18 @@ def test_a_file_that_is_none(exported, image_folder, tmp_path, capsys):
     for name, message in (
         ("nowhere.onnx", f"There is no file {tmp_path}/nowhere.onnx; check the path."),
         ("broken.onnx", f"{tmp_path}/broken.onnx cannot be opened as an ONNX file; export it again."),
-        ("foreign.onnx", "use a file that was made by: hf-finetune export"),
+        ("foreign.onnx", "use a file that was written by: hf-finetune export"),
     ):
         assert message in refuse(capsys, "predict", str(tmp_path / name), image)
 
 
 def test_a_missing_package_is_named_with_what_installs_it(exported, monkeypatch):
     monkeypatch.setattr(
-        onnx_model, "find_spec", lambda name: None if name == "onnxruntime" else importlib.util.find_spec(name)
+        base, "find_spec", lambda name: None if name == "onnxruntime" else importlib.util.find_spec(name)
     )
-    with pytest.raises(UserError, match=r'need the package onnxruntime; .* `pip install "hf-finetune\[onnx\]"`'):
+    with pytest.raises(
+        UserError, match=r'an ONNX file, the package onnxruntime is needed; .* `pip install "hf-finetune\[onnx\]"`'
+    ):
         OnnxModel(exported)
     with pytest.raises(UserError, match="onnxruntime"):
         export_model("resnet_small_cifar10")

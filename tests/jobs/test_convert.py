@@ -12,11 +12,11 @@ from transformers import AutoModelForImageClassification, pipeline
 
 timm = pytest.importorskip("timm")
 
+from hf_finetune import finetune  # noqa: E402
 from hf_finetune.cli.main import main  # noqa: E402
 from hf_finetune.config.model import ModelArguments  # noqa: E402
 from hf_finetune.errors import UserError  # noqa: E402
 from hf_finetune.models.load import load_config, load_model, load_trained  # noqa: E402
-from hf_finetune.training.run import finetune  # noqa: E402
 from tests.helpers.foreign_networks import CLASSES, as_mmpretrain, build  # noqa: E402
 from tests.helpers.mistakes import refuse  # noqa: E402
 from tests.helpers.tiny import write_recipe  # noqa: E402
@@ -100,7 +100,7 @@ def test_mistakes_are_one_line_and_leave_nothing(folder, tmp_path, capsys, monke
 
 def test_training_from_a_file_takes_the_place_of_the_recipes_checkpoint(folder, image_folder, tmp_path, monkeypatch):
     recipe = write_recipe(tmp_path, model_type=None, model_config=None, model_name_or_path="microsoft/resnet-50")
-    monkeypatch.setattr("hf_finetune.models.load._hub_is_silent", lambda *names: pytest.fail("the Hub was asked"))
+    monkeypatch.setattr("hf_finetune.models.checkpoint._hub_is_silent", lambda *names: pytest.fail("the Hub was asked"))
     file = str(folder / "resnet18.pth")
     settings = {"load_from": file, "dataset": str(image_folder), "num_train_epochs": 1, "max_train_samples": 16}
     result = finetune(str(recipe), output_dir=str(tmp_path / "run"), **settings)

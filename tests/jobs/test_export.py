@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,8 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Bi
 
 from hf_finetune import UserError
 from hf_finetune.cli.main import main
-from hf_finetune.exporters.formats import Agreement, write_onnx
+from hf_finetune.exporters.base import Agreement
+from hf_finetune.exporters.formats import FORMATS
 from hf_finetune.jobs import export as job
 from hf_finetune.jobs.export import export_model
 from hf_finetune.models import LeNet5Config
@@ -94,11 +96,11 @@ def test_a_file_that_answers_otherwise_is_not_left(finished_run, image_folder, t
     def write_another(model, *arguments):
         with torch.no_grad():
             model.classifier[1].weight.neg_()
-        write_onnx(model, *arguments)
+        FORMATS["onnx"].write(model, *arguments)
         with torch.no_grad():
             model.classifier[1].weight.neg_()
 
-    monkeypatch.setattr(job, "write_onnx", write_another)
+    monkeypatch.setattr(job, "FORMATS", {**FORMATS, "onnx": replace(FORMATS["onnx"], write=write_another)})
     with pytest.raises(UserError, match="gives another class on [1-9].* of 24 images .*largest difference of logits"):
         export_model(str(finished_run), output=str(tmp_path / "colours.onnx"), dataset=str(image_folder))
     assert not list(tmp_path.iterdir())
@@ -118,10 +120,10 @@ def test_a_tie_is_no_other_class():
     reference = torch.tensor([[1.0, 0.0], [0.5, 0.50005], [0.5, 0.6]])
     agreement = Agreement()
     agreement.add(reference[:2], reference[:2].flip(1) * torch.tensor([[0.0], [1.0]]), torch.tensor([0, 0]))
-    assert (agreement.images, agreement.right, agreement.same, agreement.ties, agreement.holds) == (2, 2, 1, 1, True)
+    assert (agreement.images, agreement.correct, agreement.same, agreement.ties, agreement.holds) == (2, 2, 1, 1, True)
     assert agreement.largest_difference == 1.0
     agreement.add(reference[2:], reference[2:].flip(1), torch.tensor([1]))
-    assert (agreement.images, agreement.right, agreement.same, agreement.ties, agreement.holds) == (3, 2, 1, 1, False)
+    assert (agreement.images, agreement.correct, agreement.same, agreement.ties, agreement.holds) == (3, 2, 1, 1, False)
 
 
 def test_safetensors_writes_a_model_folder_with_its_code(tmp_path):

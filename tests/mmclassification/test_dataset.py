@@ -111,7 +111,7 @@ def test_a_training_step_becomes_a_transform_that_can_be_built(tmp_path: Path, s
 
 
 TOLD = [
-    (dict(type="Lighting", eigval=[1]), "Lighting: there is no such transform here; it is left out"),
+    (dict(type="Lighting", eigval=[1]), "Lighting: is not supported; it is left out"),
     (dict(type="RandomResizedCrop", size=224, efficientnet_style=True), "EfficientNet's way of cropping"),
     (dict(type="EfficientNetRandomCrop", scale=224), "EfficientNet's way of cropping"),
     (dict(type="RandomFlip", prob=[0.3, 0.3], direction=["horizontal", "vertical"]), "flipped horizontally instead"),
@@ -250,7 +250,7 @@ OPTIMIZERS = [
     (dict(type="AdamW", lr=0.1), dict(optim="adamw_torch", weight_decay=0.01), ""),
     (dict(type="AdamW", lr=0.1, betas=(0.9, 0.95), eps=1e-6), dict(adam_beta2=0.95, adam_epsilon=1e-6), ""),
     (dict(type="Adam", lr=0.1), dict(optim="adamw_torch", weight_decay=0), ""),
-    (dict(type="Adam", lr=0.1, weight_decay=0.1), dict(optim="adamw_torch"), "Adam is not here"),
+    (dict(type="Adam", lr=0.1, weight_decay=0.1), dict(optim="adamw_torch"), "Adam is not supported"),
     (dict(type="RMSprop", lr=0.1, alpha=0.9, momentum=0.8), dict(optim_args="alpha=0.9,momentum=0.8"), ""),
     (dict(type="Lamb", lr=0.1), dict(optim="adamw_torch"), "choose learning_rate anew"),
     (dict(type="LARS", lr=0.1, momentum=0.9), dict(optim="sgd", momentum=0.9), "choose learning_rate anew"),
@@ -276,7 +276,7 @@ def test_parameterwise_options(tmp_path: Path) -> None:
     assert "decay_norm_and_bias" not in absent.settings and not absent.remarks
     for paramwise, remark in (
         (dict(norm_decay_mult=0), "norm_decay_mult 0 and bias_decay_mult 1; here"),
-        (dict(custom_keys={"head": dict(lr_mult=10)}), "lr_mult 10; parameters have no such options of their own"),
+        (dict(custom_keys={"head": dict(lr_mult=10)}), "lr_mult 10; single parameters have no options of their own"),
         (dict(layer_decay_rate=0.65), "0.65; all layers have one learning rate"),
     ):
         assert remark in remarks(wrapped(**paramwise))
@@ -364,7 +364,7 @@ def test_intervals_and_hooks_are_told(tmp_path: Path) -> None:
     lines = remarks(draft).splitlines()
     assert len(lines) == 4
     assert lines[0].startswith("evaluation.interval: 10;") and lines[1].startswith("checkpoint_config.interval: 5;")
-    assert "BatchNorm keeps its running statistics" in lines[2] and "MyHook: there is no such hook here" in lines[3]
+    assert "BatchNorm keeps its running statistics" in lines[2] and "MyHook: is not supported" in lines[3]
 
 
 def test_a_run_of_iterations_is_evaluated_by_steps(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_code_is_not_run_and_stops_the_import_only_where_its_value_is_needed(tmp
     with pytest.raises(UserError) as caught:
         import_config("net_8xb32.py")
     assert str(caught.value) == (
-        "net_8xb32.py, line 4: `os` is a name that has no value here, but it is optimizer.lr; write the value itself."
+        "net_8xb32.py, line 4: `os` is a name that has no value here, but it is optimizer.lr; use the value itself."
     )
     assert not Path("ran").exists()
 
@@ -153,15 +153,15 @@ REFUSALS = [
     (dict(data=old_data("VOC")), "data.train.type is VOC, with several labels an image;"),
     (dict(data=None), "data.train is not there; this config trains on nothing."),
     (dict(optimizer=None), "optimizer is not there; this config cannot be trained."),
-    (dict(optimizer=dict(type="SGD")), "optimizer.lr is not there; write the learning rate."),
-    (dict(optimizer=dict(type="Magic", lr=1)), "optimizer.type is 'Magic', which there is none of here;"),
+    (dict(optimizer=dict(type="SGD")), "optimizer.lr is not there; use the learning rate."),
+    (dict(optimizer=dict(type="Magic", lr=1)), "optimizer.type is 'Magic', which is not supported;"),
     (dict(optimizer=dict(type="SGD", lr="fast")), "optimizer.lr is 'fast'; use a number."),
     (dict(lr_config=dict(policy="wave")), "lr_config.policy is 'wave'; the policies known here are"),
     (dict(runner=None), "runner or train_cfg states no max_epochs;"),
     (dict(runner=dict(max_epochs=-1)), "runner.max_epochs is -1; use a number above 0."),
     (
         dict(lr_config=dict(policy="step", step="ten")),
-        "lr_config.step is ['t', 'e', 'n']; write the epochs of its steps",
+        "lr_config.step is ['t', 'e', 'n']; use the epochs of its steps",
     ),
     (dict(optimizer=dict(type="AdamW", lr=1, betas=0.9)), "a setting has an unusual form (TypeError:"),
 ]

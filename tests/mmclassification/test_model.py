@@ -222,7 +222,7 @@ def test_adapters_and_necks_are_told(tmp_path: Path) -> None:
 
 def test_a_setting_of_the_backbone_that_is_not_followed_is_told(tmp_path: Path) -> None:
     draft = imported(tmp_path, with_backbone(type="ResNet", depth=50, norm_eval=True, drop_path_rate=0.05))
-    assert "model.backbone.norm_eval: True; Transformers' ResNet has its own way there" in remarks(draft)
+    assert "model.backbone.norm_eval: True; Transformers' ResNet keeps its own value" in remarks(draft)
     assert "model.backbone.drop_path_rate: 0.05; Transformers' ResNet" in remarks(draft)
 
 

@@ -191,7 +191,7 @@ def test_poly_is_the_closed_form_of_mmengines_recursion(tmp_path: Path, by_epoch
 DIFFERENCES = [
     ([dict(type="LinearLR", start_factor=0.1, by_epoch=True, end=1)], "stays at 0.1 of the rate there"),
     ([dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=5, end=9)], "begins with the run"),
-    ([dict(type="ConstantLR", factor=0.1, begin=90, end=100)], "here the schedule goes on"),
+    ([dict(type="ConstantLR", factor=0.1, begin=90, end=100)], "here the schedule continues"),
     ([WARM_UP, dict(type="CosineAnnealingLR", T_max=90, begin=5)], "a cosine of 90 from 5 in a run of 100 rises again"),
     ([WARM_UP, dict(type="CosineAnnealingLR", begin=5, end=90)], "stays a step short of its end; here it stays at its"),
     ([WARM_UP, dict(type="CosineAnnealingLR", T_max=80, begin=20)], "but the warm-up ends at 5"),

@@ -168,10 +168,10 @@ def test_the_newer_way_of_pure_python(write) -> None:
 
 MISTAKES = [
     ("_base_ = 'nowhere.py'\n", "there is no config nowhere.py, which a.py names as a base."),
-    ("_base_ = 'a.py'\n", "a.py: its bases go in a circle (a.py -> a.py); take one _base_ out."),
-    ("_base_ = 'b.py'\n", "a.py -> b.py -> a.py); take one _base_ out."),
+    ("_base_ = 'a.py'\n", "a.py: its bases contain each other (a.py -> a.py); remove one _base_."),
+    ("_base_ = 'b.py'\n", "a.py -> b.py -> a.py); remove one _base_."),
     ("_base_ = ['c.py', 'd.py']\n", "a.py: two of its bases set x; keep it in one, as MMEngine asks."),
-    ("_base_ = [1]\n", "a.py: its _base_ is not a path or a list of paths; write them out as texts."),
+    ("_base_ = [1]\n", "a.py: its _base_ is not a path or a list of paths; use texts."),
     ("_base_ = 'mmdet::x.py'\n", 'a.py: its base "mmdet::x.py" is a file of another package;'),
     ("_base_ = 'c.py'\nx = dict(y=1)\n", "a.py: x is a dict here and a int in its base; add _delete_=True"),
     ("x = 1\ny = dict(\n", "a.py, line 2: this is not valid Python: '(' was never closed."),
@@ -195,7 +195,7 @@ def test_what_is_no_config_file(write, tmp_path: Path) -> None:
     Path("latin.py").write_bytes("x = 'é'".encode("latin-1"))
     for name, message in {
         "folder": "folder is a folder; use one config, such as folder/NAME.py",
-        "folder/nett.py": 'there is no config folder/nett.py. Did you mean "net.py"? Write the path of a .py file.',
+        "folder/nett.py": 'there is no config folder/nett.py. Did you mean "net.py"? Use the path of a .py file.',
         "net.yaml": "net.yaml is not a .py file;",
         "latin.py": "latin.py is not a text in UTF-8;",
     }.items():

@@ -105,7 +105,7 @@ def test_a_recipe_that_cannot_be_read(refused: Refused, tmp_path: Path, text: st
         (("--image_mean", "100", "100"), "image_mean has 2 figures; use one for each of the 3 channels"),
         (("--image_std", "50", "0", "50"), "image_std is [50, 0, 50]; use figures above 0 up to 255"),
         (("--image_size", "0"), "image_size is 0; use the side in pixels, such as 224"),
-        (("--crop_pct", "2"), "crop_pct is 2; use a part of 1, such as 0.875"),
+        (("--crop_pct", "2"), "crop_pct is 2; use a number above 0 and at most 1, such as 0.875"),
         (("--resample", "bicubik"), 'resample is "bicubik". Did you mean "bicubic"?'),
         (
             ("--train_transforms", "[RandomCropp]"),

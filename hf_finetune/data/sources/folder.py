@@ -11,6 +11,8 @@ from datasets import ClassLabel, Dataset, Features, Image
 
 from hf_finetune.data.images.decoding import IMAGE_EXTENSIONS
 from hf_finetune.data.sources.raw import RawDataset
+from hf_finetune.data.sources.source import Location, Source, folder_of, path_of
+from hf_finetune.data.sources.table import TABLE_EXTENSIONS
 from hf_finetune.data.splits import split_role
 from hf_finetune.errors import UserError, listing
 
@@ -19,19 +21,33 @@ _CLASS_FOLDERS = f"{{0}}{os.sep}cats{os.sep}1.jpg, {{0}}{os.sep}dogs{os.sep}1.jp
 
 @dataclass
 class _Tree:
-    """Image paths below a folder, relative and sorted: loose ones, and those of each subfolder at any depth."""
+    """The image paths below a folder, relative to it and sorted.
+
+    Attributes:
+        loose: Images directly in the folder.
+        subfolders: Images of each subfolder, at any depth.
+    """
 
     loose: list[str] = field(default_factory=list)
     subfolders: dict[str, list[str]] = field(default_factory=dict)
 
 
 def read_class_folders(folder: Path, lost_files: Sequence[str] = ()) -> RawDataset:
-    """Reads paths and labels, no image.
+    """Read the paths and labels of a folder of class folders; no image is opened.
 
-    A class is a subfolder with all images in it, however deep. Where subfolders are named like splits and their
-    images lie in further subfolders, those are the splits. Hidden files and files that are not images by their
-    extension are left aside and counted in a note. `lost_files`, relative to the folder, are read as if they were still
-    there. Raises `UserError` for a folder that is not laid out so.
+    A class is a subfolder with all images below it, at any depth. Subfolders that are named like splits and hold
+    class folders are the splits. Hidden files, and files whose extension is not an image's, are ignored and counted in
+    a note.
+
+    Args:
+        folder: The folder.
+        lost_files: Images, relative to the folder, that are read as if they were still there.
+
+    Returns:
+        The splits, `train` alone where the folder has none, with the columns `image` (paths) and `label`.
+
+    Raises:
+        UserError: The folder is laid out otherwise, or has fewer than two classes.
     """
     ignored: list[str] = []
     tree = _read_tree(folder, ignored)
@@ -42,12 +58,12 @@ def read_class_folders(folder: Path, lost_files: Sequence[str] = ()) -> RawDatas
         for name in filter(split_role, others):
             if split_role(name) == "train":
                 raise UserError(_loose_message(folder / name))
-            raw.notes.append(f"{name} is not used: its images lie loose, without class folders and so without labels.")
+            raw.notes.append(f"{name} is not used: its images are not in class folders and so have no labels.")
         unrelated = [name for name in others if not split_role(name)]
         if unrelated:
             raw.notes.append(f"Folders beside the splits are not used: {listing(unrelated)}.")
         for name in split_names:
-            # Walking the split once more, instead of cutting its paths, also finds its empty class folders.
+            # The split is walked again, because its paths alone would not show its empty class folders.
             raw.splits[name] = _class_dataset(folder, name, _read_tree(folder / name, []), raw.notes, lost_files)
     elif not any(tree.subfolders.values()) and not tree.loose:
         found = f": it holds {listing(sorted(os.listdir(folder)))}" if os.listdir(folder) else ""
@@ -58,7 +74,7 @@ def read_class_folders(folder: Path, lost_files: Sequence[str] = ()) -> RawDatas
     else:
         raw.splits["train"] = _class_dataset(folder, "", tree, raw.notes, lost_files)
     if ignored:
-        raw.notes.append(f"{len(ignored):,} files that are hidden or no images are not used: {listing(ignored, 3)}.")
+        raw.notes.append(f"{len(ignored):,} files are not used, hidden or not images: {listing(ignored, 3)}.")
     return raw
 
 
@@ -76,7 +92,7 @@ def _read_tree(folder: Path, ignored: list[str]) -> _Tree:
 
 
 def _walk(folder: str, name: str, ignored: list[str], above: frozenset[str]) -> Iterator[str]:
-    """Yields image paths below a folder as `name/...`. A link that leads back up is not followed."""
+    """Yield the image paths below a folder as `name/...`; a link to one of the folders `above` is not followed."""
     above |= {os.path.realpath(folder)}
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path = f"{name}/{entry.name}"
@@ -94,7 +110,7 @@ def _is_image(name: str) -> bool:
 
 
 def _is_split(paths: list[str]) -> bool:
-    """Whether a subfolder's images all lie in further subfolders: a class called train has them loose."""
+    """Whether a subfolder's images are all in further subfolders; a class that is called "train" has its own images."""
     return bool(paths) and all(path.count("/") > 1 for path in paths)
 
 
@@ -132,10 +148,27 @@ def _class_dataset(folder: Path, split: str, tree: _Tree, notes: list[str], lost
 
 def _loose_message(folder: Path) -> str:
     return (
-        f"{folder} has its images lying loose, and so no labels; put them into class folders, such as"
+        f"{folder} has images outside class folders, and so no labels; put them into class folders, such as"
         f" {_example(folder)}, or use a table of paths and labels."
     )
 
 
 def _example(folder: Path) -> str:
     return _CLASS_FOLDERS.format(folder.name or folder)
+
+
+def _read(location: Location) -> RawDataset:
+    path = path_of(location)
+    try:
+        return read_class_folders(path, location.lost_files)
+    except UserError as error:
+        tables = [file.name for file in sorted(path.iterdir()) if file.suffix.lower() in TABLE_EXTENSIONS]
+        if not tables:
+            raise
+        raise UserError(
+            f"{path} holds tables, but none is named like a split ({listing(tables)}); use --dataset"
+            f" {path / tables[0]}, or name it train{Path(tables[0]).suffix}."
+        ) from error
+
+
+CLASS_FOLDERS = Source("a folder of class folders", lambda location: folder_of(location) is not None, _read)

@@ -1,4 +1,4 @@
-"""Datasets of the Hub, and what to say where it cannot be reached."""
+"""Datasets of the Hub, and the advice for a user who cannot reach it."""
 
 from __future__ import annotations
 
@@ -14,38 +14,56 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 
 from hf_finetune.data.catalog import CATALOG, DatasetEntry
 from hf_finetune.data.sources.raw import RawDataset
+from hf_finetune.data.sources.source import Source
 from hf_finetune.errors import UserError, did_you_mean, first_line
+from hf_finetune.timeouts import ANSWER_TIMEOUT
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w")
-_SECONDS_TO_ANSWER = 10  # huggingface_hub's own timeout, but without its five retries, which take another 23 seconds
 
 
 def is_hub_id(dataset: str) -> bool:
-    """Whether it is written as a Hub id: organization/name."""
+    """Whether a dataset is written as a Hub id: organization/name."""
     return _HUB_ID.fullmatch(dataset) is not None
 
 
 def load_from_hub(dataset: str, entry: DatasetEntry | None, config: str | None, revision: str | None) -> RawDataset:
-    """Downloads a dataset, or takes it from the datasets cache where the Hub cannot be reached; see `open_on_hub`."""
+    """Download a dataset, or take it from the cache of `datasets` without the Hub; see `open_on_hub`."""
     splits, commit = open_on_hub(dataset, entry, config, revision, datasets.load_dataset)
-    return RawDataset(dict(splits), source=entry.hub_id if entry else dataset, revision=commit)
+    return RawDataset(dict(splits), source=hub_id_of(dataset, entry), revision=commit)
+
+
+def hub_id_of(dataset: str, entry: DatasetEntry | None) -> str:
+    """Return the Hub id of what the user wrote: a Hub id already, or a name of the catalog."""
+    return dataset if entry is None or entry.hub_id is None else entry.hub_id
 
 
 def open_on_hub(
     dataset: str, entry: DatasetEntry | None, config: str | None, revision: str | None, load: Callable[..., Any]
 ) -> tuple[Any, str | None]:
-    """Returns what `load`, a function of `datasets`, makes of a dataset, and its commit if the Hub could be reached.
+    """Open a dataset of the Hub.
 
-    `dataset` is what the user wrote: a Hub id or the catalog's name for `entry`. Raises `UserError`, which says how to
-    use a local copy, where there is neither network nor cache, or the Hub refuses.
+    Args:
+        dataset: What the user wrote: a Hub id, or the catalog's name for `entry`.
+        entry: The catalog's entry of a named dataset.
+        config: The configuration, None for the catalog's or the only one.
+        revision: The branch, tag or commit, None for the newest.
+        load: `datasets.load_dataset` or `datasets.load_dataset_builder`.
+
+    Returns:
+        What `load` returns, and the commit, None where the Hub could not be reached and the cache was used.
+
+    Raises:
+        UserError: The Hub refuses, or can be reached neither directly nor through the cache. The message says how to
+            use a local copy.
     """
-    hub_id = entry.hub_id if entry else dataset
+    hub_id = hub_id_of(dataset, entry)
+    config = config or (entry.config_name if entry else None)
     local_copy = f"use a local copy: --dataset {dataset} --dataset_path DIR"
     commit = None
+    unreachable: Exception | None = None
     try:
         hub = HfApi(endpoint=datasets.config.HF_ENDPOINT)
-        commit = hub.dataset_info(hub_id, revision=revision, timeout=_SECONDS_TO_ANSWER).sha
-        unreachable = None
+        commit = hub.dataset_info(hub_id, revision=revision, timeout=ANSWER_TIMEOUT).sha
     except GatedRepoError as error:
         raise UserError(_gated(hub_id, local_copy)) from error
     except RevisionNotFoundError as error:
@@ -53,8 +71,8 @@ def open_on_hub(
     except RepositoryNotFoundError as error:
         raise UserError(_not_found(dataset, hub_id)) from error
     except HfHubHTTPError:
-        unreachable = None  # the Hub is there but unwell: the download below tries again by itself
-    except Exception as error:  # the client's transport errors share no base class with any other of its errors
+        pass  # the Hub answers with an error of its own; the download below tries again by itself
+    except Exception as error:  # the client's network errors share no base class
         unreachable = error
 
     try:
@@ -70,7 +88,7 @@ def open_on_hub(
                 f"{folder}{hub_id} cannot be fetched: the Hub at {datasets.config.HF_ENDPOINT} cannot be reached"
                 f" ({first_line(unreachable)}); {local_copy}{_or_meant(dataset)}"
             ) from error
-        # Where the configuration is missing or unknown, the message lists those that there are.
+        # Where the configuration is missing or unknown, the message lists the existing ones.
         configs = re.search(r"\[(.+)\]", str(error))
         if isinstance(error, ValueError) and configs:
             what = "several configurations" if config is None else f'no configuration "{config}"'
@@ -83,10 +101,10 @@ def open_on_hub(
 
 @contextmanager
 def _hub_settings(offline: bool) -> Iterator[None]:
-    """Sets what `datasets` reads from its configuration alone, and sets it back.
+    """Change settings that `datasets` reads from its module `config` only, and restore them.
 
-    Its look-up of a Parquet export asks another host than the Hub, for figures that are not needed here; and where the
-    Hub has just not answered, it is not asked again.
+    Its look-up of Parquet exports is switched off: it asks another host for figures that are not needed here. Where
+    the Hub has just not answered, `datasets` does not ask it again.
     """
     config = datasets.config
     before = config.USE_PARQUET_EXPORT, config.HF_HUB_OFFLINE
@@ -98,7 +116,7 @@ def _hub_settings(offline: bool) -> Iterator[None]:
 
 
 def _or_meant(dataset: str) -> str:
-    """Returns the end of a sentence: a name of the catalog that is spelled nearly so, if `dataset` is none."""
+    """Return the end of a sentence, with the catalog's name that is nearest to an unknown `dataset`."""
     hub_ids = [entry.hub_id for entry in CATALOG.values() if entry.hub_id]
     return "." if dataset in CATALOG or dataset in hub_ids else "." + did_you_mean(dataset, [*CATALOG, *hub_ids])
 
@@ -115,3 +133,10 @@ def _gated(hub_id: str, local_copy: str) -> str:
         f"{hub_id} is gated: ask for access at {datasets.config.HF_ENDPOINT}/datasets/{hub_id} and log in with:"
         f" hf auth login; or {local_copy}."
     )
+
+
+HUB = Source(
+    description="",
+    matches=lambda location: location.path is None,
+    read=lambda location: load_from_hub(location.dataset, location.entry, location.config, location.revision),
+)

@@ -1,4 +1,4 @@
-"""Raw IDX files, the format that MNIST and its kin are published in, gzipped or not.
+"""Raw IDX files, gzipped or not: the format that MNIST, Fashion-MNIST and others are published in.
 
 The format is described at the end of Yann LeCun's page "The MNIST database of handwritten digits": two zero bytes, a
 type code, the number of dimensions, each dimension as a big-endian 32-bit integer, and the data.
@@ -16,6 +16,7 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image
 
 from hf_finetune.data.sources.raw import RawDataset
+from hf_finetune.data.sources.source import Location, Source, folder_of, path_of
 from hf_finetune.errors import UserError
 
 _FILE_NAME = re.compile(r"(?P<split>train|t10k|test)-(?P<content>images|labels)[-.]idx[13]-ubyte(\.gz)?")
@@ -24,10 +25,10 @@ _UINT8 = 8  # the type code of unsigned bytes
 
 
 def find_idx_files(folder: Path) -> dict[str, dict[str, Path]]:
-    """Returns {split: {"images": file, "labels": file}} of what a folder, or a folder `raw` below it, holds."""
+    """Return {split: {"images": file, "labels": file}} of a folder, or of a folder `raw` below it."""
     for place in (folder, *sorted(folder.glob("raw")), *sorted(folder.glob("*/raw"))):
         found: dict[str, dict[str, Path]] = {}
-        for path in sorted(place.iterdir(), reverse=True):  # so that an unpacked file goes before its own .gz
+        for path in sorted(place.iterdir(), reverse=True):  # an unpacked file wins over its .gz
             match = _FILE_NAME.fullmatch(path.name)
             if match:
                 found.setdefault(_SPLITS[match["split"]], {})[match["content"]] = path
@@ -37,23 +38,30 @@ def find_idx_files(folder: Path) -> dict[str, dict[str, Path]]:
 
 
 def read_idx_folder(folder: Path, label_names: tuple[str, ...] | None) -> RawDataset:
-    """Reads IDX files of grayscale images and labels from 0.
+    """Read IDX files of grayscale images and of labels that count from 0.
 
-    `label_names` are the classes' names; without, they are called by their numbers. Raises `UserError` for a file that
-    is missing, cut short or not IDX, and for numbers of images and labels that differ.
+    Args:
+        folder: The folder that `find_idx_files` looks in.
+        label_names: The class names in the order of the labels; None to name each class by its number.
+
+    Returns:
+        The splits with the columns `image` (PGM files in memory) and `label`.
+
+    Raises:
+        UserError: A file is missing, truncated or not IDX, or the numbers of images and labels differ.
     """
     raw = RawDataset({}, source=str(folder), folder=folder)
     for split, files in sorted(find_idx_files(folder).items(), reverse=True):
         for content in ("images", "labels"):
             if content not in files:
                 other = next(iter(files.values())).name
-                raise UserError(f"{folder} has {other}, but not the {content} of {split} that belong to it.")
+                raise UserError(f"{folder} has {other}, but not the {content} of {split} that belong with them.")
         images = _read_idx(files["images"], dimensions=3)
         labels = _read_idx(files["labels"], dimensions=1)
         if len(images) != len(labels):
             raise UserError(
                 f"{files['images']} holds {len(images):,} images, but {files['labels'].name} {len(labels):,} labels;"
-                " they are not of one set."
+                " they do not belong together."
             )
         names = label_names or tuple(str(label) for label in range(int(labels.max(initial=0)) + 1))
         if labels.max(initial=0) >= len(names):
@@ -65,9 +73,16 @@ def read_idx_folder(folder: Path, label_names: tuple[str, ...] | None) -> RawDat
 
 
 def grayscale_images(images: np.ndarray) -> pa.Array:
-    """Returns images, uint8 of shape (images, height, width), as an Arrow column of files' bytes.
+    """Return images as an Arrow column of image files in memory.
 
-    The files are PGM (Netpbm's grayscale format: a line of text before the pixels), so nothing is encoded row by row.
+    The files are PGM, Netpbm's grayscale format: one line of text before the pixels. So all images are written by a
+    single NumPy copy.
+
+    Args:
+        images: uint8 of shape (images, height, width).
+
+    Returns:
+        A struct array of shape (images,) with the fields `bytes` and `path`, which is null.
     """
     count, height, width = images.shape
     header = np.frombuffer(f"P5 {width} {height} 255\n".encode(), dtype=np.uint8)
@@ -94,3 +109,15 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
             f" {len(contents) - start:,}; fetch it again."
         )
     return np.frombuffer(contents, dtype=np.uint8, offset=start).reshape(shape)
+
+
+def _matches(location: Location) -> bool:
+    folder = folder_of(location)
+    return folder is not None and bool(find_idx_files(folder))
+
+
+def _read(location: Location) -> RawDataset:
+    return read_idx_folder(path_of(location), location.entry.label_names if location.entry else None)
+
+
+IDX = Source("a folder of IDX files", _matches, _read)

@@ -1,4 +1,4 @@
-"""What a source hands over, and two helpers for sentences about it."""
+"""What a source returns: splits with its own names, columns and kinds of labels."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from datasets import Dataset
 
 @dataclass
 class RawDataset:
-    """The splits of a source as they stand there: its own split names, columns and label types.
+    """The splits of a source before anything is chosen, renamed or mapped.
 
-    `folder` is what relative image paths are relative to, and what names in messages are shortened by. `revision` is
-    the commit that the Hub gave, None where it was not asked.
+    Attributes:
+        splits: The source's splits by its own names.
+        source: What messages call the dataset: a Hub id or a path.
+        folder: The folder that relative image paths start at. Messages name images relative to it.
+        notes: Sentences that the user should read.
+        revision: The commit of a dataset that the Hub gave, None where the Hub was not asked.
     """
 
     splits: dict[str, Dataset]

@@ -18,6 +18,7 @@ from datasets.exceptions import DatasetsError
 
 from hf_finetune.data.columns import SPLIT_COLUMN, arrow_column
 from hf_finetune.data.sources.raw import RawDataset
+from hf_finetune.data.sources.source import Location, Source, folder_of, path_of
 from hf_finetune.data.splits import split_role
 from hf_finetune.errors import UserError, first_line
 
@@ -26,10 +27,19 @@ _SHARD = re.compile(r"-\d+-of-\d+$")
 
 
 def read_table(path: Path) -> RawDataset:
-    """Reads one table. Its relative image paths start at its own folder.
+    """Read one table. Relative image paths start at the table's folder.
 
-    A column `split` of names says which split a row belongs to; without it all rows are train. A Parquet table may
-    hold the images themselves. Raises `UserError` for a table that cannot be read, naming the line.
+    A column `split` of names assigns each row to a split; without it all rows are `train`. A Parquet table may contain
+    the images themselves.
+
+    Args:
+        path: A file whose extension is one of `TABLE_EXTENSIONS`.
+
+    Returns:
+        The splits with the table's columns.
+
+    Raises:
+        UserError: The table cannot be read; the message names the line where there is one.
     """
     raw = RawDataset({}, source=str(path), folder=path.parent)
     table = _read_file(path)
@@ -46,14 +56,14 @@ def read_table(path: Path) -> RawDataset:
 
 
 def _rows_of_split(path: Path, table: Dataset, split_column: pa.ChunkedArray, name: str) -> Dataset:
-    """Returns a table's rows of one split as a table of their own: rows merely selected would be slow to add to."""
+    """Return a table's rows of one split as a new table, to which columns are added faster than to a selection."""
     if path.suffix.lower() == ".parquet":
         return _read_parquet(path, filters=[(SPLIT_COLUMN, "==", name)])
     return _to_dataset(table.with_format("arrow")[:].filter(pc.equal(split_column, name)))
 
 
 def find_split_tables(folder: Path) -> dict[str, list[Path]]:
-    """Returns {split: files} of a folder's tables named like splits: train.csv, test-00000-of-00002.parquet."""
+    """Return {split: files} of a folder's tables that are named like splits: train.csv, test-00000-of-00002.parquet."""
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         name = _SHARD.sub("", path.stem)
@@ -63,24 +73,22 @@ def find_split_tables(folder: Path) -> dict[str, list[Path]]:
 
 
 def read_split_tables(folder: Path) -> RawDataset:
-    """Reads the tables of `find_split_tables`, one split each. Raises `UserError` as `read_table` does."""
+    """Read the tables that `find_split_tables` finds, one split each. Raises `UserError` as `read_table` does."""
     raw = RawDataset({}, source=str(folder), folder=folder)
     for split, paths in find_split_tables(folder).items():
         shards = {_SHARD.search(path.stem) is not None for path in paths}
         if len(paths) > 1 and (shards != {True} or len({path.suffix for path in paths}) > 1):
             raise UserError(
                 f"{folder} has {' and '.join(path.name for path in paths)}, which would both be split {split};"
-                " leave one of them there."
+                " keep one of them."
             )
         raw.splits[split] = _read_file(*paths)
     return raw
 
 
 def _read_file(path: Path, *more: Path) -> Dataset:
-    """Reads one table, or the shards of one."""
+    """Read one table, or the shards of one."""
     extension = path.suffix.lower()
-    if extension not in TABLE_EXTENSIONS:
-        raise UserError(f"{path} is neither a folder nor a table; tables end in {', '.join(TABLE_EXTENSIONS)}.")
     if extension == ".parquet":
         return _read_parquet(path, *more)
     readers = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_json_lines, ".json": _read_json}
@@ -88,7 +96,7 @@ def _read_file(path: Path, *more: Path) -> Dataset:
     for shard, table in tables.items():
         for name, count in Counter(table.column_names).items():
             if "\0" in name:
-                raise UserError(f"{shard} names a column {name!r}, which is no text; save the table as UTF-8.")
+                raise UserError(f"{shard} names a column {name!r}, which is not text; save the table as UTF-8.")
             if count > 1:
                 raise UserError(f'{shard} has {count} columns named "{name}"; give each a name of its own.')
     try:
@@ -100,13 +108,13 @@ def _read_file(path: Path, *more: Path) -> Dataset:
         raise UserError(f"{path} has columns that a dataset cannot hold: {first_line(error)}.") from error
 
 
-def _read_parquet(path: Path, *more: Path, filters: list[tuple] | None = None) -> Dataset:
-    """Reads through the datasets cache, because a table that holds the images may be larger than memory."""
+def _read_parquet(path: Path, *more: Path, filters: list[tuple[str, str, str]] | None = None) -> Dataset:
+    """Read through the cache of `datasets`, because a table that contains the images may be larger than memory."""
     try:
         dataset = Dataset.from_parquet([str(shard) for shard in (path, *more)], filters=filters)
         for name, feature in dataset.features.items():
             if isinstance(feature, Value) and feature.dtype == "string":
-                arrow_column(dataset, name).validate(full=True)  # Arrow takes the file's word that it is UTF-8
+                arrow_column(dataset, name).validate(full=True)  # Arrow does not check by itself that it is UTF-8
         return dataset
     except (OSError, ValueError, DatasetsError) as error:
         raise UserError(f"{path} cannot be read as Parquet: {first_line(error.__cause__ or error)}.") from error
@@ -117,7 +125,7 @@ def _to_dataset(table: pa.Table) -> Dataset:
 
 
 def _check_text(path: Path) -> None:
-    """Raises for the first line that is not UTF-8: Arrow does not say where, or says it on its own road to stderr."""
+    """Raise for the first line that is not UTF-8: Arrow's error lacks the line, or Arrow prints to stderr itself."""
     with open(path, "rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
@@ -137,7 +145,7 @@ def _read_csv(path: Path) -> pa.Table:
     try:
         table = pa.csv.read_csv(
             path,
-            # Only a single thread counts the rows, which an error message needs.
+            # Arrow counts rows, which an error message needs, with a single thread only.
             read_options=pa.csv.ReadOptions(use_threads=False),
             parse_options=pa.csv.ParseOptions(
                 delimiter="\t" if path.suffix.lower() == ".tsv" else ",", invalid_row_handler=remember
@@ -164,7 +172,7 @@ def _read_json_lines(path: Path) -> pa.Table:
     with open(path, encoding="utf-8-sig") as lines:
         if not all(line.startswith(("{", "\n")) or not line.strip() for line in lines):
             lines.seek(0)
-            _find_malformed_line(path, lines)  # Arrow's reader would crash on a line that is null
+            _find_malformed_line(path, lines)  # Arrow's reader crashes on a line that is null
     try:
         return pa.json.read_json(path)
     except (pa.ArrowInvalid, OSError) as error:
@@ -174,7 +182,7 @@ def _read_json_lines(path: Path) -> pa.Table:
 
 
 def _find_malformed_line(path: Path, lines: Iterable[str]) -> None:
-    """Raises for the first line that is not a JSON object. Arrow counts rows from the start of its own blocks."""
+    """Raise for the first line that is not a JSON object: Arrow's error counts rows within its own blocks."""
     for number, line in enumerate(lines, start=1):
         try:
             if line.strip() and not isinstance(json.loads(line), dict):
@@ -198,3 +206,17 @@ def _read_json(path: Path) -> pa.Table:
         RecursionError,
     ) as error:  # ArrowInvalid and JSONDecodeError are ValueErrors
         raise UserError(f"{path} cannot be read as a list of JSON objects: {first_line(error)}.") from error
+
+
+def _matches_file(location: Location) -> bool:
+    path = location.path
+    return path is not None and path.is_file() and path.suffix.lower() in TABLE_EXTENSIONS
+
+
+def _matches_folder(location: Location) -> bool:
+    folder = folder_of(location)
+    return folder is not None and bool(find_split_tables(folder))
+
+
+TABLE = Source("a table", _matches_file, lambda location: read_table(path_of(location)), TABLE_EXTENSIONS)
+SPLIT_TABLES = Source("a table", _matches_folder, lambda location: read_split_tables(path_of(location)))

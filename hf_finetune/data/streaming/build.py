@@ -17,15 +17,15 @@ from datasets.packaged_modules.parquet.parquet import Parquet
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
 from hf_finetune.config.data import DataArguments
-from hf_finetune.data.build import note_what_reports
 from hf_finetune.data.catalog import DatasetEntry
 from hf_finetune.data.columns import find_image_column, find_label_column
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.images.decoding import UnreadableImage, read_image_size
 from hf_finetune.data.images.header_check import describe_bad_image
 from hf_finetune.data.labels import UNLABELLED
-from hf_finetune.data.sources.hub import open_on_hub
-from hf_finetune.data.sources.open import describe_copy, find_source, open_hub_copy
+from hf_finetune.data.sources.hub import hub_id_of, open_on_hub
+from hf_finetune.data.sources.hub_copy import open_hub_copy
+from hf_finetune.data.sources.open import describe_copy, find_source
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.data.splits import ROLES, choose_splits, note_unused_splits, reference_split
 from hf_finetune.data.streaming.class_ids import ClassIds, read_classes
@@ -104,7 +104,8 @@ def load_streamed_dataset(
 def _open(arguments: DataArguments) -> tuple[_Opened, DatasetEntry | None]:
     """Finds the files of a dataset's splits."""
     path, entry = find_source(arguments)
-    commit, load = None, datasets.load_dataset_builder
+    commit: str | None = None
+    load = datasets.load_dataset_builder
     if path is not None:
         source = describe_copy(arguments, entry) if arguments.dataset_path else str(path)
         if path.is_dir():
@@ -117,9 +118,10 @@ def _open(arguments: DataArguments) -> tuple[_Opened, DatasetEntry | None]:
     elif entry is not None and entry.hub_id is None:
         raise UserError(f"streaming: {entry.name} is built in and fits into memory; leave --streaming out.")
     else:
-        config = arguments.dataset_config or (entry.config_name if entry else None)
-        builder, commit = open_on_hub(arguments.dataset, entry, config, arguments.dataset_revision, load)
-        source = entry.hub_id if entry else arguments.dataset
+        source = hub_id_of(arguments.dataset or "", entry)
+        builder, commit = open_on_hub(
+            arguments.dataset or "", entry, arguments.dataset_config, arguments.dataset_revision, load
+        )
     if not isinstance(builder, Parquet | WebDataset):
         raise _not_in_shards(source, arguments)
     with _reading(source):
@@ -224,7 +226,7 @@ def _divide(result: ImageDataset, arguments: DataArguments, seed: int) -> None:
             )
             result.splits["train"], result.splits["validation"] = kept, held_out
             result.split_names["validation"] = name
-        note_what_reports(result)
+        result.note_final_split()
     result.splits = {role: result.splits[role] for role in ROLES if role in result.splits}
     result.split_names = {role: result.split_names[role] for role in result.splits}
     for role, split in result.splits.items():

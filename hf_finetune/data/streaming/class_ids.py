@@ -41,7 +41,7 @@ def read_classes(
         if survey.first_without is not None:
             raise UserError(
                 f"{source}: the label in row {first_row + survey.first_without} of split {split} (counted from 0) is"
-                " missing; label this image or take it out."
+                " missing; label this image or remove it."
             )
         different.update(survey.labels)
         first_row += survey.samples
@@ -79,7 +79,7 @@ def plain_values(source: str, split: str, labels: pa.Array | pa.ChunkedArray) ->
         return values.cast(pa.int64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UserError(
-            f"{source}: the labels of split {split} are {values.type}; a label is one class an image, written as a"
+            f"{source}: the labels of split {split} are {values.type}; a label is one class per image, written as a"
             " ClassLabel, a name or a whole number. Use --label_column NAME for another column."
         ) from error
 

@@ -1,1 +1,1 @@
-"""Weights from elsewhere (torchvision, timm, MMPretrain, papers' authors) as Transformers has them."""
+"""Reads weights of other libraries (torchvision, timm, MMPretrain, papers' authors) for networks of Transformers."""

@@ -1,4 +1,4 @@
-"""ConvNeXt of its authors, torchvision, timm and MMPretrain."""
+"""ConvNeXt of its authors, of torchvision, timm and MMPretrain."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ _VARIANTS = {r"\.grn\.": "with global response normalization (ConvNeXt V2)"}
 
 
 def _adapt(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    # A linear layer may have been written as a convolution of 1 x 1, and torchvision's scale is (channels, 1, 1).
+    # A linear layer may be saved as a 1 x 1 convolution, and torchvision's layer scale has shape (channels, 1, 1).
     if name.endswith((".pwconv1.weight", ".pwconv2.weight")):
         return tensor.flatten(1)
     return tensor.flatten() if name.endswith(".layer_scale_parameter") else tensor

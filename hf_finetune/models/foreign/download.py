@@ -1,7 +1,8 @@
-"""Fetches a file of weights once, and checks it by its SHA-256.
+"""Downloads a file of weights once and checks its SHA-256.
 
-torchvision, timm and MMPretrain end a file's name in the first eight digits of its hash. Such files are kept where
-torchvision and MMEngine keep theirs, so that none is fetched twice; others in a folder for their address beside them.
+The names of torchvision's, timm's and MMPretrain's files end in the first eight digits of their hash. Such files are
+kept in the folder of torch.hub, which torchvision and MMEngine use too; others in a folder beside them, one for each
+address.
 """
 
 from __future__ import annotations
@@ -20,21 +21,30 @@ import torch
 
 from hf_finetune.errors import UserError
 from hf_finetune.logs import progress_bar
+from hf_finetune.timeouts import ANSWER_TIMEOUT
 
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})(?:\.[a-z]+)+$")
-_DATE = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")  # a name's 20240131 is no hash
-_SECONDS_TO_ANSWER = 10
+_DATE = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")  # 20240131 in a name is a date and no hash
 _CHUNK = 2**20  # bytes
 
 
 def hash_of_name(name: str) -> str | None:
-    """Returns the beginning of a SHA-256 that a file's name ends in, as resnet50-0676ba61.pth does."""
+    """Return the beginning of the SHA-256 in a file's name, 0676ba61 of resnet50-0676ba61.pth, or None."""
     found = _HASH_IN_NAME.search(name)
     return found[1] if found and not _DATE.fullmatch(found[1]) else None
 
 
 def check_hash(path: Path, name: str, sha256: str | None) -> None:
-    """Raises `UserError` if a file's SHA-256 does not begin with `sha256`, or with what `name` says if that is None."""
+    """Check a file's SHA-256, if it is known.
+
+    Args:
+        path: The file.
+        name: The name it was published under, which may contain the beginning of its hash.
+        sha256: The beginning of the hash, which takes precedence over the name's.
+
+    Raises:
+        UserError: The hash is another one.
+    """
     expected = sha256 or hash_of_name(name)
     if expected is None:
         return
@@ -48,21 +58,25 @@ def check_hash(path: Path, name: str, sha256: str | None) -> None:
     if found != expected:
         origin, advice = ("load_from_sha256 is", "") if sha256 else ("by its name it is", ", or rename it")
         raise UserError(
-            f"load_from: the SHA-256 of {name} begins with {found}, but {origin} {expected}: half a download, or"
+            f"load_from: the SHA-256 of {name} begins with {found}, but {origin} {expected}: an incomplete download, or"
             f" another file; get it again{advice}."
         )
 
 
 def is_url(source: str) -> bool:
-    """Whether it is an address rather than a path."""
+    """Whether `source` is an address rather than a path."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source) is not None
 
 
 def fetch(url: str, check: Callable[[Path, str], None]) -> Path:
-    """Returns the file at an address, from the cache if it is there.
+    """Return the path of the file at an address, downloading it unless it is in the cache.
 
-    `check` is given a file and its name and raises `UserError` for one that is not the right one; of a download, such a
-    file is not kept. Raises `UserError` where the file cannot be had whole.
+    Args:
+        url: The address, http or https.
+        check: Is given a file and its name, and raises `UserError` for a wrong file. A wrong download is not kept.
+
+    Raises:
+        UserError: The address is not one of a file, the download failed, or it is a wrong file.
     """
     parts = urlsplit(url)
     name = Path(unquote(parts.path)).name
@@ -76,7 +90,7 @@ def fetch(url: str, check: Callable[[Path, str], None]) -> Path:
         try:
             check(path, name)
         except UserError:
-            pass  # damaged, or another hash is asked for; only a file that passes takes its place
+            pass  # damaged, or another hash is wanted; only a download that passes the check replaces it
         else:
             return path
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +107,7 @@ def fetch(url: str, check: Callable[[Path, str], None]) -> Path:
 def _download(url: str, name: str, path: Path) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": "hf_finetune"})
     try:
-        with urllib.request.urlopen(request, timeout=_SECONDS_TO_ANSWER) as answer, path.open("xb") as file:
+        with urllib.request.urlopen(request, timeout=ANSWER_TIMEOUT) as answer, path.open("xb") as file:
             length = answer.headers.get("Content-Length")
             total = int(length) if length else None
             with progress_bar(total=total, desc=name, unit="B", delay=2) as bar:

@@ -1,15 +1,16 @@
-"""The names that other libraries give a network's tensors, as tables that turn them into Transformers'.
+"""Renames the tensors of other libraries to the names of Transformers, by tables of rules.
 
-A rule is a pair of templates: `"layer{s+1}.{b}.conv{c+1}"` is, for every stage s, block b and convolution c counted
-from 0, what Transformers calls `"resnet.encoder.stages.{s}.layers.{b}.layer.{c}.convolution"`. It covers a module with
-its weight, bias and statistics, or one parameter. One with several targets splits a tensor along its first dimension.
-The names on the right are those of Transformers' checkpoints on the Hub, which all its versions read.
+A rule is a pair of templates: `"layer{s+1}.{b}.conv{c+1}"` becomes
+`"resnet.encoder.stages.{s}.layers.{b}.layer.{c}.convolution"` for every stage s, block b and convolution c, counted
+from 0. It renames the weight, bias and statistics of a module, or one parameter. A rule with several targets splits a
+tensor along its first dimension. The targets are the names in Transformers' checkpoints on the Hub, which all its
+versions read.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,12 +21,12 @@ _PLACEHOLDER = re.compile(r"\{(\d*)([a-z])((?:\+\d+)?)\}")  # {b}, {s+1}, {2s+1}
 
 # Buffers that follow from the architecture alone; Transformers computes them itself.
 _COMPUTED = re.compile(r"(?:^|\.)(?:relative_position_index|attn_mask)$")
-# Of pretraining, of averaging and of a second copy of the weights: beside the network, and without effect on it.
+# Tensors of pretraining, of averaging, and of a second copy of the weights, which the network itself does not use.
 _BESIDE = re.compile(r"^(?:mask_token$|decoder|ema_|n_averaged$|steps$)")
 
 
 class Misfit(Exception):
-    """What keeps a network from being one of a family's: its message resumes from "a ResNet "."""
+    """A network is not one of a family. The message completes "is a ResNet ...", such as "without a class token"."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +36,19 @@ class _Rule:
     targets: tuple[str, ...]
 
     @classmethod
-    def read(cls, source: str, targets: str | tuple[str, ...]) -> _Rule:
-        pattern, numbers, end = "", {}, 0
+    def read(cls, source: str, targets: str | Sequence[str]) -> _Rule:
+        text, end = "", 0
+        numbers: dict[str, tuple[int, int]] = {}
         for found in _PLACEHOLDER.finditer(source):
             factor, name, offset = found.groups()
-            pattern += re.escape(source[end : found.start()]) + rf"(?P<{name}>\d+)"
+            text += re.escape(source[end : found.start()]) + rf"(?P<{name}>\d+)"
             numbers[name] = int(factor or 1), int(offset or 0)
             end = found.end()
-        pattern = re.compile(pattern + re.escape(source[end:]) + r"(?P<leaf>\.[a-z_]+)?")
-        return cls(pattern, numbers, (targets,) if isinstance(targets, str) else targets)
+        pattern = re.compile(text + re.escape(source[end:]) + r"(?P<leaf>\.[a-z_]+)?")
+        return cls(pattern, numbers, (targets,) if isinstance(targets, str) else tuple(targets))
 
     def rename(self, key: str) -> list[str] | None:
-        """Returns the new names of `key`, or None if the rule is not about it."""
+        """Return the new names of `key`, or None if the rule does not apply to it."""
         found = self.pattern.fullmatch(key)
         if found is None:
             return None
@@ -64,9 +66,12 @@ def _unchanged(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a state dict's tensors belong: `places` has Transformers' names of those with a place in the network.
+    """Which tensors of a state dict have a place in a family's network.
 
-    `misplaced` have none, and `beside` are not of the network.
+    Attributes:
+        places: The names in Transformers, by the names in the file.
+        misplaced: The names of tensors without a place.
+        beside: The names of tensors that the network does not use, such as those of an average.
     """
 
     places: dict[str, list[str]]
@@ -76,13 +81,16 @@ class Placement:
 
 @dataclass(frozen=True)
 class Naming:
-    """How `library` names a family's tensors.
+    """How a library names a family's tensors.
 
-    `adapt` gives a tensor, by its new name, the layout that Transformers has it in.
+    Attributes:
+        library: The library's name, for reports.
+        rules: Templates of Transformers' names by templates of the library's.
+        adapt: Returns a tensor in the layout of Transformers, from its new name and the tensor.
     """
 
     library: str
-    rules: Mapping[str, str | tuple[str, ...]]
+    rules: Mapping[str, str | Sequence[str]]
     adapt: Callable[[str, torch.Tensor], torch.Tensor] = _unchanged
 
     @cached_property
@@ -90,7 +98,7 @@ class Naming:
         return [_Rule.read(source, targets) for source, targets in self.rules.items()]
 
     def place(self, keys: Iterable[str]) -> Placement:
-        """Finds the places of a state dict's keys."""
+        """Find the places of a state dict's keys."""
         placement = Placement({}, [], [])
         for key in keys:
             names = next((names for rule in self._compiled if (names := rule.rename(key))), None)
@@ -103,11 +111,14 @@ class Naming:
         return placement
 
     def convert(self, state: Mapping[str, torch.Tensor], places: Mapping[str, list[str]]) -> dict[str, torch.Tensor]:
-        """Returns the tensors that have places, in Transformers' names and layout.
+        """Return the tensors that have places, by their names and in their layout in Transformers.
 
-        They are views where nothing but the name changes. Raises `Misfit` for one whose shape cannot be right.
+        Where only the name changes, the tensor is not copied.
+
+        Raises:
+            Misfit: A tensor's shape cannot be right.
         """
-        converted = {}
+        converted: dict[str, torch.Tensor] = {}
         for key, names in places.items():
             try:
                 parts = state[key].chunk(len(names)) if len(names) > 1 else (state[key],)
@@ -123,12 +134,17 @@ def _imagenet_figures(settings: Mapping[str, Any], library: str, file_name: str)
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of network that Transformers has.
+    """An architecture of Transformers whose weights other libraries have too.
 
-    `configure` reads a converted state dict's shapes and returns the model type and the settings of its configuration,
-    or raises `Misfit`. `head` is the classifier's new name. `variants` are patterns of tensors that only a relative of
-    the network has, each with what it is. `preprocessing` returns what differs from ImageNet's figures, in a recipe's
-    words, from the settings, the library and the file's name.
+    Attributes:
+        name: Its name, for reports.
+        namings: How each library names its tensors.
+        configure: Returns the model type and the settings of the configuration, from the shapes in a converted state
+            dict; raises `Misfit`.
+        head: The name of the classifier in Transformers.
+        variants: Descriptions of related networks that cannot be loaded, by patterns of tensors that only they have.
+        preprocessing: Returns the figures of the image processor that differ from ImageNet's, by the fields of
+            `models.processor.Preprocessing`, from the settings, the library's name and the file's name.
     """
 
     name: str
@@ -140,14 +156,14 @@ class Family:
 
 
 def tensor_of(state: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
-    """Returns a tensor without which there is no such network; raises `Misfit` where it is not there."""
+    """Return a tensor that the network must have, or raise `Misfit`."""
     if name not in state:
         raise Misfit(f"without {name}")
     return state[name]
 
 
 def count(state: Mapping[str, torch.Tensor], template: str) -> int:
-    """Returns how many of `template` there are, its `{}` counted up from 0: stages, blocks or layers."""
+    """Return the number of stages, blocks or layers: those of `template`, in which `{}` counts from 0."""
     number = 0
     while any(name.startswith(template.format(number)) for name in state):
         number += 1

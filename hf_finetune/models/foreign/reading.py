@@ -1,6 +1,6 @@
-"""Opens a state dict of another library. What is read is tensors and words, never code.
+"""Reads a state dict of another library. Only tensors and plain values are read; no code of a file runs.
 
-A file is safetensors or what `torch.save` wrote, read with `weights_only=True`.
+A file is in the format of safetensors, or of `torch.save`, which is read with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from hf_finetune.models.foreign.download import check_hash, fetch, is_url
 
 _SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors")
 
-# Where a training program keeps the weights in its file. An average over training comes first: it is what the
+# The keys under which training programs save the weights. Averaged weights come first, because they are what the
 # program's author evaluated. (MMEngine swaps the two when it saves, so that its "state_dict" is the average.)
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "module")
-# What stands before every name: torch's wrappers for several devices and compilation, and Lightning's attribute.
+# Prefixes of all names: of torch's wrappers for several devices and for compilation, and of Lightning's attribute.
 _PREFIXES = ("module.", "_orig_mod.", "model.")
-# MMPretrain's classifier is a backbone beside a head; torchvision's detectors have theirs one deeper.
+# MMPretrain's classifier has a backbone beside its head; in torchvision's detectors it is one level deeper.
 _BACKBONE = re.compile(r"^backbone\.(?:body\.)?")
-# Objects that training programs save beside the weights. They are replaced by an empty one: nothing of them is run.
+# Objects that training programs save beside the weights. An empty object replaces them, so none of their code runs.
 _REPLACED = (
     "argparse.Namespace",
     "mmengine.logging.history_buffer.HistoryBuffer",
@@ -47,9 +47,12 @@ _REPLACED = (
 
 @dataclass(frozen=True)
 class StateDict:
-    """The tensors of a file by their names, without what wrapped them.
+    """The tensors of a file.
 
-    `file_name` is for reports; `label_names` are the classes' names where the file tells them.
+    Attributes:
+        file_name: The file's name, for reports.
+        tensors: The tensors by their names, without the prefixes of wrappers.
+        label_names: The names of the classes, None where the file does not have them.
     """
 
     file_name: str
@@ -58,7 +61,7 @@ class StateDict:
 
 
 class _Replaced:
-    """Stands for an object that is not weights."""
+    """Takes the place of an object that is not weights."""
 
     def __init__(self, *args: Any) -> None:
         pass
@@ -68,11 +71,14 @@ class _Replaced:
 
 
 def read_state_dict(source: str, sha256: str | None = None) -> StateDict:
-    """Reads a state dict from a file or an address.
+    """Read a state dict from a file or an address.
 
-    `sha256`, or the hexadecimal digits at the end of the file's name, are the beginning of the file's SHA-256. A file
-    of another hash is refused, and a download of another hash is not kept. Raises `UserError` for whatever is not a
-    file of tensors.
+    Args:
+        source: A path or an address.
+        sha256: The beginning of the file's SHA-256; None takes it from the file's name, where that ends in it.
+
+    Raises:
+        UserError: The file cannot be had, has another hash, or is not a file of tensors.
     """
     if sha256 is not None and not re.fullmatch(r"[0-9a-f]{8,64}", sha256 := sha256.lower()):
         raise UserError(f'load_from_sha256 is "{sha256}"; use 8 to 64 hexadecimal digits.')
@@ -103,7 +109,7 @@ def _open(path: Path) -> Any:
             return load_file(path)
         allowed = torch.serialization.safe_globals([(_Replaced, name) for name in _REPLACED])
         with allowed, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a pickle's protocol, which the user did not choose
+            warnings.simplefilter("ignore")  # about the pickle's protocol, which the user did not choose
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"load_from: {path} cannot be read ({error.strerror or error}).") from error
@@ -115,7 +121,7 @@ def _open(path: Path) -> Any:
                 " opened; where you trust it, load it yourself and save its state_dict() alone."
             ) from error
         raise UserError(
-            f"load_from: {path.name} is neither safetensors nor a file of torch.save; it may be half a download."
+            f"load_from: {path.name} is neither safetensors nor a file of torch.save; it may be an incomplete download."
         ) from error
 
 
@@ -124,7 +130,7 @@ def _is_state_dict(content: Any) -> bool:
 
 
 def _label_names(content: Mapping[str, Any]) -> list[str] | None:
-    """Returns the classes' names from MMClassification's (`meta.CLASSES`) and MMEngine's place for them."""
+    """Return the class names that MMClassification (`meta.CLASSES`) or MMEngine (`meta.dataset_meta`) saved."""
     meta = content.get("meta")
     if not isinstance(meta, Mapping):
         return None
@@ -151,5 +157,5 @@ def _unwrap(content: Any, file_name: str) -> tuple[dict[str, torch.Tensor], list
 
 
 def _stands_before_most(prefix: str, names: Collection[str]) -> bool:
-    # Not all: an average counts its updates, and a Lightning module may hold a metric beside its model.
+    # Not before all: averaged weights come with a counter, and a Lightning module may have a metric beside its model.
     return 2 * sum(name.startswith(prefix) for name in names) > len(names)

@@ -1,10 +1,9 @@
-"""Which network a state dict is of, told by its tensors' names and shapes."""
+"""Recognizes the network that a state dict belongs to by the names and shapes of its tensors."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,18 +17,24 @@ from hf_finetune.models.foreign.swin import SWIN
 from hf_finetune.models.foreign.vit import VIT
 
 FAMILIES = (RESNET, RESNEXT, VIT, CONVNEXT, SWIN)
-# What stands between the backbone and the classifier, or in its place in pretraining (MAE's decoder, MoCo's projector):
-# Transformers' classifiers have none of it, and the head is left out with it.
+# Layers between the backbone and the classifier, or in place of the classifier in pretraining (MAE's decoder, MoCo's
+# projector). Transformers' classifiers have none of them, so the head is left out as well.
 _BEFORE_HEAD = re.compile(r"(?:^|\.)pre_logits\.|^neck\.|^head\.predictor\.|^momentum_encoder\.")
 
 
 @dataclass(frozen=True)
 class ForeignWeights:
-    """Weights from elsewhere, as Transformers has them.
+    """Weights of another library in the layout of Transformers.
 
-    `model_type` and `settings` build the configuration. `state_dict` has the names of Transformers' checkpoints on the
-    Hub, and no head where the file's does not fit. `preprocessing` holds figures of the image processor that are not
-    ImageNet's, in a recipe's words, and `unused` the names of the file's tensors that are not in `state_dict`.
+    Attributes:
+        description: The file's name, the network and the library, for reports.
+        model_type: The architecture in Transformers.
+        settings: Arguments of its configuration class.
+        state_dict: The tensors by the names of Transformers' checkpoints on the Hub; without a head where the file's
+            does not fit.
+        preprocessing: The figures of the image processor that differ from ImageNet's, by the fields of
+            `models.processor.Preprocessing`.
+        unused: The names of the file's tensors that are not in `state_dict`.
     """
 
     description: str
@@ -40,18 +45,25 @@ class ForeignWeights:
     unused: list[str]
 
 
-@lru_cache(maxsize=1)  # the configuration, the image processor and the model ask one after the other
 def load_foreign(source: str, sha256: str | None = None) -> ForeignWeights:
-    """Reads a file or an address and returns its weights in Transformers' layout.
+    """Read a file or an address and return its weights in the layout of Transformers.
 
-    The last result is kept until `load_foreign.cache_clear()`; whoever trains its tensors must call that first. Raises
-    `UserError` for a file that cannot be read and for a network that Transformers has not.
+    Args:
+        source: A path or an address.
+        sha256: The beginning of the file's SHA-256, or None.
+
+    Raises:
+        UserError: The file cannot be read, or Transformers has no such network.
     """
     return recognize(read_state_dict(source, sha256))
 
 
 def recognize(file: StateDict) -> ForeignWeights:
-    """Finds the network that all tensors have a place in. Raises `UserError`, which names the closest, for none."""
+    """Find the network in which all tensors have a place.
+
+    Raises:
+        UserError: There is none; the message names the closest.
+    """
     candidates = [(family, naming, naming.place(file.tensors)) for family in FAMILIES for naming in family.namings]
     fewest = min(len(placement.misplaced) for _, _, placement in candidates)
     closest = [candidate for candidate in candidates if len(candidate[2].misplaced) == fewest]
@@ -65,13 +77,13 @@ def recognize(file: StateDict) -> ForeignWeights:
     if misfits[0]:
         problem = f"is a {family.name} {misfits[0]}, which cannot be loaded"
     elif placement.places:
-        problem = f"is of no network that is known here; the closest is {family.name} by the names of {naming.library}"
+        problem = f"is not a supported network; the closest is {family.name} by the names of {naming.library}"
     else:
         known = ", ".join(family.name for family in FAMILIES)
-        raise UserError(f"load_from: {file.file_name} is of no network that is known here ({known}).")
+        raise UserError(f"load_from: {file.file_name} is not a supported network ({known}).")
     total, fit = len(file.tensors), len(file.tensors) - len(placement.misplaced)
-    strangers = f", but not {_some(placement.misplaced)}" if placement.misplaced else ""
-    raise UserError(f"load_from: {file.file_name} {problem}: {fit} of its {total} tensors fit{strangers}.")
+    others = f", but not {_some(placement.misplaced)}" if placement.misplaced else ""
+    raise UserError(f"load_from: {file.file_name} {problem}: {fit} of its {total} tensors fit{others}.")
 
 
 def _some(names: list[str]) -> str:
@@ -79,7 +91,11 @@ def _some(names: list[str]) -> str:
 
 
 def _take(file: StateDict, family: Family, naming: Naming, placement: Placement) -> ForeignWeights:
-    """Raises `Misfit`, empty where only the names tell, if the tensors are of another network than the family's."""
+    """Return the weights as those of a family's network.
+
+    Raises:
+        Misfit: The tensors belong to another network; the message is empty if only their names tell.
+    """
     before_head = [name for name in placement.misplaced if _BEFORE_HEAD.search(name)]
     misplaced = len(placement.misplaced) - len(before_head)
     if misplaced > len(placement.places):

@@ -1,7 +1,7 @@
-"""ResNets of torchvision, timm and MMPretrain, which name them alike, and their relatives that timm has.
+"""ResNet, and through timm ResNeXt and Wide ResNet, of torchvision, timm and MMPretrain, which use the same names.
 
-Whether a bottleneck's stride is in its 3 x 3 convolution (as here) or in the 1 x 1 before it (MMPretrain's style
-"caffe") leaves no trace in a state dict, nor does the max pooling of a stem; both are taken to be the usual ones.
+A state dict does not show whether a bottleneck's stride is in its 3 x 3 convolution (as here) or in the 1 x 1 before it
+(MMPretrain's style "caffe"), nor whether the stem has max pooling; both are taken to be as usual.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Swin transformers of their authors, torchvision, timm and MMPretrain."""
+"""Swin transformers of their authors, of torchvision, timm and MMPretrain."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ _VARIANTS = {
 
 
 def _adapt_mmpretrain(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """Reorders the four neighbours that a merging joins.
+    """Reorder the inputs of a patch merging, which joins four neighbouring patches.
 
-    MMPretrain unfolds them: channel by channel, each with its four places in reading order. Transformers, as the
-    authors do, has place by place, down the columns first, each with all its channels.
+    MMPretrain orders them by channel, then by the patch's position, row by row. Transformers and the authors order them
+    by the patch's position, column by column, then by channel.
     """
     if ".downsample." not in name:
         return tensor
-    places = tensor.unflatten(-1, (-1, 2, 2))  # (..., channels, row, column)
+    places: torch.Tensor = tensor.unflatten(-1, (-1, 2, 2))  # (..., channels, row, column)
     return places.transpose(-1, -3).flatten(-3)  # (..., column, row, channels)
 
 

@@ -64,7 +64,7 @@ _VARIANTS = {
     r"\.attn\.(q_norm|k_norm|rope|relative_position_bias_table)\b": "with another attention",
     r"^attn_pool\.": "with attention pooling",
 }
-# Heads of 64 channels each, but for these; the number leaves no trace in the shapes. (hidden size, layers): heads.
+# The number of heads by (hidden size, layers), where a head does not have 64 channels. The shapes do not show it.
 _HEADS = {
     (768, 8): 8,  # MMPretrain's "small"
     (1280, 32): 16,  # huge
@@ -97,9 +97,10 @@ def _configure(state: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, Any]]:
 
 
 def _preprocessing(settings: Mapping[str, Any], library: str, file_name: str) -> dict[str, Any]:
-    """timm scales the images of its ViTs to -1 ... 1, and MMPretrain those of 384 pixels (its ...-384px.py).
+    """Return the figures that differ from ImageNet's.
 
-    All others have ImageNet's figures, also both libraries' DeiT and MAE, whose tensors have the same names as a ViT's:
+    timm scales the images of its ViTs to -1 ... 1, and so does MMPretrain at 384 pixels (its ...-384px.py). All others
+    have ImageNet's figures, the DeiT and MAE of both libraries included. Their tensors have the names of a ViT's, so
     only the file's name tells them apart.
     """
     figures: dict[str, Any] = {"image_size": settings["image_size"]}

@@ -8,6 +8,8 @@ from typing import Any
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import has_length
 
+from hf_finetune.evaluation.metrics import METRICS, Metric
+from hf_finetune.evaluation.report import format_log_figures
 from hf_finetune.logs import get_logger, progress_bar
 
 logger = get_logger(__name__)
@@ -43,6 +45,9 @@ class SecondEpochCallback(TrainerCallback):
 class PlainLogLineCallback(TrainerCallback):
     """One readable line for every entry of the log, without the progress bar that `disable_tqdm` turns off."""
 
+    metrics: Mapping[str, Metric] = METRICS
+    """The metrics of the run, which the line after an evaluation shows."""
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -51,7 +56,7 @@ class PlainLogLineCallback(TrainerCallback):
         logs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if state.is_world_process_zero and (line := format_log_line(logs or {}, state)):
+        if state.is_world_process_zero and (line := format_log_line(logs or {}, state, self.metrics)):
             self.write(line)
 
     def write(self, line: str) -> None:
@@ -85,11 +90,11 @@ class LogLineCallback(PlainLogLineCallback, ProgressCallback):
         super().on_prediction_step(args, state, control, eval_dataloader=eval_dataloader, **kwargs)
 
 
-def format_log_line(logs: Mapping[str, Any], state: TrainerState) -> str:
+def format_log_line(logs: Mapping[str, Any], state: TrainerState, metrics: Mapping[str, Metric] = METRICS) -> str:
     """Returns the line for one entry of the log, or an empty string for the summary at the end of training."""
     where = f"epoch {logs.get('epoch', 0):6.2f}  step {state.global_step}/{state.max_steps}"
     if "loss" in logs:
         return f"{where}  loss {logs['loss']:.4f}  learning rate {logs['learning_rate']:.4g}"
     if "eval_loss" in logs:
-        return f"{where}  validation: loss {logs['eval_loss']:.4f}  accuracy {logs['eval_accuracy']:.2%}"
+        return f"{where}  validation: {format_log_figures(logs, metrics)}"
     return ""

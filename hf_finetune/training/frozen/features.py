@@ -8,7 +8,7 @@ head alone for that time. So checkpoints and the result are whole models.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,14 +60,18 @@ def _without_sample_index(batch: dict[str, torch.Tensor]) -> dict[str, torch.Ten
     return {key: value for key, value in batch.items() if key != "sample_index"}
 
 
-def random_transforms(train_transforms: Sequence[Any]) -> list[str]:
-    """Returns the names of those transforms of a recipe's list that draw random numbers."""
+def random_transforms(train_transforms: Sequence[Any] | Callable[..., Any]) -> list[str]:
+    """Return the names of those transforms of a recipe's list that draw random numbers; a function may."""
+    if callable(train_transforms):
+        return ["a function"]
     names = [item if isinstance(item, str) else next(iter(item)) for item in train_transforms]
     return [name for name in names if name not in _WITHOUT_DRAWS]
 
 
 def train_on_features(
-    trainer: ImageClassificationTrainer, splits: Mapping[str, ImageBatches], transforms: Sequence[Any] | None
+    trainer: ImageClassificationTrainer,
+    splits: Mapping[str, ImageBatches],
+    transforms: Sequence[Any] | Callable[..., Any] | None,
 ) -> Mapping[str, ImageBatches | FeatureDataset]:
     """Turns a trainer with a frozen backbone to features, and returns those of each split, computed or read.
 
@@ -141,7 +145,7 @@ def _features(
     shape: tuple[int, ...],
     role: str,
     split: ImageBatches,
-    transforms: Sequence[Any] | None,
+    transforms: Sequence[Any] | Callable[..., Any] | None,
 ) -> FeatureDataset:
     """Reads a split's features, each of `shape`, or computes and writes them first. Raises `FeaturesNotKept`."""
     args = trainer.args
@@ -171,7 +175,7 @@ def _of_readable_images(inputs: Iterator[tuple[np.ndarray, np.ndarray]], role: s
 
 
 def _after_backbone(
-    trainer: ImageClassificationTrainer, transforms: Sequence[Any] | None
+    trainer: ImageClassificationTrainer, transforms: Sequence[Any] | Callable[..., Any] | None
 ) -> tuple[list[nn.Module], tuple[int, ...]]:
     """Returns the modules that make logits of features, the head and dropout that lies directly before it, and the
     shape of an image's features.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 
 import numpy as np
 import PIL.Image
@@ -54,6 +56,18 @@ def test_ordinary_files_go_the_quick_way_to_the_same_pixels(content, quick):
     decoded = decode_pixels({"bytes": content, "path": None})
     assert quick == [content]
     assert decoded.dtype == torch.uint8 and torch.equal(decoded, to_tensor(decode_image(content)))
+
+
+def test_decoding_warns_of_nothing_and_leaves_the_filters_alone():
+    code = (
+        "import io, warnings, PIL.Image, torchvision, datasets, transformers\n"
+        "before = list(warnings.filters)\n"
+        "from hf_finetune.data.images.pixels import decode_pixels\n"
+        "assert warnings.filters == before\n"
+        "file = io.BytesIO(); PIL.Image.new('RGB', (8, 8)).save(file, 'JPEG')\n"
+        "warnings.filterwarnings('error', message='The given buffer'); decode_pixels(file.getvalue())\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("content", [with_orientation(6), with_orientation(1), jpeg("CMYK")])

@@ -75,7 +75,7 @@ def test_ignored_files_are_counted(tmp_path: Path) -> None:
     assert len(contents(tmp_path)["train"]) == 2
     assert read_class_folders(tmp_path).notes == [
         f"1 images beside the class folders of {tmp_path} are not used.",
-        "3 files that are hidden or no images are not used: README.md, cats/.hidden.jpg, dogs/Thumbs.db.",
+        "3 files are not used, hidden or not images: README.md, cats/.hidden.jpg, dogs/Thumbs.db.",
     ]
 
 
@@ -121,7 +121,7 @@ def test_loose_images(tmp_path: Path) -> None:
     touch(tmp_path / "a", "1.jpg", "2.jpg")
     touch(tmp_path / "b", "train/1.jpg", "test/2.jpg")
     for folder, named in ((tmp_path / "a", tmp_path / "a"), (tmp_path / "b", tmp_path / "b" / "test")):
-        with pytest.raises(UserError, match="images lying loose, and so no labels") as caught:
+        with pytest.raises(UserError, match="has images outside class folders, and so no labels") as caught:
             read_class_folders(folder)
         assert str(caught.value).startswith(f"{named} has")
 
@@ -130,7 +130,7 @@ def test_loose_images_below_one_of_the_splits(tmp_path: Path) -> None:
     touch(tmp_path / "a", "train/cats/1.jpg", "train/dogs/1.jpg", "test/2.jpg")
     raw = read_class_folders(tmp_path / "a")
     assert list(raw.splits) == ["train"]
-    assert raw.notes == ["test is not used: its images lie loose, without class folders and so without labels."]
+    assert raw.notes == ["test is not used: its images are not in class folders and so have no labels."]
     touch(tmp_path / "b", "train/1.jpg", "test/cats/1.jpg", "test/dogs/1.jpg")
-    with pytest.raises(UserError, match="train has its images lying loose"):
+    with pytest.raises(UserError, match="train has images outside class folders"):
         read_class_folders(tmp_path / "b")

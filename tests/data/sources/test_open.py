@@ -12,8 +12,13 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 
 from hf_finetune.config.data import DataArguments
+from hf_finetune.data.build import load_image_dataset
 from hf_finetune.data.catalog import CATALOG
+from hf_finetune.data.sources import open as sources
+from hf_finetune.data.sources.idx import grayscale_images
 from hf_finetune.data.sources.open import open_source
+from hf_finetune.data.sources.raw import RawDataset
+from hf_finetune.data.sources.source import Location, Source
 from hf_finetune.errors import UserError
 
 
@@ -120,10 +125,50 @@ def test_path_goes_before_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert sizes(dataset="digits") == CATALOG["digits"].split_sizes
 
 
+def test_file_that_no_source_reads(tmp_path: Path) -> None:
+    (tmp_path / "t.xlsx").write_text("x")
+    with pytest.raises(UserError, match=r"t\.xlsx is neither a folder nor a table; tables end in \.csv, \.tsv"):
+        sizes(dataset=str(tmp_path / "t.xlsx"))
+
+
+def test_a_source_costs_a_line_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(location: Location) -> RawDataset:
+        arrays = np.load(location.path)
+        features = Features({"image": Image(decode=False), "label": ClassLabel(names=["dark", "light"])})
+        columns = {"image": grayscale_images(arrays["images"]), "label": arrays["labels"]}
+        return RawDataset({"train": Dataset.from_dict(columns, features=features)}, source=str(location.path))
+
+    toy = Source(
+        "an archive of NumPy arrays",
+        lambda location: location.path is not None and location.path.suffix == ".npz",
+        read,
+        extensions=(".npz",),
+    )
+    monkeypatch.setattr(sources, "SOURCES", [*sources.SOURCES, toy])
+    pixels = np.repeat(np.array([0, 255], np.uint8), 64 * 10).reshape(20, 8, 8)
+    np.savez(tmp_path / "toy.npz", images=pixels, labels=np.repeat([0, 1], 10))
+
+    data = load_image_dataset(DataArguments(dataset=str(tmp_path / "toy.npz")), seed=0)
+    assert {role: len(split) for role, split in data.splits.items()} == {"train": 18, "validation": 2}
+    assert data.label_names == ["dark", "light"]
+    with pytest.raises(
+        UserError, match=r"no dataset; use --dataset with a name .*, an archive of NumPy arrays, .* or "
+    ):
+        sizes()
+    with pytest.raises(UserError, match=r"there is no file or folder other\.npz\. Use an archive of NumPy arrays, "):
+        sizes(dataset="other.npz")
+    (tmp_path / "t.xlsx").write_text("x")
+    with pytest.raises(UserError, match=r"tables end in .*\.parquet, \.npz\."):
+        sizes(dataset=str(tmp_path / "t.xlsx"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, r"^no dataset; use --dataset with a name \(cifar10, .*digits\), a Hub id, a folder of class folders"),
+        (
+            {},
+            r"^no dataset; use --dataset with a name \(cifar10, .*digits\), a Hub id, a folder of class folders.* or a",
+        ),
         (
             {"dataset_path": "copy"},
             r"^dataset_path is set, but not the dataset that it is a copy of; .* --dataset copy",

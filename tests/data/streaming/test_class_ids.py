@@ -50,5 +50,5 @@ def test_labels_outside_a_class_label_are_refused(label) -> None:
 
 @pytest.mark.parametrize("values", [[0.5, 1.0], [[1], [2]], [{"a": 1}]])
 def test_what_is_no_label_is_refused(values) -> None:
-    with pytest.raises(UserError, match="a label is one class an image"):
+    with pytest.raises(UserError, match="a label is one class per image"):
         plain_values("pets", "train", pa.array(values))

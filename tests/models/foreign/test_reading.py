@@ -113,7 +113,9 @@ def test_what_is_no_state_dict(tmp_path):
         assert f"{name} is neither safetensors nor a file of torch.save" in refusal(tmp_path / name)
     torch.save(STATE, tmp_path / "whole.pth")
     (tmp_path / "half.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:-200])
-    assert "half.pth is neither safetensors nor a file of torch.save; it may be half" in refusal(tmp_path / "half.pth")
+    assert "half.pth is neither safetensors nor a file of torch.save; it may be an incomplete" in refusal(
+        tmp_path / "half.pth"
+    )
 
 
 def test_paths_that_lead_nowhere(tmp_path):

@@ -1,0 +1,402 @@
+"""The functions of the package for Python programs: finetune, evaluate, predict and export."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+from PIL.Image import Image
+from transformers import BaseImageProcessor, PreTrainedModel, TrainerCallback
+from typing_extensions import Unpack
+
+from hf_finetune.config.arguments import argument_fields, check_flags
+from hf_finetune.config.recipe import BASE_KEY, Recipe, load_recipe, override
+from hf_finetune.config.settings import Settings
+from hf_finetune.config.synonyms import answer
+from hf_finetune.config.wording import python_wording
+from hf_finetune.data.sources.objects import as_image, read_object
+from hf_finetune.data.transforms.given import ImageFunction
+from hf_finetune.errors import Interrupted, UserError, did_you_mean
+from hf_finetune.evaluation.metrics import METRICS, Metric, UserMetric
+from hf_finetune.jobs.evaluate import EvaluationResult, evaluate_model
+from hf_finetune.jobs.export import export_model
+from hf_finetune.jobs.predict import Prediction, classify, find_images
+from hf_finetune.training.finetune_result import FinetuneResult
+from hf_finetune.training.given import Given
+from hf_finetune.training.given_loss import Loss
+from hf_finetune.training.run import choose_recipe, run
+
+DatasetLike = (
+    str
+    | os.PathLike[str]
+    | Dataset
+    | DatasetDict
+    | torch.utils.data.Dataset[Any]
+    | Mapping[str, Dataset | torch.utils.data.Dataset[Any]]
+)
+"""A name, path or Hub id; an object of `datasets`; a torch dataset of (image, label); or split names to objects."""
+
+ImageLike = str | os.PathLike[str] | Image | np.ndarray | torch.Tensor
+"""A path, a PIL image, or an array or tensor (`hf_finetune.predict`)."""
+
+# Keys of a recipe that say which images, or which network: an argument takes the place of them all.
+_DATASET_KEYS = ("dataset", "dataset_path", "dataset_config", "dataset_revision")
+_MODEL_KEYS = ("model_name_or_path", "model_type", "model_config", "load_from", "load_from_sha256")
+_PROCESSOR_KEYS = ("image_size", "crop_pct", "image_mean", "image_std", "resample")
+_FILES_OF_WEIGHTS = (".pth", ".pt", ".safetensors")
+
+
+def finetune(
+    recipe: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    *,
+    dataset: DatasetLike | None = None,
+    model: str | os.PathLike[str] | PreTrainedModel | None = None,
+    image_processor: str | os.PathLike[str] | BaseImageProcessor | None = None,
+    train_transforms: Sequence[Any] | ImageFunction | None = None,
+    loss: Loss | None = None,
+    metrics: Mapping[str, UserMetric | Metric] | Sequence[str] | None = None,
+    callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
+    **settings: Unpack[Settings],
+) -> FinetuneResult:
+    """Fine-tune an image classifier.
+
+    An interrupted run resumes with the same call. What is given as an object is written into the saved recipe and the
+    model card as a remark: a resumed run compares datasets by a fingerprint, models by class and size, functions by
+    name alone.
+
+    Args:
+        recipe: A packaged recipe's name, the path of a YAML file, or a mapping of keys, which may have a `_base_`.
+            Absent, the recipe that the dataset names, or `finetune` for a dataset of your own.
+        dataset: A named dataset, a Hub id, a folder of class folders or a table; or an object: a
+            `datasets.DatasetDict` or `Dataset`, a torch `Dataset` of (image, label), or a mapping of split names to
+            these. A torch dataset is read once, before the first step; its `.classes` name its class ids.
+        model: A Hub id, a folder, a file of another library's weights, or a model object. An object is trained in
+            place. It keeps its head where its config.id2label names the dataset's classes in their order; else its
+            head is new.
+        image_processor: What prepares images in evaluation and is saved with the model: a checkpoint's name, or an
+            object, which the recipe's image_size, crop_pct, image_mean, image_std and resample do not change. Absent,
+            the model's own.
+        train_transforms: A recipe's list of torchvision.transforms.v2 names, or a function of one training image,
+            uint8 (3, height, width), that returns one of the same kind, all of one size; such as a v2.Compose. What it
+            draws from torch's generator is keyed by the example.
+        loss: A function of logits, float (batch, classes), and class ids, int64 (batch,), that returns one loss for
+            each image, float (batch,), such as `torch.nn.CrossEntropyLoss(reduction="none")`. Where images are mixed,
+            labels are shares of the classes, float (batch, classes). The mean is taken over the whole global batch.
+            Evaluation still reports the cross entropy as `loss`.
+        metrics: By name, functions of probabilities, float32 (images, classes), and class ids, int64 (images,), that
+            return a number; or names of registered ones, which are only checked, because all of those are reported.
+        callbacks: Callbacks of Transformers, objects or classes.
+        settings: Any other key of a recipe, over the recipe's own (`hf_finetune.Settings`).
+
+    Returns:
+        The figures, the model, its image processor and the folder. Absent an `output_dir`, that is runs/NAME, with a
+        number where an earlier result is there.
+
+    Raises:
+        UserError: For whatever the caller can fix.
+        Interrupted: Where SIGTERM or SIGINT ended the training, which is saved: the same call resumes it.
+    """
+    with in_python_words():
+        values = _settings(settings)
+        given, named = _sort_out(dataset, model, image_processor, train_transforms, loss, metrics, callbacks, values)
+        values = {**named, **values}
+        resolved = _resolve(recipe, values, given)
+        return run(resolved, _command(recipe, values, given), given)
+
+
+def evaluate(
+    model: str | os.PathLike[str] | PreTrainedModel,
+    *,
+    dataset: DatasetLike,
+    split: str | None = None,
+    metrics: Mapping[str, UserMetric | Metric] | None = None,
+    image_processor: BaseImageProcessor | None = None,
+    output: str | os.PathLike[str] | None = None,
+    **settings: Unpack[Settings],
+) -> EvaluationResult:
+    """Compute a model's figures on a dataset. Classes are matched by name.
+
+    Args:
+        model: A run's folder, a Hub id, an embedded checkpoint's name, or a model object.
+        dataset: As in `finetune`.
+        split: The split to evaluate on: train, validation or test, or its own name. Absent, the test split; where there
+            is none, the validation split; where there is only one, that.
+        metrics: Own figures by name, as in `finetune`.
+        image_processor: What prepares images; absent, the model's own.
+        output: A .json file for all figures or a .csv file for each image's prediction; the confusion matrix is drawn
+            beside it.
+        settings: Keys of a recipe that say which images and how they are run (`hf_finetune.Settings`).
+
+    Returns:
+        The figures, and each image's prediction.
+
+    Raises:
+        UserError: For a model or a dataset that cannot be had, and for classes that the model does not know.
+    """
+    with in_python_words():
+        values = _settings(settings)
+        given = None
+        if isinstance(dataset, (str, os.PathLike)):
+            values["dataset"] = os.fspath(dataset)
+        else:
+            given = read_object(dataset)
+        checked = _checked_model(model)
+        return evaluate_model(
+            checked,
+            split=split,
+            output=None if output is None else os.fspath(output),
+            given=given,
+            metrics=_own_metrics(metrics),
+            image_processor=image_processor,
+            **values,
+        )
+
+
+def predict(
+    model: str | os.PathLike[str] | PreTrainedModel,
+    images: ImageLike | Sequence[ImageLike],
+    *,
+    top_k: int = 1,
+    batch_size: int = 32,
+    image_processor: BaseImageProcessor | None = None,
+) -> list[Prediction]:
+    """Classify images. Nothing is printed.
+
+    Args:
+        model: A run's folder, a Hub id, an embedded checkpoint's name, an ONNX file, or a model object.
+        images: One or several: paths of files, or of folders, whose images are all taken; PIL images; arrays (height,
+            width, channels) or tensors (channels, height, width), uint8 or float of 0 to 1.
+        top_k: How many classes of each image.
+        batch_size: Images of a forward pass.
+        image_processor: What prepares images for a model object; absent, that of the checkpoint it came from.
+
+    Returns:
+        A prediction for each image, in order. Of one that cannot be read, `error` says why.
+
+    Raises:
+        UserError: For a model or a path that cannot be had, and for images of another kind.
+    """
+    with in_python_words():
+        checked = _checked_model(model)
+        several = isinstance(images, Sequence) and not isinstance(images, str)
+        named: list[tuple[Path | int, Any]] = []
+        for image in images if several else [images]:  # type: ignore[list-item, union-attr]
+            if isinstance(image, (str, os.PathLike)):
+                named += [(path, {"path": str(path), "bytes": None}) for path in find_images([os.fspath(image)])]
+            else:
+                named.append((len(named), as_image(image, f"images: image {len(named)}")))
+        return list(classify(checked, named, top_k, batch_size, image_processor))
+
+
+def export(
+    model: str | os.PathLike[str],
+    *,
+    format: str = "onnx",
+    output: str | os.PathLike[str] | None = None,
+    quantize: str | None = None,
+    **settings: Any,
+) -> Path:
+    """Write a model in a form that other programs run, checked to give the original's class on every image.
+
+    Args:
+        model: A run's folder, a Hub id or an embedded checkpoint's name.
+        format: "onnx", a file, or "safetensors", a folder.
+        output: Where to write it; absent, model.onnx in the model's folder.
+        quantize: "int8" writes the ONNX file with int8 weights; it needs a dataset.
+        settings: Keys of a recipe that name a dataset to check on (`hf_finetune.Settings`, and `dataset`); without
+            one, the check is on noise.
+
+    Returns:
+        Where it was written.
+
+    Raises:
+        UserError: For what cannot be exported, and for a file that gives another class.
+    """
+    with in_python_words():
+        dataset = settings.pop("dataset", None)
+        values = _settings(settings)
+        if dataset is not None:
+            values["dataset"] = os.fspath(dataset)
+        target = None if output is None else os.fspath(output)
+        return export_model(os.fspath(model), format, target, quantize, **values)
+
+
+@contextmanager
+def in_python_words() -> Iterator[None]:
+    """Let the messages of mistakes name arguments, `seed=1`, where the command line's name flags, `--seed 1`."""
+    try:
+        yield
+    except (UserError, Interrupted) as error:
+        error.args = (python_wording(str(error)),)
+        raise
+
+
+def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as a recipe has them: paths as texts. Raises `UserError` for a key that is none."""
+    known = argument_fields()
+    for key in settings:
+        if key not in known:
+            check_flags([f"--{key}"])
+    return {key: _plain(value) for key, value in settings.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _sort_out(
+    dataset: Any,
+    model: Any,
+    image_processor: Any,
+    train_transforms: Any,
+    loss: Any,
+    metrics: Any,
+    callbacks: Any,
+    settings: Mapping[str, Any],
+) -> tuple[Given, dict[str, Any]]:
+    """Return what was given as objects, and the recipe's keys for the rest and for what objects replace."""
+    objects: dict[str, Any] = {}
+    values: dict[str, Any] = {}
+    if isinstance(dataset, (str, os.PathLike)):
+        values["dataset"] = os.fspath(dataset)
+    elif dataset is not None:
+        _refuse_beside("dataset", _DATASET_KEYS, settings)
+        values |= dict.fromkeys(_DATASET_KEYS)
+        objects["dataset"] = read_object(dataset)
+    if model is not None:
+        _refuse_beside("model", _MODEL_KEYS if not isinstance(model, (str, os.PathLike)) else _MODEL_KEYS[:1], settings)
+        values |= {key: None for key in _MODEL_KEYS if key not in settings}
+        if isinstance(model, (str, os.PathLike)):
+            name = os.fspath(model)
+            file = name.endswith(_FILES_OF_WEIGHTS) or "://" in name
+            values["load_from" if file else "model_name_or_path"] = name
+        else:
+            objects["model"] = _checked_model(model)
+    if isinstance(image_processor, (str, os.PathLike)):
+        objects["image_processor"] = os.fspath(image_processor)
+    elif image_processor is not None:
+        if not isinstance(image_processor, BaseImageProcessor):
+            kind = type(image_processor).__name__
+            raise UserError(
+                f"image_processor is {kind}; use an image processor of Transformers, or a checkpoint's name."
+            )
+        _refuse_beside("image_processor", _PROCESSOR_KEYS, settings)
+        values |= dict.fromkeys(_PROCESSOR_KEYS)
+        objects["image_processor"] = image_processor
+    if callable(train_transforms):
+        values["train_transforms"] = None
+        objects["train_transforms"] = train_transforms
+    elif train_transforms is not None:
+        values["train_transforms"] = _plain(train_transforms)
+    if loss is not None:
+        if not callable(loss):
+            raise UserError(f"loss is {type(loss).__name__}; use a function of (logits, labels).")
+        if settings.get("label_smoothing_factor"):
+            raise UserError("label_smoothing_factor is not read with a loss of your own; smooth the labels there.")
+        values["label_smoothing_factor"] = None
+        objects["loss"] = loss
+    return Given(**objects, metrics=_own_metrics(metrics), callbacks=_callbacks(callbacks)), values
+
+
+def _checked_model(model: Any) -> str | PreTrainedModel:
+    if isinstance(model, (str, os.PathLike)):
+        return os.fspath(model)
+    if not isinstance(model, PreTrainedModel):
+        raise UserError(
+            f"model is {type(model).__name__}; use a name, a folder or a transformers.PreTrainedModel such as"
+            " AutoModelForImageClassification.from_pretrained(...)."
+        )
+    return model
+
+
+def _refuse_beside(argument: str, keys: Sequence[str], settings: Mapping[str, Any]) -> None:
+    for key in keys:
+        if settings.get(key) is not None:
+            raise UserError(f"{argument} and {key} exclude each other; leave one of them out.")
+
+
+def _own_metrics(metrics: Any) -> dict[str, UserMetric | Metric]:
+    """Return the functions of `metrics`. Raises `UserError` for a name that is no registered metric."""
+    if metrics is None:
+        return {}
+    if isinstance(metrics, Mapping):
+        for name, function in metrics.items():
+            if not callable(function) and not isinstance(function, Metric):
+                kind = type(function).__name__
+                raise UserError(f"metrics: {name} is {kind}; use a function of (probabilities, labels).")
+        return dict(metrics)
+    for name in [metrics] if isinstance(metrics, str) else metrics:
+        if name not in METRICS:
+            raise UserError(
+                f'metrics: there is no metric "{name}".{did_you_mean(str(name), METRICS)} Use some of'
+                f" {', '.join(METRICS)}, or a mapping of names to functions."
+            )
+    return {}
+
+
+def _callbacks(callbacks: Any) -> tuple[TrainerCallback | type[TrainerCallback], ...]:
+    callbacks = callbacks if isinstance(callbacks, (list, tuple)) else (callbacks,)
+    for callback in callbacks:
+        is_class = isinstance(callback, type) and issubclass(callback, TrainerCallback)
+        if not (is_class or isinstance(callback, TrainerCallback)):
+            raise UserError(f"callbacks: {callback!r} is no transformers.TrainerCallback.")
+    return tuple(callbacks)
+
+
+def _origin(key: str) -> str:
+    return f"finetune({key}=...)"
+
+
+def _resolve(recipe: Any, values: Mapping[str, Any], given: Given) -> Recipe:
+    """Return the recipe with the caller's values over it."""
+    if isinstance(recipe, Mapping):
+        resolved = _recipe_of_mapping(recipe)
+        if given.dataset is None and not resolved.values.get("dataset") and not values.get("dataset"):
+            raise UserError("There is nothing to train on; use dataset=..., or a dataset in the recipe.")
+        return override(resolved, values, _origin)
+    if recipe is not None and not isinstance(recipe, (str, os.PathLike)):
+        raise UserError(f"recipe is {type(recipe).__name__}; use a packaged name, the path of a file, or a mapping.")
+    name = None if recipe is None else os.fspath(recipe)
+    return choose_recipe(name or ("finetune" if given.dataset is not None else None), values, _origin)
+
+
+def _recipe_of_mapping(recipe: Mapping[str, Any]) -> Recipe:
+    """Return a mapping as a recipe, over the packaged recipes or files that its `_base_` names."""
+    known = argument_fields()
+    values = {str(key): _plain(value) for key, value in recipe.items()}
+    bases = values.pop(BASE_KEY, None)
+    for key in values:
+        if key not in known:
+            instead = answer(key, known, flag="")
+            advice = f"; {instead}." if instead else f".{did_you_mean(key, known)}"
+            raise UserError(f'recipe: unknown key "{key}"{advice}')
+    resolved = Recipe("finetune", {}, {})
+    for base in [bases] if isinstance(bases, str) else bases or ():
+        loaded = load_recipe(base, known)
+        resolved = override(Recipe(loaded.name, resolved.values, resolved.origins), loaded.values, loaded.name)
+    return override(resolved, values, 'recipe["{key}"]')
+
+
+def _command(recipe: Any, values: Mapping[str, Any], given: Given) -> str:
+    """Return the command line that does the same, for the model card."""
+    words = ["--recipe", os.fspath(recipe)] if isinstance(recipe, (str, os.PathLike)) else []
+    if given.remarks():
+        return "# finetune() was given objects of Python, which the recipe above names in its last lines"
+    if isinstance(recipe, Mapping):
+        words += ["--recipe", "recipe.yaml"]  # the folder holds it, resolved
+    for key, value in values.items():
+        words += [f"--{key}", "null" if value is None else str(value)]
+    return f"hf-finetune train {shlex.join(words)}"

@@ -1,0 +1,61 @@
+"""The interface of a source of datasets: where a dataset is, and what recognizes and reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hf_finetune.data.catalog import DatasetEntry
+from hf_finetune.data.sources.raw import RawDataset
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a dataset is.
+
+    Attributes:
+        dataset: What the user wrote: a name, a Hub id or a path.
+        path: The file or folder that holds it; None for the Hub and for datasets that are built in.
+        entry: The catalog's entry of a named dataset.
+        config: The configuration of a Hub dataset, None for the only one.
+        revision: The branch, tag or commit of a Hub dataset, None for the newest.
+        lost_files: Images, relative to `path`, that have vanished since a run began. A folder is read as if they were
+            still there, so that the order of the others does not change.
+    """
+
+    dataset: str
+    path: Path | None = None
+    entry: DatasetEntry | None = None
+    config: str | None = None
+    revision: str | None = None
+    lost_files: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """One kind of source.
+
+    Attributes:
+        description: What the user can pass as a path, to complete "use ...": "a folder of class folders". Empty for a
+            source that reads no path.
+        matches: Returns whether the dataset at a location is of this kind. It reads names and headers at most.
+        read: Reads the dataset at a location that matches. Raises `UserError` where that fails.
+        extensions: The file extensions, in lower case, that it reads.
+    """
+
+    description: str
+    matches: Callable[[Location], bool]
+    read: Callable[[Location], RawDataset]
+    extensions: tuple[str, ...] = ()
+
+
+def folder_of(location: Location) -> Path | None:
+    """Return the folder that a dataset is in, or None where it is a file or has no path."""
+    return location.path if location.path is not None and location.path.is_dir() else None
+
+
+def path_of(location: Location) -> Path:
+    """Return the path of a location that a source has matched by its path."""
+    assert location.path is not None
+    return location.path

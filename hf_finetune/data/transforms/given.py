@@ -1,0 +1,63 @@
+"""Training transforms that a Python program gives as a function of one image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import PIL.Image
+import torch
+from torch import nn
+
+from hf_finetune.data.images.pixels import to_tensor
+from hf_finetune.data.transforms.build import TrainTransforms
+from hf_finetune.errors import UserError
+
+ImageFunction = Callable[[torch.Tensor], Any]
+
+
+class GivenTransform(nn.Module):
+    """Calls a function on each training image, and checks that batches can be made of what it returns."""
+
+    def __init__(self, function: ImageFunction) -> None:
+        super().__init__()
+        self.function = function
+        self._shape: tuple[int, ...] | None = None
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the changed image.
+
+        Args:
+            image: uint8 of shape (3, height, width).
+
+        Raises:
+            UserError: Where the function returns anything but an image of 3 channels as uint8, or images that differ
+                in size.
+        """
+        result = self.function(image)
+        if isinstance(result, PIL.Image.Image):
+            result = to_tensor(result.convert("RGB"))
+        if not isinstance(result, torch.Tensor) or result.ndim != 3 or result.shape[0] != 3:
+            kind = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
+            raise UserError(f"train_transforms returned {kind}; return an image as a tensor (3, height, width) or PIL.")
+        if result.dtype != torch.uint8:
+            raise UserError(
+                f"train_transforms returned {result.dtype}; return uint8: images are normalized after it, by the image"
+                " processor's figures."
+            )
+        shape = tuple(result.shape)
+        self._shape = self._shape or shape
+        if shape != self._shape:
+            raise UserError(
+                f"train_transforms returned images of {self._shape[1]} x {self._shape[2]} and {shape[1]} x {shape[2]}"
+                " pixels; end it with a crop or a resize to one size, such as v2.RandomResizedCrop(224)."
+            )
+        return result
+
+
+def transforms_of_function(function: ImageFunction) -> TrainTransforms:
+    """Return the transforms of a run that was given a function of one image.
+
+    What the function draws from torch's generator is keyed by the example, so it is the same in a resumed run.
+    """
+    return TrainTransforms(single=(GivenTransform(function),), batch=())

@@ -1,0 +1,128 @@
+"""What the export formats have in common: their description, the network as a function, and the check of a result."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import nn
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from hf_finetune.config.model import ModelArguments
+from hf_finetune.errors import UserError
+
+Logits = Callable[[torch.Tensor], torch.Tensor]
+"""pixel_values, float32 (batch, channels, height, width) -> logits, float32 (batch, classes)."""
+
+# Two classes whose logits are closer than this are a tie, which float32 may break either way.
+_TIE = 1e-4
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """A form in which a trained model is exported.
+
+    Attributes:
+        name: Its name for `--format`.
+        title: What messages call the result, such as "an ONNX file".
+        suffix: Suffix of the file that is written. "" for a folder.
+        write: Writes (model, image processor, example, path). The model is on the CPU and in evaluation mode. The
+            example is at least two images as the model takes them, float32 (images, channels, height, width).
+        load: Opens (path, the original's arguments) and returns what it answers, to compare it with the original.
+        packages: Optional packages that it needs.
+        extra: The extra of hf-finetune that installs them.
+        quantize_int8: Writes (exported file, path, batches of pixel_values to calibrate with) with int8 weights. None
+            where the format has no such form.
+    """
+
+    name: str
+    title: str
+    suffix: str
+    write: Callable[[PreTrainedModel, BaseImageProcessor, torch.Tensor, Path], None]
+    load: Callable[[Path, ModelArguments], Logits]
+    packages: Sequence[str] = ()
+    extra: str = ""
+    quantize_int8: Callable[[Path, Path, Iterable[torch.Tensor]], None] | None = None
+
+
+def need_packages(title: str, extra: str, packages: Sequence[str]) -> None:
+    """Raise `UserError` if one of the optional packages for a format is not installed."""
+    for name in packages:
+        if find_spec(name) is None:
+            raise UserError(
+                f'To write or read {title}, the package {name} is needed; install it with `pip install "hf-finetune'
+                f'[{extra}]"`.'
+            )
+
+
+class LogitsOf(nn.Module):
+    """A network as a function of one tensor: pixel_values to logits, float32 (batch, classes)."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+        self.model.train(False)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Return the logits of a batch."""
+        return cast(torch.Tensor, self.model(pixel_values=pixel_values).logits.float())
+
+
+@contextmanager
+def quiet_exporters() -> Iterator[None]:
+    """Silence the warnings of exporters and of the quantization, which a user can do nothing about."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+@dataclass
+class Agreement:
+    """How an exported form answers compared with the original network.
+
+    Attributes:
+        images: Number of images that both classified.
+        correct: Number of images whose label is the form's class.
+        same: Number of images that get the same class from both.
+        ties: Number of images that get another class although the original's two logits are closer than 1e-4.
+        largest_difference: The largest absolute difference of two logits.
+    """
+
+    images: int = 0
+    correct: int = 0
+    same: int = 0
+    ties: int = 0
+    largest_difference: float = 0.0
+
+    def add(self, reference: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            reference: The original's logits, float32 (batch, classes).
+            logits: The form's logits, float32 (batch, classes).
+            labels: Class ids, int64 (batch,).
+        """
+        theirs, ours = reference.argmax(dim=-1, keepdim=True), logits.argmax(dim=-1, keepdim=True)
+        margin = reference.gather(-1, theirs) - reference.gather(-1, ours)
+        self.images += len(reference)
+        self.correct += int((ours[:, 0] == labels).sum())
+        self.same += int((theirs == ours).sum())
+        self.ties += int(((theirs != ours) & (margin <= _TIE)).sum())
+        self.largest_difference = max(self.largest_difference, (reference - logits).abs().max().item())
+
+    @property
+    def holds(self) -> bool:
+        """Whether the class is the same on all images, apart from ties."""
+        return self.same + self.ties == self.images

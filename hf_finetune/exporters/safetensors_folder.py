@@ -1,0 +1,38 @@
+"""Exports to a model folder with the weights as safetensors, without the rest of a run's folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from hf_finetune.config.model import ModelArguments
+from hf_finetune.config.run_files import apply_umask
+from hf_finetune.exporters.base import ExportFormat, Logits, LogitsOf
+from hf_finetune.models.load import load_trained, quiet_transformers
+
+
+def write_folder(
+    model: PreTrainedModel, image_processor: BaseImageProcessor, pixel_values: torch.Tensor, folder: Path
+) -> None:
+    """Write a model folder: weights, config.json, the image processor, and the network's own code where it has some.
+
+    Args:
+        model: The network.
+        image_processor: Its image processor.
+        pixel_values: Not needed.
+        folder: The folder.
+    """
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        image_processor.save_pretrained(folder)
+    apply_umask(folder)
+
+
+def _open(folder: Path, arguments: ModelArguments) -> Logits:
+    return LogitsOf(load_trained(replace(arguments, model_name_or_path=str(folder))))
+
+
+FORMAT = ExportFormat(name="safetensors", title="a model folder", suffix="", write=write_folder, load=_open)

@@ -1,0 +1,63 @@
+"""Makes a network ready for training: loaded, BatchNorm synchronized, frozen, its head checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedConfig
+
+from hf_finetune.config.model import ModelArguments
+from hf_finetune.models.batch_norm import synchronize_batch_norm
+from hf_finetune.models.freeze import Frozen, freeze_modules
+from hf_finetune.models.head import head_linear
+from hf_finetune.models.load import LoadedModel, load_model
+from hf_finetune.models.source import ModelSource
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """A network that is ready for training.
+
+    Attributes:
+        loaded: The network, and which of its tensors are new.
+        frozen: What of it is not trained.
+    """
+
+    loaded: LoadedModel
+    frozen: Frozen
+
+    @property
+    def report(self) -> tuple[str, ...]:
+        """The lines on it for the log."""
+        return f"Model: {self.loaded.report}", *self.frozen.report
+
+
+def prepare_model(
+    source: ModelSource,
+    config: PreTrainedConfig,
+    arguments: ModelArguments,
+    label_names: Sequence[str],
+    seed: int,
+    sync_batchnorm: bool = False,
+) -> PreparedModel:
+    """Load a network, synchronize its BatchNorm if asked, and freeze what the recipe names.
+
+    Args:
+        source: Where the network comes from, from `open_source`.
+        config: Its configuration, from `load_config`; `load_image_processor` may have changed it.
+        arguments: The recipe's `freeze` and `head_init`.
+        label_names: The classes in the order of their ids.
+        seed: Initializes whatever is new.
+        sync_batchnorm: Whether BatchNorm computes its statistics over the images of all processes.
+
+    Raises:
+        UserError: The weights do not fit, a module to freeze does not exist, or the head cannot be probed.
+    """
+    loaded = load_model(source, config, label_names, seed)
+    if sync_batchnorm:
+        synchronize_batch_norm(loaded.model)  # before freezing, which binds to the modules as they are
+    frozen = freeze_modules(loaded.model, arguments.freeze or ())
+    if arguments.head_init == "probe":
+        head_linear(loaded.model)  # raises before the features are computed
+    return PreparedModel(loaded, frozen)

@@ -1,0 +1,176 @@
+"""Where a network comes from: one interface for all kinds of sources, and the two that load no file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    BaseImageProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+
+from hf_finetune.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """A network with the weights of its source.
+
+    Attributes:
+        model: The network, float32 and on the CPU unless it was passed as an object.
+        new: The names of the tensors that the source does not have; they are initialized.
+        label_names: The classes that the source's head knows, in the order of the logits.
+        unused: The names of the source's tensors that the network does not have.
+        from_scratch: Whether every tensor is initialized.
+    """
+
+    model: PreTrainedModel
+    new: frozenset[str]
+    label_names: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    from_scratch: bool = False
+
+
+class ModelSource(Protocol):
+    """A checkpoint, a file of another library, an architecture or a model object."""
+
+    @property
+    def name(self) -> str:
+        """What reports and messages call it."""
+
+    @property
+    def preprocessing(self) -> Mapping[str, Any]:
+        """The source's own figures for the image processor, by the fields of `models.processor.Preprocessing`.
+
+        They count where the source has no image processor, and replace the figures of ImageNet.
+        """
+
+    def load_config(self) -> PreTrainedConfig:
+        """Load or build the network's configuration, with the settings of the recipe's `model_config`.
+
+        Raises:
+            UserError: The source cannot be read, is no image classifier, or does not know a setting.
+        """
+
+    def load_processor(self) -> BaseImageProcessor | None:
+        """Load the source's image processor, None where it has none."""
+
+    def load_weights(self, config: PreTrainedConfig) -> LoadedWeights:
+        """Build the network of `config` and load the source's weights into it.
+
+        Raises:
+            UserError: The weights cannot be read.
+        """
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """An architecture of Transformers or of this package with random weights.
+
+    Attributes:
+        model_type: Its name, such as `resnet`.
+        settings: Arguments of its configuration class.
+        trust_remote_code: Whether code from a repository may run.
+    """
+
+    model_type: str
+    settings: Mapping[str, Any]
+    trust_remote_code: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.model_type
+
+    @property
+    def preprocessing(self) -> Mapping[str, Any]:
+        return {}
+
+    def load_config(self) -> PreTrainedConfig:
+        try:
+            config = AutoConfig.for_model(self.model_type, **self.settings)
+        except ValueError as error:
+            known = [config.model_type for config in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING]
+            raise UserError(
+                f'model_type: there is no architecture "{self.model_type}".{did_you_mean(self.model_type, known)}'
+            ) from error
+        except (StrictDataclassError, TypeError) as error:
+            raise unbuildable(error) from error
+        check_config(config, self.settings, self.name)
+        return config
+
+    def load_processor(self) -> BaseImageProcessor | None:
+        return None
+
+    def load_weights(self, config: PreTrainedConfig) -> LoadedWeights:
+        return initialize(config, self.trust_remote_code)
+
+
+def initialize(config: PreTrainedConfig, trust_remote_code: bool) -> LoadedWeights:
+    """Build a network with random weights.
+
+    Raises:
+        UserError: No network can be built from `config`.
+    """
+    try:
+        model = AutoModelForImageClassification.from_config(config, trust_remote_code=trust_remote_code)
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise unbuildable(error) from error
+    return LoadedWeights(model, frozenset(model.state_dict()), from_scratch=True)
+
+
+def check_config(config: PreTrainedConfig, settings: Mapping[str, Any], name: str) -> None:
+    """Check that a configuration is of an image classifier, and that its class has each of `settings`.
+
+    Transformers itself keeps an unknown setting and never reads it.
+
+    Raises:
+        UserError: It is of another kind of network, or a setting is unknown.
+    """
+    has_remote_code = "AutoModelForImageClassification" in (getattr(config, "auto_map", None) or {})
+    if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING and not has_remote_code:
+        raise UserError(
+            f'"{name}" is a {config.model_type} model, which is not an image classifier; use one that is, such as'
+            " microsoft/resnet-50."
+        )
+    if not settings:
+        return
+    known = {*vars(type(config)()), *type(config).attribute_map}
+    for key in settings:
+        if key not in known:
+            advice = did_you_mean(key, known) or f" Its settings are those of {type(config).__name__}."
+            raise UserError(f'model_config: {config.model_type} has no setting "{key}".{advice}')
+
+
+def classifier_class(config: PreTrainedConfig) -> Any:
+    """Return Transformers' image classifier for a configuration's class, None if there is none.
+
+    It is a subclass of `PreTrainedModel`; the annotations of its `from_pretrained` leave out `output_loading_info`.
+    """
+    return MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(type(config), None)
+
+
+def loaded_new(info: Mapping[str, Any]) -> frozenset[str]:
+    """Return the names of the tensors that `from_pretrained` initialized, from its `output_loading_info`.
+
+    The step counters of BatchNorm are left out: old checkpoints lack them, and nothing reads them at a fixed momentum.
+    """
+    names = {*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])}
+    return frozenset(name for name in names if not name.endswith("num_batches_tracked"))
+
+
+def unbuildable(error: Exception) -> UserError:
+    """Return the error of a configuration that no network can be built from."""
+    reason = " ".join(str(error).split()).rstrip(".")
+    return UserError(f"model_config: no network can be built from it: {reason}.")
+
+
+def needs_timm(name: str) -> UserError:
+    """Return the error of a network that only the package timm, which is optional, can build."""
+    return UserError(f'"{name}" needs the package timm; install it with `pip install "hf-finetune[timm]"`.')

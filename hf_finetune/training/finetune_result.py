@@ -1,0 +1,63 @@
+"""What a finished run returns to a Python program."""
+
+from __future__ import annotations
+
+import base64
+import html
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import BaseImageProcessor, PreTrainedModel
+
+_PLOTS = ("training_curve.png", "confusion_matrix.png")
+_SPLITS = {"test": "test", "eval": "validation"}
+
+
+@dataclass(frozen=True, repr=False)
+class FinetuneResult:
+    """What a run leaves.
+
+    Attributes:
+        metrics: All figures by name: `train_*` of training, `eval_*` of validation, `test_*` of test. All but losses
+            (nats), times (seconds) and counts are parts of 1.
+        model: The trained model.
+        image_processor: What prepares images for it.
+        output_dir: The folder that holds both, the model card, the figures and the plots.
+    """
+
+    metrics: dict[str, float]
+    model: PreTrainedModel
+    image_processor: BaseImageProcessor
+    output_dir: Path
+
+    def __repr__(self) -> str:
+        """Return four lines: the figures, the model, the folder and how to load it."""
+        return "\n".join(
+            (
+                f"FinetuneResult: {self._headline()}",
+                f"  model: {type(self.model).__name__}, {self.model.config.num_labels:,} classes,"
+                f" {self.model.num_parameters():,} parameters",
+                f"  output_dir: {self.output_dir}",
+                f"  load it: pipeline('image-classification', '{self.output_dir}')",
+            )
+        )
+
+    def _repr_html_(self) -> str:
+        """Return the four lines and the plots of the folder, self-contained, as notebooks show them."""
+        return as_html(repr(self), (self.output_dir / name for name in _PLOTS))
+
+    def _headline(self) -> str:
+        for prefix, split in _SPLITS.items():
+            accuracy, count = self.metrics.get(f"{prefix}_accuracy"), self.metrics.get(f"{prefix}_samples")
+            if accuracy is not None and count is not None and math.isfinite(accuracy):
+                return f"accuracy of {100 * accuracy:.2f} % on {count:,.0f} {split} images"
+        return "nothing was evaluated"
+
+
+def as_html(text: str, plots: Iterable[Path]) -> str:
+    """Return text and PNG files, those that are there, as HTML that needs no other file."""
+    images = [base64.b64encode(path.read_bytes()).decode() for path in plots if path.is_file()]
+    shown = "".join(f'<img style="max-width: 48%" src="data:image/png;base64,{image}">' for image in images)
+    return f"<pre>{html.escape(text)}</pre>{shown}"

@@ -1,0 +1,67 @@
+"""When a frozen backbone's features are kept, and how a new head is started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hf_finetune.logs import get_logger
+from hf_finetune.models.load import LoadedModel
+from hf_finetune.training.frozen.features import FeatureDataset, train_on_features
+from hf_finetune.training.trainer import ImageClassificationTrainer
+from hf_finetune.training.wiring import Batches
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class FrozenPolicy:
+    """What a frozen backbone allows.
+
+    Attributes:
+        keeps_features: Whether features are computed once and kept, where nothing of a training image is random.
+        as_evaluated: Whether training images are prepared as in evaluation.
+        transforms: The train_transforms that the caller stated, None where the default was left.
+    """
+
+    keeps_features: bool
+    as_evaluated: bool
+    transforms: Sequence[Any] | Callable[..., Any] | None
+
+    def use_features(
+        self, trainer: ImageClassificationTrainer, batches: Mapping[str, Batches]
+    ) -> Mapping[str, Batches | FeatureDataset]:
+        """Return what the trainer trains on: features where they are kept, else the images."""
+        return train_on_features(trainer, batches, self.transforms) if self.keeps_features else batches
+
+
+def frozen_policy(
+    backbone_is_frozen: bool, streaming: bool, transforms: Sequence[Any] | Callable[..., Any] | None
+) -> FrozenPolicy:
+    """Return what a run with this backbone does.
+
+    A stream is never kept. Without train_transforms, a frozen backbone is given each training image as in evaluation,
+    so that nothing is random and no image is needed twice.
+    """
+    keeps = backbone_is_frozen and not streaming
+    if keeps and transforms is None:
+        logger.info("Without train_transforms, and the backbone frozen, training images are prepared as in evaluation.")
+    return FrozenPolicy(keeps, keeps and transforms is None, transforms)
+
+
+def start_head(
+    head_init: str, trainer: ImageClassificationTrainer, loaded: LoadedModel, dataset: Batches | FeatureDataset
+) -> None:
+    """Start a new head as `head_init` says, before the first step of a run that does not resume.
+
+    Args:
+        head_init: "random", as it was loaded, or "probe".
+        trainer: The trainer of the model.
+        loaded: The model, and which of its tensors are new.
+        dataset: Training images as in evaluation, or features of them.
+    """
+    if head_init == "probe":
+        from hf_finetune.training.frozen.probe import probe_head  # scikit-learn: only where it is needed
+
+        logger.info(probe_head(trainer, loaded, dataset))

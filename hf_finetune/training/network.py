@@ -1,0 +1,76 @@
+"""The network of a run and what prepares its images, loaded and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import BaseImageProcessor, PreTrainedConfig
+
+from hf_finetune.config.model import ModelArguments
+from hf_finetune.errors import UserError
+from hf_finetune.logs import get_logger, log_lines
+from hf_finetune.models.freeze import Frozen
+from hf_finetune.models.load import LoadedModel, check_num_labels, load_config, open_source
+from hf_finetune.models.prepare import prepare_model
+from hf_finetune.models.processor import load_image_processor
+from hf_finetune.models.source import ModelSource
+from hf_finetune.training.plan import RunPlan
+from hf_finetune.training.wiring import filling_the_cache
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that is ready for the Trainer.
+
+    Attributes:
+        loaded: The model, and which of its tensors are new.
+        image_processor: What prepares images in evaluation.
+        frozen: What is not trained.
+        base: The name of the checkpoint that it starts from, None for random weights.
+    """
+
+    loaded: LoadedModel
+    image_processor: BaseImageProcessor
+    frozen: Frozen
+    base: str | None
+
+
+def load_network(plan: RunPlan, label_names: Sequence[str]) -> Network:
+    """Load the network of a run, or take the caller's, with a head for these classes.
+
+    Raises:
+        UserError: For a checkpoint that cannot be had or does not fit, and for settings that it cannot have.
+    """
+    arguments, given = plan.model, plan.given.model
+    check_num_labels(arguments, label_names)
+    if arguments.head_init == "probe" and plan.data.streaming:
+        raise UserError("head_init probe needs images of every class at hand; leave it out, or --streaming.")
+    with filling_the_cache(plan.args, "weights"):  # an address is fetched once
+        source = open_source(arguments if given is None else given)
+        config = load_config(source, label_names)
+    image_processor = _image_processor(plan, source, config)
+    prepared = prepare_model(source, config, arguments, label_names, plan.args.seed, plan.args.sync_batchnorm)
+    log_lines(logger, *prepared.report)
+    if given is not None:
+        base: str | None = given.name_or_path or None
+    else:
+        base = arguments.load_from or (arguments.model_name_or_path if arguments.pretrained else None)
+    return Network(prepared.loaded, image_processor, prepared.frozen, base)
+
+
+def _image_processor(plan: RunPlan, source: ModelSource, config: PreTrainedConfig) -> BaseImageProcessor:
+    given = plan.given.image_processor
+    if isinstance(given, BaseImageProcessor):
+        return given
+    if given is not None:
+        named = ModelArguments(given, trust_remote_code=plan.model.trust_remote_code)
+        return load_image_processor(named, config, plan.data)
+    if plan.given.model is not None and source.load_processor() is None:
+        logger.info(
+            "No image processor is known for the model object; images are prepared with ImageNet's figures and what the"
+            " recipe says. Give finetune(image_processor=...) for others."
+        )
+    return load_image_processor(source, config, plan.data)

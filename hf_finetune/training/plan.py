@@ -1,0 +1,159 @@
+"""From a recipe to what a run will do: its arguments, its folder, and where it resumes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_finetune.config.arguments import argument_fields, build_arguments
+from hf_finetune.config.data import DataArguments
+from hf_finetune.config.model import ModelArguments
+from hf_finetune.config.recipe import Recipe, load_recipe, override, packaged_recipes
+from hf_finetune.config.training import FinetuneArguments
+from hf_finetune.data.catalog import CATALOG, find_entry
+from hf_finetune.data.sources.open import find_source
+from hf_finetune.errors import UserError
+from hf_finetune.hub.push import check_push
+from hf_finetune.logs import get_logger, log_lines
+from hf_finetune.training.checkpoints.run_folder import find_resumable
+from hf_finetune.training.given import Given, check_same_objects
+
+logger = get_logger(__name__)
+
+_RUNS = Path("runs")  # where results go that nobody names a folder for
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run will do. Nothing is loaded or written yet.
+
+    Attributes:
+        recipe: The resolved recipe, its output_dir included.
+        given: What a Python caller gave as objects.
+        model: Which network.
+        data: Which images.
+        args: How it is trained.
+        folder: Where the result will be.
+        checkpoint: Where an interrupted run resumes, None for a new one.
+        repository: Where this process will push the result, None where it will not.
+    """
+
+    recipe: Recipe
+    given: Given
+    model: ModelArguments
+    data: DataArguments
+    args: FinetuneArguments
+    folder: Path
+    checkpoint: Path | None
+    repository: str | None
+
+
+def choose_recipe(recipe: str | None, settings: Mapping[str, Any], origin: Callable[[str], str]) -> Recipe:
+    """Return the named recipe, or the one that the dataset picks, with `settings` over it.
+
+    Args:
+        recipe: A packaged name, a path, or None.
+        settings: Keys of a recipe with their values.
+        origin: Returns where a setting stands, from its key.
+
+    Raises:
+        UserError: Without recipe and dataset, and for a recipe that cannot be had.
+    """
+    if recipe in CATALOG and recipe not in packaged_recipes() and not Path(recipe).exists():
+        raise UserError(f"recipe: {recipe} is a dataset; use --dataset {recipe}, which picks its recipe.")
+    if recipe is not None and Path(recipe).is_dir():
+        raise UserError(f"recipe: {recipe} is a folder; use a YAML file, or --dataset {recipe} if it holds images.")
+    if recipe is None:
+        dataset = settings.get("dataset")
+        if dataset is None:
+            raise UserError("There is nothing to train on; use --dataset cifar10 or --recipe resnet50_cifar10.")
+        entry = None if Path(dataset).exists() and dataset not in CATALOG else find_entry(dataset)
+        recipe = entry.recipe if entry else "finetune"
+    return override(load_recipe(recipe, argument_fields()), settings, origin)
+
+
+def plan_run(recipe: Recipe, given: Given) -> RunPlan:
+    """Return the plan of a run.
+
+    Raises:
+        UserError: For values that do not fit, a dataset that is not there, and a folder that cannot be used.
+    """
+    model, data, args = build_arguments(recipe)
+    if given.dataset is None:
+        find_source(data)  # its typo is told before anything about a folder that is named after it
+    stated = "output_dir" in recipe.values
+    base = Path(args.output_dir) if stated else _RUNS / run_name(recipe, data, given)
+    if not args.is_shared(base):
+        raise UserError(
+            f"output_dir: {base} is not the same folder on all machines, and checkpoints would not be whole; use"
+            " one on a disk that all of them share."
+        )
+    with args.main_process_first(local=False, desc="checkpoints"):  # the others find corrupt ones set aside
+        find = _find_run if stated else _find_numbered
+        folder, checkpoint = find(base, recipe, given, args.overwrite_output_dir)
+    args.output_dir = str(folder)
+    logger.info(f"Recipe {recipe.name}, into {folder}.")
+    if checkpoint is not None:
+        log_lines(logger, *given.notes_on_resume())
+    repository = None
+    if args.push_to_hub:
+        args.push_to_hub = False  # the stock Trainer's pushes fail in silence; the whole folder is pushed at the end
+        if args.process_index == 0:
+            repository = check_push(args.hub_model_id, folder, args.hub_private_repo)
+    if not stated:
+        recipe = override(recipe, {"output_dir": str(folder)})
+    return RunPlan(recipe, given, model, data, args, folder, checkpoint, repository)
+
+
+def run_name(recipe: Recipe, data: DataArguments, given: Given) -> str:
+    """Return what a run is called that nobody names: after data of one's own, else after its recipe."""
+    if given.dataset is not None:
+        return given.dataset.name
+    dataset = data.dataset
+    own = dataset is not None and (Path(dataset).expanduser().exists() or find_entry(dataset) is None)
+    by_recipe = recipe.origins.get("dataset", "").endswith((".yaml", ".yml"))  # then its name says as much
+    if dataset is None or dataset in CATALOG or not own or by_recipe:
+        return recipe.name
+    path = Path(dataset).expanduser()
+    name = path.name if path.name.strip(".") else path.resolve().name  # of "." and ".."
+    name = name if path.is_dir() else name.partition(".")[0]
+    return re.sub(r"[^\w.-]+", "_", name).strip("._") or recipe.name
+
+
+def _find_run(folder: Path, recipe: Recipe, given: Given, overwrite: bool) -> tuple[Path, Path | None]:
+    checkpoint = find_resumable(folder, recipe.values, overwrite)
+    if checkpoint is not None:
+        check_same_objects(folder, given)
+    return folder, checkpoint
+
+
+def _find_numbered(base: Path, recipe: Recipe, given: Given, overwrite: bool) -> tuple[Path, Path | None]:
+    """Return the newest of runs/name, runs/name-2 ... where its run resumes or was never begun, else the next."""
+    newest = max((number for number in _numbers(base)), default=0)
+    folder = _numbered(base, max(newest, 1))
+    if newest == 0 or overwrite:
+        return _find_run(folder, recipe, given, overwrite)
+    try:
+        return _find_run(folder, recipe, given, overwrite)
+    except UserError as reason:
+        following = _numbered(base, newest + 1)
+        found = _find_run(following, recipe, given, overwrite)
+        logger.info(f"{str(reason).removeprefix('output_dir: ').split(';')[0]}; this run goes into {following}.")
+        return found
+
+
+def _numbers(base: Path) -> list[int]:
+    """Return the numbers of the folders of a name that are there; 1 is the name alone."""
+    found = [1] if base.exists() else []
+    for path in base.parent.glob(f"{base.name}-*") if base.parent.is_dir() else ():
+        number = path.name.removeprefix(f"{base.name}-")
+        if number.isdigit() and int(number) > 1:
+            found.append(int(number))
+    return found
+
+
+def _numbered(base: Path, number: int) -> Path:
+    return base if number == 1 else base.with_name(f"{base.name}-{number}")

@@ -1,0 +1,187 @@
+"""Data, network and Trainer joined: what training, evaluation and export have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from hf_finetune.config.data import DataArguments
+from hf_finetune.config.training import FinetuneArguments
+from hf_finetune.data.batches import ImageBatches
+from hf_finetune.data.build import build_dataset
+from hf_finetune.data.dataset import EarlierImages, ImageDataset
+from hf_finetune.data.device import DeviceStage
+from hf_finetune.data.images.cache import DecodedImages, open_decoded_images
+from hf_finetune.data.images.unreadable import BadImages
+from hf_finetune.data.sources.raw import RawDataset
+from hf_finetune.data.stages import EvaluationStage, TrainingStage
+from hf_finetune.data.streaming.dataset import StreamedBatches, image_batches
+from hf_finetune.data.transforms.build import TrainTransforms
+from hf_finetune.evaluation.metrics import ClassificationMetrics, run_metrics
+from hf_finetune.models.processor import describe
+from hf_finetune.training.given import Given
+from hf_finetune.training.given_loss import check_loss, given_loss
+from hf_finetune.training.loader_errors import loader_errors_in_one_line
+from hf_finetune.training.trainer import ImageClassificationTrainer
+
+Batches = ImageBatches | StreamedBatches
+
+
+@contextmanager
+def filling_the_cache(args: FinetuneArguments, description: str) -> Iterator[None]:
+    """Let the first process of each machine go first, or the first of all where one cache serves all machines."""
+    each_machine = not args.is_shared(Path(datasets.config.HF_DATASETS_CACHE))
+    with args.main_process_first(local=each_machine, desc=description):
+        yield
+
+
+def load_data(
+    arguments: DataArguments,
+    args: FinetuneArguments,
+    num_labels: int | None = None,
+    require_train: bool = True,
+    earlier: EarlierImages | None = None,
+    given: RawDataset | None = None,
+) -> ImageDataset:
+    """Open a dataset, streamed or not.
+
+    Args:
+        arguments: Which dataset, and which of its splits.
+        args: The seed, and which process this is.
+        num_labels: What the user says of integer labels of a stream.
+        require_train: Whether a dataset without a split to train on is a mistake.
+        earlier: What a resumed run knows of its images.
+        given: A dataset that is open already, in the place of the one that `arguments` names.
+
+    Raises:
+        UserError: For everything about it that the user can fix.
+    """
+    with filling_the_cache(args, "dataset"):
+        return build_dataset(
+            arguments, args.seed, dataset=given, num_labels=num_labels, require_train=require_train, earlier=earlier
+        )
+
+
+@dataclass(frozen=True)
+class PreparedImages:
+    """The images of a dataset as an image processor prepares them for evaluation.
+
+    Attributes:
+        data: The dataset.
+        image_processor: What prepares them.
+        batches: By role, what a loader reads.
+        decoded: By role, the images that are kept decoded.
+        bad_images: What is done with unreadable ones.
+    """
+
+    data: ImageDataset
+    image_processor: BaseImageProcessor
+    batches: Mapping[str, Batches]
+    decoded: Mapping[str, DecodedImages]
+    bad_images: BadImages
+
+    def to_train_on(self, stage: TrainingStage) -> Batches:
+        """Return the training split as a stage of random transforms prepares it."""
+        batches = image_batches(self.data.splits["train"], stage, self.decoded.get("train"))
+        return self.bad_images.on_error("train", batches)
+
+
+def prepare_images(
+    data: ImageDataset,
+    image_processor: BaseImageProcessor,
+    arguments: DataArguments,
+    args: FinetuneArguments,
+    class_ids: Sequence[int] | None = None,
+) -> PreparedImages:
+    """Return all splits of a dataset, prepared for evaluation.
+
+    Args:
+        data: The dataset.
+        image_processor: What prepares its images.
+        arguments: Whether decoded images are kept, and what is done with unreadable ones.
+        args: Which process this is.
+        class_ids: For each class id of the dataset the model's, where they differ.
+    """
+    with args.main_process_first(desc="decoded images"):
+        decoded = open_decoded_images(data, arguments.decode_cache, args.world_size, args.local_process_index)
+    bad_images = BadImages(data, arguments.on_bad_image)
+    stage = EvaluationStage(image_processor, data.uniform, class_ids)
+    batches = {
+        role: bad_images.on_error(role, image_batches(split, stage, decoded.get(role)))
+        for role, split in data.splits.items()
+    }
+    return PreparedImages(data, image_processor, batches, decoded, bad_images)
+
+
+def build_evaluator(
+    network: PreTrainedModel, args: FinetuneArguments, images: PreparedImages, metrics: ClassificationMetrics
+) -> ImageClassificationTrainer:
+    """Return a Trainer that only evaluates."""
+    return ImageClassificationTrainer(
+        network,
+        args,
+        device_stage=DeviceStage(images.image_processor, images.data.uniform),
+        image_processor=images.image_processor,
+        compute_metrics=metrics,
+        reduce_logits=metrics.reduce_logits,
+        bad_images=images.bad_images,
+    )
+
+
+def build_trainer(
+    network: PreTrainedModel,
+    args: FinetuneArguments,
+    images: PreparedImages,
+    transforms: TrainTransforms,
+    as_evaluated: bool,
+    given: Given,
+) -> ImageClassificationTrainer:
+    """Return the Trainer of a run.
+
+    Args:
+        network: The network, with a head for the dataset's classes.
+        args: How it is trained.
+        images: What it is trained and evaluated on.
+        transforms: Of training images.
+        as_evaluated: Whether training images are prepared as in evaluation instead.
+        given: The caller's own loss, metrics and callbacks.
+
+    Raises:
+        UserError: Where a loss or a metric cannot be used, or `metric_for_best_model` is none.
+    """
+    names = images.data.label_names
+    metrics = ClassificationMetrics(names, run_metrics(given.metrics))
+    given.check_metrics(len(names))
+    args.prepare_for_run(has_validation="validation" in images.data.splits, metrics=metrics.names)
+    if args.load_best_model_at_end:
+        chosen_by = (args.metric_for_best_model or "loss").removeprefix("eval_")
+        args.greater_is_better = metrics.greater_is_better(chosen_by, args.greater_is_better)
+    with loader_errors_in_one_line():  # the number of the epoch is in shared memory too
+        stage = TrainingStage(transforms, args.seed, shared=args.dataloader_num_workers > 0)
+    figures = describe(images.image_processor)
+    trainer = ImageClassificationTrainer(
+        network,
+        args,
+        device_stage=DeviceStage(
+            images.image_processor, images.data.uniform, transforms, figures.mean, figures.std, len(names)
+        ),
+        training_stage=stage,
+        image_processor=images.image_processor,
+        train_dataset=images.batches["train"] if as_evaluated else images.to_train_on(stage),
+        eval_dataset=images.batches.get("validation"),
+        compute_metrics=metrics,
+        reduce_logits=metrics.reduce_logits,
+        bad_images=images.bad_images,
+    )
+    if given.loss is not None:
+        loss = given.loss.to(args.device) if hasattr(given.loss, "to") else given.loss
+        check_loss(loss, len(names), transforms.mixing is not None, args.device)
+        trainer.compute_loss_func = given_loss(loss)
+    for callback in given.callbacks:
+        trainer.add_callback(callback)
+    return trainer
