@@ -58,11 +58,12 @@ def accuracy(prediction: EvalPrediction) -> dict[str, float]:
     return {"accuracy": float((np.argmax(prediction.predictions, axis=-1) == prediction.label_ids).mean())}
 
 
-def twin(model: PreTrainedModel) -> PreTrainedModel:
+def twin(model: torch.nn.Module | None) -> PreTrainedModel:
     """Returns the same architecture with the same weights, built anew: contiguous, and trainable throughout."""
+    assert isinstance(model, PreTrainedModel)  # a Trainer's `model` may be more
     other = type(model)(copy.deepcopy(model.config))
     other.load_state_dict(model.state_dict())
-    return other.to(model.device)
+    return other.to(model.device)  # type: ignore[arg-type]  # typed as a function of `self` alone
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.processor import default_train_transforms, describe
 from hf_finetune.training.checkpoints.run_folder import prepare_folder
 from hf_finetune.training.checkpoints.store import full_disk_told
-from hf_finetune.training.extensions.log_lines import SecondEpochCallback
+from hf_finetune.training.extensions.epochs import SecondEpochCallback
 from hf_finetune.training.finetune_result import FinetuneResult
 from hf_finetune.training.frozen.features import FeatureDataset, train_on_images
 from hf_finetune.training.frozen.policy import frozen_policy, start_head

@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from tests.helpers.dataset_server import DatasetServer
+from tests.helpers.processes import REPOSITORY, TWO_PROCESSES, run_command
 from tests.helpers.streamed import write_parquet, write_tars
 from tests.helpers.tiny import write_recipe
-from tests.training.test_processes import REPOSITORY, TWO_PROCESSES, run_command
 
 pytestmark = pytest.mark.faults
 

@@ -44,9 +44,7 @@ def read_objects(dataset: InMemoryDataset) -> RawDataset:
         UserError: The object is none of these, or an item of a torch dataset cannot be used.
     """
     if not isinstance(dataset, Mapping):
-        return RawDataset(
-            {"train": _read_split("train", dataset, notes := [])}, f"in-memory {_name(dataset)}", notes=notes
-        )
+        dataset = {"train": dataset}
     if not dataset:
         raise UserError("dataset: the mapping of splits is empty; pass at least the split train.")
     raw = RawDataset({}, f"in-memory {_name(next(iter(dataset.values())))}")

@@ -24,7 +24,7 @@ _RESULT_FILES = (
     METRICS_FILE, "model.safetensors", "config.json", "preprocessor_config.json", "README.md", "model.onnx",
     "model_int8.onnx",
 )  # fmt: skip
-# What may differ when an interrupted run goes on: where and how it runs, not what it computes.
+# What may differ when an interrupted run resumes: where and how it runs, not what it computes.
 _MAY_CHANGE = {
     "dataloader_num_workers",
     "dataloader_persistent_workers",
@@ -52,7 +52,7 @@ _MAY_CHANGE = {
 
 
 def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool) -> Path | None:
-    """Returns the checkpoint from which a run with these recipe values goes on in `folder`, or None for a new run.
+    """Returns the checkpoint from which a run with these recipe values resumes in `folder`, or None for a new run.
 
     That is the newest whole one. Corrupt ones that are newer are named in the log and set aside; else it only reads.
     Raises `UserError` where the folder holds a finished run, another run, or anything else that a new run would write

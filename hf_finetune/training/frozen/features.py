@@ -120,7 +120,7 @@ def module_inputs(
     )
     with bar, trainer.loading(), _inputs_of(module) as given:
         for batch in loader:
-            inputs = trainer._prepare_inputs(batch)
+            inputs = trainer.prepare_batch(batch)
             labels = inputs.pop("labels")
             with torch.inference_mode(), trainer.accelerator.autocast():
                 model(**inputs)
@@ -195,7 +195,7 @@ def _after_backbone(
     if head is None:
         raise FeaturesNotKept(f"the head of {type(model).__name__} is not one module")
 
-    inputs = trainer._prepare_inputs(dataset.__getitems__(range(min(2, len(dataset)))))
+    inputs = trainer.prepare_batch(dataset.__getitems__(range(min(2, len(dataset)))))
     inputs.pop("labels")
     dropped: list[tuple[nn.Module, torch.Tensor]] = []
     hooks = [
