@@ -260,7 +260,7 @@ def test_the_key_tables_name_every_own_field_with_its_type_and_default(heading):
         value = item.default if item.default is not MISSING else item.default_factory()
         assert type_ == type_name(hints[item.name]), key
         # A word as it stands, since YAML 1.1 would read some as something else.
-        shown = None if default == "none" else default if isinstance(value, str) else yaml.safe_load(default)
+        shown = default if isinstance(value, str) else None if default == "none" else yaml.safe_load(default)
         assert shown == value and isinstance(shown, bool) == isinstance(value, bool), f"{key}: {default}"
         assert meaning
 
