@@ -157,7 +157,7 @@ def test_a_disabled_bar_is_silent(capsys, clock):
     [
         ("image", 4, "checking 2/4, 12 s"),
         ("image", None, "checking 2, 12 s"),
-        ("B", 4_000_000, "checking 0.0/4.0 MB, 12 s"),
+        ("B", 4e6, "checking 0.0/4.0 MB, 12 s"),
     ],
 )
 def test_lines_of_progress(unit, total, line):

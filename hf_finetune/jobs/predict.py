@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from tqdm import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_finetune.config.model import ModelArguments
@@ -23,7 +22,7 @@ from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError
 from hf_finetune.exporters.base import LogitsOf
 from hf_finetune.exporters.onnx_model import OnnxModel
-from hf_finetune.logs import get_logger
+from hf_finetune.logs import get_logger, progress_bar, write_line
 from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
 
@@ -140,7 +139,7 @@ def classify(
     stage = EvaluationStage(classifier.image_processor, uniform=False)
     device_stage = DeviceStage(classifier.image_processor, uniform=False)
     starts = range(0, len(images), batch_size)
-    for start in tqdm(starts, desc="images", unit="batch", delay=2, file=sys.stderr, disable=not show_bar):
+    for start in progress_bar(starts, desc="images", unit="batch", delay=2, disable=not show_bar):
         predictions: list[Prediction] = []
         batches = []
         for name, value in images[start : start + batch_size]:
@@ -203,7 +202,7 @@ def predict_files(
     with _writing(output) as file:
         for text in _written(_readable(predictions, unreadable), output_format):
             if file is sys.stdout:
-                tqdm.write(text, file=file, end="")  # above the bar
+                write_line(text.removesuffix("\n"))  # above the bar
             else:
                 file.write(text)
     if output is not None:

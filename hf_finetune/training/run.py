@@ -157,5 +157,5 @@ def _open_folder(prepared: PreparedRun) -> None:
         if args.process_index == 0 and plan.checkpoint is None:
             prepare_folder(plan.folder, to_yaml(plan.recipe) + plan.given.as_comments(), args.overwrite_output_dir)
         prepared.images.bad_images.persist_to(
-            plan.folder, goes_on=plan.checkpoint is not None, first=args.local_process_index == 0
+            plan.folder, resumed=plan.checkpoint is not None, first=args.local_process_index == 0
         )

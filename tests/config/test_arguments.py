@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
+from transformers.utils.logging import get_verbosity as transformers_verbosity
 
 from hf_finetune.config.arguments import build_arguments, coerce
 from hf_finetune.config.data import DataArguments
@@ -123,3 +125,21 @@ def test_workers_for_a_gpu_are_its_share_of_the_cores(cores, processes, workers)
 def test_without_a_gpu_no_workers_are_started():
     assert FinetuneArguments(output_dir="runs/none", use_cpu=True).dataloader_num_workers == 0
     assert FinetuneArguments(output_dir="runs/none", use_cpu=True, dataloader_num_workers=3).dataloader_num_workers == 3
+
+
+@pytest.mark.parametrize(
+    ("level", "ours", "transformers"),
+    [("error", logging.ERROR, logging.ERROR), ("info", logging.INFO, logging.WARNING), ("passive", logging.INFO, None)],
+)
+def test_the_log_level_is_that_of_our_logger_and_transformers_follows(level, ours, transformers, monkeypatch):
+    logger = logging.getLogger("hf_finetune")
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    training = build(log_level=level)[2]
+    assert logger.level == ours
+    assert training.get_process_log_level() == (transformers_verbosity() if transformers is None else transformers)
+    logger.setLevel(logging.INFO)
+
+
+def test_a_log_level_that_is_none_is_refused():
+    with pytest.raises(UserError, match='log_level is "loud". Use one of debug, info'):
+        build(log_level="loud")

@@ -73,7 +73,7 @@ def test_what_a_command_does_not_have_is_not_advised():
         check_words(["--epochs"], ["dataset", "seed"])
 
 
-@pytest.mark.parametrize("flag", ["--label_map", "--verbose_steps", "--backend", "--tensor", "--dataloader"])
+@pytest.mark.parametrize("flag", ["--label_map", "--verbose_steps", "--tensor", "--dataloader"])
 def test_what_is_not_near_is_not_guessed_at(flag: str):
     if not any(key.startswith(flag[2:]) for key in KEYS):
         with pytest.raises(UserError, match="To list the flags of a command"):

@@ -93,7 +93,7 @@ def test_a_dataset_that_is_none(refused: Refused, tmp_path: Path, name: str, wor
         (("--max_train_samples", "0"), "max_train_samples is 0; use a number of at least 1"),
         (
             ("--validation_fraction", "10"),
-            "validation_fraction is 10; use a fraction of at least 0 and below 1, such as 0.1",
+            "validation_fraction is 10; use a fraction of at least 0 and below 1",
         ),
         (("--on_bad_image", "ignore"), 'on_bad_image is "ignore". Use one of stop, skip'),
         (("--num_labels", "10"), "num_labels is 10 but the dataset has 2 classes (cat, dog); use --num_labels 2"),
