@@ -10,6 +10,7 @@ from hf_finetune.config.arguments import build_arguments
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.errors import UserError
 from hf_finetune.logs import get_logger, log_lines
+from hf_finetune.models.head import class_names
 from hf_finetune.models.load import load_config, load_model, quiet_transformers
 from hf_finetune.models.processor import load_image_processor
 
@@ -31,7 +32,7 @@ def convert_weights(source: str, folder: Path, **settings: Any) -> None:
     )
     config = load_config(model_arguments, label_names=None)
     image_processor = load_image_processor(model_arguments, config, data_arguments)
-    label_names = [config.id2label[position] for position in range(config.num_labels)]
+    label_names = class_names(config)
     loaded = load_model(model_arguments, config, label_names, seed=0)
     model = loaded.model.base_model if loaded.initialized else loaded.model
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -30,6 +30,7 @@ from hf_finetune.evaluation.metrics import as_percent
 from hf_finetune.exporters.base import Agreement, ExportFormat, Logits, LogitsOf, need_packages
 from hf_finetune.exporters.formats import FORMATS
 from hf_finetune.logs import get_logger, log_lines
+from hf_finetune.models.head import class_names
 from hf_finetune.models.load import load_trained
 from hf_finetune.models.processor import describe, load_image_processor
 from hf_finetune.training.wiring import load_data
@@ -82,7 +83,7 @@ def export_model(
     else:
         role = next(role for role in ("test", "validation", "train") if role in data.splits)
         name = f"{data.source}, {role}: {data.split_names[role]}"
-        classes = [network.config.id2label[class_id] for class_id in range(network.config.num_labels)]
+        classes = class_names(network.config)
         class_ids = match_classes(data.splits[role], data.label_names, classes)
         samples = ImageBatches(data.splits[role], EvaluationStage(image_processor, uniform, class_ids))
 

@@ -21,7 +21,7 @@ _FILES = {
     "optimizer.pt",
     "preprocessor_config.json",
     "rng_state.pth",
-    "running_loss.json",
+    "resume_state.json",
     "scheduler.pt",
     "trainer_state.json",
 }

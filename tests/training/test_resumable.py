@@ -215,5 +215,5 @@ def test_what_a_checkpoint_holds(tmp_path):
     assert load_file(newest / "model.safetensors")
     assert {path.name for path in newest.iterdir()} == {
         "config.json", "manifest.json", "model.safetensors", "optimizer.pt", "preprocessor_config.json",
-        "rng_state.pth", "running_loss.json", "scheduler.pt", "trainer_state.json",
+        "rng_state.pth", "resume_state.json", "scheduler.pt", "trainer_state.json",
     }  # fmt: skip

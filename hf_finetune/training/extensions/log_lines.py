@@ -1,48 +1,22 @@
-"""What happens beside the optimizer steps — the epoch of the draws, and what is shown."""
+"""What a run shows: a line for every entry of the log, and the progress bar."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_finetune.evaluation.metrics import METRICS, Metric
 from hf_finetune.evaluation.report import format_log_figures
 from hf_finetune.logs import get_logger
+from hf_finetune.training.extensions.base import Extension
 
 logger = get_logger(__name__)
 
 
-class EpochCallback(TrainerCallback):
-    """Tells which epoch begins, counted from 0."""
-
-    def __init__(self, set_epoch: Callable[[int], None]) -> None:
-        self.set_epoch = set_epoch
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.set_epoch(int(state.epoch or 0))
-
-
-class SecondEpochCallback(TrainerCallback):
-    """Does some work once, when the first whole pass over the images and its evaluation are over."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        self.work = work
-        self.epochs_begun = 0
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.epochs_begun += 1
-        if self.epochs_begun == 2:
-            self.work()
-
-
-class PlainLogLineCallback(TrainerCallback):
-    """One readable line for every entry of the log, without the progress bar that `disable_tqdm` turns off."""
+class LogLines(Extension):
+    """Logs one readable line for every entry of the log, and shows no progress bar (`disable_tqdm`)."""
 
     metrics: Mapping[str, Metric] = METRICS
     """The metrics of the run, which the line after an evaluation shows."""
@@ -55,33 +29,42 @@ class PlainLogLineCallback(TrainerCallback):
         logs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        """Log the line of an entry in the main process."""
         if state.is_world_process_zero and (line := format_log_line(logs or {}, state, self.metrics)):
-            self.write(line)
-
-    def write(self, line: str) -> None:
-        logger.info(line)
+            logger.info(line)
 
 
-class LogLineCallback(PlainLogLineCallback, ProgressCallback):
-    """The progress bar, and the same lines above it."""
+class LogLinesAndBar(LogLines, ProgressCallback):
+    """Shows the progress bar of Transformers, and the same lines above it."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        super().on_train_begin(args, state, control, **kwargs)
+        """Name the bar of the training."""
+        ProgressCallback.on_train_begin(self, args, state, control, **kwargs)  # type: ignore[no-untyped-call]
         if self.training_bar is not None:
             self.training_bar.set_description("training")
 
     def on_prediction_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
     ) -> None:
-        super().on_prediction_step(args, state, control, **kwargs)
+        """Name the bar of an evaluation."""
+        ProgressCallback.on_prediction_step(self, args, state, control, eval_dataloader, **kwargs)  # type: ignore[no-untyped-call]
         if self.prediction_bar is not None:
             self.prediction_bar.set_description("evaluating", refresh=False)
 
 
 def format_log_line(logs: Mapping[str, Any], state: TrainerState, metrics: Mapping[str, Metric] = METRICS) -> str:
-    """Returns the line for one entry of the log, or an empty string for the summary at the end of training."""
+    """Return the line for one entry of the log.
+
+    Args:
+        logs: The entry: the mean training loss in nats and the learning rate, or the figures of an evaluation.
+        state: Position of the run.
+        metrics: The metrics of the run.
+
+    Returns:
+        The line; an empty string for the summary at the end of training.
+    """
     where = f"epoch {logs.get('epoch', 0):6.2f}  step {state.global_step}/{state.max_steps}"
     if "loss" in logs:
         return f"{where}  loss {logs['loss']:.4f}  learning rate {logs['learning_rate']:.4g}"

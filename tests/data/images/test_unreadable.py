@@ -168,14 +168,14 @@ class Cut(Exception):
 
 
 def at_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int, action: Callable[[], object]) -> None:
-    original = ImageClassificationTrainer._set_epoch
+    original = ImageClassificationTrainer.set_epoch
 
     def patched(self: ImageClassificationTrainer, begun: int) -> None:
         original(self, begun)
         if begun == epoch:
             action()
 
-    monkeypatch.setattr(ImageClassificationTrainer, "_set_epoch", patched)
+    monkeypatch.setattr(ImageClassificationTrainer, "set_epoch", patched)
 
 
 def cut() -> None:

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from hf_finetune.errors import UserError
-from hf_finetune.training.extensions.ema import AVERAGE_FILE
 from tests.training.test_trainer import make_model, make_trainer
 
+AVERAGE_FILE = "averaged_weights.safetensors"
 DECAY = 0.7
 EVALUATED = {
     "eval_strategy": "epoch", "save_strategy": "epoch", "num_train_epochs": 3, "ema_decay": DECAY, "learning_rate": 0.1,
