@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from transformers import PreTrainedModel
 
 from hf_finetune.config.arguments import build_arguments
 from hf_finetune.config.recipe import Recipe
@@ -34,7 +36,7 @@ def convert_weights(source: str, folder: Path, **settings: Any) -> None:
     image_processor = load_image_processor(model_arguments, config, data_arguments)
     label_names = class_names(config)
     loaded = load_model(model_arguments, config, label_names, seed=0)
-    model = loaded.model.base_model if loaded.initialized else loaded.model
+    model = cast(PreTrainedModel, loaded.model.base_model) if loaded.initialized else loaded.model
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
         part = Path(scratch) / folder.name  # what is interrupted leaves no half

@@ -242,8 +242,9 @@ def _evaluate(
     classes, _, losses = (np.asarray(array) for array in predicted.predictions[:3])
     per_class = per_class_figures(classes, labels, names)
     batches = images.batches[role]
-    streamed = isinstance(batches, StreamedBatches)
-    rows = np.argsort(batches.arrangement.source_rows()) if streamed else np.arange(len(labels))
+    rows = np.arange(len(labels))
+    if isinstance(batches, StreamedBatches):
+        rows = np.argsort(batches.arrangement.source_rows())
     return EvaluationResult(
         figures,
         classes[rows],

@@ -239,7 +239,7 @@ def _give_features(
 
     trainer.model.forward = forward
     trainer.train_dataset, trainer.eval_dataset = features["train"], features.get("validation")
-    trainer.device_stage = _without_sample_index
+    trainer.device_stage = _without_sample_index  # type: ignore[assignment]  # features need no stage
     # A batch is one gather from memory: workers would only be in its way.
     args = trainer.args
     args.dataloader_num_workers, args.dataloader_prefetch_factor, args.dataloader_persistent_workers = 0, None, False
