@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from transformers import PreTrainedModel
 
 from hf_finetune.config.arguments import build_arguments
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.errors import UserError
 from hf_finetune.logs import get_logger, log_lines
+from hf_finetune.models.head import class_names
 from hf_finetune.models.load import load_config, load_model, open_source
 from hf_finetune.models.processor import load_image_processor
 from hf_finetune.models.quiet import quiet_transformers
@@ -39,9 +42,9 @@ def convert_weights(source: str, folder: Path, **settings: Any) -> None:
     weights = open_source(model_arguments)
     config = load_config(weights, label_names=None)
     image_processor = load_image_processor(weights, config, data_arguments)
-    label_names = [config.id2label[position] for position in range(config.num_labels)]
+    label_names = class_names(config)
     loaded = load_model(weights, config, label_names, seed=0)
-    model = loaded.model.base_model if loaded.initialized else loaded.model
+    model = cast(PreTrainedModel, loaded.model.base_model) if loaded.initialized else loaded.model
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
         part = Path(scratch) / folder.name  # what is interrupted leaves no half

@@ -23,6 +23,7 @@ from hf_finetune.errors import UserError
 from hf_finetune.exporters.base import LogitsOf
 from hf_finetune.exporters.onnx_model import OnnxModel
 from hf_finetune.logs import get_logger, progress_bar, write_line
+from hf_finetune.models.head import class_names
 from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
 
@@ -102,14 +103,15 @@ def _open(model: str | Path | PreTrainedModel, image_processor: BaseImageProcess
     if not isinstance(model, PreTrainedModel) and str(model).endswith(".onnx"):
         onnx = OnnxModel(Path(model))
         return _Classifier(onnx, onnx.image_processor, onnx.id2label, torch.device("cpu"))
-    given = isinstance(model, PreTrainedModel)
-    source = open_source(model if given else ModelArguments(model_name_or_path=str(model)))
+    source = open_source(model if isinstance(model, PreTrainedModel) else ModelArguments(model_name_or_path=str(model)))
     network = load_trained(source)
     device = network.device  # an object stays where it is
-    if not given and torch.accelerator.is_available():
+    if not isinstance(model, PreTrainedModel) and torch.accelerator.is_available():
         device = torch.accelerator.current_accelerator() or device
     image_processor = image_processor or load_image_processor(source, network.config)
-    return _Classifier(LogitsOf(network.to(device)), image_processor, network.config.id2label, device)
+    names = dict(enumerate(class_names(network.config)))
+    torch.nn.Module.to(network, device)
+    return _Classifier(LogitsOf(network), image_processor, names, device)
 
 
 def classify(

@@ -104,7 +104,7 @@ def run(recipe: Recipe, command: str, given: Given | None = None) -> FinetuneRes
     train_on_images(trainer.model)
     if plan.repository is not None:
         push_folder(plan.folder, plan.repository, plan.args.hub_private_repo)
-    return FinetuneResult(record.metrics, trainer.model, trainer.processing_class, plan.folder)
+    return FinetuneResult(record.metrics, trainer.model, prepared.images.image_processor, plan.folder)
 
 
 def prepare(recipe: Recipe, given: Given | None = None) -> PreparedRun:

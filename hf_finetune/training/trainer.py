@@ -27,6 +27,7 @@ from transformers import (
     Trainer,
     TrainerCallback,
 )
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from hf_finetune.config.training import FinetuneArguments
@@ -80,7 +81,7 @@ class ImageClassificationTrainer(Trainer):
         reduce_logits: Callable[[torch.Tensor, torch.Tensor], Any] | None = None,
         bad_images: BadImages | None = None,
         extensions: Sequence[Extension] | None = None,
-        callbacks: Sequence[TrainerCallback] = (),
+        callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
     ) -> None:
         """Create a trainer.
 
@@ -134,6 +135,7 @@ class ImageClassificationTrainer(Trainer):
         self._restored_loss: RunningLoss | None = None
         self._stopped_by: signal.Signals | None = None
         self.remove_callback(ProgressCallback)
+        self.remove_callback(DEFAULT_PROGRESS_CALLBACK)  # in a notebook another: progress would appear twice
         self.remove_callback(PrinterCallback)
         if extensions is None:
             metrics = compute_metrics.metrics if isinstance(compute_metrics, ClassificationMetrics) else METRICS

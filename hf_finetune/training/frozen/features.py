@@ -10,13 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel
+from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_finetune.data.batches import NOT_COUNTED, ImageBatches
@@ -33,7 +33,7 @@ _WITHOUT_DRAWS = ("CenterCrop", "Grayscale", "Identity", "Pad", "Resize", "RGB")
 _SECONDS_BEFORE_BAR = 2
 
 
-class FeatureDataset(torch.utils.data.Dataset):
+class FeatureDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """Features, float32 (images, ...), and labels, int64 (images,), given a whole batch at a time.
 
     `sample_index`, int64 (images,), are the rows of the source's split that they are of.
@@ -99,7 +99,7 @@ def train_on_images(model: PreTrainedModel) -> None:
 
 
 def module_inputs(
-    trainer: ImageClassificationTrainer, dataset: torch.utils.data.Dataset, module: nn.Module, description: str
+    trainer: ImageClassificationTrainer, dataset: Any, module: nn.Module, description: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields what `module` is given for each batch of a dataset, float32 (batch, ...), and its labels, int64 (batch,).
 
@@ -111,7 +111,7 @@ def module_inputs(
         dataset,
         batch_size=args.per_device_eval_batch_size,
         collate_fn=trainer.data_collator,
-        num_workers=args.dataloader_num_workers,
+        num_workers=args.dataloader_num_workers or 0,
         pin_memory=args.dataloader_pin_memory,
         generator=torch.Generator(),  # of its own, so that training draws the same numbers afterwards
     )
@@ -150,7 +150,7 @@ def _features(
     """Reads a split's features, each of `shape`, or computes and writes them first. Raises `FeaturesNotKept`."""
     args = trainer.args
     settings = {
-        "image_processor": trainer.processing_class.to_json_string(),
+        "image_processor": cast(BaseImageProcessor, trainer.processing_class).to_json_string(),
         "transforms": transforms,
         "device": args.device.type,
         "mixed_precision": trainer.accelerator.mixed_precision,
@@ -240,7 +240,7 @@ def _give_features(
 
     trainer.model.forward = forward
     trainer.train_dataset, trainer.eval_dataset = features["train"], features.get("validation")
-    trainer.device_stage = _without_sample_index
+    trainer.device_stage = _without_sample_index  # type: ignore[assignment]  # features need no stage
     # A batch is one gather from memory: workers would only be in its way.
     args = trainer.args
     args.dataloader_num_workers, args.dataloader_prefetch_factor, args.dataloader_persistent_workers = 0, None, False
