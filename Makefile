@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_FOLDER := runs/demo
 
-.PHONY: demo test test-quick test-faults lint
+.PHONY: demo test test-quick test-faults lint docs notebook
 
 # The stamp is as new as the last set-up, so a changed list of packages is installed again.
 $(VENV)/installed: constraints.txt setup.cfg pyproject.toml
@@ -32,3 +32,15 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	touch $@
+
+# The site, in build/site; nothing is fetched while it is built.
+docs: $(VENV)/installed-docs
+	$(BIN)/python docs/site/tables.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
+
+notebook: $(VENV)/installed-docs
+	HF_HUB_OFFLINE=1 $(BIN)/jupyter execute --output $(CURDIR)/build/quickstart.ipynb docs/notebooks/quickstart.ipynb

@@ -1,4 +1,4 @@
-"""README and docs against the code: commands, recipes, key tables, links, and the Chinese tutorial against English.
+"""README and docs against the code: commands, recipes, tables, Python, links, and the Chinese tutorial against English.
 
 The fenced blocks are read in order, as a reader follows them. A block `yaml recipe NAME` is written to NAME in an
 empty folder, `yaml recipe append NAME` is added to it; each recipe is resolved and its values are checked. A block
@@ -9,9 +9,11 @@ empty folder, `yaml recipe append NAME` is added to it; each recipe is resolved 
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
 import re
 import shlex
+import sys
 import typing
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass
@@ -23,6 +25,7 @@ import yaml
 from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
+import hf_finetune
 from benchmarks import __main__ as benchmarks
 from hf_finetune.api import finetune
 from hf_finetune.cli import main as cli
@@ -33,14 +36,15 @@ from hf_finetune.config.recipe import Recipe, load_recipe, override
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.data.catalog import CATALOG, DatasetEntry
 from hf_finetune.data.transforms.batch import BATCH_TRANSFORMS
-from hf_finetune.jobs.evaluate import evaluate_model
-from hf_finetune.jobs.export import export_model
 from hf_finetune.jobs.import_config import import_as_recipe
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")])
 TUTORIAL, CHINESE_TUTORIAL = REPOSITORY / "docs/tutorial.md", REPOSITORY / "docs/zh_CN/tutorial.md"
 SCRIPT = "scripts/run_finetune.py"
+# Pages that no one follows from command to command, so they need not train.
+REFERENCE = {"CHANGELOG.md", "CONTRIBUTING.md", "api.md", "architecture.md"}
+TRACKERS = ["mlflow", "tensorboard"]  # that the pages report to; the tests need not have them
 GROUPS = {"Model": ModelArguments, "Data": DataArguments, "Training": FinetuneArguments}
 
 
@@ -96,6 +100,9 @@ class Reader:
         monkeypatch.setattr("hf_finetune.hub.push.push_folder", self.job("push"))
         monkeypatch.setattr("hf_finetune.jobs.convert.convert_weights", self.job("convert"))
         monkeypatch.setattr("hf_finetune.jobs.import_config.import_as_recipe", self.import_config)
+        for name, module in list(sys.modules.items()):
+            if name.startswith("hf_finetune.config.") and hasattr(module, "get_available_reporting_integrations"):
+                monkeypatch.setattr(module, "get_available_reporting_integrations", lambda: TRACKERS)
 
     def train(self, recipe: Recipe, command: str) -> None:
         self.jobs.append("train")
@@ -178,7 +185,7 @@ def ids(documents: list[Path]) -> list[str]:
 def test_every_command_and_recipe_of_a_document_is_one(document, reader):
     for block in blocks_of(document):
         reader.read(block)
-    assert "train" in reader.jobs
+    assert "train" in reader.jobs or document.name in REFERENCE
 
 
 def test_the_reader_finds_what_is_wrong(reader):
@@ -245,7 +252,8 @@ def type_name(hint: Any) -> str:
 def test_the_key_tables_name_every_own_field_with_its_type_and_default(heading):
     group = GROUPS[heading]
     hints = typing.get_type_hints(group)
-    own = [name for name in inspect.get_annotations(group) if name in argument_fields()]
+    ours = [part for part in group.__mro__ if part.__module__.startswith("hf_finetune.")]
+    own = {name for part in ours for name in inspect.get_annotations(part) if name in argument_fields()}
     rows = tables_of(REPOSITORY / "docs/recipes.md", f"### {heading}")
     assert sorted(row[0] for row in rows) == sorted(f"`{name}`" for name in own)
     for key, type_, default, meaning in rows:
@@ -264,6 +272,24 @@ def test_the_transforms_that_run_on_batches_are_those_that_the_table_names():
     assert named == sorted(BATCH_TRANSFORMS)
 
 
+def site_module(name: str) -> Any:
+    """Returns a module of docs/site, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", REPOSITORY / f"docs/site/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tables_are_those_of_the_registries():
+    tables = site_module("tables")
+    pages = [page for page in DOCUMENTS if "<!-- table:" in page.read_text(encoding="utf-8")]
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert tables.with_tables(text) == text, f"{page.name} is out of date; run python docs/site/tables.py"
+    named = {name for page in pages for name in re.findall(r"<!-- table: (\w+)", page.read_text(encoding="utf-8"))}
+    assert named == set(tables.TABLES)
+
+
 def test_the_table_of_named_datasets_is_the_catalog():
     rows = tables_of(REPOSITORY / "docs/datasets.md", "## Named datasets")
     expected = [
@@ -278,14 +304,29 @@ def test_the_table_of_named_datasets_is_the_catalog():
     ]
     assert rows == expected
     sources = next(row for row in tables_of(REPOSITORY / "README.md", "## Where the images come from"))
-    assert sources[0] == "A named dataset: " + ", ".join(CATALOG)
+    examples = re.match(r"A named dataset, such as (\w+), (\w+) or (\w+) ", sources[0])
+    assert set(examples.groups()) <= set(CATALOG)
+
+
+def test_a_dataset_that_is_added_stands_in_the_table(monkeypatch):
+    tables = site_module("tables")
+    toy = DatasetEntry(name="toys", hub_id="me/toys", num_classes=3, split_sizes={"train": 1_200}, recipe="finetune")
+    monkeypatch.setitem(tables.CATALOG, "toys", toy)
+    assert "| `toys` | me/toys | 3 | train 1,200 | `finetune` |" in tables.datasets_table()
+
+
+def public_functions() -> dict[str, Callable[..., Any]]:
+    found = {name: getattr(hf_finetune, name) for name in hf_finetune.__all__}
+    return {name: item for name, item in found.items() if inspect.isfunction(item)}
 
 
 def test_the_python_of_the_documents_calls_what_there_is():
-    callers = {"finetune": finetune, "evaluate_model": evaluate_model, "export_model": export_model}
-    called = []
+    callers, called = public_functions(), []
     for block in (block for document in DOCUMENTS for block in blocks_of(document) if block.info == "python"):
         tree = ast.parse(block.text)
+        for statement in (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)):
+            if statement.module == "hf_finetune":
+                assert {alias.name for alias in statement.names} <= set(hf_finetune.__all__), block.place
         for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
             name = getattr(call.func, "id", "")
             if name in callers:
@@ -297,6 +338,20 @@ def test_the_python_of_the_documents_calls_what_there_is():
                 assert entry.name not in CATALOG and entry.validation_split in entry.split_sizes
                 called.append(name)
     assert {"finetune", "DatasetEntry"} <= set(called)
+
+
+def test_the_api_reference_names_every_public_name():
+    named = re.findall(r"^::: hf_finetune\.(\w+)$", (REPOSITORY / "docs/api.md").read_text(encoding="utf-8"), re.M)
+    first_version = {"evaluate_model", "export_model"}  # other names of functions that are there
+    assert sorted(named) == sorted({name for name in hf_finetune.__all__ if not name.startswith("_")} - first_version)
+
+
+def test_the_navigation_of_the_site_names_every_page():
+    config = (REPOSITORY / "docs/site/mkdocs.yml").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^ +- .*: (\S+\.md)$", config, re.M))
+    pages = {str(page.relative_to(REPOSITORY / "docs")) for page in DOCUMENTS if page.parent != REPOSITORY}
+    shown = {page for page in site_module("hooks").SHOWN.values() if page.endswith(".md")}
+    assert listed == pages | shown
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=ids(DOCUMENTS))
