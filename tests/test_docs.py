@@ -27,7 +27,6 @@ from torch.distributed.run import get_args_parser
 
 import hf_finetune
 from benchmarks import __main__ as benchmarks
-from hf_finetune.api import finetune
 from hf_finetune.cli import main as cli
 from hf_finetune.config.arguments import argument_fields, build_arguments
 from hf_finetune.config.data import DataArguments

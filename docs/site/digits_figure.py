@@ -1,6 +1,6 @@
 """Draw docs/images/digits_run.png, the README's figure, from the folder that `make demo` leaves.
 
-    python docs/site/digits_figure.py runs/demo
+python docs/site/digits_figure.py runs/demo
 """
 
 from __future__ import annotations
