@@ -86,8 +86,8 @@ class Given:
             return []
         copula = "are" if len(functions) > 1 else "is"
         return [
-            f"Note: {' and '.join(functions)} {copula} compared by name alone; the run ends as it would have without the"
-            " interruption only if the code is the same."
+            f"Note: {' and '.join(functions)} {copula} compared by name alone; the run ends as it would have without"
+            " the interruption only if the code is the same."
         ]
 
     def as_comments(self) -> str:
