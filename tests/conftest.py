@@ -67,6 +67,7 @@ QUICK = (
     "training/test_loss",
     "training/test_optimization",
     "training/test_sampling",
+    "training/test_schedule_settings",
 )
 
 atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
