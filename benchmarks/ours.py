@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from datasets import Dataset
+
 from benchmarks.harness import Session, quiet
 from benchmarks.stock import Schedule
 from hf_finetune.config.arguments import argument_fields
@@ -44,4 +46,7 @@ def fill_caches(prepared: PreparedRun) -> None:
 
 def source_rows(prepared: PreparedRun, role: str) -> list[int]:
     """Return the rows of the source's split that the run has for a role, so that stock can use the same."""
-    return prepared.images.data.splits[role].with_format(None)["sample_index"][:]
+    split = prepared.images.data.splits[role]
+    assert isinstance(split, Dataset)
+    rows: list[int] = split.with_format(None)["sample_index"][:]
+    return rows

@@ -16,7 +16,7 @@ import textwrap
 import time
 from collections.abc import Iterable, Iterator, Sized
 from types import TracebackType
-from typing import Any, Generic, Protocol, TextIO, TypeVar
+from typing import Any, Generic, Protocol, TextIO, TypeVar, overload
 
 PACKAGE = "hf_finetune"
 LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -199,16 +199,26 @@ class PlainProgress(Generic[Item]):
         self.close()
 
 
+@overload
 def progress_bar(
-    iterable: Iterable[Item] | None = None,
+    iterable: None = None, *, total: int | None = None, desc: str = "", unit: str = "it", delay: float = 0,
+    leave: bool = True, disable: bool | None = False,
+) -> Progress[Any]: ...  # fmt: skip
+@overload
+def progress_bar(
+    iterable: Iterable[Item], *, total: int | None = None, desc: str = "", unit: str = "it", delay: float = 0,
+    leave: bool = True, disable: bool | None = False,
+) -> Progress[Item]: ...  # fmt: skip
+def progress_bar(
+    iterable: Iterable[Any] | None = None,
     *,
     total: int | None = None,
     desc: str = "",
     unit: str = "it",
     delay: float = 0,
     leave: bool = True,
-    disable: bool = False,
-) -> Progress[Item]:
+    disable: bool | None = False,
+) -> Progress[Any]:
     """Return a progress bar, or what writes plain lines where standard error is no terminal and no notebook.
 
     Args:
@@ -221,7 +231,7 @@ def progress_bar(
         disable: Show nothing.
     """
     if not (sys.stderr.isatty() or _in_notebook()):
-        return PlainProgress(() if iterable is None else iterable, total, desc, unit, disable)
+        return PlainProgress(() if iterable is None else iterable, total, desc, unit, bool(disable))
     from tqdm.auto import tqdm  # only where a bar is shown
 
     return tqdm(
@@ -232,7 +242,7 @@ def progress_bar(
         unit_scale=unit == "B",
         delay=delay,
         leave=leave,
-        disable=disable,
+        disable=bool(disable),
         dynamic_ncols=True,
     )
 

@@ -150,5 +150,5 @@ def pass_on(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """
     if torch.utils.data.get_worker_info() is not None:
         for tensor in batch.values():
-            tensor.share_memory_()  # type: ignore[no-untyped-call]
+            tensor.share_memory_()
     return batch

@@ -42,7 +42,7 @@ class TrainingStage:
         self.seed = seed
         self.epoch = torch.zeros((), dtype=torch.int64)
         if shared:
-            self.epoch.share_memory_()  # type: ignore[no-untyped-call]
+            self.epoch.share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch that the next batches belong to."""

@@ -78,7 +78,7 @@ def quantize_int8(source: Path, target: Path, batches: Iterable[torch.Tensor]) -
 
     inputs = ({INPUT_NAME: batch.numpy(force=True)} for batch in batches)
 
-    class Calibration(quantization.CalibrationDataReader):  # type: ignore[misc]
+    class Calibration(quantization.CalibrationDataReader):
         def get_next(self) -> dict[str, NDArray[np.float32]] | None:
             return next(inputs, None)
 

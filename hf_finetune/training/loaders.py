@@ -8,7 +8,8 @@ import torch
 from torch.utils.data import DataLoader, SequentialSampler
 
 from hf_finetune.config.training import FinetuneArguments
-from hf_finetune.data.streaming.dataset import Arrangement, StreamedBatches
+from hf_finetune.data.streaming.dataset import StreamedBatches
+from hf_finetune.data.streaming.order import Arrangement
 from hf_finetune.training.sampling import EpochSampler
 
 

@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import get_scheduler
 
-from hf_finetune.config.training import MULTISTEP, FinetuneArguments
+from hf_finetune.config.training import FinetuneArguments
+from hf_finetune.config.training_keys import MULTISTEP
 
 
 def decayed_parameters(model: nn.Module, norms_and_biases: bool, left_out: Collection[str]) -> list[str]:

@@ -11,7 +11,7 @@ import inspect
 from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator
+from accelerate.accelerator import Accelerator
 from torch import nn
 from transformers import TrainerState
 

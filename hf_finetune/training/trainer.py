@@ -263,7 +263,7 @@ class ImageClassificationTrainer(Trainer):
         """Measure the norm of the gradient for the steps that are logged; the stock Trainer does at every step."""
         if grad_norm is None and (self.state.global_step + 1) % self.state.logging_steps:
             return None
-        return cast("torch.Tensor | float | None", super()._get_grad_norm(model, grad_norm))  # type: ignore[no-untyped-call]
+        return cast("torch.Tensor | float | None", super()._get_grad_norm(model, grad_norm))
 
     # ---- evaluation ----
 
@@ -325,7 +325,7 @@ class ImageClassificationTrainer(Trainer):
         """Run an epoch unless the run is complete: it may have been stopped between its last step and its result."""
         self._restore_running_loss()
         if self.state.global_step < self.state.max_steps:
-            super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
+            super()._run_epoch(*args, **kwargs)
 
     def _restore_running_loss(self) -> None:
         restored, self._restored_loss = self._restored_loss, None
@@ -365,7 +365,7 @@ class ImageClassificationTrainer(Trainer):
         self._restore_running_loss()  # if not one step was left
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
-            return cast(TrainOutput, super()._finalize_training(*args, **kwargs))  # type: ignore[no-untyped-call]
+            return cast(TrainOutput, super()._finalize_training(*args, **kwargs))
         finally:
             self.args.save_total_limit = limit
 
@@ -380,7 +380,7 @@ class ImageClassificationTrainer(Trainer):
         """End the process group without the abort that gloo jobs meet at random at exit (pytorch#190489)."""
         self.accelerator.free_memory()
         self.model_wrapped = self.model
-        super().end()  # type: ignore[no-untyped-call]
+        super().end()
 
     # ---- checkpoints ----
 

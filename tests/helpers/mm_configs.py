@@ -39,7 +39,9 @@ OLD_TEST = [
 ]
 
 
-def old_data(dataset_type: str = "ImageNet", train: Any = OLD_TRAIN, test: Any = OLD_TEST, **part: Any) -> dict:
+def old_data(
+    dataset_type: str = "ImageNet", train: Any = OLD_TRAIN, test: Any = OLD_TEST, **part: Any
+) -> dict[str, Any]:
     """Return `data` of 0.x, with 32 samples per GPU."""
     part = {"data_prefix": "data/imagenet/train", **part} if dataset_type == "ImageNet" else part
     return dict(
@@ -81,7 +83,7 @@ def new_config(**changes: Any) -> dict[str, Any]:
         dict(type="PackInputs"),
     ]
 
-    def loader(pipeline: list, split: str) -> dict:
+    def loader(pipeline: list[Any], split: str) -> dict[str, Any]:
         dataset = dict(type="ImageNet", data_root="data/imagenet", split=split, pipeline=pipeline)
         return dict(batch_size=32, num_workers=2, dataset=dataset, sampler=dict(type="DefaultSampler", shuffle=True))
 

@@ -199,7 +199,7 @@ class RandomResizedCrop(BatchTransform):
         """
         crop = self.transform
         draws = uniform_draws(keys, self.stream, 2 * self.attempts + 2)
-        pairs = draws[:, 2:].unflatten(1, (self.attempts, 2))  # type: ignore[no-untyped-call]
+        pairs = draws[:, 2:].unflatten(1, (self.attempts, 2))
         widths, heights = _attempted_sizes(pairs, (height * width)[:, None], crop.scale, crop.ratio)
         fits = (widths > 0) & (widths <= width[:, None]) & (heights > 0) & (heights <= height[:, None])
         any_fits, crop_width, crop_height = _first_fitting(fits, widths, heights)
@@ -272,7 +272,7 @@ class RandomErasing(BatchTransform):
         erasing = self.transform
         height, width = images.shape[-2:]
         draws = uniform_draws(keys, self.stream, 2 * self.attempts + 3)
-        pairs = draws[:, 3:].unflatten(1, (self.attempts, 2))  # type: ignore[no-untyped-call]
+        pairs = draws[:, 3:].unflatten(1, (self.attempts, 2))
         heights, widths = _attempted_sizes(pairs, height * width, erasing.scale, erasing.ratio)
         any_fits, box_height, box_width = _first_fitting((heights < height) & (widths < width), heights, widths)
         erased = any_fits & (draws[:, 0] < erasing.p)

@@ -18,7 +18,7 @@ LEVELS = 10.0  # the magnitude at which an operation has its full strength
 Operation = Callable[["IncreasingRandAugment", torch.Tensor, float], torch.Tensor]
 
 
-class IncreasingRandAugment(v2.Transform):  # type: ignore[misc]  # torchvision has no types
+class IncreasingRandAugment(v2.Transform):  # torchvision has no types
     """Apply random operations to a uint8 image of shape (3, height, width)."""
 
     def __init__(

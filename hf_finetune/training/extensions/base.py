@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
+from accelerate.accelerator import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 from transformers import TrainerCallback, TrainerState

@@ -10,7 +10,7 @@ from transformers.trainer_utils import has_length
 
 from hf_finetune.evaluation.metrics import METRICS, Metric
 from hf_finetune.evaluation.report import format_log_figures
-from hf_finetune.logs import get_logger, progress_bar
+from hf_finetune.logs import Progress, get_logger, progress_bar
 from hf_finetune.training.extensions.base import Extension
 
 logger = get_logger(__name__)
@@ -43,6 +43,9 @@ class LogLines(Extension):
 class LogLinesAndBar(LogLines, ProgressCallback):
     """Shows a progress bar, or plain lines in its place where there is no terminal, and the same lines above it."""
 
+    training_bar: Progress[Any] | None  # type: ignore[assignment]  # Transformers declares None alone
+    prediction_bar: Progress[Any] | None  # type: ignore[assignment]
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -59,7 +62,7 @@ class LogLinesAndBar(LogLines, ProgressCallback):
             self.prediction_bar = progress_bar(
                 total=len(eval_dataloader), desc="evaluating", leave=self.training_bar is None
             )
-        ProgressCallback.on_prediction_step(self, args, state, control, eval_dataloader, **kwargs)  # type: ignore[no-untyped-call]
+        ProgressCallback.on_prediction_step(self, args, state, control, eval_dataloader, **kwargs)
 
 
 def format_log_line(logs: Mapping[str, Any], state: TrainerState, metrics: Mapping[str, Metric] = METRICS) -> str:
