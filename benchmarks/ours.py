@@ -8,6 +8,7 @@ from benchmarks.harness import Session, quiet
 from benchmarks.stock import Schedule
 from hf_finetune.config.arguments import argument_fields
 from hf_finetune.config.recipe import Recipe
+from hf_finetune.data.streaming.split import StreamedSplit
 from hf_finetune.training.run import PreparedRun, prepare
 
 # For questions about images, where the network only has to be there, and in place of any network in quick runs.
@@ -44,4 +45,6 @@ def fill_caches(prepared: PreparedRun) -> None:
 
 def source_rows(prepared: PreparedRun, role: str) -> list[int]:
     """Returns which rows of the source's split the run has for a role, so that stock can take the same."""
-    return prepared.images.data.splits[role].with_format(None)["sample_index"][:]
+    split = prepared.images.data.splits[role]
+    assert not isinstance(split, StreamedSplit)
+    return split.with_format(None)["sample_index"][:]
