@@ -55,6 +55,7 @@ SLOW = (
     "models/test_load",
     "models/test_resnet_cifar.py::test_saved_weights",
     "test_accelerate_configs",
+    "test_api",
     "test_distributed",
     "test_seen_images",
     "test_slurm",
@@ -63,7 +64,11 @@ SLOW = (
 )
 # Small files in the folders above.
 QUICK = (
+    "training/checkpoints/test_sizes",
     "training/checkpoints/test_store",
+    "training/extensions/test_ema_alone",
+    "training/extensions/test_epochs",
+    "training/extensions/test_streaming_state",
     "training/test_loss",
     "training/test_optimization",
     "training/test_sampling",
