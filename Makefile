@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_FOLDER := runs/demo
 
-.PHONY: demo test test-faults lint docs notebook
+.PHONY: demo test test-quick test-faults lint docs notebook
 
 # The stamp is as new as the last set-up, so a changed list of packages is installed again.
 $(VENV)/installed: constraints.txt setup.cfg pyproject.toml
@@ -17,8 +17,13 @@ $(VENV)/installed: constraints.txt setup.cfg pyproject.toml
 demo: $(VENV)/installed
 	$(BIN)/hf-finetune train --dataset digits --output_dir $(DEMO_FOLDER) --overwrite_output_dir
 
+# All tests but those of test-faults, on every core up to eight, with the coverage below the figures that it must reach.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --cov
+
+# For the edit loop: without what trains networks, starts processes or tries thousands of inputs.
+test-quick: $(VENV)/installed
+	$(BIN)/python -m pytest -n 2 -m 'not faults and not slow'
 
 test-faults: $(VENV)/installed
 	$(BIN)/python -m pytest -m faults
@@ -26,6 +31,7 @@ test-faults: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 $(VENV)/installed-docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'

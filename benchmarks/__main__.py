@@ -68,7 +68,7 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parse(sys.argv[1:] if words is None else words)
     if options.list:
         for name in MODULES:
-            print(f"{name:<18}{importlib.import_module(f'benchmarks.{name}').__doc__.splitlines()[0]}")
+            print(f"{name:<18}{(importlib.import_module(f'benchmarks.{name}').__doc__ or '').splitlines()[0]}")
         return 0
 
     from benchmarks.harness import Session, datasets_cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from benchmarks.data_cifar import one_pass
 from benchmarks.harness import Answer, Row, Session, alternate, compare_seconds, per_second
 from benchmarks.images import photograph_folder
@@ -12,7 +14,7 @@ from hf_finetune.models.processor import IMAGENET_MEAN, IMAGENET_STD
 
 def _compare(session: Session, kind: str, question: str, count: int, required: float) -> Row:
     path = photograph_folder(session, kind, count)
-    items = [{"RandomResizedCrop": {"size": 224}}, "RandomHorizontalFlip"]
+    items: list[Any] = [{"RandomResizedCrop": {"size": 224}}, "RandomHorizontalFlip"]
     schedule = Schedule(session.size(16, 2), max_steps=1)
     prepared = prepare_ours(
         session,

@@ -1,16 +1,16 @@
-"""Compare the logits of converted networks with those of the original networks, in evaluation mode.
+"""Compares networks of other libraries with what `--load_from` makes of their weights: the logits of both.
 
-Each network is built by its own library. Its BatchNorm statistics and every vector are set to random values, and it is
-trained for some steps of SGD on random images. Its state dict is saved as that library saves it and loaded as
-`--load_from` loads it. Both networks classify the same images. One line per network gives the largest difference of the
-logits and their standard deviation. The exit code is 1 if a difference exceeds 1e-5 of the standard deviation (or 1e-5,
-if the standard deviation is below 1).
+Each network is built by its own library. Its BatchNorm statistics and vectors are made random, and it is trained for
+some steps of SGD on random images. Its state dict is saved as that library saves it and read as `--load_from` reads it;
+then both networks see the same images in evaluation mode. Each line shows the largest difference of their logits beside
+the standard deviation of the logits. The exit code is 1 if a difference is above 1e-5 times that, or times 1 if it is
+less.
 
     python benchmarks/foreign_weights.py torchvision timm
     python benchmarks/foreign_weights.py mmpretrain
 
-torchvision and timm come with this package's `dev` extra. MMPretrain needs a separate environment: a copy of this
-package's environment, and in it
+torchvision and timm are those of this package's `dev` extra. MMPretrain needs an environment of its own beside it: a
+copy of this package's, and in it
 
     python -m pip install --no-deps mmpretrain==1.2.0 mmcv-lite==2.2.0 mmengine==0.10.7 model-index==0.1.11 mat4py \\
         addict yapf platformdirs termcolor einops ordered-set markdown "importlib_metadata<9" zipp \\
@@ -24,7 +24,9 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,11 +42,11 @@ def torchvision_networks() -> Iterator[Network]:
     from torchvision import models
 
     for depth in (18, 34, 50, 101, 152):
-        yield f"resnet{depth}", lambda depth=depth: models.get_model(f"resnet{depth}", num_classes=CLASSES), 64
+        yield f"resnet{depth}", partial(models.get_model, f"resnet{depth}", num_classes=CLASSES), 64
     for name in ("resnext50_32x4d", "wide_resnet50_2"):
-        yield name, lambda name=name: models.get_model(name, num_classes=CLASSES), 64
+        yield name, partial(models.get_model, name, num_classes=CLASSES), 64
     for name, size in (("vit_b_16", 224), ("vit_b_32", 224), ("convnext_tiny", 64), ("swin_t", 224)):
-        yield name, lambda name=name: models.get_model(name, num_classes=CLASSES), size
+        yield name, partial(models.get_model, name, num_classes=CLASSES), size
 
 
 def timm_networks() -> Iterator[Network]:
@@ -64,7 +66,7 @@ def timm_networks() -> Iterator[Network]:
         ("convnext_tiny", 64),
         ("swin_tiny_patch4_window7_224", 224),
     ):
-        yield name, lambda name=name: timm.create_model(name, num_classes=CLASSES), size
+        yield name, partial(timm.create_model, name, num_classes=CLASSES), size
 
 
 def mmpretrain_networks() -> Iterator[Network]:
@@ -74,9 +76,9 @@ def mmpretrain_networks() -> Iterator[Network]:
     init_default_scope("mmpretrain")
 
     class Logits(nn.Module):
-        """MMPretrain's classifier, which returns logits only from a method of its own."""
+        """MMPretrain's classifier, whose forward pass does not return the logits."""
 
-        def __init__(self, backbone: dict, head: dict, pooled: bool) -> None:
+        def __init__(self, backbone: dict[str, Any], head: dict[str, Any], pooled: bool) -> None:
             super().__init__()
             neck = {"neck": {"type": "GlobalAveragePooling"}} if pooled else {}
             self.classifier = MODELS.build({"type": "ImageClassifier", "backbone": backbone, "head": head, **neck})
@@ -84,23 +86,23 @@ def mmpretrain_networks() -> Iterator[Network]:
         def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
             return self.classifier.head(self.classifier.extract_feat(pixel_values))
 
-        def state_dict(self, *arguments, **settings) -> dict[str, torch.Tensor]:
+        def state_dict(self, *arguments: Any, **settings: Any) -> dict[str, Any]:  # type: ignore[override]
             return self.classifier.state_dict(*arguments, **settings)
 
-    def linear(channels: int) -> dict:
+    def linear(channels: int) -> dict[str, Any]:
         return {"type": "LinearClsHead", "num_classes": CLASSES, "in_channels": channels}
 
     for depth in (18, 34, 50, 101, 152):
         channels = 512 if depth < 50 else 2048
         for kind, size in (("ResNet", 64), ("ResNet_CIFAR", 32)):
             backbone = {"type": kind, "depth": depth}
-            yield f"{kind}-{depth}", lambda b=backbone, c=channels: Logits(b, linear(c), True), size
+            yield f"{kind}-{depth}", partial(Logits, backbone, linear(channels), True), size
     resnext = {"type": "ResNeXt", "depth": 50, "groups": 32, "width_per_group": 4}
     yield "ResNeXt-50", lambda: Logits(resnext, linear(2048), True), 64
     for arch, width in (("deit-tiny", 192), ("small", 768), ("base", 768)):
         head = {"type": "VisionTransformerClsHead", "num_classes": CLASSES, "in_channels": width}
         backbone = {"type": "VisionTransformer", "arch": arch, "img_size": 224, "patch_size": 16}
-        yield f"VisionTransformer {arch}", lambda b=backbone, h=head: Logits(b, h, False), 224
+        yield f"VisionTransformer {arch}", partial(Logits, backbone, head, False), 224
     convnext = {"type": "ConvNeXt", "arch": "tiny"}
     yield "ConvNeXt tiny", lambda: Logits(convnext, linear(768), False), 64
     swin = {"type": "SwinTransformer", "arch": "tiny", "img_size": 224}
@@ -111,7 +113,7 @@ LIBRARIES = {"torchvision": torchvision_networks, "timm": timm_networks, "mmpret
 
 
 def train(network: nn.Module, size: int, steps: int) -> None:
-    """Set statistics and vectors to random values, then train some steps, so that no tensor keeps its initial value."""
+    """Make statistics and vectors random and train for some steps, so that no tensor keeps its initial values."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
@@ -150,12 +152,12 @@ def main() -> int:
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     print(f"{'library':<12}{'network':<32}{'difference':>10}{'std':>10}")
-    right = True
+    agree = True
     for library in arguments.libraries:
         for name, build, size in LIBRARIES[library]():
             torch.manual_seed(0)
-            right &= compare(library, name, build(), size, arguments.steps)
-    return 0 if right else 1
+            agree &= compare(library, name, build(), size, arguments.steps)
+    return 0 if agree else 1
 
 
 if __name__ == "__main__":

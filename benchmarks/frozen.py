@@ -1,4 +1,4 @@
-"""Ten epochs of the head on a frozen backbone: ours reads cached features, stock runs the backbone in every epoch."""
+"""Ten epochs of the head on a frozen backbone: ours reads cached features, stock runs the backbone every time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.harness import Answer, Ratio, Row, Session, alternate, compare_seconds, quiet, seconds
 from benchmarks.images import CIFAR10_MEAN, CIFAR10_STD, hub_copy
 from benchmarks.ours import TINY_RESNET, prepare_ours, unknown_keys
-from benchmarks.stock import Schedule
+from benchmarks.stock import Schedule, twin
 from benchmarks.train_resnet18 import RESNET18
 from benchmarks.whole_runs import WholeRun, prepare_whole_runs
 
@@ -16,7 +16,7 @@ _IMAGE_SIZE = 64
 
 
 def _train_backbone(session: Session, path: Path) -> Path:
-    """Return a checkpoint of ResNet-18 that was trained briefly on the images, so that its features are useful."""
+    """Returns a checkpoint of the shape of ResNet-18 that has seen the images briefly: features worth a head."""
     batch = session.size(128, 32)
     prepared = prepare_ours(
         session,
@@ -34,12 +34,15 @@ def _train_backbone(session: Session, path: Path) -> Path:
     folder = session.folder / "backbone"
     with quiet():
         prepared.trainer.train()
-        model = prepared.trainer.model.cpu()
-        # Class names that differ from the dataset's, so that loading it creates a new head.
-        model.config.id2label = {position: f"other {position}" for position in range(model.config.num_labels)}
-        model.config.label2id = {name: position for position, name in model.config.id2label.items()}
+        model = twin(prepared.trainer.model).cpu()
+        # Other names than the dataset's, so that whoever loads it begins with a new head.
+        names = {position: f"other {position}" for position in range(model.config.num_labels or 0)}
+        model.config.id2label = names
+        model.config.label2id = {name: position for position, name in names.items()}
         model.save_pretrained(folder)
-        prepared.trainer.processing_class.save_pretrained(folder)
+        processor = prepared.trainer.processing_class
+        assert processor is not None
+        processor.save_pretrained(folder)
     return folder
 
 

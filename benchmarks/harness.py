@@ -101,7 +101,7 @@ def alternate(sides: Mapping[str, Callable[[], float]], pairs: int) -> dict[str,
     gc.collect()
     gc.freeze()  # a collection in mid-block then looks at that block's objects only, not at all libraries'
     for number in range(pairs):
-        for name in sides if number % 2 == 0 else reversed(sides):
+        for name in sides if number % 2 == 0 else reversed([*sides]):
             samples[name].append(sides[name]())
     gc.unfreeze()
     return samples

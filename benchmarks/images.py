@@ -95,7 +95,7 @@ def photograph_folder(session: Session, kind: str, count: int) -> Path:
             shutil.copyfile(folder / "train" / f"class_{earlier % 2}" / f"{earlier:04d}.jpg", path)
             continue
         scale = _IMAGENET_SIDE / max(image.size)
-        size = tuple(max(1, round(scale * side)) for side in image.size)
+        size = (max(1, round(scale * image.width)), max(1, round(scale * image.height)))
         if kind == "camera":
             size = (1000, 750) if session.quick else _PHOTOGRAPH
         image.resize(size, PIL.Image.Resampling.BICUBIC).save(path, quality=90)

@@ -14,7 +14,8 @@ class Limit:
     """Forward pass, cross entropy, backward pass and fused SGD, repeated on the same images."""
 
     def __init__(self, model: PreTrainedModel, schedule: Schedule, image_size: int) -> None:
-        self.model = model.to(memory_format=torch.channels_last).train()
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]  # typed as a function of `self` alone
+        self.model = model.train()
         self.optimizer = torch.optim.SGD(
             model.parameters(),
             lr=schedule.learning_rate,
@@ -24,7 +25,7 @@ class Limit:
         )
         images = torch.randn(schedule.batch, 3, image_size, image_size, device=model.device)
         self.images = images.contiguous(memory_format=torch.channels_last)
-        self.labels = torch.randint(model.config.num_labels, (schedule.batch,), device=model.device)
+        self.labels = torch.randint(int(model.config.num_labels or 0), (schedule.batch,), device=model.device)
 
     def _steps(self, count: int) -> None:
         for _ in range(count):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -155,7 +156,8 @@ def measure(session: Session) -> Answer:
     if not Path("/proc/self/smaps_rollup").exists():
         return Answer(notes=["Skipped: this system does not report a process's memory (/proc/self/smaps_rollup)."])
     steps, images = session.size(10_000, 100), session.size(3_200, 64)
-    answer, runs = Answer(), {}
+    answer = Answer()
+    runs: dict[str, Any] = {}
     for workers, words in ((0, "no loader workers"), (2, "2 loader workers")):
         both = _runs(session, steps, images, workers)
         runs |= {f"{side}, {words}": holdings for side, holdings in both.items()}

@@ -12,6 +12,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -62,7 +63,7 @@ def look(step: int) -> Holding:
     )
 
 
-def _train_stock(told: dict) -> None:
+def _train_stock(told: dict[str, Any]) -> None:
     from transformers import AutoModelForImageClassification
 
     from benchmarks.harness import Session

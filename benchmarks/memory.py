@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import statistics
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ def measure(session: Session) -> Answer:
         resident[name] = max(resident[name], report.resident_megabytes)
         return report.anonymous_megabytes
 
-    samples = alternate({name: lambda name=name: peak(name) for name in sizes}, session.pairs)
+    samples = alternate({name: partial(peak, name) for name in sizes}, session.pairs)
     ratio = Ratio([many / few for many, few in zip(samples["many"], samples["few"], strict=True)], 1.05, False)
     few, many = (f"{statistics.median(samples[name]):.0f} MB" for name in ("few", "many"))
     row = Row(f"peak memory, {sizes['few']:,} rows against {sizes['many']:,}", many, f"{few} (ours, few rows)", ratio)

@@ -37,7 +37,7 @@ def _compare(session: Session, network: str, settings: dict[str, Any], steps: in
     words = write_recipe(session, f"processes-{network}", recipe)
 
     def run(*launcher: str) -> float:
-        options = {"launcher": launcher} if launcher else {}
+        options: dict[str, Any] = {"launcher": launcher} if launcher else {}
         report = run_child(session, WARM_UP + steps, words, one_core=True, OMP_NUM_THREADS="1", **options)
         return report.seconds_per_step
 

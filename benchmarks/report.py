@@ -71,7 +71,8 @@ def merge_results(path: Path, answers: Mapping[str, Answer], order: Sequence[str
 
     Raises `OtherMachine` if the rows that would stay are from another machine: the rows of one table are comparable.
     """
-    old_rows, old_notes = {}, {}
+    old_rows: dict[str, list[list[str]]] = {}
+    old_notes: dict[str, list[str]] = {}
     if path.is_file():
         text = path.read_text(encoding="utf-8")
         for line in text.splitlines():

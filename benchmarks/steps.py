@@ -20,7 +20,7 @@ from benchmarks.limit import Limit
 from benchmarks.ours import TINY_RESNET, fill_caches, prepare_ours
 from benchmarks.stock import Schedule, load_stock_dataset, set_stock_transform, stock_trainer, twin
 
-CROP_AND_FLIP = [{"RandomCrop": {"size": 32, "padding": 4}}, "RandomHorizontalFlip"]
+CROP_AND_FLIP: list[Any] = [{"RandomCrop": {"size": 32, "padding": 4}}, "RandomHorizontalFlip"]
 
 
 class StepClock(TrainerCallback):

@@ -1,7 +1,7 @@
-"""Stock: the Trainer as a user has it without this package.
+"""Stock: what a user has today.
 
 The Trainer of Transformers, fed by `set_transform` with torchvision's transforms on one PIL image at a time, the
-default collator and contiguous tensors. Model, weights, batch size, workers, optimizer and steps are the same as ours.
+default collator and contiguous tensors. Model, weights, batch, workers, optimizer and steps are those of ours.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.harness import Session
 
 
 def load_stock_dataset(path: Path) -> DatasetDict:
-    """Load a copy in the Hub's layout or a folder of class folders with `datasets`."""
+    """Loads a copy in the Hub's layout or a folder of class folders, as `datasets` does it."""
     if any(path.rglob("*.parquet")):
         return load_dataset(str(path))
     return load_dataset("imagefolder", data_dir=str(path))
@@ -34,7 +34,7 @@ def set_stock_transform(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Dataset:
-    """Set the transforms of a recipe's `train_transforms` on a dataset, then ToTensor and Normalize.
+    """Gives a dataset the transforms of a recipe's `train_transforms`, then ToTensor and Normalize.
 
     `mean` and `std` are in pixel units, 0 to 255.
     """
@@ -58,16 +58,17 @@ def accuracy(prediction: EvalPrediction) -> dict[str, float]:
     return {"accuracy": float((np.argmax(prediction.predictions, axis=-1) == prediction.label_ids).mean())}
 
 
-def twin(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a new network with the same architecture and weights: contiguous, with all parameters trainable."""
+def twin(model: torch.nn.Module | None) -> PreTrainedModel:
+    """Returns the same architecture with the same weights, built anew: contiguous, and trainable throughout."""
+    assert isinstance(model, PreTrainedModel)  # a Trainer's `model` may be more
     other = type(model)(copy.deepcopy(model.config))
     other.load_state_dict(model.state_dict())
-    return other.to(model.device)
+    return other.to(model.device)  # type: ignore[arg-type]  # typed as a function of `self` alone
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How both sides train: SGD without clipping, and by default a learning rate that falls linearly."""
+    """What both sides train with: SGD without clipping, and a rate that falls linearly unless said otherwise."""
 
     batch: int
     learning_rate: float = 0.01
@@ -79,7 +80,7 @@ class Schedule:
     eval_strategy: str = "no"
 
     def common(self, session: Session) -> dict[str, Any]:
-        """Return the settings that have the same name on both sides."""
+        """The settings that have one name on both sides."""
         return {
             "learning_rate": self.learning_rate,
             "weight_decay": self.weight_decay,
@@ -106,7 +107,7 @@ def stock_trainer(
     compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = accuracy,
     **settings: Any,
 ) -> Trainer:
-    """Return the Trainer; `settings` are additional arguments, which override those of the schedule."""
+    """Makes the Trainer; `settings` are further arguments of it, over those of the schedule."""
     args = TrainingArguments(
         output_dir=str(session.folder / "stock"),
         per_device_train_batch_size=schedule.batch,

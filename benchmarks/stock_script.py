@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from datasets import load_dataset
@@ -25,7 +26,7 @@ class ScriptArguments:
 
 
 def main(words: list[str]) -> None:
-    parser = HfArgumentParser((ScriptArguments, TrainingArguments))
+    parser = HfArgumentParser((ScriptArguments, TrainingArguments))  # type: ignore[arg-type]  # typed for instances
     script, training = parser.parse_args_into_dataclasses(words)
     dataset = load_dataset(script.dataset_name)
     names = dataset["train"].features[script.label_column_name].names
@@ -43,7 +44,7 @@ def main(words: list[str]) -> None:
         [transforms.RandomResizedCrop(side), transforms.RandomHorizontalFlip(), transforms.Resize(side), *finish]
     )
 
-    def preprocess(rows: dict) -> dict:
+    def preprocess(rows: dict[str, Any]) -> dict[str, Any]:
         images = [train(image.convert("RGB")) for image in rows[script.image_column_name]]
         return {"pixel_values": images, "labels": rows[script.label_column_name]}
 

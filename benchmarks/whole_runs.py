@@ -13,7 +13,7 @@ from typing import Any
 
 from datasets import Dataset
 from torch import nn
-from transformers import AutoModelForImageClassification, PreTrainedModel, Trainer
+from transformers import AutoModelForImageClassification, BaseImageProcessor, PreTrainedModel, Trainer
 
 from benchmarks.harness import Session, datasets_cache, quiet, synchronize
 from benchmarks.ours import prepare_ours, source_rows
@@ -84,7 +84,7 @@ def _freeze(model: PreTrainedModel) -> None:
     """Freeze the backbone: no gradients, and BatchNorm uses its stored statistics in training too."""
     backbone = model.base_model
     backbone.requires_grad_(False)
-    backbone.train = lambda mode=True: nn.Module.train(backbone, False)
+    backbone.train = lambda mode=True: nn.Module.train(backbone, False)  # type: ignore[method-assign]
 
 
 def _train(trainer: Trainer, begin: float) -> WholeRun:
@@ -92,6 +92,7 @@ def _train(trainer: Trainer, begin: float) -> WholeRun:
     synchronize()
     seconds = time.perf_counter() - begin
     accuracies = [entry["eval_accuracy"] for entry in trainer.state.log_history if "eval_accuracy" in entry]
+    assert isinstance(trainer.model, PreTrainedModel)
     return WholeRun(seconds, trainer.model, accuracies[-1] if accuracies else None)
 
 
@@ -102,6 +103,8 @@ def prepare_whole_runs(session: Session, path: Path, schedule: Schedule, **setti
     start = session.folder / f"start-{settings['dataset']}"
     with quiet():
         twin(prepared.trainer.model).cpu().save_pretrained(start)
-    rows = {role: source_rows(prepared, role) for role in ("train", "test")}
-    preprocessing = describe(prepared.trainer.processing_class)
+    rows: dict[str, Sequence[int]] = {role: source_rows(prepared, role) for role in ("train", "test")}
+    processor = prepared.trainer.processing_class
+    assert isinstance(processor, BaseImageProcessor)
+    preprocessing = describe(processor)
     return WholeRuns(session, path, settings, start, rows, preprocessing.mean, preprocessing.std)

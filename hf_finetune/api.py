@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -33,17 +33,13 @@ from hf_finetune.training.given import Given
 from hf_finetune.training.given_loss import Loss
 from hf_finetune.training.run import choose_recipe, run
 
-DatasetLike = (
-    str
-    | os.PathLike[str]
-    | Dataset
-    | DatasetDict
-    | torch.utils.data.Dataset[Any]
-    | Mapping[str, Dataset | torch.utils.data.Dataset[Any]]
+DatasetLike: TypeAlias = (
+    "str | os.PathLike[str] | Dataset | DatasetDict | torch.utils.data.Dataset[Any]"
+    " | Mapping[str, Dataset | torch.utils.data.Dataset[Any]]"
 )
 """A name, path or Hub id; an object of `datasets`; a torch dataset of (image, label); or split names to objects."""
 
-ImageLike = str | os.PathLike[str] | Image | np.ndarray | torch.Tensor
+ImageLike: TypeAlias = "str | os.PathLike[str] | Image | np.ndarray[Any, Any] | torch.Tensor"
 """A path, a PIL image, or an array or tensor (`hf_finetune.predict`)."""
 
 # Keys of a recipe that say which images, or which network: an argument takes the place of them all.
@@ -187,7 +183,7 @@ def predict(
         checked = _checked_model(model)
         several = isinstance(images, Sequence) and not isinstance(images, str)
         named: list[tuple[Path | int, Any]] = []
-        for image in images if several else [images]:  # type: ignore[list-item, union-attr]
+        for image in images if several else [images]:  # type: ignore[union-attr]
             if isinstance(image, (str, os.PathLike)):
                 named += [(path, {"path": str(path), "bytes": None}) for path in find_images([os.fspath(image)])]
             else:

@@ -26,7 +26,60 @@ from tests.helpers.hub_session import logged_in, server  # noqa: F401 - fixtures
 from tests.helpers.mistakes import refused  # noqa: F401 - a fixture
 from tests.helpers.tiny import write_recipe
 
+# What trains networks, starts processes or tries thousands of inputs, by the beginning of its name below tests/.
+# `make test-quick` leaves it out: each costs more than a second. What is new is quick until it is named here or marked
+# by `pytest.mark.slow`.
+SLOW = (
+    "benchmarks/",
+    "config/test_fuzz",
+    "data/images/test_cache.py::test_a_run_gives_the_same_weights",
+    "data/images/test_cache.py::test_the_name_is_the_same_in_another_process",
+    "data/images/test_fuzz",
+    "data/images/test_unreadable",
+    "data/sources/test_fuzz",
+    "data/streaming/test_build",
+    "data/test_mistakes",
+    "data/transforms/test_mixing.py::test_a_run_that_mixes",
+    "evaluation/test_metrics.py::test_two_processes_at_once",
+    "evaluation/test_plots.py::test_a_thousand_classes",
+    "exporters/",
+    "faults/",
+    "hub/test_push",
+    "jobs/",
+    "mmclassification/test_syntax.py::test_values_that_double",
+    "models/foreign/",
+    "models/test_batch_norm",
+    "models/test_freeze",
+    "models/test_hub_code",
+    "models/test_lenet5.py::test_it_loads_by_the_auto_classes",
+    "models/test_load",
+    "models/test_resnet_cifar.py::test_saved_weights",
+    "test_accelerate_configs",
+    "test_distributed",
+    "test_seen_images",
+    "test_slurm",
+    "test_tutorial",
+    "training/",
+)
+# Small files in the folders above.
+QUICK = (
+    "training/checkpoints/test_store",
+    "training/test_loss",
+    "training/test_optimization",
+    "training/test_sampling",
+    "training/test_schedule_settings",
+)
+
 atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that are slow by where they are."""
+    folder = Path(__file__).parent
+    for item in items:
+        place = f"{item.path.relative_to(folder).as_posix()}::{item.name}"
+        if place.startswith(SLOW) and not place.startswith(QUICK):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

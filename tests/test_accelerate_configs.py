@@ -10,7 +10,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.errors import UserError
-from tests.training.test_processes import REPOSITORY
+from tests.helpers.processes import REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / "scripts" / "accelerate").glob("*.yaml"))
 KINDS = {

@@ -32,7 +32,7 @@ from hf_finetune.config.arguments import argument_fields, build_arguments
 from hf_finetune.config.data import DataArguments
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.config.recipe import Recipe, load_recipe, override
-from hf_finetune.config.training import FinetuneArguments
+from hf_finetune.config.training_keys import TrainingKeys
 from hf_finetune.data.catalog import CATALOG, DatasetEntry
 from hf_finetune.data.transforms.batch import BATCH_TRANSFORMS
 from hf_finetune.evaluation.metrics import Metric
@@ -45,7 +45,7 @@ SCRIPT = "scripts/run_finetune.py"
 # Pages that no one follows from command to command, so they need not train.
 REFERENCE = {"CHANGELOG.md", "CONTRIBUTING.md", "api.md", "architecture.md"}
 TRACKERS = ["mlflow", "tensorboard"]  # that the pages report to; the tests need not have them
-GROUPS = {"Model": ModelArguments, "Data": DataArguments, "Training": FinetuneArguments}
+GROUPS = {"Model": ModelArguments, "Data": DataArguments, "Training": TrainingKeys}
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.processes import REPOSITORY, TWO_PROCESSES, run_command
 from tests.helpers.seen_images import main
-from tests.training.test_processes import REPOSITORY, TWO_PROCESSES, run_command
 
 IMAGES = 64
 

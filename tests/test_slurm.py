@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.test_processes import REPOSITORY
+from tests.helpers.processes import REPOSITORY
 
 SCRIPT = REPOSITORY / "scripts" / "slurm.sh"
 # Runs on this machine what srun would run on each node; its options come first.

@@ -15,7 +15,8 @@ from transformers import AutoImageProcessor, ResNetConfig, ResNetForImageClassif
 from hf_finetune.cli.main import main
 from hf_finetune.config.arguments import argument_fields, build_arguments
 from hf_finetune.config.recipe import load_recipe, override
-from tests.training.test_trainer import make_model, make_trainer
+from tests.helpers.networks import make_model
+from tests.helpers.trainers import make_trainer
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import gc
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
 from hf_finetune.cli.flags import OneLineParser
-from hf_finetune.logs import LEVELS
+from hf_finetune.logs import COLUMNS, LEVELS
+
+_USAGE = " " * len("usage: ")
 
 
 class Command(ABC):
@@ -52,7 +55,8 @@ class Command(ABC):
         """Return the command's parser. `--log_level` is a flag of every command."""
         description = f"{self.help[0].upper()}{self.help[1:]}. {self.details}".rstrip()
         prog = f"hf-finetune {self.name}"
-        parser = OneLineParser(prog, usage=f"{prog} {self.usage}", description=description, add_help=False)
+        usage = textwrap.fill(f"{prog} {self.usage}", COLUMNS, initial_indent=_USAGE, subsequent_indent=_USAGE)
+        parser = OneLineParser(prog, usage=usage.removeprefix(_USAGE), description=description, add_help=False)
         self.register(parser)
         if "help" not in parser.flag_names:
             parser.add_argument("-h", "--help", action="help", help="Show this help.")

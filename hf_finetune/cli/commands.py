@@ -200,8 +200,8 @@ class Recipes(Command):
             _print_recipes(packaged_recipes())
             return 0
         if namespace.show != "show" or namespace.recipe is None:
-            wrong = "show" if namespace.show == "show" else f'"{namespace.show}"'
-            raise UserError(f"{wrong} alone does nothing here; use hf-finetune recipes show NAME_OR_PATH.")
+            wrong = f'"{namespace.show}" is not what recipes does' if namespace.show != "show" else "There is no recipe"
+            raise UserError(f"{wrong}; use hf-finetune recipes show NAME_OR_PATH.")
         with importing():
             from hf_finetune.config.arguments import KEY_TYPES
         recipe = override(load_recipe(namespace.recipe, KEY_TYPES), flag_values(namespace, KEY_TYPES))

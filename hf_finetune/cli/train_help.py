@@ -62,7 +62,7 @@ _FOOTER = (
 def short_help(usage: str, description: str) -> str:
     """Return the one screen of help, at most 80 columns wide."""
     lines = [
-        *textwrap.wrap(f"usage: {usage}", COLUMNS, subsequent_indent="  "),
+        f"usage: {usage}",
         *textwrap.wrap(description, COLUMNS),
         "",
         _line("--recipe RECIPE", "a name of hf-finetune recipes, or a file"),

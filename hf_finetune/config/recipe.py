@@ -152,7 +152,7 @@ def _origin(path: Path) -> str:
 
 
 def _layers(path: Path, known_keys: Collection[str], chain: tuple[Path, ...]) -> list[tuple[str, dict[str, Any]]]:
-    """Return (origin, mapping) of all bases and the file itself, those that are overridden first. `chain` holds the files that led here.
+    """Return (origin, mapping) of all bases and the file itself, the file last; `chain` holds the files that led here.
 
     The mappings are not merged on the way, because a `null` must reach those before it.
     """

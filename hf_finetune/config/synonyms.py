@@ -43,7 +43,6 @@ OTHER_NAMES = {
         "save_dir",
         "work_dir",
         "log_dir",
-        "project",
         "name",
         "default_root_dir",
     ),
@@ -111,7 +110,7 @@ OTHER_NAMES = {
     "push_to_hub": ("push", "upload"),
     "torch_compile": ("compile", "torchcompile"),
     "report_to": ("logger", "tracker", "wandb", "tensorboard", "log_with"),
-    "log_level": ("verbose", "verbosity", "quiet", "debug"),
+    "log_level": ("verbose", "verbosity", "quiet"),
     "disable_tqdm": ("no_progress_bar", "progress_bar", "no_progress"),
     "use_cpu": ("cpu", "no_cuda"),
 }

@@ -1,11 +1,13 @@
-"""A split as whole batches, which its stage has stacked; unreadable images are replaced."""
+"""A split as a dataset of whole batches, in which unreadable images are replaced."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from datasets import Dataset
 
@@ -15,17 +17,22 @@ from hf_finetune.data.images.decoding import UnreadableImage, image_name
 from hf_finetune.data.stages import EvaluationStage, TrainingStage
 from hf_finetune.errors import UserError
 
-NOT_COUNTED = -100  # cross_entropy's own mark of a label that does not count
+NOT_COUNTED = -100  # the label that cross_entropy ignores (its default ignore_index)
 
 
-class ImageBatches(torch.utils.data.Dataset):
-    """A split as a loader's dataset that hands over whole batches, which its stage has stacked already.
+OnUnreadable: TypeAlias = Callable[[UnreadableImage, int], None]
 
-    Where the split's images are decoded already, they and the labels come from memory, past the split's table.
 
-    `on_unreadable` is called with the error and the `sample_index` of each image that cannot be read when its batch
-    is due. If it returns, another image stands in, under the label -100: no loss, gradient or figure counts it, and
-    batches keep their size and order. Without it the error is raised.
+class ImageBatches(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+    """A split as a loader's dataset that returns whole batches.
+
+    Attributes:
+        split: The split, with the columns `image`, `label` and `sample_index`.
+        stage: Decodes and stacks the images of a batch.
+        decoded: The split's images, decoded already; None where they are decoded for each batch.
+        on_unreadable: Called with the error and the `sample_index` of each image that cannot be read when its batch is
+            due. If it returns, another image takes the place, with the label -100: it counts for no loss, gradient or
+            metric, and batches keep their size and order. None to raise the error.
     """
 
     def __init__(
@@ -33,32 +40,34 @@ class ImageBatches(torch.utils.data.Dataset):
         split: Dataset,
         stage: TrainingStage | EvaluationStage,
         decoded: DecodedImages | None = None,
-        on_unreadable: Callable[[UnreadableImage, int], None] | None = None,
+        on_unreadable: OnUnreadable | None = None,
     ) -> None:
         self.split = split.with_transform(stage)
         self.stage = stage
         self.decoded = decoded
         self.on_unreadable = on_unreadable
-        self._shape: torch.Size | None = None  # of an image in a batch
+        self._shape: torch.Size | None = None  # (channels, height, width) of the images in a batch
 
     @cached_property
-    def labels(self) -> np.ndarray:
-        """The class ids, int64 (images,)."""
-        return arrow_column(self.split, "label").to_numpy().astype(np.int64)
+    def labels(self) -> npt.NDArray[np.int64]:
+        """The class ids, int64 of shape (images,)."""
+        labels: npt.NDArray[np.int64] = arrow_column(self.split, "label").to_numpy().astype(np.int64)
+        return labels
 
     @cached_property
-    def sample_index(self) -> np.ndarray:
-        """The row numbers in the source's split, int64 (images,)."""
-        return arrow_column(self.split, "sample_index").to_numpy().astype(np.int64)
+    def sample_index(self) -> npt.NDArray[np.int64]:
+        """The row numbers in the source's split, int64 of shape (images,)."""
+        numbers: npt.NDArray[np.int64] = arrow_column(self.split, "sample_index").to_numpy().astype(np.int64)
+        return numbers
 
     def __len__(self) -> int:
         return len(self.split)
 
     def __getitems__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Returns what the stage makes of the rows, and their `sample_index`, int64 (batch,)."""
+        """Return the stage's batch of some rows, with their `sample_index`, int64 of shape (batch,)."""
         try:
             batch = self._read(rows)
-        except (UnreadableImage, RuntimeError):  # torch's, of images that differ in size and cannot be stacked
+        except (UnreadableImage, RuntimeError):  # RuntimeError is torch's where images differ in size
             if self.on_unreadable is None:
                 raise
             batch = self._read_with_stand_ins(rows)
@@ -68,7 +77,7 @@ class ImageBatches(torch.utils.data.Dataset):
     def _read(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
         sample_index = self.sample_index[rows]
         if self.decoded is None:
-            batch = self.split[rows]
+            batch: dict[str, torch.Tensor] = self.split[rows]
         else:
             batch = self.stage(
                 {"pixels": self.decoded[sample_index], "label": self.labels[rows], "sample_index": sample_index}
@@ -76,62 +85,70 @@ class ImageBatches(torch.utils.data.Dataset):
         return {**batch, "sample_index": torch.from_numpy(sample_index)}
 
     def _read_with_stand_ins(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Returns a batch with, for each unreadable row, the next readable one of the batch or else of the split."""
+        """Return a batch in which the next readable row of the batch, or of the split, replaces unreadable ones."""
         read = [self._read_one(row) for row in rows]
         if any(one is not None for one in read):
             return join_with_stand_ins(read)
         return join_with_stand_ins([*read, self._next_readable(rows[-1])], len(rows))
 
     def _read_one(self, row: int) -> dict[str, torch.Tensor] | None:
-        """Returns a batch of one row, None where it cannot be read."""
+        """Return a batch of one row, or None where it cannot be read."""
         try:
             batch = self._read([row])
             shape = batch["pixel_values"].shape[1:]
             if self._shape is not None and shape != self._shape:
                 name = image_name(self.split.with_format(None)[int(row)]["image"])
                 raise UnreadableImage(
-                    name, f"it is of {shape[1]} x {shape[2]} pixels now, not of {self._shape[1]} x {self._shape[2]}"
+                    name, f"it now has {shape[1]} x {shape[2]} pixels instead of {self._shape[1]} x {self._shape[2]}"
                 )
         except UnreadableImage as error:
+            assert self.on_unreadable is not None
             self.on_unreadable(error, int(self.sample_index[row]))
             return None
         return batch
 
     def _next_readable(self, row: int) -> dict[str, torch.Tensor]:
-        """Returns a batch of the first readable row after `row`. Raises `UserError` where there is none."""
+        """Return a batch of the first readable row after `row`. Raises `UserError` where there is none."""
         for step in range(1, len(self)):
             batch = self._read_one((row + step) % len(self))
             if batch is not None:
                 return batch
-        raise UserError("Not one image of a split can be read any more; check that their folder is there.")
+        raise UserError("No image of a split can be read any more; check that their folder still exists.")
 
     def first(self, count: int) -> dict[str, torch.Tensor]:
-        """Returns the first images, at most `count`, as a batch."""
+        """Return the first images, at most `count`, as a batch."""
         return self.__getitems__(range(min(count, len(self))))
 
 
 def join_with_stand_ins(
     read: Sequence[dict[str, torch.Tensor] | None], count: int | None = None
 ) -> dict[str, torch.Tensor]:
-    """Returns batches of one row as one batch, of which the first `count` rows, or all, are kept.
+    """Join batches of one row, and let readable rows replace unreadable ones under the label -100.
 
-    In the place of None stands the next one that is there, or after the last the first, under a label that does not
-    count.
+    Args:
+        read: Batches of one row, None for a row that could not be read. It is replaced by the next readable row, or
+            after the last one by the first. At least one must be readable.
+        count: How many rows to return from the front; None for all.
+
+    Returns:
+        One batch.
     """
-    good = [place for place, one in enumerate(read) if one is not None]
+    readable = {place: one for place, one in enumerate(read) if one is not None}
+    good = list(readable)
     rows = torch.from_numpy(np.searchsorted(good, np.arange(len(read))) % len(good))[:count]
-    batch = {key: torch.cat([read[place][key] for place in good])[rows] for key in read[good[0]]}
+    batch = {key: torch.cat([one[key] for one in readable.values()])[rows] for key in readable[good[0]]}
     batch["labels"][[place for place, one in enumerate(read[:count]) if one is None]] = NOT_COUNTED
     return batch
 
 
 def pass_on(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The collator of `ImageBatches`, whose batches are whole.
+    """Return a batch of `ImageBatches` unchanged: the collator of a loader whose dataset returns whole batches.
 
-    A loader's worker moves its batch to shared memory here, where a lack of it is an error that the main process gets.
-    Later it would be one of the queue's own thread, which loses the batch, and the main process would wait for ever.
+    A loader's worker moves the batch to shared memory here, so that the main process receives the error if there is too
+    little. PyTorch would do it later in a thread of the queue, which would lose the batch and the error, and the main
+    process would wait forever.
     """
     if torch.utils.data.get_worker_info() is not None:
         for tensor in batch.values():
-            tensor.share_memory_()
+            tensor.share_memory_()  # type: ignore[no-untyped-call]
     return batch

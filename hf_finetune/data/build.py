@@ -146,7 +146,7 @@ def _check_counts(result: ImageDataset, earlier: EarlierImages) -> None:
         if role in result.sources and len(result.sources[role]) != count:
             raise UserError(
                 f"{result.source}: {role} has {len(result.sources[role]):,} images, and had {count:,} when the run"
-                " began; restore them, or use another --output_dir."
+                " began; restore the original images, or use another --output_dir."
             )
 
 

@@ -1,8 +1,8 @@
-"""Which column holds the images and which the labels, and images of any kind as one kind of column."""
+"""Finding the columns of images and labels, and images of any storage as one kind of column."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,7 +12,7 @@ from hf_finetune.data.images.decoding import IMAGE_EXTENSIONS
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.errors import UserError, did_you_mean
 
-SPLIT_COLUMN = "split"  # a table's column of this name says which split a row belongs to
+SPLIT_COLUMN = "split"  # a table's column of this name assigns each row to a split
 
 _IMAGE_NAME = rf"(?i)({'|'.join(extension.replace('.', '[.]') for extension in IMAGE_EXTENSIONS)})$"
 _ABSOLUTE_PATH = r"^(/|\\\\|[A-Za-z]:[\\/])"
@@ -20,10 +20,20 @@ _IMAGE_STORAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 
 def find_image_column(raw: RawDataset, split: str, wanted: str | None, expected: str | None = None) -> str:
-    """Returns the name of the column of images of a split.
+    """Find the column of images of a split.
 
-    `wanted` is the user's own choice and must be there; `expected` is the catalog's and may be missing. Else it is the
-    one column of type Image, or of bytes, or of strings that all end as image files do. Raises `UserError`.
+    Args:
+        raw: The source's splits.
+        split: The split to look in.
+        wanted: The user's choice, which must exist; None without.
+        expected: The catalog's column, which may be missing.
+
+    Returns:
+        The wanted or expected column; else the one column of type Image, or of bytes, or of strings that all end like
+        the names of image files.
+
+    Raises:
+        UserError: The wanted column does not exist or cannot hold images, or not exactly one column qualifies.
     """
     dataset = raw.splits[split]
     features = dataset.features
@@ -55,9 +65,14 @@ def find_image_column(raw: RawDataset, split: str, wanted: str | None, expected:
 def find_label_column(
     raw: RawDataset, split: str, image_column: str, wanted: str | None, expected: str | None = None
 ) -> str:
-    """Returns the name of a split's label column: the one ClassLabel, or the one other column of names or integers.
+    """Find the column of labels of a split; see `find_image_column`.
 
-    `wanted` and `expected` are as in `find_image_column`. Raises `UserError`.
+    Returns:
+        The wanted or expected column; else the one ClassLabel, or the one column of names or integers that is not the
+        image column.
+
+    Raises:
+        UserError: The wanted column does not exist, or not exactly one column qualifies.
     """
     features = raw.splits[split].features
     if wanted is None and expected in features:
@@ -77,9 +92,9 @@ def find_label_column(
 
 
 def image_dataset(raw: RawDataset, split: str, column: str) -> Dataset:
-    """Returns a split as one column, `image`, of type Image(decode=False), no image decoded.
+    """Return a split's images as the one column `image` of type Image(decode=False); none is decoded.
 
-    Paths that are relative become relative to the source's folder.
+    Relative paths are resolved against the source's folder.
     """
     images = raw.splits[split].with_format(None).select_columns([column])
     if column != "image":
@@ -101,15 +116,15 @@ def image_dataset(raw: RawDataset, split: str, column: str) -> Dataset:
 
 
 def arrow_column(dataset: Dataset, column: str) -> pa.ChunkedArray:
-    """Returns a column as Arrow holds it: nothing is decoded, and where the rows are unselected nothing is copied."""
+    """Return a column as Arrow stores it: not decoded, and not copied unless rows were selected."""
     whole = dataset.data.column(column)
-    # Of selected rows, `datasets` would make a Python object each.
+    # `datasets` would make a Python object of each selected row.
     return whole if dataset._indices is None else whole.take(dataset._indices.column(0))
 
 
 def are_files(images: Dataset) -> bool:
-    """Whether the images are files of their own, not bytes in the dataset, selected rows or not."""
-    return pc.all(pc.is_null(pc.struct_field(images.data.column("image"), "bytes"))).as_py()
+    """Whether all images are separate files and none is bytes in the dataset; rows outside a selection count too."""
+    return bool(pc.all(pc.is_null(pc.struct_field(images.data.column("image"), "bytes"))).as_py())
 
 
 def _one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
@@ -126,7 +141,7 @@ def _check_column(raw: RawDataset, split: str, argument: str, name: str) -> None
 
 
 def _the_one(raw: RawDataset, split: str, name: str, candidates: list[str]) -> str:
-    """Returns the only candidate, or among several the one that bears the conventional `name`."""
+    """Return the only candidate, or among several the one with the conventional `name`."""
     if len(candidates) > 1 and name not in candidates:
         features = raw.splits[split].features
         raise UserError(
@@ -137,7 +152,7 @@ def _the_one(raw: RawDataset, split: str, name: str, candidates: list[str]) -> s
     return name if name in candidates else candidates[0]
 
 
-def _describe(features: Features | dict) -> str:
+def _describe(features: Mapping[str, object]) -> str:
     return ", ".join(f"{name} ({_type_name(feature)})" for name, feature in features.items())
 
 

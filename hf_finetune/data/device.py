@@ -1,8 +1,9 @@
-"""Stage two: what runs on a whole batch, on the device of the network."""
+"""Stage two of preprocessing: all that runs on whole batches, on the training device."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import BaseImageProcessor
@@ -12,7 +13,7 @@ from hf_finetune.data.transforms.build import NO_TRANSFORMS, TrainTransforms
 
 
 class DeviceStage:
-    """Stage two, for both: turns a collated uint8 batch into normalized float32 pixel_values on the same device."""
+    """Turn a uint8 batch of stage one into normalized float32 pixels on the same device, in training and evaluation."""
 
     def __init__(
         self,
@@ -23,18 +24,35 @@ class DeviceStage:
         std: Sequence[float] = (255.0, 255.0, 255.0),
         num_labels: int = 0,
     ) -> None:
-        """`uniform` is as the `EvaluationStage`'s; `mean` and `std`, of training, are in pixel units, 0 to 255.
+        """Set the stage up.
 
-        `num_labels`, the number of classes, is for transforms that mix labels.
+        Args:
+            image_processor: The model's image processor, for batches of evaluation.
+            uniform: Whether all images have one small size, so that stage one has not resized them.
+            transforms: The recipe's transforms, for batches of training.
+            mean: The mean of each channel in units of 0 to 255, for batches of training.
+            std: The standard deviation of each channel in units of 0 to 255, for batches of training.
+            num_labels: The number of classes, for transforms that mix labels.
         """
         self.image_processor = image_processor
         self.uniform = uniform
         self.transforms = transforms
         self.num_labels = num_labels
-        std = torch.tensor(std)
-        self.scale, self.offset = 1 / std, -torch.tensor(mean) / std
+        deviation = torch.tensor(std)
+        self.scale = 1 / deviation
+        self.offset = -torch.tensor(mean) / deviation
 
     def __call__(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Prepare a batch for the model.
+
+        Args:
+            batch: `pixel_values` and `labels` as stage one returns them; `draw_keys` mark a batch of training.
+
+        Returns:
+            The batch without `draw_keys` and `sample_index`, with `pixel_values` as float32 of shape (batch, 3, height,
+            width), channels last in memory. `labels` are class ids, int64 of shape (batch,), or, where images are
+            mixed, float32 of shape (batch, num_labels).
+        """
         images = batch["pixel_values"]
         keys = batch.pop("draw_keys", None)
         batch.pop("sample_index", None)
@@ -47,20 +65,21 @@ class DeviceStage:
         return {**batch, "pixel_values": images.contiguous(memory_format=torch.channels_last)}
 
     def _process(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns a batch as the image processor has it; where images differed in size, they are resized already.
+        """Return a batch as the image processor prepares it; images of different sizes are already resized.
 
-        A processor takes a batch apart, and loses more time over it than the network takes for small images. Where it
-        has no steps of its own, its own steps are taken here, on the batch as it is.
+        A call of a processor splits the batch into images, which takes longer than a forward pass over small images.
+        So where its class does not override the standard steps, they are called here on the whole batch.
         """
-        processor = self.image_processor
+        processor: Any = self.image_processor  # its settings are attributes that its class does not declare
         if type(processor)._preprocess is not TorchvisionBackend._preprocess or getattr(processor, "do_pad", None):
             resize = {} if self.uniform else {"do_resize": False, "do_center_crop": False}
-            return processor(images, return_tensors="pt", **resize)["pixel_values"]
+            pixels: torch.Tensor = processor(images, return_tensors="pt", **resize)["pixel_values"]
+            return pixels
         if self.uniform and processor.do_resize:
             images = processor.resize(image=images, size=processor.size, resample=processor.resample)
         if self.uniform and processor.do_center_crop:
             images = processor.center_crop(images, processor.crop_size)
-        return processor.rescale_and_normalize(
+        normalized: torch.Tensor = processor.rescale_and_normalize(
             images,
             processor.do_rescale,
             processor.rescale_factor,
@@ -68,9 +87,10 @@ class DeviceStage:
             processor.image_mean,
             processor.image_std,
         )
+        return normalized
 
     def _normalize(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns (images - mean) / std in one pass over whole rows of pixels, whose channels alternate in memory."""
+        """Return (images - mean) / std, float32, in one pass over rows of pixels whose channels alternate in memory."""
         self.scale, self.offset = self.scale.to(images.device), self.offset.to(images.device)
         pixels = images.permute(0, 2, 3, 1).contiguous()
         rows = pixels.flatten(2).float()

@@ -110,7 +110,7 @@ def _read_labels(raw: RawDataset, split: str, column: str) -> _LabelValues:
 
 def _missing(values: pa.ChunkedArray) -> pa.ChunkedArray:
     blank = pc.equal(values, "" if pa.types.is_string(values.type) else UNLABELLED)
-    return pc.fill_null(pc.or_kleene(pc.is_null(values), blank), False)
+    return pc.or_kleene(pc.is_null(values), blank)
 
 
 def _keys(raw: RawDataset, split: str, labels: _LabelValues) -> pa.ChunkedArray:

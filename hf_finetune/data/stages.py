@@ -1,9 +1,8 @@
-"""From rows of a dataset to what the network eats, in two stages that share one truth.
+"""Stage one of preprocessing, which runs in the loader's workers: from rows of a dataset to batches of uint8 pixels.
 
-Stage one runs in the loader's workers (`set_transform`): decode, the transforms of single images, uint8 out.
-Stage two runs once a batch on the device of the network: the transforms of batches and the normalization. Evaluation
-goes through the image processor itself in both stages, so what is evaluated is what `pipeline` computes from the saved
-processor.
+Stage two (`device`) runs once per batch on the training device: the transforms of batches, and normalization. In
+evaluation both stages use the image processor itself, so an evaluation sees the pixels that `pipeline` computes from
+the saved processor.
 """
 
 from __future__ import annotations
@@ -23,29 +22,47 @@ from hf_finetune.data.transforms.randomness import draw_keys
 
 
 class TrainingStage:
-    """Stage one of training: decodes, transforms single images, and keys every sample's draws.
+    """Stage one of training: decode, apply the transforms of single images, and derive each example's draw key.
 
-    Given to `Dataset.set_transform`. Where it is `shared` with workers, the epoch lives in shared memory, so that those
-    that persist see it change.
+    Attributes:
+        transforms: The recipe's transforms.
+        seed: The run's seed, which the draw keys depend on.
+        epoch: The current epoch, an int64 scalar that the draw keys depend on.
     """
 
     def __init__(self, transforms: TrainTransforms, seed: int, shared: bool = True) -> None:
+        """Set the stage up.
+
+        Args:
+            transforms: The recipe's transforms.
+            seed: The run's seed.
+            shared: Whether to keep the epoch in shared memory, where persistent workers see it change.
+        """
         self.transforms = transforms
         self.seed = seed
         self.epoch = torch.zeros((), dtype=torch.int64)
         if shared:
-            self.epoch.share_memory_()
+            self.epoch.share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:
+        """Set the epoch that the next batches belong to."""
         self.epoch.fill_(epoch)
 
-    def __call__(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
-        """Returns pixel_values, uint8 (batch, 3, height, width), labels and draw_keys, int64 (batch,).
+    def __call__(self, rows: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """Prepare a batch.
 
-        `rows` has the columns `image` (encoded) or `pixels` (decoded: uint8 (batch, height, width, 3)), `label` and
-        `sample_index`.
+        Args:
+            rows: The columns `image` (encoded, see `OpenImage`) or `pixels` (decoded, uint8 of shape (batch, height,
+                width, 3)), `label` and `sample_index`.
+
+        Returns:
+            `pixel_values`, uint8 of shape (batch, 3, height, width); `labels` and `draw_keys`, int64 of shape (batch,).
+
+        Raises:
+            UnreadableImage: An image cannot be decoded.
         """
         keys = draw_keys(self.seed, int(self.epoch), torch.as_tensor(rows["sample_index"]))
+        images: torch.Tensor | Sequence[torch.Tensor]
         if "pixels" in rows:
             images = torch.from_numpy(rows["pixels"]).permute(0, 3, 1, 2)
         else:
@@ -58,23 +75,32 @@ class TrainingStage:
 
 
 class EvaluationStage:
-    """Stage one of evaluation: decodes, and where images differ in size lets the processor resize and crop them.
-
-    `uniform` says that all images have one size, and a small one; then they travel as they are and the processor gets
-    whole batches. `class_ids` holds for each class id of the dataset the one that the model has for it, where they
-    differ.
-    """
+    """Stage one of evaluation: decode, and where images differ in size, resize and crop with the image processor."""
 
     def __init__(
         self, image_processor: BaseImageProcessor, uniform: bool, class_ids: Sequence[int] | None = None
     ) -> None:
+        """Set the stage up.
+
+        Args:
+            image_processor: The model's image processor.
+            uniform: Whether all images have one small size (`ImageDataset.uniform`). If so they are passed on
+                unchanged, and stage two resizes whole batches.
+            class_ids: For each class id of the dataset the model's id of that class; None where they are the same.
+        """
         self.image_processor = image_processor
         self.uniform = uniform
         self.class_ids = class_ids
         self.batched = isinstance(image_processor, TorchvisionBackend)
 
-    def __call__(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor]:
-        """Returns pixel_values (batch, 3, height, width) and labels, int64 (batch,); `rows` as in `TrainingStage`."""
+    def __call__(self, rows: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """Prepare a batch; see `TrainingStage`.
+
+        Returns:
+            `pixel_values` of shape (batch, 3, height, width), uint8, or float32 where the processor has normalized them
+            already; and `labels`, int64 of shape (batch,).
+        """
+        images: torch.Tensor | Sequence[torch.Tensor]
         if "pixels" in rows and self.batched:
             images = torch.from_numpy(rows["pixels"]).permute(0, 3, 1, 2)
         elif self.batched:
@@ -89,7 +115,7 @@ class EvaluationStage:
 
 
 def _stack(images: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
-    """Returns images, (channels, height, width) each, as one batch with the channels last in memory."""
+    """Return images, each (channels, height, width), as one batch with the channels last in memory."""
     if isinstance(images, torch.Tensor):
         return images
     return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)

@@ -1,1 +1,1 @@
-"""What a model got right, as figures, as a table for people, and as images."""
+"""Metrics, the analysis of mistakes, and their presentation as tables, JSON and plots."""

@@ -1,1 +1,1 @@
-"""Writes a trained model in a form that other programs run."""
+"""Export formats: how a trained model is written for other programs, and read back for a check."""

@@ -1,1 +1,1 @@
-"""The Hugging Face Hub: the push, the model card, and what is kept private."""
+"""The Hugging Face Hub: pushing a result, its model card, and the removal of private texts."""

@@ -1,8 +1,8 @@
-"""A result folder goes to the Hub, in one commit, and stays safe on disk whatever the Hub does.
+"""Pushes a result folder to the Hub in one commit.
 
-The protocol is huggingface_hub's own. What is added is patience, since with its client a 503 on whoami, on the creation
-of a repository or on a commit is final, and one line for whatever goes wrong. The token too is the client's affair: it
-is read from where `hf auth login` or HF_TOKEN put it, and stands in no message.
+huggingface_hub's client does the transfer. This module adds retries, because the client gives up at the first 503 of
+whoami, of the creation of a repository and of a commit, and it turns each failure into one line. The client also reads
+the token, from where `hf auth login` or HF_TOKEN put it; no message contains it.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from hf_finetune.logs import get_logger
 
 logger = get_logger(__name__)
 
-# Names of files and folders that stay at home: what only a resume needs, and hidden ones.
+# Names of files and folders that are not pushed: what only a resume needs, and hidden ones.
 _LEFT_OUT = (
     ".*", "checkpoint-*", "corrupt-checkpoint-*", "optimizer*", "rng_state*", "scaler.pt", "scheduler.pt",
     "training_args.bin", "__pycache__",
 )  # fmt: skip
-_PAUSES = (2, 4, 8, 16, 24)
-_PATIENCE = 60  # seconds; some of the client's calls pause by themselves as well, so tries alone would not bound it
-_SECONDS_OF_SILENCE = 120  # the client itself would wait for ever for an answer
-_TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)  # those that huggingface_hub's own `http_backoff` takes for such
+_PAUSES = (2, 4, 8, 16, 24)  # seconds between the tries
+_MOST_SECONDS = 60  # of all tries together; some of the client's calls retry too, so their number is no bound
+_ANSWER_TIMEOUT = 120  # seconds; the client has no timeout of its own
+_TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)  # as in huggingface_hub's own `http_backoff`
 
 _Answer = TypeVar("_Answer")
 
 
 class _PushError(Exception):
-    """A push that cannot be; its message is the reason, without the full stop."""
+    """A push failed. The message is the reason, without a full stop."""
 
 
 def check_push(
@@ -56,15 +56,26 @@ def check_push(
     private: bool | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> str:
-    """Makes sure, before training, that `folder` can be pushed, and returns the repository's full name, OWNER/NAME.
+    """Check before training that a folder can be pushed.
 
-    `repo_id` is OWNER/NAME, or NAME of one's own; None takes the folder's name. Nothing is written: a repository that
-    is not there yet is created by the push, so that a run that fails leaves none. Raises `UserError`.
+    Nothing is written: the push itself creates a repository, so a run that fails leaves none.
+
+    Args:
+        repo_id: OWNER/NAME, or NAME of a repository of the user's own. None takes the folder's name.
+        folder: The result folder.
+        private: As in `push_folder`.
+        sleep: Waits so many seconds between tries.
+
+    Returns:
+        The repository's full name, OWNER/NAME.
+
+    Raises:
+        UserError: If the name is not valid, the Hub cannot be reached, or the token may not write there.
     """
     api = HfApi()
     try:
         repository, account = _log_in(repo_id, folder, sleep)
-        if _patiently(lambda: api.repo_exists(repository), sleep):
+        if _retry(lambda: api.repo_exists(repository), sleep):
             _check_existing(repository, private, sleep)
         elif not _may_create(account, repository):
             raise _PushError(
@@ -72,7 +83,7 @@ def check_push(
             )
     except _PushError as error:
         raise UserError(
-            f"{error}. To train all the same, leave out --push_to_hub; the model can be pushed later with:"
+            f"{error}. To train without pushing, leave out --push_to_hub; to push the model later:"
             f" {_push_command(repo_id, folder, private)}"
         ) from error
     logger.info(f"Hub: the model will be pushed to {constants.ENDPOINT}/{repository}")
@@ -85,19 +96,29 @@ def push_folder(
     private: bool | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Pushes all of a result folder, but checkpoints, optimizer state and hidden files, in one commit.
+    """Push a result folder in one commit, without checkpoints, optimizer state and hidden files.
 
-    A folder that the repository holds already makes no commit. `private` decides when the repository is created;
-    True also refuses one that is public. Raises `UserError`, which says how to push later.
+    There is no commit if the repository has the same files already. In the pushed copies, `recipe.yaml` and
+    `metrics.json` contain no paths of this machine.
+
+    Args:
+        folder: The result folder.
+        repo_id: OWNER/NAME, or NAME of a repository of the user's own.
+        private: Whether a new repository is private; None takes the account's default. True also refuses a repository
+            that exists and is public.
+        sleep: Waits so many seconds between tries.
+
+    Raises:
+        UserError: If the push fails. The message says how to push later.
     """
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise UserError(f"{folder} holds no model; use the folder of a finished run.")
     try:
         repository, _ = _log_in(repo_id, folder, sleep)
-        _patiently(lambda: HfApi().create_repo(repository, private=private, exist_ok=True), sleep)
+        _retry(lambda: HfApi().create_repo(repository, private=private, exist_ok=True), sleep)
         head = _check_existing(repository, private, sleep).sha
-        commit = _patiently(
-            # Made anew for each try: a commit whose answer was lost is then found to be there.
+        commit = _retry(
+            # The file list is made for each try: if only the answer was lost, the next try finds the files there.
             lambda: HfApi().create_commit(
                 repository, _additions(folder, repository), commit_message="Push a model of hf-finetune"
             ),
@@ -110,7 +131,7 @@ def push_folder(
         ) from error
     url = f"{constants.ENDPOINT}/{repository}"
     if commit.oid == head:
-        logger.info(f"{url} holds all of {folder} already; nothing was pushed.")
+        logger.info(f"{url} already has all files of {folder}; nothing was pushed.")
     else:
         logger.info(f"The model is at {url}, commit {commit.oid[:7]}.")
 
@@ -121,27 +142,27 @@ def _push_command(repo_id: str | None, folder: Path, private: bool | None) -> st
 
 
 def _log_in(repo_id: str | None, folder: Path, sleep: Callable[[float], None]) -> tuple[str, Mapping[str, Any]]:
-    """Returns the repository's full name and what the Hub says of the account that the token belongs to."""
+    """Return the repository's full name, and the Hub's description of the token's account."""
     name = repo_id or folder.resolve().name
     try:
         validate_repo_id(name)
     except HFValidationError as error:
         flag = "" if repo_id else "--hub_model_id "
         raise UserError(
-            f'"{name}" cannot be the name of a repository, which is made of letters, digits, "-", "_" and ".";'
+            f'"{name}" cannot be the name of a repository, which consists of letters, digits, "-", "_" and ".";'
             f" use {flag}OWNER/NAME, such as me/flowers."
         ) from error
     token = get_token()
     if token is None:
         raise _PushError("There is no token for the Hub; log in with: hf auth login, or set HF_TOKEN")
     if not re.fullmatch("[!-~]+", token):  # the client would show it in its error
-        raise _PushError("The token for the Hub holds characters that no token has; log in again with: hf auth login")
-    account = _patiently(HfApi().whoami, sleep)
+        raise _PushError("The token for the Hub has characters that no token has; log in again with: hf auth login")
+    account = _retry(HfApi().whoami, sleep)
     return name if "/" in name else f"{account['name']}/{name}", account
 
 
 def _may_create(account: Mapping[str, Any], repository: str) -> bool:
-    """Whether the account's token may create a repository; one whose rights the Hub does not tell is let pass."""
+    """Return whether the token may create a repository. A token whose rights the Hub does not state may."""
     owner = repository.split("/")[0]
     token = account.get("auth", {}).get("accessToken", {})
     if token.get("role") == "fineGrained":
@@ -152,13 +173,15 @@ def _may_create(account: Mapping[str, Any], repository: str) -> bool:
 
 
 def _check_existing(repository: str, private: bool | None, sleep: Callable[[float], None]) -> ModelInfo:
-    """Makes sure that a repository may be written to and is as private as it should be; returns what it is."""
+    """Return the Hub's description of a repository, after checks that it is writable and as private as asked."""
     api = HfApi()
-    _patiently(lambda: api.auth_check(repository, write=True), sleep)  # creating what exists needs no right
-    info = _patiently(lambda: api.model_info(repository), sleep)
+    _retry(
+        lambda: api.auth_check(repository, write=True), sleep
+    )  # create_repo succeeds without it where the repository exists
+    info = _retry(lambda: api.model_info(repository), sleep)
     if private and not info.private:
         raise _PushError(
-            f"{repository} is there already and is public; make it private at"
+            f"{repository} exists and is public; make it private at"
             f" {constants.ENDPOINT}/{repository}/settings or use another name"
         )
     return info
@@ -175,9 +198,9 @@ def _additions(folder: Path, repository: str) -> Iterator[CommitOperationAdd]:
 
 
 def _public_content(path: Path, repository: str) -> Path | bytes:
-    """Returns a file of the result as others are to see it: by the repository's name, and without this machine's paths.
+    """Return what is pushed of a file: with the repository's name in the card, and without paths of this machine.
 
-    The card holds none since it was written.
+    `write_model_card` has already left them out of the card.
     """
     if path.name == "README.md":
         text = path.read_text(encoding="utf-8")
@@ -192,33 +215,33 @@ def _public_content(path: Path, repository: str) -> Path | bytes:
     return path
 
 
-def _patiently(action: Callable[[], _Answer], sleep: Callable[[float], None]) -> _Answer:
-    """Returns what `action` returns; where the Hub is down it is tried again, after growing pauses, for a minute.
+def _retry(action: Callable[[], _Answer], sleep: Callable[[float], None]) -> _Answer:
+    """Return what `action` returns. While the Hub is down, retry after growing pauses for up to a minute.
 
-    Raises `_PushError`.
+    Raises:
+        _PushError: If the last try fails, or a retry cannot help.
     """
     start = time.monotonic()
     for pause in (*_PAUSES, None):
         try:
             with _quiet_client():
                 return action()
-        # Those of the client's two transports, httpx and hf_xet, share no base class with any other of its errors.
-        except Exception as error:
+        except Exception as error:  # the errors of the client and of its transports share no base class
             reason, transient = _explain(error)
-            if not transient or pause is None or time.monotonic() - start + pause > _PATIENCE:
+            if not transient or pause is None or time.monotonic() - start + pause > _MOST_SECONDS:
                 raise _PushError(reason) from error
-        logger.info(f"{reason}; trying again in {pause} s.")
+        logger.info(f"{reason}; next try in {pause} s.")
         sleep(pause)
     raise AssertionError("the last try returns or raises")
 
 
 @contextmanager
 def _quiet_client() -> Iterator[None]:
-    """Keeps the client from reporting its own tries, and from waiting for ever for an answer."""
+    """Silence the client's reports of its own retries, and give its requests a timeout."""
     verbosity, session = logging.get_verbosity(), get_session()
     timeout = session.timeout
     logging.set_verbosity_error()
-    session.timeout = _SECONDS_OF_SILENCE
+    session.timeout = _ANSWER_TIMEOUT
     try:
         yield
     finally:
@@ -231,13 +254,13 @@ def _other_token() -> str:
 
 
 def _explain(error: BaseException) -> tuple[str, bool]:
-    """Returns what an error of the client means, for people, and whether it may pass."""
+    """Return what an error of the client means, for people, and whether a retry may help."""
     if isinstance(error, RuntimeError) and error.__cause__ is not None:  # "Error while uploading ..."
         error = error.__cause__
     hub = f"The Hub at {constants.ENDPOINT}"
     first_line = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
     if isinstance(error, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set, so the Hub is not asked; unset it", False
+        return "HF_HUB_OFFLINE is set, so nothing is sent to the Hub; unset it", False
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
         if status in _TRANSIENT_STATUS:
@@ -252,9 +275,8 @@ def _explain(error: BaseException) -> tuple[str, bool]:
             return f"{hub} does not let this token write: {said}; {_other_token()}", False
         return f"{hub} refuses the push ({status}): {said}", False
     if isinstance(error, json.JSONDecodeError):
-        return f"{hub} gives an answer that is none", True
-    if any(
-        base.__name__ == "TransportError" for base in type(error).__mro__
-    ):  # httpx's, by whatever name it is imported
+        return f"{hub} gives an answer that is not JSON", True
+    # httpx's class, by its name: the client may bring its own copy of httpx.
+    if any(base.__name__ == "TransportError" for base in type(error).__mro__):
         return f"{hub} cannot be reached ({first_line})", True
     return f"The push failed ({type(error).__name__}: {' '.join(str(error).split())})", False

@@ -1,4 +1,4 @@
-"""Takes out of what others will read whatever is theirs to know least: tokens, and where files lie."""
+"""Removes tokens and private paths from texts that others will read."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# All folders of an absolute path, but not of a URL's.
+# The folders of an absolute path, but not those of a URL.
 _FOLDERS = re.compile(r"""(?<![\w.~/*-])(?!//)/(?:[^\s"'/:,;()]+/)+""")
 
 
 def without_private_text(value: Any, working_folder: Path | None = None) -> Any:
-    """Returns `value`, a string or a nest of mappings and sequences of them, without tokens and private folders.
+    """Return a value without tokens and private paths.
 
-    A path below `working_folder` becomes relative to it ("./runs/flowers"), one below the home folder begins with "~",
-    and of any other absolute path the last name is left (".../flowers").
+    A path below `working_folder` becomes relative to it ("./runs/flowers"), a path below the home folder begins with
+    "~", and any other absolute path keeps its last name only (".../flowers").
+
+    Args:
+        value: A text, or mappings and sequences of texts, nested at will. Other values are returned as they are.
+        working_folder: The folder that paths become relative to. None leaves this out.
     """
     if isinstance(value, Mapping):
         return {key: without_private_text(item, working_folder) for key, item in value.items()}
@@ -28,7 +32,7 @@ def without_private_text(value: Any, working_folder: Path | None = None) -> Any:
     for folder, shown in ((working_folder, "."), (Path.home(), "~")):
         if folder is not None and folder != folder.parent:
             value = re.sub(rf"(?<![\w./-]){re.escape(str(folder))}(?![\w.-])", shown, value)
-    if is_path and value.startswith("/"):  # whole, since its folders may have spaces in their names
+    if is_path and value.startswith("/"):  # as a whole, because its folders may have spaces in their names
         return f".../{Path(value).name}"
     value = _FOLDERS.sub(".../", value)
     value = re.sub(r"(hub_token[\"']?[=:\s]\s*)(?!null\b)[^\s\"']+", r"\1***", value)

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from transformers import PreTrainedModel
 
 from hf_finetune.config.arguments import build_arguments
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.errors import UserError
 from hf_finetune.logs import get_logger, log_lines
-from hf_finetune.models.load import load_config, load_model, quiet_transformers
+from hf_finetune.models.head import class_names
+from hf_finetune.models.load import load_config, load_model, open_source
 from hf_finetune.models.processor import load_image_processor
+from hf_finetune.models.quiet import quiet_transformers
 
 logger = get_logger(__name__)
 
 
 def convert_weights(source: str, folder: Path, **settings: Any) -> None:
-    """Writes config.json, model.safetensors and preprocessor_config.json of a file or an address into a new folder.
+    """Write config.json, model.safetensors and preprocessor_config.json of a file or an address into a new folder.
 
-    `settings` are keys of a recipe that say what the file does not. Weights without a head that fits are written as the
-    backbone alone, which is a start for fine-tuning. Raises `UserError` for a file that cannot be loaded and for a
-    folder that holds something.
+    Weights without a head that fits are written as the backbone alone, which can be fine-tuned.
+
+    Args:
+        source: A path or an address.
+        folder: The new folder.
+        **settings: Keys of a recipe, for what the file does not say.
+
+    Raises:
+        UserError: The file cannot be loaded, or the folder is not empty.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UserError(f"{folder} is there already; use another name, or take it away first.")
@@ -29,11 +39,12 @@ def convert_weights(source: str, folder: Path, **settings: Any) -> None:
     model_arguments, data_arguments, _ = build_arguments(
         Recipe("convert", settings, {key: f"--{key}" for key in settings})
     )
-    config = load_config(model_arguments, label_names=None)
-    image_processor = load_image_processor(model_arguments, config, data_arguments)
-    label_names = [config.id2label[position] for position in range(config.num_labels)]
-    loaded = load_model(model_arguments, config, label_names, seed=0)
-    model = loaded.model.base_model if loaded.initialized else loaded.model
+    weights = open_source(model_arguments)
+    config = load_config(weights, label_names=None)
+    image_processor = load_image_processor(weights, config, data_arguments)
+    label_names = class_names(config)
+    loaded = load_model(weights, config, label_names, seed=0)
+    model = cast(PreTrainedModel, loaded.model.base_model) if loaded.initialized else loaded.model
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
         part = Path(scratch) / folder.name  # what is interrupted leaves no half

@@ -23,11 +23,13 @@ from hf_finetune.data.images.unreadable import note_lost
 from hf_finetune.data.labels import match_classes
 from hf_finetune.data.sources.objects import GivenDataset
 from hf_finetune.data.splits import split_role
+from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.evaluation.analysis import ClassFigures, confusion_matrix, per_class_figures
 from hf_finetune.evaluation.metrics import ClassificationMetrics, Metric, UserMetric, run_metrics
 from hf_finetune.evaluation.report import describe_split, format_report, to_json, write_metrics
 from hf_finetune.logs import get_logger, log_lines
+from hf_finetune.models.head import class_names
 from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
 from hf_finetune.training.host_memory import keep_freed_memory
@@ -222,7 +224,7 @@ def _evaluate(
     metrics: Mapping[str, Metric],
 ) -> EvaluationResult:
     """Run the split through the network."""
-    names = [network.config.id2label[position] for position in range(network.config.num_labels)]
+    names = class_names(network.config)
     class_ids = match_classes(None if arguments.streaming else data.splits[role], data.label_names, names)
     images = prepare_images(data, image_processor, arguments, args, class_ids)
     keep_freed_memory(args.device)
@@ -234,15 +236,19 @@ def _evaluate(
         trainer.end()
     if args.local_process_index == 0:
         finish(images.decoded.values())
-    figures = {name.removeprefix("test_"): value for name, value in predicted.metrics.items()}
+    figures = {name.removeprefix("test_"): value for name, value in (predicted.metrics or {}).items()}
+    labels = np.asarray(predicted.label_ids)
     description = describe_split(role, int(figures["samples"]))
-    classes, _, losses = predicted.predictions[:3]
-    per_class = per_class_figures(classes, predicted.label_ids, names)
-    rows = np.argsort(images.batches[role].arrangement.source_rows()) if arguments.streaming else slice(None)
+    classes, _, losses = (np.asarray(array) for array in predicted.predictions[:3])
+    per_class = per_class_figures(classes, labels, names)
+    batches = images.batches[role]
+    rows = np.arange(len(labels))
+    if isinstance(batches, StreamedBatches):
+        rows = np.argsort(batches.arrangement.source_rows())
     return EvaluationResult(
         figures,
         classes[rows],
-        predicted.label_ids[rows],
+        labels[rows],
         losses[rows],
         names,
         data.split_names[role] if data.split_names[role].startswith(role) else role,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import PIL.Image
 import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader, Subset, default_collate
-from tqdm import tqdm
 
 from hf_finetune.config.arguments import build_arguments
 from hf_finetune.config.recipe import Recipe
@@ -29,7 +27,8 @@ from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.evaluation.metrics import as_percent
 from hf_finetune.exporters.base import Agreement, ExportFormat, Logits, LogitsOf, need_packages
 from hf_finetune.exporters.formats import FORMATS
-from hf_finetune.logs import get_logger, log_lines
+from hf_finetune.logs import get_logger, log_lines, progress_bar
+from hf_finetune.models.head import class_names
 from hf_finetune.models.load import load_trained
 from hf_finetune.models.processor import describe, load_image_processor
 from hf_finetune.training.wiring import load_data
@@ -77,12 +76,12 @@ def export_model(
     uniform = data is not None and data.uniform
     stage, device_stage = EvaluationStage(image_processor, uniform), DeviceStage(image_processor, uniform)
     if data is None:
-        samples = _noise(stage, describe(image_processor).image_size, args.seed)
+        samples: Any = _noise(stage, describe(image_processor).image_size, args.seed)
         name = "noise; for real ones use --dataset, as for hf-finetune evaluate"
     else:
         role = next(role for role in ("test", "validation", "train") if role in data.splits)
         name = f"{data.source}, {role}: {data.split_names[role]}"
-        classes = [network.config.id2label[class_id] for class_id in range(network.config.num_labels)]
+        classes = class_names(network.config)
         class_ids = match_classes(data.splits[role], data.label_names, classes)
         samples = ImageBatches(data.splits[role], EvaluationStage(image_processor, uniform, class_ids))
 
@@ -93,6 +92,7 @@ def export_model(
         example, _ = next(_batches(Subset(samples, [0, 0]), device_stage, args))
         form.write(network, image_processor, example, written["float32"])
         if quantize is not None:
+            assert data is not None and form.quantize_int8 is not None  # `_check_wishes`
             written["int8"] = Path(folder) / "int8"
             calibration = ImageBatches(_calibration_split(data, role, args), stage)
             images = _batches(calibration, device_stage, args)
@@ -171,23 +171,22 @@ def _noise(stage: EvaluationStage, image_size: int, seed: int) -> list[dict[str,
 
 
 def _calibration_split(data: ImageDataset, role: str, args: FinetuneArguments) -> Dataset:
-    """Returns images to calibrate on: not those that accuracy is measured on, where there are others."""
+    """Return images to calibrate on: not those that accuracy is measured on, where there are others."""
     source = next((other for other in ("train", "validation") if other in data.splits and other != role), role)
     if source == role:
         logger.warning(f"Note: there is no other split than {role}, so int8 is calibrated on images that measure it.")
-    split = data.splits[source]
+    split: Dataset = data.splits[source]
     return split.select(random_subset(len(split), min(len(split), _CALIBRATION_IMAGES), args.seed))
 
 
 def _batches(
-    samples: ImageBatches | Subset | Sequence[Mapping[str, Any]], device_stage: DeviceStage, args: FinetuneArguments
+    samples: Any, device_stage: DeviceStage, args: FinetuneArguments
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yields pixel_values, float32 (batch, channels, height, width), and labels, int64 (batch,), with a bar."""
-    collate = default_collate if isinstance(getattr(samples, "dataset", samples), list) else pass_on
-    loader = DataLoader(
-        samples, args.per_device_eval_batch_size, collate_fn=collate, num_workers=args.dataloader_num_workers
-    )
-    with tqdm(total=len(samples), desc="images", delay=2, file=sys.stderr, disable=args.disable_tqdm) as bar:
+    """Yield pixel_values, float32 (batch, channels, height, width), and labels, int64 (batch,), with a bar."""
+    collate: Any = default_collate if isinstance(getattr(samples, "dataset", samples), list) else pass_on
+    workers = args.dataloader_num_workers or 0
+    loader = DataLoader(samples, args.per_device_eval_batch_size, collate_fn=collate, num_workers=workers)
+    with progress_bar(total=len(samples), desc="images", delay=2, disable=args.disable_tqdm) as bar:
         for batch in loader:
             yield device_stage(batch)["pixel_values"], batch["labels"]
             bar.update(len(batch["labels"]))

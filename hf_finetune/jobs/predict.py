@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from tqdm import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_finetune.config.model import ModelArguments
@@ -23,7 +22,8 @@ from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError
 from hf_finetune.exporters.base import LogitsOf
 from hf_finetune.exporters.onnx_model import OnnxModel
-from hf_finetune.logs import get_logger
+from hf_finetune.logs import get_logger, progress_bar, write_line
+from hf_finetune.models.head import class_names
 from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
 
@@ -103,14 +103,15 @@ def _open(model: str | Path | PreTrainedModel, image_processor: BaseImageProcess
     if not isinstance(model, PreTrainedModel) and str(model).endswith(".onnx"):
         onnx = OnnxModel(Path(model))
         return _Classifier(onnx, onnx.image_processor, onnx.id2label, torch.device("cpu"))
-    given = isinstance(model, PreTrainedModel)
-    source = open_source(model if given else ModelArguments(model_name_or_path=str(model)))
+    source = open_source(model if isinstance(model, PreTrainedModel) else ModelArguments(model_name_or_path=str(model)))
     network = load_trained(source)
     device = network.device  # an object stays where it is
-    if not given and torch.accelerator.is_available():
+    if not isinstance(model, PreTrainedModel) and torch.accelerator.is_available():
         device = torch.accelerator.current_accelerator() or device
     image_processor = image_processor or load_image_processor(source, network.config)
-    return _Classifier(LogitsOf(network.to(device)), image_processor, network.config.id2label, device)
+    names = dict(enumerate(class_names(network.config)))
+    torch.nn.Module.to(network, device)
+    return _Classifier(LogitsOf(network), image_processor, names, device)
 
 
 def classify(
@@ -140,7 +141,7 @@ def classify(
     stage = EvaluationStage(classifier.image_processor, uniform=False)
     device_stage = DeviceStage(classifier.image_processor, uniform=False)
     starts = range(0, len(images), batch_size)
-    for start in tqdm(starts, desc="images", unit="batch", delay=2, file=sys.stderr, disable=not show_bar):
+    for start in progress_bar(starts, desc="images", unit="batch", delay=2, disable=not show_bar):
         predictions: list[Prediction] = []
         batches = []
         for name, value in images[start : start + batch_size]:
@@ -203,7 +204,7 @@ def predict_files(
     with _writing(output) as file:
         for text in _written(_readable(predictions, unreadable), output_format):
             if file is sys.stdout:
-                tqdm.write(text, file=file, end="")  # above the bar
+                write_line(text.removesuffix("\n"))  # above the bar
             else:
                 file.write(text)
     if output is not None:

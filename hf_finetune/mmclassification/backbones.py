@@ -35,7 +35,7 @@ def import_backbone(backbone: Section, draft: Draft) -> None:
     if builder is None:
         raise draft.refusal(
             backbone.at("type"),
-            f"is {kind}, a network that neither Transformers nor timm has here; use another, such as ResNet.",
+            f"is {kind}, which neither Transformers nor timm has; use another, such as ResNet.",
         )
     builder(backbone, draft)
     architecture = draft.settings.get("model_config", {}).get("architecture")
@@ -125,7 +125,9 @@ def _vit(backbone: Section, draft: Draft) -> None:
         name = {768: "base", 1024: "large", 1280: "huge"}.get(width)
         clip = "_clip" if backbone.values.get("pre_norm") else ""
         if name is None or (width, patch_size) == (1280, 16):
-            raise draft.refusal(backbone.at("out_type" if average else "pre_norm"), "is for a ViT that timm has not.")
+            raise draft.refusal(
+                backbone.at("out_type" if average else "pre_norm"), "asks for a ViT that timm does not have."
+            )
         backbone.skip("final_norm", "out_type", "qkv_bias")
         timm_backbones.set_timm_model(
             draft,

@@ -72,13 +72,13 @@ def import_data(config: Section, draft: Draft) -> None:
             other.skip("batch_size", "sampler", "drop_last", *_INVISIBLE)
     loader.skip(*_INVISIBLE)
     if not parts["train"]:
-        raise draft.refusal("data.train" if old else "train_dataloader", "is not there; this config trains on nothing.")
+        raise draft.refusal("data.train" if old else "train_dataloader", "is missing; this config trains on nothing.")
     if loader.take("drop_last") or holder.take("drop_last"):
         draft.settings["dataloader_drop_last"] = True
     for section in (loader.section("sampler"), config.section("sampler")):
         if section.take("type", "DefaultSampler") != "DefaultSampler":
             draft.remark(
-                section.at("type"), f"{section.take('type')} is not supported; each image is seen once an epoch"
+                section.at("type"), f"{section.take('type')} is not supported; each image is seen once in an epoch"
             )
             section.skip_all()
         section.skip("shuffle")
@@ -117,7 +117,7 @@ def _import_dataset(train: Section, evaluated: Section, draft: Draft) -> str | N
     kind = train.take("type")
     if kind in _SEVERAL_LABELS:
         raise draft.refusal(
-            train.at("type"), f"is {kind}, with several labels an image; only one label can be learned here."
+            train.at("type"), f"is {kind}, with several labels for each image; only one label can be learned here."
         )
     path = _joined(train)
     name = _NAMED.get(kind)
@@ -192,5 +192,5 @@ def _global_batch(config: Section, per_gpu: int, place: str, draft: Draft) -> in
             return batch
     if stated:
         return int(base.number("base_batch_size", 0))
-    draft.remark(place, f"{per_gpu} on a number of GPUs that the file does not say; {_ASSUMED_GPUS} are taken")
+    draft.remark(place, f"{per_gpu} on an unknown number of GPUs; {_ASSUMED_GPUS} are taken")
     return per_gpu * _ASSUMED_GPUS

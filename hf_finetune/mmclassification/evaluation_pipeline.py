@@ -110,7 +110,8 @@ def import_normalization(steps: list[Section], processor: Section, dataset: str 
         mean, std = mean[::-1], std[::-1]
         if draft.settings.get("load_from"):
             draft.remark(
-                source.at("to_rgb"), "False; the network there sees BGR, here RGB, so its first weights do not fit"
+                source.at("to_rgb"),
+                "False; MMClassification's network sees BGR, here RGB, so the weights of its first layer do not fit",
             )
     elif dataset in ("cifar10", "cifar100") and to_rgb:
         draft.remark(source.at("to_rgb"), "True turns CIFAR's images, which are RGB, into BGR; here they stay RGB")

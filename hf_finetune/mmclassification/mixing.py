@@ -30,7 +30,7 @@ def import_mixing(train_cfg: Section, draft: Draft) -> list[Any]:
         if augment.take("cutmix_minmax") is not None:
             draft.remark(augment.at("cutmix_minmax"), "is not supported; CutMix draws its box from alpha")
         if augment.take("correct_lam") is False:
-            draft.remark(augment.at("correct_lam"), "False; labels are mixed as the pixels are")
+            draft.remark(augment.at("correct_lam"), "False; labels are mixed in the proportion of the pixels")
         if kind not in _KINDS:
             draft.remark(augment.place, f"{kind} is not supported; {probability:g} of the batches are not mixed by it")
             augment.skip_all()

@@ -44,10 +44,10 @@ def import_model(config: Section, draft: Draft) -> None:
         _import_library_model(model, draft, kind)
         return
     if kind != "ImageClassifier":
-        what = f"is {kind!r}, which is no image classifier" if model else "is not there"
+        what = f"is {kind!r}, which is no image classifier" if model else "is missing"
         raise draft.refusal(
             "model.type" if model else "model",
-            f"{what}; only configs of one label an image (ImageClassifier) can be imported.",
+            f"{what}; only configs with one label for each image (ImageClassifier) can be imported.",
         )
     backbone = model.section("backbone")
     if backbone.values.get("type") == "LoRAModel":
@@ -79,11 +79,11 @@ def _import_head(model: Section, backbone: Section, draft: Draft) -> None:
     head = model.section("head")
     kind = head.take("type")
     if kind is None:
-        raise draft.refusal("model.head", "is not there: this config only makes features; add a head to import it.")
+        raise draft.refusal("model.head", "is missing: this config only makes features; add a head to import it.")
     loss = head.section("loss")
     if kind not in _HEADS or (kind.startswith("MultiLabel") and not loss.values.get("use_soft")):
         several = "MultiLabel" in kind or kind == "CSRAClsHead"
-        reason = "with several labels an image" if several else "which is no linear classifier"
+        reason = "with several labels for each image" if several else "which is no linear classifier"
         raise draft.refusal(head.at("type"), f"is {kind}, {reason}; use LinearClsHead and the loss CrossEntropyLoss.")
     head.skip("in_channels", "topk", "cal_acc", "init_cfg", "mid_channels", "act_cfg", "dropout_rate", "distillation")
     if head.take("hidden_dim"):
@@ -103,7 +103,7 @@ def _import_loss(loss: Section, draft: Draft) -> None:
         if mode == "classy_vision":
             smoothing = smoothing / (1 + smoothing)  # the same target, written in PyTorch's form
         elif mode != "original":
-            raise draft.refusal(loss.at("mode"), f"is {mode!r}, for several labels an image; use 'original'.")
+            raise draft.refusal(loss.at("mode"), f"is {mode!r}, for several labels for each image; use 'original'.")
         draft.settings["label_smoothing_factor"] = round(smoothing, 12)
     elif kind != "CrossEntropyLoss":
         draft.remark(loss.at("type"), f"{kind}; the loss here is cross entropy")

@@ -48,7 +48,7 @@ def import_optimizer(config: Section, draft: Draft) -> None:
     old = not wrapper
     optimizer = config.section("optimizer") if old else wrapper.section("optimizer")
     if not optimizer:
-        raise draft.refusal("optimizer" if old else "optim_wrapper", "is not there; this config cannot be trained.")
+        raise draft.refusal("optimizer" if old else "optim_wrapper", "is missing; this config cannot be trained.")
     _import_figures(optimizer, draft)
     constructor = optimizer if old else wrapper
     paramwise = constructor.section("paramwise_cfg")
@@ -77,14 +77,14 @@ def _import_figures(optimizer: Section, draft: Draft) -> None:
     else:
         raise draft.refusal(optimizer.at("type"), f"is {kind!r}, which is not supported; use SGD or AdamW.")
     if "lr" not in optimizer:
-        raise draft.refusal(optimizer.at("lr"), "is not there; use the learning rate.")
+        raise draft.refusal(optimizer.at("lr"), "is missing; set it to the learning rate.")
     settings["learning_rate"] = optimizer.number("lr", 0.01)
     if settings["optim"] == "sgd":
         settings["momentum"] = optimizer.number("momentum", 0)
         if optimizer.take("nesterov"):
             settings["nesterov"] = True
         if optimizer.number("dampening", 0):
-            draft.remark(optimizer.at("dampening"), f"{optimizer.take('dampening')}; there is no dampening here")
+            draft.remark(optimizer.at("dampening"), f"{optimizer.take('dampening')}; dampening is not supported")
     settings["weight_decay"] = optimizer.number("weight_decay", 0.01 if kind == "AdamW" else 0)
     betas = optimizer.take("betas") or (0.9, 0.999)
     figures = {"adam_beta1": betas[0], "adam_beta2": betas[1], "adam_epsilon": optimizer.number("eps", 1e-8)}

@@ -46,6 +46,6 @@ def write_recipe(draft: Draft, bases: dict[str, dict[str, Any]], command: str) -
     if own:
         text += to_yaml(Recipe("imported", own, {}))
     if draft.remarks:
-        text += "\n# Not in this recipe, or different there:\n"
+        text += "\n# Not in this recipe, or otherwise:\n"
         text += "".join(f"# - {' '.join(str(remark).split())}\n" for remark in draft.remarks)
     return text

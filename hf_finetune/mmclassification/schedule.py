@@ -136,14 +136,14 @@ def _import_param_schedulers(schedulers: list[Section], length: _Length, draft: 
         if kind in ("CosineAnnealingParamScheduler", "CosineAnnealingWeightDecay") or scheduler.values.get(
             "param_name", "lr"
         ) not in ("lr", None):
-            draft.remark(scheduler.place, "changes the weight decay in the run; here it stays as it is")
+            draft.remark(scheduler.place, "changes the weight decay during the run; here it is constant")
             scheduler.skip_all()
         elif kind in ("LinearLR", "ConstantLR") and scheduler.values.get("end") is not None and warm_up is None:
             warm_up = scheduler
         elif main is None:
             main = scheduler
         else:
-            draft.remark(scheduler.place, "is a third schedule; it is left out")
+            draft.remark(scheduler.place, "is a third schedule, which is left out")
             scheduler.skip_all()
     warmed = _import_warm_up(warm_up, length, draft) if warm_up is not None else 0.0
     if main is None:

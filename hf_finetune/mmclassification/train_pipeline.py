@@ -45,7 +45,7 @@ def import_train_pipeline(steps: list[Section], square: bool, mixing: list[Any],
         draft.settings["train_transforms"] = [*transforms, *mixing]
         mixing = []
     if mixing:
-        draft.remark("model.train_cfg.augments", "has no train_transforms to end; images are not mixed")
+        draft.remark("model.train_cfg.augments", "needs train_transforms, which are missing; images are not mixed")
 
 
 def _resampled(step: Section, draft: Draft) -> dict[str, str]:
@@ -90,9 +90,7 @@ def _random_resized_crop(step: Section, square: bool, draft: Draft) -> list[Any]
 def _efficientnet_crop(step: Section, square: bool, draft: Draft) -> list[Any]:
     size = read_size(step, "size" if "size" in step else "scale")
     step.skip("efficientnet_style", "min_covered", "crop_padding")
-    draft.remark(
-        step.place, "EfficientNet's way of cropping; RandomResizedCrop covers from 8 % of the image instead of 10 %"
-    )
+    draft.remark(step.place, "EfficientNet's crop; RandomResizedCrop covers at least 8 % of the image instead of 10 %")
     word = read_interpolation(step, draft, "bicubic")
     return [{"RandomResizedCrop": {"size": size, **({} if word == "bilinear" else {"interpolation": word})}}]
 
@@ -102,7 +100,9 @@ def _random_flip(step: Section, square: bool, draft: Draft) -> list[Any]:
     direction = step.take("direction", "horizontal")
     names = {"horizontal": "RandomHorizontalFlip", "vertical": "RandomVerticalFlip"}
     if not isinstance(direction, str) or direction not in names or isinstance(probability, (list, tuple)):
-        draft.remark(step.at("direction"), f"{direction!r}; images are flipped horizontally instead, with 0.5")
+        draft.remark(
+            step.at("direction"), f"{direction!r}; images are flipped horizontally instead, with probability 0.5"
+        )
         direction, probability = "horizontal", 0.5
     return [{names[direction]: {"p": probability}}]
 

@@ -21,7 +21,7 @@ from transformers import (
 from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.models.head import class_names
 from hf_finetune.models.quiet import quiet_transformers
-from hf_finetune.models.source import LoadedWeights, check_config, initialize, loaded_new, needs_timm, unbuildable
+from hf_finetune.models.source import LoadedWeights, check_config, initialize, needs_timm, new_tensors, unbuildable
 from hf_finetune.timeouts import ANSWER_TIMEOUT
 
 # The checkpoints that come with the package, by the name that a recipe gives.
@@ -116,7 +116,7 @@ class Checkpoint:
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise self._not_loadable(error) from error
         return LoadedWeights(
-            model, loaded_new(info), tuple(class_names(own_config)), tuple(sorted(info["unexpected_keys"]))
+            model, new_tensors(info), tuple(class_names(own_config)), tuple(sorted(info["unexpected_keys"]))
         )
 
     def _not_loadable(self, error: Exception) -> UserError:

@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.errors import UserError
-from hf_finetune.models.checkpoint import open_checkpoint
+from hf_finetune.models.checkpoint import Checkpoint, open_checkpoint
 from hf_finetune.models.head import class_names, replace_head
 from hf_finetune.models.source import LoadedWeights, classifier_class
+
+
+def check_given_model(model: object) -> PreTrainedModel:
+    """Return the object if it is a network of Transformers with a head.
+
+    Raises:
+        UserError: It is anything else.
+    """
+    kind = type(model).__name__
+    if not isinstance(model, PreTrainedModel):
+        raise UserError(
+            f"model is {kind}; use a name, a folder or a transformers.PreTrainedModel such as"
+            " AutoModelForImageClassification.from_pretrained(...)."
+        )
+    classifier = classifier_class(model.config)
+    if classifier is not None and model.base_model is model and not isinstance(model, classifier):
+        raise UserError(f"model is {kind}, which has no head for classes; use a {classifier.__name__}.")
+    return model
 
 
 class ModelObject:
@@ -26,13 +45,7 @@ class ModelObject:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        classifier = classifier_class(model.config)
-        if classifier is not None and model.base_model is model and not isinstance(model, classifier):
-            raise UserError(
-                f"model: {type(model).__name__} has no head; pass a {classifier.__name__}, or the name of its"
-                " checkpoint."
-            )
-        self.model = model
+        self.model = check_given_model(model)
         self.name = type(model).__name__
 
     @property
@@ -44,15 +57,22 @@ class ModelObject:
         """Return a copy, so that a run that is refused leaves the caller's model as it was."""
         return copy.deepcopy(self.model.config)
 
-    def load_processor(self) -> BaseImageProcessor | None:
-        """Load the image processor of the checkpoint that the model was loaded from, None where that is not known."""
+    @cached_property
+    def _origin(self) -> Checkpoint | None:
+        """The checkpoint that the model was loaded from, None where it is not known or no longer there."""
         name = self.model.config.name_or_path
-        if not name:
-            return None
         try:
-            return open_checkpoint(name).load_processor()
+            return open_checkpoint(name) if name else None
         except UserError:
             return None
+
+    def load_processor(self) -> BaseImageProcessor | None:
+        """Load the image processor of the checkpoint that the model was loaded from, None where there is none.
+
+        Raises:
+            UserError: Its preprocessor_config.json is damaged.
+        """
+        return self._origin.load_processor() if self._origin else None
 
     def load_weights(self, config: PreTrainedConfig) -> LoadedWeights:
         """Give the model the configuration `config`, and new layers in its head where the number of classes differs.

@@ -137,7 +137,7 @@ def default_train_transforms(preprocessing: Preprocessing) -> list[dict[str, Any
 
 
 def load_image_processor(
-    source: ModelArguments | ModelSource, config: PreTrainedConfig, data: DataArguments | None = None
+    source: ModelArguments | ModelSource | None, config: PreTrainedConfig, data: DataArguments | None = None
 ) -> BaseImageProcessor:
     """Load the image processor of a network's source and apply what the recipe sets.
 
@@ -145,7 +145,7 @@ def load_image_processor(
     has some (`ModelSource.preprocessing`).
 
     Args:
-        source: Where the network comes from.
+        source: Where the network comes from; None, or arguments that name no network, for ImageNet's figures.
         config: The network's configuration. timm's networks keep their figures in it (`pretrained_cfg`), and it is
             changed with them.
         data: The recipe's figures; None changes none.
@@ -153,9 +153,13 @@ def load_image_processor(
     Raises:
         UserError: The recipe's figures make no sense, or the checkpoint's preprocessor_config.json is damaged.
     """
-    source = open_source(source)
-    processor = source.load_processor()
-    own = replace(Preprocessing(), **source.preprocessing) if processor is None else describe(processor)
+    if isinstance(source, ModelArguments):
+        named = source.model_name_or_path or source.load_from or source.model_type
+        source = open_source(source) if named else None
+    processor = None if source is None else source.load_processor()
+    own = describe(processor) if processor is not None else Preprocessing()
+    if processor is None and source is not None:
+        own = replace(own, **source.preprocessing)
     wanted = own if data is None else _overridden(own, data)
     if processor is not None and wanted == own:
         return processor

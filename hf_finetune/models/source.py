@@ -156,7 +156,7 @@ def classifier_class(config: PreTrainedConfig) -> Any:
     return MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(type(config), None)
 
 
-def loaded_new(info: Mapping[str, Any]) -> frozenset[str]:
+def new_tensors(info: Mapping[str, Any]) -> frozenset[str]:
     """Return the names of the tensors that `from_pretrained` initialized, from its `output_loading_info`.
 
     The step counters of BatchNorm are left out: old checkpoints lack them, and nothing reads them at a fixed momentum.

@@ -1,1 +1,1 @@
-"""Training: the Trainer, its optimizer and schedule, and its callbacks."""
+"""The Trainer, its optimizer and schedule, and its callbacks."""

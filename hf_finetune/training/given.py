@@ -84,10 +84,10 @@ class Given:
         functions = [name for name in ("train_transforms", "loss") if getattr(self, name) is not None]
         if not functions:
             return []
-        verb = "are" if len(functions) > 1 else "is"
+        copula = "are" if len(functions) > 1 else "is"
         return [
-            f"Note: {' and '.join(functions)} {verb} compared by name alone; the run ends as it would have without the"
-            " interruption only if the code is the same."
+            f"Note: {' and '.join(functions)} {copula} compared by name alone; the run ends as it would have without"
+            " the interruption only if the code is the same."
         ]
 
     def as_comments(self) -> str:

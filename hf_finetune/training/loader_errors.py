@@ -1,7 +1,7 @@
-"""What a loader's worker processes can fail of, in one line each.
+"""Errors of a loader's worker processes, in one line each.
 
-torch hands an error of a worker on with the worker's whole traceback as its message, and reports the death of one as a
-`RuntimeError` wherever the main process happens to be.
+torch passes on an error in a worker with the worker's whole traceback as its message. It reports the death of a worker
+as a `RuntimeError` wherever the main process happens to be.
 """
 
 from __future__ import annotations
@@ -26,14 +26,19 @@ _DEAD_WORKER = re.compile(
 
 
 def leave_a_lost_parent_to_itself() -> None:
-    """Keeps a worker's threads from printing that the main process has gone, which says itself why it has."""
+    """Keep a worker's threads from printing that the main process is gone; the main process prints why."""
     usual = sys.excepthook
     sys.excepthook = lambda kind, *rest: None if issubclass(kind, ConnectionError) else usual(kind, *rest)
 
 
 @contextmanager
 def loader_errors_in_one_line() -> Iterator[None]:
-    """Raises `LoadingError` or another `UserError` of one line for what goes wrong with a loader's workers within."""
+    """Surround what reads from a loader.
+
+    Raises:
+        LoadingError: Something went wrong in a worker or with one; the message is one line.
+        UserError: A worker raised one, which is passed on with its message alone.
+    """
     try:
         yield
     except (RuntimeError, OSError, EOFError, UserError) as error:
@@ -49,7 +54,7 @@ def loader_errors_in_one_line() -> Iterator[None]:
 
 
 def _explain(error: Exception) -> str | None:
-    """Returns one line on an error of torch's loader, None for any other error."""
+    """Return one line on an error of torch's loader, None for any other error."""
     message = str(error)
     within = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
     starting = isinstance(error, OSError) and "_get_iterator" in within
@@ -58,7 +63,7 @@ def _explain(error: Exception) -> str | None:
     dead = _DEAD_WORKER.search(message)
     signal = dead and dead["signal"]
     no_room = "/torch_" in message and ("No space left" in message or "shared memory" in message)
-    if no_room or signal == "Bus error" or (starting and error.errno == errno.ENOSPC):
+    if no_room or signal == "Bus error" or (starting and getattr(error, "errno", None) == errno.ENOSPC):
         size = f" of {shutil.disk_usage(_SHARED_MEMORY).total / 1e6:,.1f} MB" if _SHARED_MEMORY.is_dir() else ""
         return (
             f"The shared memory{size} ({_SHARED_MEMORY}), by which the processes that load images hand over their"
@@ -71,7 +76,7 @@ def _explain(error: Exception) -> str | None:
         )
     if starting:
         return (
-            f"The processes that load images cannot be started ({error.strerror}); use a lower"
+            f"The processes that load images cannot be started ({getattr(error, 'strerror', '')}); use a lower"
             " --dataloader_num_workers."
         )
     # A worker may die before the batch that it announced is handed over, which is then an error of the connection.
@@ -85,8 +90,8 @@ def _explain(error: Exception) -> str | None:
 
 
 def _forget_half_made_iterator(error: Exception) -> None:
-    """Keeps torch's iterator, which did not come to have workers, from printing a traceback when it is deleted."""
+    """Keep torch's iterator, whose workers could not be started, from printing a traceback when it is deleted."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         iterator = frame.f_locals.get("self")
-        if type(iterator).__name__ == "_MultiProcessingDataLoaderIter":
+        if iterator is not None and type(iterator).__name__ == "_MultiProcessingDataLoaderIter":
             iterator._shutdown = True

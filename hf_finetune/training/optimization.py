@@ -1,13 +1,14 @@
-"""The schedules that Transformers lacks and the loss, as pure functions."""
+"""Which parameters are decayed, SGD's settings, and the schedules that Transformers lacks, as pure functions."""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import get_scheduler
@@ -15,14 +16,50 @@ from transformers import get_scheduler
 from hf_finetune.config.training import MULTISTEP, FinetuneArguments
 
 
+def decayed_parameters(model: nn.Module, norms_and_biases: bool, left_out: Collection[str]) -> list[str]:
+    """Return the names of the parameters with weight decay.
+
+    Args:
+        model: The network.
+        norms_and_biases: Whether parameters of one dimension are decayed too. timm does not decay them
+            (`param_groups_weight_decay`).
+        left_out: Parts of dotted names, such as `cls_token`; parameters that have one are not decayed.
+    """
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if (norms_and_biases or parameter.ndim > 1) and set(left_out).isdisjoint(name.split("."))
+    ]
+
+
+def sgd_settings(args: FinetuneArguments, is_sharded: bool) -> dict[str, Any]:
+    """Return the arguments of `torch.optim.SGD`.
+
+    Args:
+        args: Learning rate, momentum and device.
+        is_sharded: Whether the weights are divided over the ranks; such weights have no fused kernel.
+    """
+    return {
+        "lr": args.learning_rate,
+        "momentum": args.momentum,
+        "nesterov": args.nesterov,
+        "fused": args.device.type in ("cpu", "cuda") and not is_sharded,  # one pass over each tensor instead of four
+    }
+
+
 def multistep_factor(
     step: int, *, warmup_steps: int, updates_per_epoch: int, milestones: Sequence[float], gamma: float
 ) -> float:
-    """Returns the factor on the learning rate at optimizer step `step`, counted from 0.
+    """Return the factor on the learning rate of a step schedule with a linear warm-up.
 
-    Warm-up is linear and ends at 1. Afterwards the factor is `gamma` to the number of milestones passed; `milestones`
-    are epochs, ascending, and a milestone's first step is the first step of that epoch. A pure function of the step, so
-    accumulation, the number of processes and a resume cannot move it.
+    It is a pure function of the step, so accumulation, the number of ranks and a resume cannot move it.
+
+    Args:
+        step: The optimizer step, from 0.
+        warmup_steps: Steps over which the factor rises to 1.
+        updates_per_epoch: Optimizer steps of an epoch.
+        milestones: Epochs, ascending; from the first step of each on, the factor is multiplied by `gamma`.
+        gamma: See there.
     """
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
@@ -32,7 +69,7 @@ def multistep_factor(
 def multistep_schedule(
     optimizer: Optimizer, *, warmup_steps: int, updates_per_epoch: int, milestones: Sequence[float], gamma: float
 ) -> LambdaLR:
-    """Returns the step schedule of MMClassification's `lr_config=dict(policy='step')` for an optimizer."""
+    """Return the step schedule of MMClassification's `lr_config=dict(policy='step')` (see `multistep_factor`)."""
     factor = partial(
         multistep_factor,
         warmup_steps=warmup_steps,
@@ -43,7 +80,7 @@ def multistep_schedule(
     return LambdaLR(optimizer, factor)
 
 
-# The part of the rate at `part` of a warm-up, 0 to 1, that starts with `start`: MMCV's linear, constant and exp.
+# The factor on the rate at a share of a warm-up, 0 to 1, that begins at `start`: MMCV's linear, constant and exp.
 _WARM_UPS: dict[str, Callable[[float, float], float]] = {
     "linear": lambda start, part: start + (1 - start) * part,
     "constant": lambda start, part: start if part < 1 else 1.0,
@@ -54,7 +91,7 @@ _WARM_UPS: dict[str, Callable[[float, float], float]] = {
 def warmed_up_factor(
     step: int,
     *,
-    shape: Callable[[int], float],
+    shape: Callable[[float], float],
     warmup_steps: int,
     start_factor: float | None,
     multiplies: bool,
@@ -63,42 +100,65 @@ def warmed_up_factor(
     warmup_type: str = "linear",
     warmup_hold: int = 1,
 ) -> float:
-    """Returns the factor on the learning rate at optimizer step `step` with a warm-up as in MMClassification.
+    """Return the factor on the learning rate of a schedule with a warm-up as in MMClassification.
 
-    `shape` is the schedule's factor at a step; from step `end` on it stays. Where `multiplies`, it runs from step 0 and
-    the warm-up is multiplied to it: from `start_factor` at step 0 to 1 at step `warmup_steps`, as MMCV's. Otherwise it
-    begins at step `warmup_steps`, and the warm-up reaches 1 with its own last step, as MMEngine's LinearLR and
-    ConstantLR do. Without `start_factor` the warm-up is the schedule's own. `hold` and `warmup_hold` are for how many
-    steps the shape and the warm-up stand still: an epoch's, or 1.
+    Args:
+        step: The optimizer step, from 0.
+        shape: The schedule's own factor at a step.
+        warmup_steps: The length of the warm-up.
+        start_factor: The factor at step 0; None where the warm-up is the schedule's own.
+        multiplies: Whether the schedule runs from step 0 and is multiplied by the warm-up, which reaches 1 at step
+            `warmup_steps`, as in MMCV. Otherwise the schedule begins at step `warmup_steps`, and the warm-up reaches 1
+            with its own last step, as MMEngine's LinearLR and ConstantLR do.
+        hold: For how many steps the schedule stands still: an epoch's, or 1.
+        end: The step from which on the schedule stays as it is.
+        warmup_type: linear, constant or exponential.
+        warmup_hold: For how many steps the warm-up stands still.
     """
     if start_factor is None and step < warmup_steps:
         return shape(step)
     factor = shape(min(max(step // hold * hold, 0 if multiplies else warmup_steps), end))
-    if step < warmup_steps:
+    if step < warmup_steps and start_factor is not None:
         last = warmup_steps if multiplies else max(1, warmup_steps - warmup_hold)
         factor *= _WARM_UPS[warmup_type](start_factor, min(1.0, step // warmup_hold * warmup_hold / last))
     return factor
 
 
 def warmed_up_schedule(schedule: LRScheduler, **settings: Any) -> LambdaLR:
-    """Returns a schedule of Transformers with the warm-up of `warmed_up_factor`, which takes the settings.
+    """Return a schedule of Transformers with a warm-up.
 
-    Raises `ValueError` for a schedule that is no function of the step, such as reduce_lr_on_plateau.
+    Args:
+        schedule: The schedule.
+        **settings: The arguments of `warmed_up_factor`.
+
+    Raises:
+        ValueError: The schedule is no function of the step, such as reduce_lr_on_plateau.
     """
     if not isinstance(schedule, LambdaLR):
         raise ValueError(
             "it is no function of the step, so warm-up, lr_by_epoch, lr_decay_epochs and lr_reaches_end have no"
             " meaning for it"
         )
-    return LambdaLR(schedule.optimizer, partial(warmed_up_factor, shape=schedule.lr_lambdas[0], **settings))
+    return LambdaLR(
+        schedule.optimizer,
+        partial(warmed_up_factor, shape=cast("Callable[[float], float]", schedule.lr_lambdas[0]), **settings),
+    )
 
 
 def build_schedule(
     args: FinetuneArguments, optimizer: Optimizer, num_training_steps: int, updates_per_epoch: int
 ) -> LRScheduler:
-    """Returns the schedule that a recipe describes: multistep or one of Transformers, with warm-up and end.
+    """Return the schedule that a recipe describes: multistep or one of Transformers, with warm-up and end.
 
-    Raises `ValueError` as `warmed_up_schedule` does, and what Transformers raises for figures that it cannot use.
+    Args:
+        args: The settings of the schedule.
+        optimizer: What it is made for.
+        num_training_steps: Optimizer steps of the whole run.
+        updates_per_epoch: Optimizer steps of an epoch.
+
+    Raises:
+        ValueError: The schedule is no function of the step, where it must be one, or Transformers cannot use the
+            settings; then it may raise `TypeError` too.
     """
     warmup_steps = args.get_warmup_steps(num_training_steps)
     if args.warmup_epochs is not None:
@@ -112,7 +172,8 @@ def build_schedule(
     if args.lr_reaches_end:
         end -= hold
     end = max(end, begin + 1)
-    if args.lr_scheduler_type.value == MULTISTEP:
+    schedule_type = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    if schedule_type == MULTISTEP:
         schedule: LRScheduler = multistep_schedule(
             optimizer,
             warmup_steps=0 if own_warm_up else warmup_steps,
@@ -122,11 +183,11 @@ def build_schedule(
         )
     else:
         schedule = get_scheduler(
-            args.lr_scheduler_type.value,
+            schedule_type,
             optimizer=optimizer,
             num_warmup_steps=begin,
             num_training_steps=end,
-            scheduler_specific_kwargs=args.lr_scheduler_kwargs,
+            scheduler_specific_kwargs=cast("dict[str, Any] | None", args.lr_scheduler_kwargs),
         )
     ends_before = end < num_training_steps
     if own_warm_up or args.lr_by_epoch or ends_before:

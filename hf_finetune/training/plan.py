@@ -85,7 +85,7 @@ def plan_run(recipe: Recipe, given: Given) -> RunPlan:
     if given.dataset is None:
         find_source(data)  # its typo is told before anything about a folder that is named after it
     stated = "output_dir" in recipe.values
-    base = Path(args.output_dir) if stated else _RUNS / run_name(recipe, data, given)
+    base = Path(args.output_dir or "") if stated else _RUNS / run_name(recipe, data, given)
     if not args.is_shared(base):
         raise UserError(
             f"output_dir: {base} is not the same folder on all machines, and checkpoints would not be whole; use"

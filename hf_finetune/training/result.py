@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from huggingface_hub import HfApi, ModelCard
 from transformers import PreTrainedModel
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from hf_finetune.config.recipe import Recipe, to_yaml
 from hf_finetune.config.run_files import METRICS_FILE, apply_umask
-from hf_finetune.config.training import MULTISTEP
+from hf_finetune.config.training_keys import MULTISTEP
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.evaluation.analysis import ClassFigures, confusion_matrix, per_class_figures
 from hf_finetune.evaluation.metrics import METRICS, Metric, run_metrics
@@ -101,7 +102,7 @@ class RunRecord:
         figures = dict(self.training_metrics)
         figures |= {"train_skipped_steps": len(self.skipped_steps), "unreadable_images": len(self.data.bad_images)}
         for output in self.predictions.values():
-            figures |= output.metrics
+            figures |= output.metrics or {}
         return figures
 
     @property
@@ -112,7 +113,7 @@ class RunRecord:
     def split_metrics(self, role: str) -> dict[str, float]:
         """Returns the figures of one split under their own names: accuracy, loss and so on, and `samples`."""
         prefix = f"{METRIC_PREFIXES[role]}_"
-        metrics = {name.removeprefix(prefix): value for name, value in self.predictions[role].metrics.items()}
+        metrics = {name.removeprefix(prefix): value for name, value in (self.predictions[role].metrics or {}).items()}
         return {name: metrics[name] for name in (*self.registry, "samples") if name in metrics}
 
     def describe(self, role: str) -> str:
@@ -123,7 +124,7 @@ class RunRecord:
     def per_class(self) -> list[ClassFigures]:
         """Returns precision, recall, F1 and support of every class on the reported split."""
         output = self.predictions[self.reported_role]
-        return per_class_figures(output.predictions[0], output.label_ids, self.data.label_names)
+        return per_class_figures(output.predictions[0], np.asarray(output.label_ids), self.data.label_names)
 
     def table(self) -> str:
         """Returns the final table, for people."""
@@ -166,7 +167,7 @@ def save_result(folder: Path, record: RunRecord) -> None:
     if record.predictions:
         per_class = record.per_class()
         output = record.predictions[record.reported_role]
-        matrix = confusion_matrix(output.predictions[0], output.label_ids, data.label_names)
+        matrix = confusion_matrix(output.predictions[0], np.asarray(output.label_ids), data.label_names)
         plot_confusion_matrix(
             matrix, data.label_names, folder / CONFUSION_MATRIX_FILE, record.title(), record.reported_role
         )

@@ -18,7 +18,7 @@ from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.processor import default_train_transforms, describe
 from hf_finetune.training.checkpoints.run_folder import prepare_folder
 from hf_finetune.training.checkpoints.store import full_disk_told
-from hf_finetune.training.extensions.log_lines import SecondEpochCallback
+from hf_finetune.training.extensions.epochs import SecondEpochCallback
 from hf_finetune.training.finetune_result import FinetuneResult
 from hf_finetune.training.frozen.features import FeatureDataset, train_on_images
 from hf_finetune.training.frozen.policy import frozen_policy, start_head
@@ -104,7 +104,7 @@ def run(recipe: Recipe, command: str, given: Given | None = None) -> FinetuneRes
     train_on_images(trainer.model)
     if plan.repository is not None:
         push_folder(plan.folder, plan.repository, plan.args.hub_private_repo)
-    return FinetuneResult(record.metrics, trainer.model, trainer.processing_class, plan.folder)
+    return FinetuneResult(record.metrics, trainer.model, prepared.images.image_processor, plan.folder)
 
 
 def prepare(recipe: Recipe, given: Given | None = None) -> PreparedRun:
@@ -157,5 +157,5 @@ def _open_folder(prepared: PreparedRun) -> None:
         if args.process_index == 0 and plan.checkpoint is None:
             prepare_folder(plan.folder, to_yaml(plan.recipe) + plan.given.as_comments(), args.overwrite_output_dir)
         prepared.images.bad_images.persist_to(
-            plan.folder, goes_on=plan.checkpoint is not None, first=args.local_process_index == 0
+            plan.folder, resumed=plan.checkpoint is not None, first=args.local_process_index == 0
         )

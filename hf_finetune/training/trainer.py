@@ -1,16 +1,20 @@
-"""The Trainer of Transformers with the faults fixed that would falsify a fine-tuning.
+"""The Trainer of Transformers, with exact resumption and without the faults that would falsify a fine-tuning.
 
-What is overridden, and why, stands at each method; the loop itself is the stock one.
+Most of what a run adds to the loop is an extension (`training.extensions`). Here is what only a subclass can do: orders
+and loaders, batches that are completed on the device, and checkpoints that are whole or not there. The loop itself is
+the stock one. Each method that is overridden says why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import signal
+from collections.abc import Callable, Sequence, Sized
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.distributed import broadcast
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -20,8 +24,11 @@ from transformers import (
     PreTrainedModel,
     PrinterCallback,
     ProgressCallback,
+    Trainer,
+    TrainerCallback,
 )
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.data.batches import ImageBatches, pass_on
@@ -29,24 +36,36 @@ from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.images.unreadable import BadImages
 from hf_finetune.data.stages import TrainingStage
 from hf_finetune.data.streaming.dataset import StreamedBatches
-from hf_finetune.errors import UserError, did_you_mean, first_line
-from hf_finetune.evaluation.metrics import ClassificationMetrics
-from hf_finetune.logs import get_logger, log_lines
-from hf_finetune.training.extensions.log_lines import EpochCallback, LogLineCallback, PlainLogLineCallback
+from hf_finetune.errors import Interrupted
+from hf_finetune.evaluation.metrics import METRICS, ClassificationMetrics
+from hf_finetune.training.checkpoints import store
+from hf_finetune.training.checkpoints.resume import ResumeState, RunningLoss, find_best_again
+from hf_finetune.training.checkpoints.sizes import check_room_for_run, checkpoint_sizes
+from hf_finetune.training.checkpoints.weights import reload_whole, save_whole
+from hf_finetune.training.extensions.base import Extension, gather_names
+from hf_finetune.training.extensions.build import build_extensions
+from hf_finetune.training.extensions.list import Extensions
+from hf_finetune.training.loaders import epoch_sampler, start_workers_alike, stream_order
 from hf_finetune.training.loss import classification_loss
-from hf_finetune.training.optimization import build_schedule
+from hf_finetune.training.optimization import build_schedule, decayed_parameters, sgd_settings
 from hf_finetune.training.sampling import CountedOnce, EpochSampler
-from hf_finetune.training.streaming_trainer import StreamingTrainer
+from hf_finetune.training.sanity_check import sanity_check
+from hf_finetune.training.stock_trainer import TrainerLoop
 
-logger = get_logger(__name__)
 
-
-class ImageClassificationTrainer(StreamingTrainer):
+class ImageClassificationTrainer(Trainer):
     """Fine-tunes an image classifier on uint8 batches that a `DeviceStage` completes on the model's device.
 
-    `reduce_logits` maps logits
-    (batch, classes) and labels (batch,) to what `compute_metrics` needs of them, on the device.
+    Attributes:
+        extensions: What is added to the loop, in the order in which it sees each event.
+        is_sharded: Whether FSDP or DeepSpeed divides the weights over the ranks.
     """
+
+    args: FinetuneArguments
+    model: PreTrainedModel
+    train_dataset: Any
+    eval_dataset: Any
+    compute_loss_func: Callable[..., torch.Tensor]
 
     def __init__(
         self,
@@ -56,208 +75,210 @@ class ImageClassificationTrainer(StreamingTrainer):
         device_stage: DeviceStage,
         image_processor: BaseImageProcessor,
         training_stage: TrainingStage | None = None,
-        train_dataset: ImageBatches | None = None,
-        eval_dataset: ImageBatches | None = None,
+        train_dataset: ImageBatches | StreamedBatches | None = None,
+        eval_dataset: ImageBatches | StreamedBatches | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
         reduce_logits: Callable[[torch.Tensor, torch.Tensor], Any] | None = None,
         bad_images: BadImages | None = None,
+        extensions: Sequence[Extension] | None = None,
+        callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
     ) -> None:
+        """Create a trainer.
+
+        Args:
+            model: The network; its `forward` takes `pixel_values`, float32 (batch, 3, height, width).
+            args: How it is trained.
+            device_stage: Turns a batch from a loader into what the model takes, on the model's device.
+            image_processor: Saved with the model.
+            training_stage: What prepares training images in the workers; it is told which epoch begins.
+            train_dataset: The training images; None for a trainer that only evaluates.
+            eval_dataset: The validation images, if there are any.
+            compute_metrics: Computes figures from what `reduce_logits` returns for all images.
+            reduce_logits: Maps logits (batch, classes) and labels (batch,), on the device, to what `compute_metrics`
+                needs of them.
+            bad_images: The list of unreadable images.
+            extensions: What is added to the loop; by default what the arguments ask for.
+            callbacks: Callbacks of Transformers, called after the extensions.
+
+        Raises:
+            UserError: The arguments contradict each other.
+        """
         super().__init__(
             model,
             args,
-            data_collator=pass_on,
+            data_collator=cast("Callable[[list[Any]], dict[str, Any]]", pass_on),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=image_processor,
             compute_metrics=compute_metrics,
             preprocess_logits_for_metrics=reduce_logits,
             compute_loss_func=classification_loss(args.label_smoothing_factor),
-            bad_images=bad_images,
         )
-        if not self._is_sharded:  # DeepSpeed lays weights out itself
+        self.is_sharded: bool = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if not self.is_sharded:  # DeepSpeed lays weights out itself
             # Convolutions are fastest in this layout; other layers do not mind.
-            self.model.to(memory_format=torch.channels_last)
+            cast(nn.Module, self.model).to(memory_format=torch.channels_last)
         if self.accelerator.ddp_handler is not None:
             self.accelerator.ddp_handler.gradient_as_bucket_view = True  # gradients are reduced where they lie
-        self.device_stage = device_stage
         # The loss is divided in `classification_loss` alone, and no model is handed arguments it may misread.
         self.model_accepts_loss_kwargs = False
-        self.remove_callback(ProgressCallback)
-        self.remove_callback(PrinterCallback)
-        log_lines_callback = PlainLogLineCallback() if args.disable_tqdm else LogLineCallback()
-        if isinstance(compute_metrics, ClassificationMetrics):
-            log_lines_callback.metrics = compute_metrics.metrics
-        self.add_callback(log_lines_callback)
+        if args.optim == "sgd":  # with momentum; the stock Trainer's is without
+            self.optimizer_cls_and_kwargs = (torch.optim.SGD, sgd_settings(args, self.is_sharded))
+        self.bad_images = bad_images
+        self.device_stage = device_stage
         self._training_stage = training_stage
         self._sampler: EpochSampler | None = None
-        self.add_callback(EpochCallback(self._set_epoch))
+        self._updates_per_epoch = 1
+        self._writing_to: str | None = None
+        self._seen_step = self._saved_step = -1
+        self._resumed_from: Path | None = None
+        self._restored_loss: RunningLoss | None = None
+        self._stopped_by: signal.Signals | None = None
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(DEFAULT_PROGRESS_CALLBACK)  # in a notebook another: progress would appear twice
+        self.remove_callback(PrinterCallback)
+        if extensions is None:
+            metrics = compute_metrics.metrics if isinstance(compute_metrics, ClassificationMetrics) else METRICS
+            extensions = build_extensions(args, train_dataset, bad_images, self.is_sharded, metrics)
+        self.extensions = Extensions(extensions)
+        self._loop = TrainerLoop(self)
+        for extension in self.extensions:
+            extension.attach(self._loop)
+        for callback in (*self.extensions, *callbacks):
+            self.add_callback(callback)
 
-    # ---- optimizer and schedule ----
+    # ---- what extensions ask of a run, and know of it ----
 
-    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """All parameters, or without norms and biases those of two and more dimensions, as timm counts them.
-
-        The stock rule goes by names and misses ResNet's `normalization`. Those that `no_decay` names are left out.
-        """
-        everything, left_out = self.args.decay_norm_and_bias, set(self.args.no_decay or ())
-        return [
-            name
-            for name, parameter in model.named_parameters()
-            if (everything or parameter.ndim > 1) and left_out.isdisjoint(name.split("."))
-        ]
-
-    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
-        """SGD with momentum; any other optimizer is the stock Trainer's."""
-        if self.args.optim == "sgd":
-            settings = {
-                "lr": self.args.learning_rate,
-                "momentum": self.args.momentum,
-                "nesterov": self.args.nesterov,
-                # One pass over each tensor instead of four; sharded parameters have no such kernel.
-                "fused": self.args.device.type in ("cpu", "cuda") and not self._is_sharded,
-            }
-            self.optimizer_cls_and_kwargs = (torch.optim.SGD, settings)
-        return super().create_optimizer(model)
-
-    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
-        """The step schedule and MMClassification's warm-ups, which Transformers lacks; else the stock Trainer's."""
-        if self.lr_scheduler is not None:
-            return self.lr_scheduler
-        schedule = build_schedule(self.args, optimizer or self.optimizer, num_training_steps, self._updates_per_epoch)
-        self.lr_scheduler, self._created_lr_scheduler = schedule, True
-        return schedule
-
-    def _get_train_sampler(self, train_dataset: ImageBatches | None = None) -> Sampler[int] | None:
-        if self.args.train_sampling_strategy != "random":
-            return super()._get_train_sampler(train_dataset)
-        args, count = self.args, len(train_dataset or self.train_dataset)
-        fills_up = args.world_size > 1 and not args.dataloader_drop_last
-        multiple = args.train_batch_size * args.world_size if fills_up else 1
-        self._sampler = EpochSampler(count, args.order_seed, multiple)
-        return self._sampler
-
-    def _get_dataloader(self, dataset: Dataset, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
-        if is_training and self.args.world_size > 1 and not isinstance(dataset, StreamedBatches):
-            dataset = CountedOnce(dataset)
-        drop_last = self.args.dataloader_drop_last
-        self.args.dataloader_drop_last = drop_last and is_training  # an evaluation counts every image
-        try:
-            return super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
-        finally:
-            self.args.dataloader_drop_last = drop_last
-
-    def _set_epoch(self, epoch: int) -> None:
-        """Tells the draws and the order. Accelerate reaches neither in all configurations (DDP, after a resume)."""
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the random draws and the order of the images which epoch begins, counted from 0."""
         if self._training_stage is not None:
             self._training_stage.set_epoch(epoch)
         if self._sampler is not None:
             self._sampler.set_epoch(epoch)
 
+    @property
+    def skipped_steps(self) -> list[dict[str, Any]]:
+        """The optimizer steps that changed nothing: `step`, `learning_rate` and the names of their `images`."""
+        return self.extensions.skipped_steps
+
+    @property
+    def steps_without_loss(self) -> int:
+        """How many optimizer steps of the run had no loss that counts."""
+        return len(self.skipped_steps)
+
+    def unreadable_images(self) -> list[str]:
+        """Return the unreadable images that all ranks have met, sorted, each with the reason. All ranks call it."""
+        return sorted(set(gather_names(self.extensions.unreadable_images(), self.accelerator)))
+
+    def loading(self) -> AbstractContextManager[None]:
+        """Return a context for whatever reads images: what goes wrong there is a `UserError` of one line."""
+        return self.extensions.loading()
+
     # ---- before the first step ----
 
     def sanity_check(self) -> None:
-        """Takes two images of each split through all that a step needs, so that what does not fit shows at once.
+        """Take two images of each split through all that a step needs; what does not fit is a `UserError`."""
+        sanity_check(self)
 
-        Weights, statistics and random numbers stay as they are. Raises `UserError`.
-        """
-        sizes = [
-            self._check_batch(dataset.first(2))
-            for dataset in (self.train_dataset, self.eval_dataset)
-            if dataset is not None
-        ]
-        if len(set(sizes)) > 1:
-            (height, width), (eval_height, eval_width) = sizes
-            logger.warning(
-                f"Note: train_transforms make images of {height} x {width} pixels, but evaluation, by image_size, of"
-                f" {eval_height} x {eval_width}."
-            )
-        if self.args.gradient_checkpointing and not self.model.supports_gradient_checkpointing:
-            raise UserError(f"{type(self.model).__name__} does not support gradient_checkpointing; leave it out.")
-        parts = {part for name, _ in self.model.named_parameters() for part in name.split(".")}
-        log_lines(
-            logger,
-            *(
-                f"Note: no_decay: no parameter is called {name}.{did_you_mean(name, parts)}"
-                for name in self.args.no_decay or ()
-                if name not in parts
-            ),
-        )
-        images = self.args.train_batch_size * self.args.world_size
-        if self.args.dataloader_drop_last and len(self.train_dataset) < images:
-            raise UserError(
-                f"dataloader_drop_last leaves none of the {len(self.train_dataset):,} training images, which do not"
-                " fill one batch; use --dataloader_drop_last false."
-            )
-        # A parameter of its own, because some optimizers and schedules leave hooks on what they are made for.
-        parameters = [nn.Parameter(torch.zeros(1))]
-        try:
-            if self.args.optim != "sgd":
-                optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-                if not {"params", "model", "optimizer_dict"} & settings.keys():
-                    optimizer_class(parameters, **settings)
-        except (ImportError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(
-                f"optim {self.args.optim.value} cannot be used: {first_line(error)}; use another --optim."
-            ) from error
-        try:
-            self.create_scheduler(num_training_steps=1000, optimizer=torch.optim.SGD(parameters))
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                f"lr_scheduler_type {self.args.lr_scheduler_type.value} cannot be used: {first_line(error)}; use what"
-                " it needs as --lr_scheduler_kwargs '{name: value}', or another schedule."
-            ) from error
-        self.lr_scheduler, self._created_lr_scheduler = None, False
+    def check_room(self) -> None:
+        """Raise `UserError` where the checkpoints of the run will not fit on the disk."""
+        check_room_for_run(self.model, self.args, len(self.train_dataset))
 
-    def _check_batch(self, batch: dict[str, torch.Tensor]) -> tuple[int, int]:
-        """Returns the (height, width) in pixels that the network is given."""
-        self.model.eval()
+    def sizes(self) -> tuple[int, int]:
+        """Return the bytes of the weights, and about those of a checkpoint."""
+        return checkpoint_sizes(self.model, self.args)
+
+    # ---- optimizer and schedule ----
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Return the parameters with weight decay; the stock rule goes by names and misses ResNet's `normalization`."""
+        return decayed_parameters(model, self.args.decay_norm_and_bias, self.args.no_decay or ())
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
+        """Make the step schedule or MMClassification's warm-ups, which Transformers lacks; else the stock schedule."""
+        if self.lr_scheduler is not None:
+            return self.lr_scheduler
+        used = optimizer if optimizer is not None else cast(Optimizer, self.optimizer)
+        schedule = build_schedule(self.args, used, num_training_steps, self._updates_per_epoch)
+        self.lr_scheduler, self._created_lr_scheduler = schedule, True  # type: ignore[assignment]
+        return schedule
+
+    def set_initial_training_values(self, args: Any, dataloader: DataLoader[Any]) -> tuple[Any, ...]:
+        """Note how many optimizer steps an epoch has, which the schedule and the checkpoints need."""
+        values: tuple[Any, ...] = super().set_initial_training_values(args, dataloader)
+        self._updates_per_epoch = values[1]
+        return values
+
+    # ---- loaders ----
+
+    def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[Any] | None:
+        """Make the order that fills up without counting an image twice; the stock one is a list of Python numbers."""
+        if self.args.train_sampling_strategy != "random":
+            return super()._get_train_sampler(train_dataset)
+        dataset = cast(Sized, self.train_dataset if train_dataset is None else train_dataset)
+        self._sampler = epoch_sampler(len(dataset), self.args)
+        return self._sampler
+
+    def _get_dataloader(
+        self, dataset: Any, description: str, batch_size: int, sampler_fn: Any = None, is_training: bool = False,
+        dataloader_key: str | None = None,
+    ) -> DataLoader[Any]:  # fmt: skip
+        """Arrange streams, count every image once and start workers alike, which the stock loader does not."""
+        if isinstance(dataset, StreamedBatches):
+            sampler_fn = stream_order(dataset, batch_size, self.args, is_training)
+        elif is_training and self.args.world_size > 1:
+            dataset = CountedOnce(dataset)
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and is_training  # an evaluation counts every image
         try:
-            inputs = self._prepare_inputs(batch)
-            labels = inputs.pop("labels")
-            if not self._is_sharded:  # there it is not whole before it is wrapped
-                with torch.no_grad():
-                    self.compute_loss_func(self.model(**inputs), labels)
-            return tuple(inputs["pixel_values"].shape[-2:])
-        except (IndexError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(
-                f"A first batch of images does not go through {type(self.model).__name__}: {first_line(error)};"
-                " check image_size, train_transforms and model_config."
-            ) from error
+            loader = super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, dataloader_key)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+        return start_workers_alike(loader, self.args.seed, self.extensions.worker_inits)
 
     # ---- one step ----
 
+    def prepare_batch(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return a loader's batch as the model takes it, on the model's device, with its `labels`."""
+        return self._prepare_inputs(batch)
+
     def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Complete a batch on the device, in training and in evaluation."""
         return self.device_stage(super()._prepare_inputs(inputs))
 
-    def floating_point_ops(self, inputs: dict[str, torch.Tensor]) -> int:
-        return 0  # the stock estimate is meant for language models and walks all parameters at each step
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Show each forward pass to the extensions; callbacks are called once for an optimizer step only."""
+        sample_index = inputs.pop("sample_index", None)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.extensions.after_pass(loss, sample_index)
+        return loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Return 0: the stock estimate is meant for language models and walks all parameters at each step."""
+        return 0
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor | float | None:
-        """Measures the norm of the gradient for the steps that are logged; the stock Trainer does at every step."""
+        """Measure the norm of the gradient for the steps that are logged; the stock Trainer does at every step."""
         if grad_norm is None and (self.state.global_step + 1) % self.state.logging_steps:
             return None
-        return super()._get_grad_norm(model, grad_norm)
+        return cast("torch.Tensor | float | None", super()._get_grad_norm(model, grad_norm))  # type: ignore[no-untyped-call]
 
     # ---- evaluation ----
 
-    def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Evaluates with one set of BatchNorm statistics: DDP refreshes the buffers of other ranks only in training."""
-        if self.args.world_size > 1 and not self._is_sharded:
-            for buffer in self.model.buffers():
-                broadcast(buffer, src=0)
-        return super().evaluation_loop(dataloader, *args, **kwargs)
+    def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Evaluate within the contexts of the extensions; callbacks are called afterwards only."""
+        with self.extensions.evaluating(), self.loading():
+            return super().evaluation_loop(dataloader, *args, **kwargs)
 
     def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, torch.Tensor],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[None, torch.Tensor, torch.Tensor | None]:
-        """Returns logits, float32 (batch, classes), and labels, int64 (batch,).
+        """Return None, logits, float32 (batch, classes), and labels, int64 (batch,).
 
         The loss is left to `reduce_logits`, which keeps it per image: the stock mean is wrong where the last batch is
-        uneven over the processes.
+        uneven over the ranks.
         """
         inputs = self._prepare_inputs(inputs)
         labels = inputs.pop("labels", None)
@@ -265,8 +286,163 @@ class ImageClassificationTrainer(StreamingTrainer):
             logits = model(**inputs).logits
         return None, logits.float(), labels
 
+    # ---- the loop ----
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train to the end.
+
+        Args:
+            resume_from_checkpoint: The folder of the checkpoint from which the run resumes, or None.
+            *args: Passed to the stock method, as are `kwargs`.
+            **kwargs: See there.
+
+        Returns:
+            The number of optimizer steps, the mean loss of the whole run and its figures.
+
+        Raises:
+            Interrupted: SIGTERM or SIGINT stopped the run, and everything is saved.
+            UserError: Images cannot be loaded, a loss is not finite or the disk is full.
+        """
+        self._resumed_from = Path(str(resume_from_checkpoint)) if resume_from_checkpoint else None
+        if self._resumed_from is not None:
+            self.args.eval_on_start = False  # the run was evaluated when it did start
+        if self.args.should_save:
+            store.remove_unfinished(self._run_folder)
+        with self.loading(), self.extensions.training():
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """Restore what the stock Trainer forgets: place of the best checkpoint, losses, states of extensions."""
+        position = super()._init_training_state(*args, **kwargs)
+        if self._resumed_from is not None:
+            find_best_again(self.state, self._resumed_from, self.args.load_best_model_at_end)
+            saved = ResumeState.load(self._resumed_from)
+            self._restored_loss = saved.running_loss
+            self.extensions.load_state_dicts(saved.extensions)
+        return position
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Run an epoch unless the run is complete: it may have been stopped between its last step and its result."""
+        self._restore_running_loss()
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def _restore_running_loss(self) -> None:
+        restored, self._restored_loss = self._restored_loss, None
+        if restored is not None:
+            self._loop.restore_running_loss(restored)
+
+    def _maybe_log_save_evaluate(
+        self, tr_loss: torch.Tensor, grad_norm: Any, model: nn.Module, trial: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Do what is due, in an order that a resumed run can repeat, and stop where an extension asks for it.
+
+        The stock loop calls it after each step, and again at the end of each epoch and of a run that is stopped in one.
+        """
+        if self._stopped_by is not None:
+            return  # what is due at the end of an epoch is not due in the middle of one
+        step = self.state.global_step
+        after_step, self._seen_step = step != self._seen_step, step
+        if after_step and (step % self._updates_per_epoch == 0 or step >= self.state.max_steps):
+            # The call at the end of the epoch follows. What is logged and evaluated there belongs in the checkpoint of
+            # the epoch's last step, because a run that resumes from it does not make that call again.
+            return
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
+        self._stopped_by = self.extensions.stop_requested()
+        if self._stopped_by is not None:
+            if self._saved_step != step:
+                self._save_checkpoint(model, trial)
+            self.control.should_training_stop = True
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """End with `Interrupted` where the run was stopped; else keep the last checkpoint until the result is there.
+
+        The stock method would remove it where `save_total_limit` is 1.
+        """
+        if self._stopped_by is not None:
+            self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+            raise Interrupted(self._stopped_by, self.state.global_step)
+        self._restore_running_loss()  # if not one step was left
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return cast(TrainOutput, super()._finalize_training(*args, **kwargs))  # type: ignore[no-untyped-call]
+        finally:
+            self.args.save_total_limit = limit
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log an entry, with the mean loss of the whole run; the stock figure leaves out what was before a resume."""
+        self.extensions.before_log()
+        if "train_loss" in logs:
+            logs["train_loss"] = self._loop.total_loss() / max(1, self.state.global_step - self.steps_without_loss)
+        super().log(logs, start_time)
+
     def end(self) -> None:
-        """Ends the process group without the abort that gloo jobs meet at random at exit (pytorch#190489)."""
+        """End the process group without the abort that gloo jobs meet at random at exit (pytorch#190489)."""
         self.accelerator.free_memory()
         self.model_wrapped = self.model
-        super().end()
+        super().end()  # type: ignore[no-untyped-call]
+
+    # ---- checkpoints ----
+
+    @property
+    def _run_folder(self) -> Path:
+        return Path(str(self.args.output_dir))
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Return the folder in which a checkpoint is being written, or the folder of the run."""
+        return self._writing_to or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint into a hidden folder and rename it when it is complete, then remove the surplus ones.
+
+        The stock method writes into the final folder, where a kill leaves half a checkpoint.
+        """
+        self.extensions.before_save()
+        folder, args = Path(super()._get_output_dir(trial)), self.args
+        is_due, best = self.control.should_save, self.state.best_model_checkpoint
+        resume_state = ResumeState(self._loop.running_loss(), self.extensions.state_dicts())
+        name, wait = f"checkpoint-{self.state.global_step}", self.accelerator.wait_for_everyone
+
+        def remove_surplus() -> None:
+            kept = self.state.best_model_checkpoint
+            store.rotate(folder, args.save_total_limit, Path(kept) if kept else None)
+
+        with store.written_aside(folder, name, self.sizes()[1], args.should_save, wait, remove_surplus) as unfinished:
+            self._writing_to = str(unfinished.parent)
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._writing_to = None
+            # The stock method has looked for the best checkpoint in the hidden folder. A checkpoint that only a signal
+            # asked for is never the best: without the signal it would not be there.
+            is_best = is_due and self.state.best_global_step == self.state.global_step
+            self.state.best_model_checkpoint = str(folder / name) if is_best else best
+            if args.should_save:
+                resume_state.save(unfinished)
+                self.state.save_to_json(str(unfinished / store.STATE_FILE))
+        self._saved_step = self.state.global_step
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """Save weights, config and processor, without the stock pickle of the arguments: the recipe says it all."""
+        if self.args.should_save:
+            save_whole(self._unwrapped, self.processing_class, Path(output_dir or self._run_folder), state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Load weights strictly, which the stock method does not (`reload_whole`)."""
+        if self.is_sharded:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            reload_whole(self._unwrapped, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        """Load the best checkpoint's weights strictly, and what the extensions keep of them."""
+        if self.is_sharded:
+            super()._load_best_model()
+            return
+        best = Path(str(self.state.best_model_checkpoint))
+        reload_whole(self._unwrapped, best)
+        self.extensions.load_best(ResumeState.load(best).extensions)
+
+    @property
+    def _unwrapped(self) -> PreTrainedModel:
+        return cast(PreTrainedModel, self.accelerator.unwrap_model(self.model, keep_torch_compile=False))

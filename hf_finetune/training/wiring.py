@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import datasets
 from transformers import BaseImageProcessor, PreTrainedModel
@@ -24,6 +25,7 @@ from hf_finetune.data.streaming.dataset import StreamedBatches, image_batches
 from hf_finetune.data.transforms.build import TrainTransforms
 from hf_finetune.evaluation.metrics import ClassificationMetrics, run_metrics
 from hf_finetune.models.processor import describe
+from hf_finetune.training.extensions.log_lines import LogLines
 from hf_finetune.training.given import Given
 from hf_finetune.training.given_loss import check_loss, given_loss
 from hf_finetune.training.loader_errors import loader_errors_in_one_line
@@ -88,7 +90,7 @@ class PreparedImages:
     def to_train_on(self, stage: TrainingStage) -> Batches:
         """Return the training split as a stage of random transforms prepares it."""
         batches = image_batches(self.data.splits["train"], stage, self.decoded.get("train"))
-        return self.bad_images.on_error("train", batches)
+        return _asking(self.bad_images, "train", batches)
 
 
 def prepare_images(
@@ -112,10 +114,14 @@ def prepare_images(
     bad_images = BadImages(data, arguments.on_bad_image)
     stage = EvaluationStage(image_processor, data.uniform, class_ids)
     batches = {
-        role: bad_images.on_error(role, image_batches(split, stage, decoded.get(role)))
+        role: _asking(bad_images, role, image_batches(split, stage, decoded.get(role)))
         for role, split in data.splits.items()
     }
     return PreparedImages(data, image_processor, batches, decoded, bad_images)
+
+
+def _asking(bad_images: BadImages, role: str, batches: Batches) -> Batches:
+    return bad_images.on_error(role, cast(ImageBatches, batches))  # those of a stream ask in the same way
 
 
 def build_evaluator(
@@ -162,7 +168,7 @@ def build_trainer(
         chosen_by = (args.metric_for_best_model or "loss").removeprefix("eval_")
         args.greater_is_better = metrics.greater_is_better(chosen_by, args.greater_is_better)
     with loader_errors_in_one_line():  # the number of the epoch is in shared memory too
-        stage = TrainingStage(transforms, args.seed, shared=args.dataloader_num_workers > 0)
+        stage = TrainingStage(transforms, args.seed, shared=bool(args.dataloader_num_workers))
     figures = describe(images.image_processor)
     trainer = ImageClassificationTrainer(
         network,
@@ -177,11 +183,13 @@ def build_trainer(
         compute_metrics=metrics,
         reduce_logits=metrics.reduce_logits,
         bad_images=images.bad_images,
+        callbacks=given.callbacks,
     )
+    for extension in trainer.extensions:
+        if isinstance(extension, LogLines):
+            extension.metrics = metrics.metrics
     if given.loss is not None:
         loss = given.loss.to(args.device) if hasattr(given.loss, "to") else given.loss
         check_loss(loss, len(names), transforms.mixing is not None, args.device)
         trainer.compute_loss_func = given_loss(loss)
-    for callback in given.callbacks:
-        trainer.add_callback(callback)
     return trainer

@@ -177,7 +177,7 @@ def test_value_of_a_flag_that_is_no_yaml() -> None:
 NEITHER = "is neither a file nor a packaged recipe."
 LIST = "To list the packaged ones: hf-finetune recipes"
 NOT_YAML = "this is not valid YAML:"
-KEYS = "The keys are the flags of: hf-finetune train --help"
+KEYS = "The keys are the flags of: hf-finetune train --help-all"
 EMPTY = "my.yaml is empty; use lines such as learning_rate: 0.01, or a _base_."
 MAPPING = "a recipe is a mapping, with lines such as learning_rate: 0.01"
 ONE_NAME = "use one name or a list, such as [_base_/models/resnet50]."

@@ -70,7 +70,7 @@ def test_class_folders_with_splits(tmp_path: Path) -> None:
     assert result.image_sizes == (2, 3)
 
 
-def test_held_out_validation_is_said_aloud(tmp_path: Path) -> None:
+def test_held_out_validation_is_noted(tmp_path: Path) -> None:
     write_images(tmp_path, {"ants": 40, "bees": 20, "cows": 1})
     result = load(tmp_path)
     assert result.split_names == {

@@ -97,7 +97,7 @@ def test_names_here_and_integers_there() -> None:
 
 
 @pytest.mark.parametrize("hidden", [[-1, -1], [None, None]])
-def test_hidden_labels_are_told(hidden: list) -> None:
+def test_hidden_labels_are_reported(hidden: list) -> None:
     labels = labels_of({"train": [0, 1, 1], "test": hidden}, {"test": Value("int64")})
     assert labels.unlabelled == {"test": f"has no labels (all are {hidden[0]})"}
     assert list(labels.ids) == ["train"]
@@ -120,7 +120,7 @@ def test_split_without_label_column() -> None:
     ],
 )
 def test_some_labels_missing(values: list, message: str) -> None:
-    with pytest.raises(UserError, match=rf"^pets: {message} \(counted from 0\)"):
+    with pytest.raises(UserError, match=rf"^pets: {message} \(counted from 0\); label these images or remove them\.$"):
         labels_of({"train": values})
 
 
@@ -183,6 +183,7 @@ def test_first_label_outside_the_range(label: int, row: int) -> None:
     )
     raw.splits["train"].info.features["label"] = ClassLabel(names=["cat", "dog", "cow"])
     message = rf"1 of 3 labels of split train are outside the range 0 to 2 of its 3 classes, the first in row {row} "
+    message += r"\(counted from 0\); fix them\.$"
     with pytest.raises(UserError, match=message):
         map_labels(raw, {"train": "label"}, "train")
 

@@ -90,9 +90,12 @@ def test_a_dataset_that_is_none(refused: Refused, tmp_path: Path, name: str, wor
         (("--dataset_path", "."), "dataset_path is for a copy of a named dataset"),
         (("--dataset", "cifar10", "--dataset_path", "nowhere"), "dataset_path: there is no folder nowhere; use the"),
         (("--dataset", "null", "--dataset_path", "."), "use --dataset NAME --dataset_path ."),
-        (("--max_train_samples", "0"), "max_train_samples is 0; use a number of images of at least 1"),
-        (("--validation_fraction", "10"), "validation_fraction is 10; use a part of 1, such as 0.1"),
-        (("--on_bad_image", "ignore"), 'on_bad_image is "ignore"; use stop or skip'),
+        (("--max_train_samples", "0"), "max_train_samples is 0; use a number of at least 1"),
+        (
+            ("--validation_fraction", "10"),
+            "validation_fraction is 10; use a fraction of at least 0 and below 1",
+        ),
+        (("--on_bad_image", "ignore"), 'on_bad_image is "ignore". Use one of stop, skip'),
         (("--num_labels", "10"), "num_labels is 10 but the dataset has 2 classes (cat, dog); use --num_labels 2"),
     ],
 )
@@ -109,12 +112,12 @@ def test_a_table_of_files_that_are_not_there(refused: Refused, tmp_path: Path):
     assert line.endswith('Relative paths start at the folder ".".')
 
 
-def test_a_table_without_images_or_with_crooked_lines(refused: Refused, tmp_path: Path):
+def test_a_table_without_images_or_with_uneven_lines(refused: Refused, tmp_path: Path):
     (tmp_path / "numbers.csv").write_text("width,class\n1,cat\n2,dog\n")
     assert "no column of split train holds images" in refused("--dataset", "numbers.csv")
-    (tmp_path / "crooked.csv").write_text("image,class\n1.png,cat\n2.png,dog,black\n")
-    line = refused("--dataset", "crooked.csv")
-    assert "crooked.csv, line 3: 3 values where the first line names 2 columns" in line
+    (tmp_path / "uneven.csv").write_text("image,class\n1.png,cat\n2.png,dog,black\n")
+    line = refused("--dataset", "uneven.csv")
+    assert "uneven.csv, line 3: 3 values where the first line names 2 columns" in line
 
 
 @pytest.mark.parametrize(
@@ -185,7 +188,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ViTMAEModel(ViTMAEConfig(**TINY_VIT_OF_16)).save_pretrained(folder / "mae")
     ViTModel(ViTConfig(**TINY_VIT_OF_16)).save_pretrained(folder / "headless")
     ResNetForImageClassification(ResNetConfig(**TINY_RESNET)).save_pretrained(folder / "resnet")
-    for name in ("weightless", "cut", "pickled", "garbled", "crooked"):
+    for name in ("weightless", "cut", "pickled", "garbled", "uneven"):
         shutil.copytree(folder / "resnet", folder / name)
     (folder / "exported.onnx").write_bytes(b"")
     (folder / "weightless/model.safetensors").unlink()
@@ -193,7 +196,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "cut/model.safetensors").write_bytes(weights[: len(weights) // 2])
     (folder / "pickled/model.safetensors").rename(folder / "pickled/pytorch_model.bin")
     (folder / "garbled/config.json").write_text('{"model_type": "resnet",')
-    (folder / "crooked/preprocessor_config.json").write_text('{"size":')
+    (folder / "uneven/preprocessor_config.json").write_text('{"size":')
     (folder / "empty").mkdir()
     return folder
 
@@ -207,7 +210,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("cut", "does not hold a whole checkpoint (Error while deserializing header"),
         ("pickled", "has its weights as a pickle (.bin), which may run code and is not opened"),
         ("garbled", "is not a valid JSON file); use one with config.json and model.safetensors"),
-        ("crooked", "crooked/preprocessor_config.json cannot be read"),
+        ("uneven", "uneven/preprocessor_config.json cannot be read"),
         ("empty", "does not hold a whole checkpoint"),
         ("nothing", "there is no checkpoint"),
         ("resnet/config.json", "resnet/config.json is a file; use the folder that it is in"),

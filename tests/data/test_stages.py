@@ -13,7 +13,7 @@ from hf_finetune.data.batches import ImageBatches, pass_on
 from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.stages import EvaluationStage, TrainingStage
 from hf_finetune.data.transforms.build import build_train_transforms
-from tests.training.test_trainer import make_dataset
+from tests.helpers.trainers import make_dataset
 
 ITEMS = ["RandAugment", {"RandomCrop": {"size": 16, "padding": 2}}, "RandomHorizontalFlip"]
 

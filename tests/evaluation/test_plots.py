@@ -1,4 +1,4 @@
-"""The images: written whole, without warnings, without global state, and with what they must show."""
+"""The plots: written whole, without warnings, without global state, and with what they must show."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from hf_finetune.evaluation import fonts
 from hf_finetune.evaluation.plots import plot_confusion_matrix, plot_training_curve
 
 
@@ -73,11 +74,44 @@ def test_colours_are_shares_of_the_row(figures: list[Figure], tmp_path: Path):
     assert figures[0].axes[0].get_title() == "Confusion matrix\naccuracy 75.00 % on 4 images"
 
 
-def test_names_that_are_formulas_or_chinese(figures: list[Figure], tmp_path: Path):
-    names = ["$5 \\frac$", "小鸟", "a name that is far too long for the margin"]
+def test_names_that_are_formulas_or_long(figures: list[Figure], tmp_path: Path):
+    names = ["$5 \\frac$", "été", "a name that is far too long for the margin"]
     plot_confusion_matrix(np.eye(3, dtype=np.int64), names, tmp_path / "matrix.png")
-    assert tick_labels(figures[0]) == ["$5 \\frac$", "小鸟", "a name that is far too …"]
+    assert tick_labels(figures[0]) == ["$5 \\frac$", "été", "a name that is far too …"]
     size_of(tmp_path / "matrix.png")
+
+
+def test_the_title_names_model_data_and_split(figures: list[Figure], tmp_path: Path):
+    matrix = np.array([[180, 4], [4, 171]])
+    plot_confusion_matrix(matrix, ["a", "b"], tmp_path / "matrix.png", "$resnet_50$ on digits", "test")
+    assert figures[0].axes[0].get_title() == "$resnet_50$ on digits\naccuracy 97.77 % on 359 test images"
+    plot_confusion_matrix(np.array([[1, 0], [0, 0]]), ["a", "b"], tmp_path / "matrix.png", "a " * 30, "test")
+    *lines, last = figures[1].axes[0].get_title().split("\n")
+    assert len(lines) == 2 and last == "accuracy 100.00 % on 1 test image"
+    plot_training_curve(HISTORY, tmp_path / "curve.png", title="resnet50 on digits")
+    assert figures[2].axes[0].get_title() == "resnet50 on digits"
+
+
+def test_a_script_without_a_font_is_replaced_by_class_ids(figures, tmp_path, monkeypatch, logged):
+    monkeypatch.setattr(fonts, "findSystemFonts", lambda: [])
+    plot_confusion_matrix(np.eye(3, dtype=np.int64), ["cat", "小鸟", "кот"], tmp_path / "matrix.png")
+    assert tick_labels(figures[0]) == ["cat", "class 1", "кот"]
+    assert len(logged) == 1 and logged[0].startswith("Note: no installed font can draw 1 of the class names (小鸟), so")
+
+
+def test_fonts_are_looked_for_only_where_a_character_needs_them(monkeypatch):
+    monkeypatch.setattr(fonts, "findSystemFonts", lambda: 1 / 0)
+    assert fonts.families_for("abc é ß кот … %\n") == (["DejaVu Sans"], set())
+
+
+def test_an_installed_font_draws_chinese_japanese_and_korean(figures: list[Figure], tmp_path: Path, logged):
+    families, missing = fonts.families_for("小鸟 とり 새")
+    if missing:
+        pytest.skip("no font with these characters is installed")
+    names = ["小鸟", "とり", "새"]
+    plot_confusion_matrix(np.eye(3, dtype=np.int64), names, tmp_path / "matrix.png", "小鸟")
+    assert tick_labels(figures[0]) == names and not logged
+    assert figures[0].axes[0].get_yticklabels()[0].get_fontfamily() == families and len(families) > 1
 
 
 HISTORY = [
@@ -106,6 +140,17 @@ def test_training_curve(figures: list[Figure], tmp_path: Path):
     assert rate.get_lines()[0].get_xydata().tolist() == [[0.5, 0.01], [1.0, 0.01], [1.5, 0.001]]
     low, high = rate.get_ylim()
     assert low < 0.001 and high > 0.01
+
+
+def test_a_stepwise_rate_is_drawn_as_steps_after_its_warm_up(figures: list[Figure], tmp_path: Path):
+    rates = [0.001, 0.005, 0.01, 0.01, 0.001, 0.001, 0.0001]
+    history = [{"epoch": epoch, "learning_rate": rate} for epoch, rate in enumerate(rates)]
+    plot_training_curve(history, tmp_path / "curve.png", stepwise_rate=True)
+    assert figures[0].axes[-1].get_lines()[0].get_xydata().tolist() == [
+        [0, 0.001], [1, 0.005], [2, 0.01], [3, 0.01], [4, 0.01], [4, 0.001], [5, 0.001], [6, 0.001], [6, 0.0001],
+    ]  # fmt: skip
+    plot_training_curve(history, tmp_path / "curve.png")
+    assert len(figures[1].axes[-1].get_lines()[0].get_xydata()) == len(rates)
 
 
 def test_training_curve_without_evaluation(figures: list[Figure], tmp_path: Path):

@@ -15,6 +15,8 @@ from hf_finetune import UserError
 from hf_finetune.cli.main import main
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.exporters import base
+from hf_finetune.exporters.base import ExportFormat, LogitsOf
+from hf_finetune.exporters.formats import FORMATS
 from hf_finetune.exporters.onnx_model import OnnxModel
 from hf_finetune.jobs.export import export_model
 from hf_finetune.models.load import load_trained
@@ -100,3 +102,31 @@ def test_a_missing_package_is_named_with_what_installs_it(exported, monkeypatch)
         OnnxModel(exported)
     with pytest.raises(UserError, match="onnxruntime"):
         export_model("resnet_small_cifar10")
+
+
+def test_a_new_format_costs_one_entry(finished_run, image_folder, tmp_path, monkeypatch, capsys):
+    """`export` writes, checks and names a format of the table, and knows no other list."""
+
+    def write(model, image_processor, pixel_values, path):
+        torch.save(model.state_dict(), path)
+
+    def load(path, arguments):
+        network = load_trained(arguments)
+        network.load_state_dict(torch.load(path, weights_only=True))
+        return LogitsOf(network)
+
+    monkeypatch.setitem(FORMATS, "toy", ExportFormat("toy", "a toy file", ".toy", write, load))
+    output = str(tmp_path / "model.toy")
+    assert (
+        main(["export", str(finished_run), "--format", "toy", "--output", output, "--dataset", str(image_folder)]) == 0
+    )
+    printed = capsys.readouterr().out
+    assert (
+        "as toy.\nChecked on 24 images" in printed
+        and "The same class on all; largest difference of logits 0" in printed
+    )
+    assert "the name of a toy file ends in .toy" in refuse(capsys, "export", "x", "--format", "toy", "--output", "y.pt")
+    assert "Use one of onnx, safetensors, toy." in refuse(capsys, "export", "x", "--format", "tyo3")
+    assert "--quantize makes an ONNX file, and --format is toy" in refuse(
+        capsys, "export", "x", "--format", "toy", "--quantize", "int8"
+    )

@@ -44,7 +44,7 @@ def _break_loss(trainer: ImageClassificationTrainer) -> None:
 
 
 def run(event: str, epoch: int, words: list[str]) -> int:
-    begin = ImageClassificationTrainer._set_epoch
+    begin = ImageClassificationTrainer.set_epoch
 
     def begin_and_fail(trainer: ImageClassificationTrainer, begun: int) -> None:
         begin(trainer, begun)
@@ -57,7 +57,7 @@ def run(event: str, epoch: int, words: list[str]) -> int:
         elif event == "nan":
             _break_loss(trainer)
 
-    ImageClassificationTrainer._set_epoch = begin_and_fail
+    ImageClassificationTrainer.set_epoch = begin_and_fail
     return main(["train", *words])
 
 

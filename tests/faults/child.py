@@ -20,7 +20,7 @@ import hf_finetune.training.frozen.probe  # it is imported late, and so here, on
 import hf_finetune.training.result
 import hf_finetune.training.run
 from hf_finetune.cli.main import main
-from hf_finetune.training.resumable import ResumableTrainer
+from hf_finetune.training.trainer import ImageClassificationTrainer
 
 PHASES = ("start-up", "training", "evaluation", "saving", "result")
 START, TRAINING, EVALUATION, SAVING, RESULT = range(5)
@@ -46,9 +46,9 @@ def run_command(words: Sequence[str], environment: Mapping[str, str], log: str, 
 
 def _tell_what_is_done(shared: Any) -> None:
     def told(name: str, phase: int, afterwards: int | None = None, counter: int | None = None) -> None:
-        method = getattr(ResumableTrainer, name)
+        method = getattr(ImageClassificationTrainer, name)
 
-        def telling(self: ResumableTrainer, *args: Any, **kwargs: Any) -> Any:
+        def telling(self: ImageClassificationTrainer, *args: Any, **kwargs: Any) -> Any:
             before, shared[PHASE] = shared[PHASE], phase
             if counter is not None:
                 shared[counter] += 1
@@ -57,19 +57,19 @@ def _tell_what_is_done(shared: Any) -> None:
             finally:
                 shared[PHASE] = before if afterwards is None else afterwards
 
-        setattr(ResumableTrainer, name, telling)
+        setattr(ImageClassificationTrainer, name, telling)
 
     told("train", TRAINING, RESULT)
     told("evaluate", EVALUATION, counter=EVALUATIONS)
     told("_save_checkpoint", SAVING, counter=SAVES)
 
-    after_step = ResumableTrainer._maybe_log_save_evaluate
+    after_step = ImageClassificationTrainer._maybe_log_save_evaluate
 
-    def counting(self: ResumableTrainer, *args: Any, **kwargs: Any) -> None:
+    def counting(self: ImageClassificationTrainer, *args: Any, **kwargs: Any) -> None:
         shared[STEP] = self.state.global_step
         after_step(self, *args, **kwargs)
 
-    ResumableTrainer._maybe_log_save_evaluate = counting
+    ImageClassificationTrainer._maybe_log_save_evaluate = counting
 
     save_result = hf_finetune.training.result.save_result
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.test_processes import REPOSITORY
+from tests.helpers.processes import REPOSITORY
 
 SCRIPT = str(REPOSITORY / "scripts" / "run_finetune.py")
 

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from hf_finetune.data.batches import ImageBatches
 from hf_finetune.data.stages import EvaluationStage
-from tests.training.test_trainer import PROCESSOR, hold_batch_norm, make_dataset, make_model, make_trainer
+from tests.helpers.networks import hold_batch_norm, make_model
+from tests.helpers.trainers import PROCESSOR, make_dataset, make_trainer
 
 GLOBAL_BATCH = 16
 TRAINED = (64, 61, 33, 3)  # images: even, uneven, one left over, fewer than processes

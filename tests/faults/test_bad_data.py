@@ -23,10 +23,10 @@ from hf_finetune.data.images.decoding import UnreadableImage, decode_image
 from hf_finetune.data.images.pixels import decode_pixels
 from hf_finetune.data.images.unreadable import BadImages
 from hf_finetune.data.stages import EvaluationStage
-from tests.data.images.test_unreadable import write_bomb
+from tests.helpers.damage import write_bomb
+from tests.helpers.processes import REPOSITORY, TWO_PROCESSES
 from tests.helpers.tiny import write_recipe
-from tests.training.test_processes import REPOSITORY, TWO_PROCESSES
-from tests.training.test_trainer import PROCESSOR
+from tests.helpers.trainers import PROCESSOR
 
 pytestmark = pytest.mark.faults
 

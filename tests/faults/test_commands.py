@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.harness import assert_same_weights, assert_whole, checkpoints
+from tests.helpers.processes import REPOSITORY, TWO_PROCESSES
 from tests.helpers.tiny import write_recipe
-from tests.training.test_processes import REPOSITORY, TWO_PROCESSES
 
 pytestmark = pytest.mark.faults
 

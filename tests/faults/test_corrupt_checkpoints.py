@@ -21,7 +21,7 @@ _FILES = {
     "optimizer.pt",
     "preprocessor_config.json",
     "rng_state.pth",
-    "running_loss.json",
+    "resume_state.json",
     "scheduler.pt",
     "trainer_state.json",
 }
@@ -79,7 +79,7 @@ def go_on(command: list[str], folder: Path) -> str:
 
 @pytest.mark.parametrize("damage", [cut_short, flip_a_byte, delete])
 @pytest.mark.parametrize("name", sorted(_FILES))
-def test_a_torn_checkpoint_is_passed_over(command, undisturbed, killed, tmp_path, name, damage):
+def test_a_corrupt_checkpoint_is_passed_over(command, undisturbed, killed, tmp_path, name, damage):
     folder = tmp_path / "run"
     shutil.copytree(killed, folder)
     earlier, newest = checkpoints(folder)[-2:]
@@ -94,7 +94,7 @@ def test_a_torn_checkpoint_is_passed_over(command, undisturbed, killed, tmp_path
 
 
 @pytest.mark.parametrize("whole", [1, 0])
-def test_all_newest_ones_are_torn(command, undisturbed, killed, tmp_path, whole):
+def test_all_newest_ones_are_corrupt(command, undisturbed, killed, tmp_path, whole):
     folder = tmp_path / "run"
     shutil.copytree(killed, folder)
     corrupt = checkpoints(folder)[whole:]

@@ -1,4 +1,4 @@
-"""Runs that are killed at random instants and taken up again end as the ones that never were."""
+"""Runs that are killed at random instants and resumed end as undisturbed ones."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.faults.many_processes import EVALUATED, FAMILIES, GLOBAL_BATCH, TRAINED
+from tests.helpers.processes import REPOSITORY, run_command
 from tests.helpers.tiny import write_recipe
-from tests.training.test_processes import REPOSITORY, run_command
 
 pytestmark = pytest.mark.faults
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]

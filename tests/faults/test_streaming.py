@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from tests.helpers.dataset_server import DatasetServer
+from tests.helpers.processes import REPOSITORY, TWO_PROCESSES, run_command
 from tests.helpers.streamed import write_parquet, write_tars
 from tests.helpers.tiny import write_recipe
-from tests.training.test_processes import REPOSITORY, TWO_PROCESSES, run_command
 
 pytestmark = pytest.mark.faults
 
@@ -123,7 +123,7 @@ def test_killed_runs_end_in_the_weights_of_an_undisturbed_one(source, tmp_path, 
 def test_two_processes_go_on_and_count_each_image_once(tmp_path) -> None:
     dataset = write_parquet(tmp_path / "dataset", "train", 103, files=3, row_group=9)
     write_parquet(dataset, "test", 21, files=2)
-    script = str(REPOSITORY / "tests" / "streamed_run.py")
+    script = str(REPOSITORY / "tests" / "helpers" / "streamed_run.py")
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     commands = ([str(whole), "1"], [str(resumed), "1", str(whole / "checkpoint-4")])
     for words in commands:

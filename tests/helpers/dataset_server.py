@@ -1,7 +1,7 @@
 """A Hub of the tests' own for datasets: what huggingface_hub asks of one when files are read a range at a time.
 
 It speaks what `HfFileSystem` of huggingface_hub 2.4 speaks: information, trees and paths of a repository, and ranges of
-its files. It counts the bytes that it gives of each, and fails when it is told to.
+its files. It counts the bytes that it gives of each, and fails on request.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ class _Handler(AnsweringHandler):
         self.answer(200, content | {"siblings": [{"rfilename": file} for file in self.hub.files(name)]})
 
     def tree(self, name: str, path: str | None, body: bytes) -> None:
-        below, entries = f"{path}/" if path else "", {}
+        below = f"{path}/" if path else ""
+        entries: dict[str, None] = {}
         for file in self.hub.files(name):
             if file.startswith(below):
                 part = below + file[len(below) :].split("/")[0]

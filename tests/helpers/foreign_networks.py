@@ -1,4 +1,4 @@
-"""Networks of torchvision and timm, small where the library allows it, whose every tensor is random."""
+"""Networks of torchvision and timm with random tensors, small where the library allows it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NETWORKS = {
         112,
     ),
     "timm resnet14": (
-        lambda: timm.models.resnet.ResNet(timm.models.resnet.Bottleneck, (1, 1, 1, 1), num_classes=CLASSES),
+        lambda: timm.models.resnet.ResNet(timm.models.resnet.Bottleneck, (1, 1, 1, 1), num_classes=CLASSES),  # type: ignore[arg-type]
         64,
     ),
     "timm resnext": (
@@ -67,9 +67,9 @@ NETWORKS = {
 
 
 def randomized(network: nn.Module) -> nn.Module:
-    """Makes every vector, table and BatchNorm statistic random, from a fixed seed, and returns the network to evaluate.
+    """Fill every vector, table and BatchNorm statistic from a fixed seed, and return the network in evaluation mode.
 
-    A network as it is built has zeros and ones there, which hide a tensor in the wrong place.
+    In a new network they are zeros and ones, which would hide a tensor in the wrong place.
     """
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -89,7 +89,7 @@ def build(name: str) -> nn.Module:
 
 
 class CifarResNet(torchvision.models.ResNet):
-    """MMClassification's `ResNet_CIFAR`, but for its tensors' names, out of torchvision's ResNet."""
+    """MMClassification's `ResNet_CIFAR` with the names of torchvision's ResNet."""
 
     def __init__(self, block: type[nn.Module], layers: list[int]) -> None:
         super().__init__(block, layers, num_classes=CLASSES)
@@ -107,9 +107,9 @@ def _renamed(state: Mapping[str, torch.Tensor], words: Mapping[str, str]) -> dic
 
 
 def as_mmpretrain(name: str, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Returns a state dict of these networks as MMPretrain 1.2 names and lays out its own.
+    """Return a state dict of these networks with the names and the layout of MMPretrain 1.2.
 
-    Its own networks are compared by benchmarks/foreign_weights.py, in an environment that has it.
+    benchmarks/foreign_weights.py compares MMPretrain's own networks, in an environment that has it.
     """
     if "resnet" in name:
         return _renamed(state, {"fc.": "head.fc."})

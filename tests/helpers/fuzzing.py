@@ -20,7 +20,7 @@ EXAMPLES = [60, pytest.param(4000, marks=pytest.mark.faults)]
 
 
 def fuzz(check: Callable[[Any], object], inputs: st.SearchStrategy[Any], examples: int) -> None:
-    """Calls `check` with `examples` of `inputs`; whatever but `UserError` it raises fails with the smallest input."""
+    """Calls `check` with `examples` of `inputs`; any error but `UserError` fails with the smallest input."""
 
     @settings(
         max_examples=examples,

@@ -1,8 +1,8 @@
-"""A Hub of the tests' own on 127.0.0.1: what huggingface_hub asks of one when it pushes and downloads a model.
+"""A Hub for tests on 127.0.0.1, with what huggingface_hub needs to push and to download a model.
 
-It speaks the protocol that huggingface_hub 2.4 speaks with Xet off (`hf_api.py`, `_commit_api.py`, `lfs.py`,
-`file_download.py` there), keeps everything in memory, and fails when it is told to. As the real one it stores large
-files apart, under another host name, and whoever asks for them there must not show a token.
+It implements the protocol of huggingface_hub 2.4 without Xet (`hf_api.py`, `_commit_api.py`, `lfs.py`,
+`file_download.py` there), keeps everything in memory, and fails on demand. Like the real Hub it stores large files
+under another host name, where requests must not contain a token.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the tests of the Hub share: its server, this process's client turned to it, and processes that know neither."""
+"""Fixtures of the Hub's tests: the server, the client of this process pointed to it, and fresh processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def server() -> Iterator[HubServer]:
 
 @pytest.fixture
 def logged_in(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
-    """The server, with this process's client turned to it."""
+    """The server, with the client of this process pointed to it."""
     monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
     template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -36,7 +36,7 @@ def logged_in(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
 
 
 def fresh_process(server: HubServer, home: Path, *words: str, token: str | None) -> subprocess.CompletedProcess[str]:
-    """Runs Python in a process that knows nothing of this one: its own cache, its own client, its own token."""
+    """Run Python in a process with a cache, a client and a token of its own."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment |= {"HF_ENDPOINT": server.endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
     environment |= {"HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}

@@ -1,4 +1,4 @@
-"""Configs in the words of MMClassification 0.x and MMPretrain 1.x, small, that the tests of importing write."""
+"""Small configs of MMClassification 0.x and MMPretrain 1.x for the tests of the import."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from hf_finetune.mmclassification.importer import import_config
 from hf_finetune.mmclassification.recipe_text import packaged_bases, write_recipe
 from hf_finetune.mmclassification.section import Draft
 
-# Keys that are being built: foreign weights and frozen modules.
-KNOWN_KEYS = {*argument_fields(), "load_from", "freeze"}
-
+KNOWN_KEYS = set(argument_fields())
 RESNET = dict(
     type="ImageClassifier",
     backbone=dict(type="ResNet", depth=50, num_stages=4, out_indices=(3,), style="pytorch"),
@@ -42,7 +40,7 @@ OLD_TEST = [
 
 
 def old_data(dataset_type: str = "ImageNet", train: Any = OLD_TRAIN, test: Any = OLD_TEST, **part: Any) -> dict:
-    """0.x's `data`, of 32 samples a GPU."""
+    """Return `data` of 0.x, with 32 samples per GPU."""
     part = {"data_prefix": "data/imagenet/train", **part} if dataset_type == "ImageNet" else part
     return dict(
         samples_per_gpu=32,
@@ -53,7 +51,7 @@ def old_data(dataset_type: str = "ImageNet", train: Any = OLD_TRAIN, test: Any =
 
 
 def old_config(**changes: Any) -> dict[str, Any]:
-    """A whole config of 0.x: ResNet-50 on ImageNet in 100 epochs. None takes a name out."""
+    """Return a whole config of 0.x: ResNet-50 on ImageNet in 100 epochs. None removes a name."""
     config = dict(
         model=RESNET,
         data=old_data(),
@@ -69,7 +67,7 @@ def old_config(**changes: Any) -> dict[str, Any]:
 
 
 def new_config(**changes: Any) -> dict[str, Any]:
-    """The same run in 1.x's words."""
+    """Return a config of 1.x for the same run."""
     train = [
         dict(type="LoadImageFromFile"),
         dict(type="RandomResizedCrop", scale=224),
@@ -111,7 +109,7 @@ def write_config(path: Path, config: dict[str, Any]) -> Path:
 
 
 def imported(folder: Path, config: dict[str, Any], name: str = "net_8xb32_data.py") -> Draft:
-    """Writes the config to the folder and imports it."""
+    """Write a config to a folder and import it."""
     return import_config(write_config(folder / name, config))
 
 
@@ -124,7 +122,7 @@ def remarks(draft: Draft) -> str:
 
 
 def as_recipe(draft: Draft, folder: Path) -> Recipe:
-    """Returns what the written recipe of a draft resolves to."""
+    """Write the recipe of a draft and load it."""
     path = folder / "written.yaml"
     path.write_text(write_recipe(draft, packaged_bases(), "a test"))
     return load_recipe(path, KNOWN_KEYS)

@@ -9,8 +9,10 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
-from tests.training.test_trainer import make_model, make_trainer
+from tests.helpers.networks import make_model
+from tests.helpers.trainers import make_trainer
 
 ITEMS = ("RandAugment", {"RandomCrop": {"size": 16, "padding": 2}}, "RandomHorizontalFlip")
 
@@ -30,15 +32,15 @@ def main(folder: str, workers: str = "0", checkpoint: str | None = None) -> dict
     seen: dict[str, str] = {}
     stage = trainer.device_stage
 
-    def noting(batch):
-        keys = batch.get("draw_keys")
+    def noting(batch: Any) -> Any:
+        keys = batch["draw_keys"]
         prepared = stage(dict(batch))
         for key, image in zip(keys.tolist(), prepared["pixel_values"], strict=True):
             digest = hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()
             assert seen.setdefault(str(key), digest) == digest
         return prepared
 
-    trainer.device_stage = noting
+    trainer.device_stage = noting  # type: ignore[assignment]
     trainer.train(resume_from_checkpoint=checkpoint)
     (Path(folder) / f"seen_{trainer.args.process_index}.json").write_text(json.dumps(seen))
     trainer.end()

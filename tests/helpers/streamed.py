@@ -95,8 +95,10 @@ class FakeShards:
     `fail` is called before each piece and may raise.
     """
 
+    files: Sequence[DataFile]
+
     def __init__(self, rows: Sequence[int], piece: int = 7, fail: Callable[[], None] = lambda: None) -> None:
-        self.files: list[DataFile] = []
+        self.files = []
         self.rows = np.array(rows, np.int64)
         self.piece, self.fail = piece, fail
         self.read_rows: list[int] = []

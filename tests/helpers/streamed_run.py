@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.config.data import DataArguments
+from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.stages import EvaluationStage, TrainingStage
 from hf_finetune.data.streaming.build import load_streamed_dataset
@@ -15,7 +16,8 @@ from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.data.transforms.build import build_train_transforms
 from hf_finetune.evaluation.metrics import ClassificationMetrics, reduce_logits
 from hf_finetune.training.trainer import ImageClassificationTrainer
-from tests.training.test_trainer import PROCESSOR, FinetuneArguments, make_model
+from tests.helpers.networks import make_model
+from tests.helpers.trainers import PROCESSOR
 
 TRANSFORMS = [{"RandomResizedCrop": {"size": 16}}, "RandomHorizontalFlip"]
 

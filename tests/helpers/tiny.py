@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
 TINY_RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
 
@@ -36,11 +37,11 @@ def write_recipe(folder: Path, **changes: object) -> Path:
     return path
 
 
-def tiny_timm(num_labels: int, **settings: object):
+def tiny_timm(num_labels: int, **settings: Any) -> PreTrainedModel:
     """Returns timm's smallest ResNet as a Transformers model; the test is skipped without timm."""
     pytest.importorskip("timm")
     from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
     set_seed(0)
-    config = TimmWrapperConfig(architecture="test_resnet", num_labels=num_labels, **settings)
+    config = TimmWrapperConfig(**{"architecture": "test_resnet", "num_labels": num_labels, **settings})
     return TimmWrapperForImageClassification(config)

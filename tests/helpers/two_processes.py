@@ -8,7 +8,8 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from tests.training.test_trainer import hold_batch_norm, make_model, make_trainer
+from tests.helpers.networks import hold_batch_norm, make_model
+from tests.helpers.trainers import make_trainer
 
 
 def main(folder: str, family: str) -> None:

@@ -11,7 +11,8 @@ import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from hf_finetune.hub.model_card import ModelCardContext, library_versions, write_model_card
+from hf_finetune.evaluation.metrics import run_metrics
+from hf_finetune.hub.model_card import ModelCardContext, library_versions, training_command, write_model_card
 
 TEST = {"accuracy": 0.8721, "top5_accuracy": 0.9941, "macro_f1": 0.871, "balanced_accuracy": 0.87, "loss": 0.4012}
 VALIDATION = {**TEST, "accuracy": 0.88, "samples": 5_000}
@@ -102,6 +103,45 @@ def test_what_the_text_says(context: ModelCardContext, tmp_path: Path):
         assert line in text
     assert f"revision `{REVISION}`" in text
     assert "\n\n\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("values", "flags"),
+    [
+        ({"dataset": "cifar10", "output_dir": "/data/runs/x"}, ""),
+        ({"dataset": "me/flowers", "model_name_or_path": "microsoft/resnet-50"}, ""),
+        ({"dataset": "/data/secret/flowers"}, "--dataset path/to/flowers"),
+        ({"dataset": "../my images"}, "--dataset 'path/to/my images'"),
+        ({"dataset": "here", "load_from": "~/old.pth"}, "--dataset path/to/here --load_from path/to/old.pth"),
+        ({"dataset": "cifar10", "dataset_path": "/data/c"}, "--dataset_path path/to/c"),
+        ({"dataset": "digits", "push_to_hub": True, "hub_model_id": "me/x"}, "--push_to_hub false"),
+    ],
+)
+def test_the_command_that_trains_again(values, flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("here", "digits"):  # a named dataset is not a folder, even if one has its name
+        (tmp_path / name).mkdir()
+    words = f"--recipe recipe.yaml {flags} --output_dir ../again".replace("  ", " ")
+    assert training_command(values) == f"hf-finetune train {words}"
+
+
+def test_the_card_says_how_to_train_again(context: ModelCardContext, tmp_path: Path):
+    text = write(context, tmp_path, again="hf-finetune train --recipe recipe.yaml --dataset path/to/x")[1]
+    assert "run this command in the folder:\n\n```bash\nhf-finetune train --recipe recipe.yaml --dataset path" in text
+    assert "Replace `path/to/...` by where your copy of these files is." in text and "\n\n\n" not in text
+    text = write(context, tmp_path, again="hf-finetune train --recipe recipe.yaml")[1]
+    assert "Replace" not in text and "\n\n\n" not in text
+    assert training_command({"output_dir": "x"}) is None  # images of a Python program
+    assert "train it again" not in write(context, tmp_path, again=None)[1]
+
+
+def test_a_metric_of_the_run_is_in_the_table_and_the_metadata(context: ModelCardContext, tmp_path: Path):
+    registry = run_metrics({"brier_score": lambda probabilities, labels: 0.0})
+    metrics = {"test": {"accuracy": 0.5, "brier_score": 0.25}}
+    card, text = write(context, tmp_path, registry=registry, metrics=metrics)
+    assert "| split | accuracy | brier score |" in text and "| 50.00 % | 0.2500 |" in text
+    assert card.data.to_dict()["metrics"] == ["accuracy", "brier_score"]
+    assert [result.metric_name for result in card.data.eval_results] == ["Accuracy", "Brier score"]
 
 
 def test_images_only_where_they_are(context: ModelCardContext, tmp_path: Path):

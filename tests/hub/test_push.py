@@ -121,7 +121,7 @@ def test_a_second_push_of_the_same_changes_nothing(logged_in, folder, capsys):
     assert main(["push", str(folder), "me/flowers"]) == 0
     head = pushed(logged_in).head.oid
     assert main(["push", str(folder), "flowers"]) == 0  # one's own name needs no owner
-    assert "holds all of" in capsys.readouterr().out
+    assert "already has all files of" in capsys.readouterr().out
     assert len(pushed(logged_in).commits) == 2 and pushed(logged_in).head.oid == head
 
     (folder / "recipe.yaml").unlink()
@@ -138,7 +138,7 @@ def test_a_second_push_of_the_same_changes_nothing(logged_in, folder, capsys):
 def test_an_organization_and_a_repository_that_was_there_before(logged_in, folder):
     push_folder(folder, "team/flowers", private=True)
     logged_in.repositories["team/flowers"].private = False
-    with pytest.raises(UserError, match="team/flowers is there already and is public"):
+    with pytest.raises(UserError, match="team/flowers exists and is public"):
         push_folder(folder, "team/flowers", private=True)
     assert len(pushed(logged_in).commits) == 2
 
@@ -165,7 +165,7 @@ def test_a_wrong_token_is_one_line_before_training(logged_in, image_folder, tmp_
         ("me/my flowers", TOKEN, '"me/my flowers" cannot be the name of a repository'),
         ("me/flowers/red", TOKEN, "use OWNER/NAME"),
         ("me/flowers", None, "There is no token for the Hub; log in with: hf auth login"),
-        ("me/flowers", "hf_\x07bell", "The token for the Hub holds characters that no token has"),
+        ("me/flowers", "hf_\x07bell", "The token for the Hub has characters that no token has"),
         ("me/flowers", READ_TOKEN, "does not let this token create me/flowers; use a token that may write there"),
         ("others/flowers", TOKEN, "does not let this token create others/flowers"),
         ("others/public", TOKEN, "does not let this token write: You don't have the required permissions"),
@@ -252,7 +252,7 @@ def test_a_server_that_is_down_for_a_while_is_waited_for(logged_in, folder, logg
     pauses: list[float] = []
     push_folder(folder, "me/flowers", sleep=pauses.append)
     assert pauses == [2, 4] * 2 + [2, 4, 8]
-    assert logged[0] == f"The Hub at {logged_in.endpoint} answers 503, Service Unavailable; trying again in 2 s."
+    assert logged[0] == f"The Hub at {logged_in.endpoint} answers 503, Service Unavailable; next try in 2 s."
     assert logged[-1].startswith("The model is at") and len(pushed(logged_in).commits) == 2
 
 
@@ -267,7 +267,7 @@ def test_patience_ends_with_the_minute_where_each_try_takes_long(monkeypatch):
             raise error
 
     with pytest.raises(publishing._PushError, match="cannot be reached \\(refused\\)"):
-        publishing._patiently(lambda: take(23, TransportError("refused")), sleep=take)
+        publishing._retry(lambda: take(23, TransportError("refused")), sleep=take)
     assert clock.now == 23 + 2 + 23 + 4 + 23
 
 
@@ -304,7 +304,7 @@ def test_a_server_that_stays_down_leaves_the_folder_whole(logged_in, folder, mon
     later = f"The model is safe in {folder}; to push it later: hf-finetune push {folder} me/flowers --hub_private_repo"
     assert reason in str(caught.value) and str(caught.value).endswith(later) and "\n" not in str(caught.value)
     assert pauses == [2, 4, 8, 16, 24]
-    assert capsys.readouterr().out.count("trying again") == 5
+    assert capsys.readouterr().out.count("next try in") == 5
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
@@ -312,17 +312,17 @@ def test_a_server_that_is_down_before_training_is_told(logged_in, tmp_path, monk
     logged_in.fail(times=6)
     with pytest.raises(UserError) as caught:
         check_push("me/flowers", tmp_path / "output", sleep=lambda seconds: None)
-    later = "To train all the same, leave out --push_to_hub; the model can be pushed later with: hf-finetune push"
+    later = "To train without pushing, leave out --push_to_hub; to push the model later: hf-finetune push"
     assert f"answers 503, Service Unavailable. {later} {tmp_path}/output me/flowers" in str(caught.value)
     assert not logged_in.repositories
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set, so the Hub is not asked; unset it"):
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set, so nothing is sent to the Hub; unset it"):
         check_push("me/flowers", tmp_path / "output", sleep=never)
 
 
 def test_a_server_that_never_answers_is_given_up(logged_in, folder, monkeypatch):
     logged_in.fail("/api/whoami-v2", status=0)  # no answer at all
-    monkeypatch.setattr(publishing, "_SECONDS_OF_SILENCE", 0.1)
+    monkeypatch.setattr(publishing, "_ANSWER_TIMEOUT", 0.1)
     with pytest.raises(UserError, match="cannot be reached \\(timed out\\).* The model is safe in"):
         push_folder(folder, "me/flowers", sleep=lambda seconds: None)
 

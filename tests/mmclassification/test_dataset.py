@@ -112,8 +112,8 @@ def test_a_training_step_becomes_a_transform_that_can_be_built(tmp_path: Path, s
 
 TOLD = [
     (dict(type="Lighting", eigval=[1]), "Lighting: is not supported; it is left out"),
-    (dict(type="RandomResizedCrop", size=224, efficientnet_style=True), "EfficientNet's way of cropping"),
-    (dict(type="EfficientNetRandomCrop", scale=224), "EfficientNet's way of cropping"),
+    (dict(type="RandomResizedCrop", size=224, efficientnet_style=True), "EfficientNet's crop"),
+    (dict(type="EfficientNetRandomCrop", scale=224), "EfficientNet's crop"),
     (dict(type="RandomFlip", prob=[0.3, 0.3], direction=["horizontal", "vertical"]), "flipped horizontally instead"),
     (dict(type="RandAugment", policies=[dict(type="Rotate")], magnitude_std=0.5), "its list of policies"),
     (dict(type="AutoAugment", policies=[[dict(type="Rotate")]]), "its list of policies"),
@@ -204,7 +204,7 @@ def test_the_dataset_and_its_path(tmp_path: Path, data: dict, expected: dict) ->
     assert {key: value for key, value in values.items() if key.startswith("dataset")} == expected
 
 
-def test_datasets_that_want_the_users_hand_are_told(tmp_path: Path) -> None:
+def test_datasets_that_need_manual_work_become_remarks(tmp_path: Path) -> None:
     draft = imported(tmp_path, with_steps(CROP, dataset="CUB", data_root="data/CUB", ann_file="images.txt"))
     assert "arrange its images as data/CUB/train/CLASS/" in remarks(draft)
     assert "list paths and labels in a CSV table" in remarks(draft)
@@ -221,7 +221,7 @@ BATCHES = [
     ("net_b32x8_imagenet.py", 256, ""),
     ("net_16x32_b16x32_imagenet.py", 512, ""),
     ("net_8xb64_in1k.py", 256, "the file's name says 8xb64; 8 GPUs of 32 are taken"),
-    ("net.py", 256, "32 on a number of GPUs that the file does not say; 8 are taken"),
+    ("net.py", 256, "32 on an unknown number of GPUs; 8 are taken"),
 ]
 
 

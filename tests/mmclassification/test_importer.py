@@ -85,7 +85,7 @@ def test_the_tutorials_config_is_the_packaged_recipe(tutorial: str, capsys: pyte
     assert capsys.readouterr().out == "The recipe is in mine.yaml, with 4 remarks at its end.\n"
     for line in (
         "load_from: https://example.com/models/tbd.pth is a placeholder",
-        "data.samples_per_gpu: 16 on a number of GPUs that the file does not say; 8 are taken",
+        "data.samples_per_gpu: 16 on an unknown number of GPUs; 8 are taken",
         "to_rgb: True turns CIFAR's images, which are RGB, into BGR",
         "the test split chooses the checkpoint; here a tenth of train is held out",
     ):
@@ -112,7 +112,7 @@ def test_only_bases_that_say_nothing_else_are_taken(tmp_path: Path) -> None:
     assert values == {**bases["_base_/default_runtime"], **draft.settings}
 
 
-def test_what_no_one_reads_is_told(tmp_path: Path) -> None:
+def test_a_setting_that_nothing_reads_becomes_a_remark(tmp_path: Path) -> None:
     config = old_config(optimizer=dict(type="SGD", lr=0.1, maximize=True), fancy=dict(x=1), optimizer_confg=dict(a=1))
     config["data"] = {**config["data"], "odd": [1]}
     draft = imported(tmp_path, config)
@@ -140,20 +140,23 @@ def test_code_is_not_run_and_stops_the_import_only_where_its_value_is_needed(tmp
 
 
 REFUSALS = [
-    (dict(model=None), "model is not there; only configs of one label an image (ImageClassifier) can be imported."),
+    (
+        dict(model=None),
+        "model is missing; only configs with one label for each image (ImageClassifier) can be imported.",
+    ),
     (dict(model=dict(type="MAE")), "model.type is 'MAE', which is no image classifier;"),
     (dict(model=5), "model is 5; a dict belongs there."),
-    (dict(model={**RESNET, "head": None}), "model.head is not there: this config only makes features;"),
-    (dict(model={**RESNET, "backbone": dict(type="VAN")}), "model.backbone.type is VAN, a network that neither"),
+    (dict(model={**RESNET, "head": None}), "model.head is missing: this config only makes features;"),
+    (dict(model={**RESNET, "backbone": dict(type="VAN")}), "model.backbone.type is VAN, which neither"),
     (dict(model={**RESNET, "backbone": dict(type="ResNet", depth=51)}), "model.backbone.depth is 51; the depths"),
     (
         dict(model={**RESNET, "head": dict(type="ArcFaceClsHead")}),
         "model.head.type is ArcFaceClsHead, which is no linear classifier;",
     ),
-    (dict(data=old_data("VOC")), "data.train.type is VOC, with several labels an image;"),
-    (dict(data=None), "data.train is not there; this config trains on nothing."),
-    (dict(optimizer=None), "optimizer is not there; this config cannot be trained."),
-    (dict(optimizer=dict(type="SGD")), "optimizer.lr is not there; use the learning rate."),
+    (dict(data=old_data("VOC")), "data.train.type is VOC, with several labels for each image;"),
+    (dict(data=None), "data.train is missing; this config trains on nothing."),
+    (dict(optimizer=None), "optimizer is missing; this config cannot be trained."),
+    (dict(optimizer=dict(type="SGD")), "optimizer.lr is missing; set it to the learning rate."),
     (dict(optimizer=dict(type="Magic", lr=1)), "optimizer.type is 'Magic', which is not supported;"),
     (dict(optimizer=dict(type="SGD", lr="fast")), "optimizer.lr is 'fast'; use a number."),
     (dict(lr_config=dict(policy="wave")), "lr_config.policy is 'wave'; the policies known here are"),
@@ -175,7 +178,7 @@ def test_what_has_no_counterpart_is_refused_in_one_line(tmp_path: Path, changes:
     assert str(caught.value).startswith(str(tmp_path / "net_8xb32_data.py"))
 
 
-def test_the_verb_prints_writes_and_never_overwrites(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_the_command_prints_writes_and_never_overwrites(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     write_config(Path("net_8xb32.py"), old_config())
     assert main(["import-config", "net_8xb32.py"]) == 0

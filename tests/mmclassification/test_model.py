@@ -1,4 +1,4 @@
-"""Networks, heads, losses, first weights and frozen stages of configs, against the networks that they make."""
+"""Networks, heads, losses, initial weights and frozen stages of configs, against the networks that they make."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ FROZEN = [
 
 
 @pytest.mark.parametrize(("backbone", "names"), FROZEN, ids=lambda value: str(value)[:70])
-def test_frozen_stages_are_modules_that_there_are(tmp_path: Path, backbone: dict, names: list[str] | None) -> None:
+def test_frozen_stages_are_modules_of_the_network(tmp_path: Path, backbone: dict, names: list[str] | None) -> None:
     values = settings(tmp_path, with_backbone(**backbone))
     assert values.get("freeze") == names
     config = AutoConfig.for_model(values["model_type"], **values["model_config"])
@@ -122,7 +122,7 @@ WEIGHTS = [
 
 
 @pytest.mark.parametrize(("changes", "address"), WEIGHTS, ids=range(len(WEIGHTS)))
-def test_first_weights(tmp_path: Path, changes: dict, address: str | None) -> None:
+def test_initial_weights(tmp_path: Path, changes: dict, address: str | None) -> None:
     draft = imported(tmp_path, old_config(**changes))
     assert draft.settings.get("load_from") == address and not draft.remarks
     assert draft.settings["model_type"] == "resnet"
@@ -209,7 +209,7 @@ def test_mixing_ends_the_training_transforms(tmp_path: Path, train_cfg: dict, la
     assert remark in remarks(draft) and bool(remark) == bool(draft.remarks)
 
 
-def test_adapters_and_necks_are_told(tmp_path: Path) -> None:
+def test_adapters_and_necks_become_remarks(tmp_path: Path) -> None:
     model = {**RESNET, "neck": dict(type="GeneralizedMeanPooling")}
     lines = remarks(imported(tmp_path, old_config(model=model)))
     assert "model.neck.GeneralizedMeanPooling: is not supported" in lines
@@ -247,6 +247,6 @@ def test_models_of_other_libraries(tmp_path: Path) -> None:
         dict(type="XCiT", embed_dims=100),
     ],
 )
-def test_a_network_that_there_is_none_for_is_refused(tmp_path: Path, backbone: dict) -> None:
+def test_an_unsupported_network_is_refused(tmp_path: Path, backbone: dict) -> None:
     with pytest.raises(UserError, match="model.backbone"):
         imported(tmp_path, with_backbone(**backbone))

@@ -196,12 +196,12 @@ DIFFERENCES = [
     ([WARM_UP, dict(type="CosineAnnealingLR", begin=5, end=90)], "stays a step short of its end; here it stays at its"),
     ([WARM_UP, dict(type="CosineAnnealingLR", T_max=80, begin=20)], "but the warm-up ends at 5"),
     ([WARM_UP, dict(type="CosineAnnealingLR", begin=0, end=100)], "runs below the warm-up"),
-    ([dict(type="CosineAnnealingParamScheduler", param_name="weight_decay")], "changes the weight decay in the run"),
+    ([dict(type="CosineAnnealingParamScheduler", param_name="weight_decay")], "changes the weight decay during"),
 ]
 
 
 @pytest.mark.parametrize(("schedulers", "remark"), DIFFERENCES)
-def test_what_a_schedule_does_otherwise_is_told(tmp_path: Path, schedulers: list[dict], remark: str) -> None:
+def test_a_difference_of_a_schedule_becomes_a_remark(tmp_path: Path, schedulers: list[dict], remark: str) -> None:
     assert remark in remarks(imported(tmp_path, new_config(param_scheduler=schedulers)))
 
 

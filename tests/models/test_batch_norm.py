@@ -9,8 +9,8 @@ from torch import nn
 from hf_finetune import finetune
 from hf_finetune.errors import UserError
 from hf_finetune.models.batch_norm import synchronize_batch_norm
+from tests.helpers.networks import SIDE, make_model
 from tests.helpers.tiny import tiny_timm, write_recipe
-from tests.training.test_trainer import SIDE, make_model
 
 
 @pytest.mark.parametrize("make", [lambda: make_model("resnet"), lambda: tiny_timm(4)], ids=["transformers", "timm"])

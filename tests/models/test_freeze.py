@@ -20,8 +20,9 @@ from hf_finetune import finetune
 from hf_finetune.errors import UserError
 from hf_finetune.models.freeze import freeze_modules
 from hf_finetune.models.load import head_parameter_names
+from tests.helpers.networks import CLASSES, make_model
 from tests.helpers.tiny import tiny_timm, write_recipe
-from tests.training.test_trainer import CLASSES, make_model, make_trainer
+from tests.helpers.trainers import make_trainer
 
 FAMILIES = ["resnet", "vit", "timm"]
 

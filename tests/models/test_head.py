@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from transformers import (
-    DeiTConfig,
-    DeiTForImageClassificationWithTeacher,
-    PoolFormerConfig,
-    PoolFormerForImageClassification,
-    PreTrainedModel,
-)
 
 from hf_finetune.errors import UserError
 from hf_finetune.models.head import head_linear, head_module
 from hf_finetune.models.lenet5 import LeNet5Config, LeNet5ForImageClassification
+from tests.helpers.networks import make_model, norm_and_head, two_heads
 from tests.helpers.tiny import tiny_timm
-from tests.training.test_trainer import make_model
-
-TINY_VIT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-
-
-def two_heads() -> PreTrainedModel:
-    return DeiTForImageClassificationWithTeacher(DeiTConfig(**TINY_VIT, image_size=16, patch_size=4, num_labels=4))
-
-
-def norm_and_head() -> PreTrainedModel:
-    return PoolFormerForImageClassification(PoolFormerConfig(hidden_sizes=[8] * 4, depths=[1] * 4, num_labels=4))
 
 
 def test_the_head_is_the_outermost_module_that_holds_it_all():

@@ -71,6 +71,11 @@ def test_one_change_keeps_the_checkpoints_other_figures(checkpoint):
     assert processor(PIL.Image.new("RGB", (90, 200)), return_tensors="pt")["pixel_values"].shape == (1, 3, 64, 64)
 
 
+@pytest.mark.parametrize("source", [None, ModelArguments()])
+def test_without_a_model_the_figures_are_imagenets(source):
+    assert describe(load_image_processor(source, ResNetConfig())) == Preprocessing()
+
+
 def test_a_model_from_scratch_starts_from_imagenets_figures():
     processor = load_image_processor(ModelArguments(model_type="resnet"), ResNetConfig(), DataArguments(image_size=112))
     assert describe(processor) == Preprocessing(image_size=112)

@@ -31,6 +31,7 @@ from hf_finetune.models.foreign import checkpoint as foreign_checkpoint
 from hf_finetune.models.head import class_names, set_class_names
 from hf_finetune.models.lenet5 import LeNet5Config, LeNet5ForImageClassification
 from hf_finetune.models.load import adopt_model, load_config, load_model, load_trained, open_source
+from hf_finetune.models.model_object import check_given_model
 from hf_finetune.models.prepare import prepare_model
 from hf_finetune.models.processor import describe, load_image_processor
 from hf_finetune.models.source import Architecture
@@ -175,8 +176,10 @@ def test_half_precision_becomes_float32():
 
 
 def test_a_backbone_is_no_classifier():
-    with pytest.raises(UserError, match="model: ViTModel has no head; pass a ViTForImageClassification"):
+    with pytest.raises(UserError, match="model is ViTModel, which has no head for classes; use a ViTForImageClass"):
         open_source(ViTModel(ViTConfig(**TINY_VIT)))
+    with pytest.raises(UserError, match=r"model is Linear; use a name, a folder or a transformers\.PreTrainedModel"):
+        check_given_model(nn.Linear(1, 1))
 
 
 class Stubborn(PreTrainedModel):

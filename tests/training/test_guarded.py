@@ -16,7 +16,8 @@ from hf_finetune.errors import UserError
 from hf_finetune.models.load import quiet_transformers
 from hf_finetune.training.sampling import EpochSampler
 from hf_finetune.training.trainer import ImageClassificationTrainer
-from tests.training.test_trainer import make_model, make_trainer
+from tests.helpers.networks import make_model
+from tests.helpers.trainers import make_trainer
 
 ITEMS = ("RandomHorizontalFlip",)
 Loss = Callable[..., torch.Tensor]
@@ -49,7 +50,7 @@ def reference(count: int, skipped: set[int], epochs: int, rates: list[float]) ->
     sampler, step = EpochSampler(count, seed=42), 0
     for epoch in range(epochs):
         sampler.set_epoch(epoch)
-        trainer._set_epoch(epoch)
+        trainer.set_epoch(epoch)
         for rows in torch.tensor(list(sampler)).split(16):
             step += 1
             batch = stage(batches.__getitems__(rows.tolist()))
@@ -74,7 +75,7 @@ def test_a_skipped_step_leaves_nothing_behind(tmp_path, monkeypatch, capsys, how
     trainer = make_trainer(tmp_path, make_model("resnet"), items=ITEMS, **settings)
     break_loss(trainer, {1, 3, 6}, how)
     trainer.train()
-    rates = [0.1] * 4 + [0.01] * 4  # the schedule goes on
+    rates = [0.1] * 4 + [0.01] * 4  # the schedule advances
     assert_equal(trainer, reference(64, {1, 3, 6}, 2, rates), tolerance=1e-6)
     assert [step["step"] for step in trainer.skipped_steps] == [1, 3, 6]
     assert [step["learning_rate"] for step in trainer.skipped_steps] == pytest.approx([0.1, 0.1, 0.01])
@@ -173,7 +174,7 @@ def test_broken_weights_are_not_saved(tmp_path):
     """A gradient that is not a number behind a loss that is one: the step's checkpoint would be of no use."""
     trainer = make_trainer(tmp_path, make_model("resnet"), num_train_epochs=1, save_strategy="steps", save_steps=1)
     break_loss(trainer, {3}, "gradient")
-    with pytest.raises(UserError, match="The weights are not numbers at step 3"):
+    with pytest.raises(UserError, match="The weights are not finite at step 3"):
         trainer.train()
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
     assert json.loads((tmp_path / "checkpoint-2/trainer_state.json").read_text())["global_step"] == 2

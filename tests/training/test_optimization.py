@@ -12,8 +12,10 @@ from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.training.loss import classification_loss
 from hf_finetune.training.optimization import (
     build_schedule,
+    decayed_parameters,
     multistep_factor,
     multistep_schedule,
+    sgd_settings,
     warmed_up_factor,
     warmed_up_schedule,
 )
@@ -131,3 +133,42 @@ def test_parts_of_a_batch_add_up_to_the_whole(smoothing):
         for part in (slice(0, 3), slice(3, 4), slice(4, 12))
     ]
     assert torch.allclose(sum(parts), whole)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_images_that_do_not_count_add_nothing_and_a_batch_without_one_that_does_is_no_division_by_zero(smoothing):
+    logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    loss = classification_loss(smoothing)
+    for labels in (torch.full((4,), -100), torch.zeros(4, 5)):
+        value = loss(SimpleNamespace(logits=logits), labels, num_items_in_batch=torch.tensor(0))
+        assert value.item() == 0
+        value.backward()
+        assert not logits.grad.any()
+    some = loss(SimpleNamespace(logits=logits), torch.tensor([-100, 2, -100, 3]), num_items_in_batch=torch.tensor(2))
+    expected = functional.cross_entropy(logits[[1, 3]], torch.tensor([2, 3]), label_smoothing=smoothing)
+    assert torch.allclose(some, expected)
+    one = loss(SimpleNamespace(logits=logits), torch.tensor([-100, 2, -100, -100]), num_items_in_batch=torch.tensor(1))
+    assert torch.allclose(one, functional.cross_entropy(logits[[1]], torch.tensor([2]), label_smoothing=smoothing))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_targets_of_mixed_images_are_those_of_cross_entropy(smoothing):
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(6, 5, generator=generator), torch.rand(6, 5, generator=generator).softmax(dim=1)
+    loss = classification_loss(smoothing)(SimpleNamespace(logits=logits), labels, num_items_in_batch=6)
+    assert torch.allclose(loss, functional.cross_entropy(logits, labels, label_smoothing=smoothing))
+
+
+def test_which_parameters_are_decayed():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    everything = ["0.weight", "0.bias", "1.weight", "1.bias"]
+    assert decayed_parameters(model, norms_and_biases=True, left_out=()) == everything
+    assert decayed_parameters(model, norms_and_biases=False, left_out=()) == ["0.weight"]
+    assert decayed_parameters(model, norms_and_biases=True, left_out=["bias", "0"]) == ["1.weight"]
+
+
+def test_the_settings_of_sgd(tmp_path):
+    args = FinetuneArguments(output_dir=str(tmp_path), use_cpu=True, learning_rate=0.3, momentum=0.8, nesterov=True)
+    settings = {"lr": 0.3, "momentum": 0.8, "nesterov": True}
+    assert sgd_settings(args, is_sharded=False) == {**settings, "fused": True}
+    assert sgd_settings(args, is_sharded=True) == {**settings, "fused": False}

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.helpers.processes import REPOSITORY, TWO_PROCESSES, run_command
 from tests.helpers.tiny import write_recipe
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-
-
-def run_command(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **environment}
-    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize("family", ["resnet", "vit", "convnext"])
@@ -71,7 +61,7 @@ def test_processes_that_do_not_find_each_other_stop(image_folder, tmp_path):
     words = ["--recipe", str(recipe), "--dataset", str(image_folder), "--output_dir", str(tmp_path / "output")]
     completed = run_command([*TWO_PROCESSES, script, *words])
     assert completed.returncode != 0
-    assert completed.stderr.count("hf-finetune: error: 2 processes were launched but this one stands alone") == 1
+    assert completed.stderr.count("hf-finetune: error: 2 processes were launched, but they do not train together") == 1
     assert "torchrun --standalone --nproc_per_node 2" in completed.stderr
     assert not (tmp_path / "output").exists()
 

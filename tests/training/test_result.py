@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shlex
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +15,9 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from hf_finetune import finetune
+from hf_finetune.cli.main import main
+from hf_finetune.evaluation.metrics import METRICS, Metric, as_number
+from hf_finetune.jobs.evaluate import evaluate_model
 from hf_finetune.training.result import license_of
 from tests.helpers.tiny import TINY_RESNET, write_recipe
 
@@ -47,3 +54,62 @@ def test_the_card_states_the_license_and_where_nothing_lies(image_folder, tmp_pa
 
 def test_a_start_from_random_weights_has_no_license_of_its_own(finished_run):
     assert ModelCard.load(finished_run / "README.md").data.license is None
+
+
+def test_the_card_s_command_trains_again_from_the_files_of_the_folder(
+    finished_run, image_folder, tmp_path, monkeypatch
+):
+    """As a stranger would: the folder elsewhere, the images elsewhere, and nothing but what the card says."""
+    shutil.copytree(finished_run, tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoint-*"))
+    monkeypatch.chdir(tmp_path / "copy")
+    command = Path("README.md").read_text().split("```bash\n")[2].split("\n```")[0]
+    assert f"--dataset path/to/{image_folder.name} " in command
+    words = shlex.split(command.replace(f"path/to/{image_folder.name}", str(image_folder)))
+    assert words[0] == "hf-finetune" and main(words[1:]) == 0
+    again = json.loads((tmp_path / "again" / "metrics.json").read_text())["metrics"]
+    first = json.loads((finished_run / "metrics.json").read_text())["metrics"]
+    assert {name: again[name] for name in again if name.startswith(("test_accuracy", "test_loss"))} == {
+        name: first[name] for name in first if name.startswith(("test_accuracy", "test_loss"))
+    }
+
+
+def test_a_new_metric_costs_one_entry(image_folder, tmp_path, monkeypatch, logged):
+    """Log, table, card, JSON, the choice of the best checkpoint and `evaluate` take it from the registry."""
+    toy = Metric(lambda predictions: 1.0 + predictions.losses.max(), "toy", "toy figure", "toy_type", as_number, False)
+    monkeypatch.setitem(METRICS, "toy", toy)
+    recipe, output = write_recipe(tmp_path, num_train_epochs=2, metric_for_best_model="toy"), tmp_path / "output"
+    finetune(
+        str(recipe), dataset=str(image_folder), output_dir=str(output), load_best_model_at_end=True,
+        eval_strategy="epoch", save_strategy="epoch", validation_fraction=0.25,
+    )  # fmt: skip
+    assert any("validation: loss" in line and "  toy figure " in line for line in logged)
+    assert any(line.split()[:1] == ["split"] and line.split()[-1] == "toy" for line in "\n".join(logged).split("\n"))
+    card = ModelCard.load(output / "README.md")
+    assert "| loss | toy figure |" in card.text and "toy_type" in {
+        entry.metric_type for entry in card.data.eval_results
+    }
+    figures = json.loads((output / "metrics.json").read_text())["metrics"]
+    assert figures["test_toy"] > 1 and figures["eval_toy"] > 1
+    states = [json.loads(path.read_text()) for path in output.glob("checkpoint-*/trainer_state.json")]
+    values = [
+        entry["eval_toy"]
+        for entry in max(states, key=lambda state: state["global_step"])["log_history"]
+        if "eval_toy" in entry
+    ]
+    assert max(states, key=lambda state: state["global_step"])["best_metric"] == min(values)
+    logged.clear()
+    evaluate_model(str(output), dataset=str(image_folder), use_cpu=True)
+    assert any(line.split("\n")[0].endswith("toy") for line in logged)
+
+
+def test_files_have_the_permissions_of_any_new_file(image_folder, tmp_path):
+    output = tmp_path / "output"
+    mask = os.umask(0o027)
+    try:
+        recipe = write_recipe(tmp_path, num_train_epochs=1)
+        finetune(str(recipe), dataset=str(image_folder), output_dir=str(output))
+    finally:
+        os.umask(mask)
+    assert {path.name: path.stat().st_mode & 0o777 for path in output.iterdir() if path.is_file()} == {
+        path.name: 0o640 for path in output.iterdir() if path.is_file()
+    }

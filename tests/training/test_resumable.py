@@ -1,4 +1,4 @@
-"""A run that is stopped and goes on ends as one that was not: weights, log, best checkpoint, random numbers."""
+"""A run that is stopped and resumed ends as one that was not: weights, log, best checkpoint, random numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from transformers import TrainerCallback, ViTConfig, ViTForImageClassification, 
 
 from hf_finetune.errors import Interrupted, UserError
 from hf_finetune.training.checkpoints.store import find_fault, list_checkpoints
-from tests.training.test_trainer import CLASSES, SIDE, make_model, make_trainer
+from tests.helpers.networks import CLASSES, SIDE, make_model
+from tests.helpers.trainers import make_trainer
 
 _STEPS = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 2, "save_steps": 4}
 _EPOCHS = {"eval_strategy": "epoch", "save_strategy": "epoch"}
@@ -215,5 +216,5 @@ def test_what_a_checkpoint_holds(tmp_path):
     assert load_file(newest / "model.safetensors")
     assert {path.name for path in newest.iterdir()} == {
         "config.json", "manifest.json", "model.safetensors", "optimizer.pt", "preprocessor_config.json",
-        "rng_state.pth", "running_loss.json", "scheduler.pt", "trainer_state.json",
+        "rng_state.pth", "resume_state.json", "scheduler.pt", "trainer_state.json",
     }  # fmt: skip

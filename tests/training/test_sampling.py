@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from accelerate.data_loader import SeedableRandomSampler
 
 from hf_finetune.training.sampling import CountedOnce, EpochSampler
 
@@ -24,3 +25,23 @@ def test_repeats_fill_up_and_do_not_count(count, multiple):
     batch = CountedOnce(Batches()).__getitems__(rows)
     assert batch["labels"].tolist() == [row % 3 for row in order] + [-100] * (len(rows) - count)
     assert batch["pixel_values"].tolist()[count:] == [order[at % count] for at in range(len(rows) - count)]
+
+
+def test_each_epoch_has_an_order_of_its_own_which_is_accelerates():
+    sampler, orders = EpochSampler(50, seed=3), []
+    for epoch in (0, 1, 2):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+        theirs = SeedableRandomSampler(range(50), data_seed=3, generator=torch.Generator())
+        theirs.set_epoch(epoch)
+        assert orders[-1] == list(theirs) == list(sampler)
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    assert list(EpochSampler(50, seed=4)) == orders[1] != list(EpochSampler(50, seed=3))
+
+
+def test_orders_longer_than_a_chunk_are_whole():
+    assert sorted(EpochSampler(10_000, seed=0)) == list(range(10_000))
+
+
+def test_wrapping_changes_no_length():
+    assert len(CountedOnce([1, 2, 3])) == 3

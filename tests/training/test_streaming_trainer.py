@@ -14,7 +14,7 @@ from hf_finetune import finetune
 from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.errors import UserError
 from hf_finetune.jobs.evaluate import evaluate_model
-from hf_finetune.training.streaming_trainer import arrange
+from hf_finetune.training.loaders import arrange
 from tests.helpers.streamed import write_parquet, write_tars
 from tests.helpers.streamed_run import make_streaming_trainer
 from tests.helpers.tiny import write_recipe

@@ -10,99 +10,11 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from datasets import Dataset, Features, Image, Value
 from safetensors.torch import load_file
-from transformers import (
-    BitImageProcessor,
-    ConvNextConfig,
-    ConvNextForImageClassification,
-    PreTrainedModel,
-    ResNetConfig,
-    ResNetForImageClassification,
-    ViTConfig,
-    ViTForImageClassification,
-    set_seed,
-)
 
-from hf_finetune.config.training import FinetuneArguments
-from hf_finetune.data.batches import ImageBatches
-from hf_finetune.data.device import DeviceStage
-from hf_finetune.data.stages import EvaluationStage, TrainingStage
-from hf_finetune.data.transforms.build import NO_TRANSFORMS, build_train_transforms
 from hf_finetune.errors import UserError
-from hf_finetune.evaluation.metrics import ClassificationMetrics, reduce_logits
-from hf_finetune.training.trainer import ImageClassificationTrainer
-
-CLASSES = 4
-SIDE = 16
-PROCESSOR = BitImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
-
-
-def make_dataset(count: int) -> Dataset:
-    """Noise images whose brightness tells the class."""
-    generator = np.random.default_rng(0)
-    labels = np.arange(count) % CLASSES
-    images = []
-    for label in labels:
-        pixels = (generator.integers(0, 64, (SIDE, SIDE, 3)) + 60 * label).astype(np.uint8)
-        buffer = io.BytesIO()
-        PIL.Image.fromarray(pixels).save(buffer, format="PNG")
-        images.append({"bytes": buffer.getvalue(), "path": None})
-    features = Features({"image": Image(decode=False), "label": Value("int64"), "sample_index": Value("int64")})
-    return Dataset.from_dict({"image": images, "label": labels, "sample_index": np.arange(count)}, features=features)
-
-
-def make_model(family: str) -> PreTrainedModel:
-    """A tiny network, the same at every call."""
-    set_seed(0)
-    if family == "resnet":
-        config = ResNetConfig(
-            embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=CLASSES
-        )
-        return ResNetForImageClassification(config)
-    if family == "vit":
-        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-        return ViTForImageClassification(ViTConfig(image_size=SIDE, patch_size=4, num_labels=CLASSES, **sizes))
-    config = ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, num_labels=CLASSES)
-    return ConvNextForImageClassification(config)
-
-
-def make_trainer(
-    folder: Path, model: PreTrainedModel, count: int = 64, items: tuple = (), **settings
-) -> ImageClassificationTrainer:
-    settings = {
-        "eval_strategy": "no",
-        "save_strategy": "no",
-        "load_best_model_at_end": False,
-        "logging_steps": 1,
-        "global_batch_size": 16,
-        "lr_milestones": [2.0],
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "report_to": "none",
-        **settings,
-    }
-    args = FinetuneArguments(output_dir=str(folder), **settings)
-    transforms = build_train_transforms(items, uniform=True) if items else NO_TRANSFORMS
-    stage = TrainingStage(transforms, args.seed)
-    return ImageClassificationTrainer(
-        model,
-        args,
-        device_stage=DeviceStage(PROCESSOR, True, transforms, mean=(120.0,) * 3, std=(60.0,) * 3),
-        training_stage=stage,
-        image_processor=PROCESSOR,
-        train_dataset=ImageBatches(make_dataset(count), stage),
-        eval_dataset=ImageBatches(make_dataset(20), EvaluationStage(PROCESSOR, uniform=True)),
-        compute_metrics=ClassificationMetrics([f"class {number}" for number in range(CLASSES)]),
-        reduce_logits=reduce_logits,
-    )
-
-
-def hold_batch_norm(model: PreTrainedModel) -> None:
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.eval()
-            module.train = lambda mode=True, module=module: module
+from tests.helpers.networks import CLASSES, SIDE, hold_batch_norm, make_model
+from tests.helpers.trainers import PROCESSOR, make_dataset, make_trainer
 
 
 @pytest.mark.parametrize("family", ["resnet", "vit", "convnext"])

@@ -1,9 +1,9 @@
-"""Small images of one size are decoded once, into a file of pixels that is mapped into memory.
+"""A cache of decoded pixels: small images of one size are decoded once, into a file that is mapped into memory.
 
-Fetching an image from there costs a copy of a few kilobytes instead of a decoding. The file lies in the cache folder
-of `datasets` and is named after the images that it holds. The first epoch fills it as it goes, so that no first step
-waits for it, with an unfinished name that only the processes of one run share; whole and on the disk, it gets the name
-under which later runs find it.
+Reading an image from it costs a copy of a few kilobytes instead of decoding. The file is in the cache folder of
+`datasets`, and its name is a hash of its images. The first epoch fills it while it trains, so that the first step does
+not wait. Until it is complete its name is known to the processes of one run only; then it is flushed to the disk and
+renamed to the name under which later runs find it.
 """
 
 from __future__ import annotations
@@ -24,34 +24,37 @@ import numpy as np
 import PIL
 import pyarrow.compute as pc
 from datasets import Dataset
-from tqdm.auto import tqdm
 
 from hf_finetune.data.columns import are_files, arrow_column
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.images.decoding import UnreadableImage, image_name
 from hf_finetune.data.images.pixels import decode_pixels
 from hf_finetune.errors import UserError
-from hf_finetune.logs import get_logger
+from hf_finetune.logs import get_logger, progress_bar
 
 logger = get_logger(__name__)
 
 AUTO_LIMIT = 2 * 2**30  # bytes of one file: CIFAR-10's 50,000 training images take 154 MB
-_WORTH_SAYING = 10 * 2**20  # bytes
-_CHUNK = 256  # images decoded at a time where none is asked for
+_WORTH_LOGGING = 10 * 2**20  # bytes of a file that a log line mentions
+_CHUNK = 256  # images decoded at a time to complete the file
 _SECONDS_BEFORE_BAR = 2
-_ABANDONED = 2 * 24 * 3600  # seconds after which an unfinished file is taken for that of a run that was killed
+_ABANDONED = 2 * 24 * 3600  # seconds after which an unfinished file is regarded as left by a killed run
 
 _runs = itertools.count()
 
 
 class DecodedImages:
-    """The pixels of a source's split, uint8 (images, height, width, 3), each decoded when it is first asked for.
-
-    `source` has the encoded images as the column `image`, all of them `size` (height, width) pixels. `finished` is
-    the .npy file that holds them or will; until it is there, `unfinished` is, with a mark for every image in it.
-    """
+    """The pixels of a source's split, each image decoded when it is first read."""
 
     def __init__(self, source: Dataset, size: tuple[int, int], finished: Path, unfinished: Path) -> None:
+        """Map the file.
+
+        Args:
+            source: The encoded images, as the column `image`.
+            size: The (height, width) in pixels of all images.
+            finished: The .npy file, uint8 of shape (images, height, width, 3), if it is complete.
+            unfinished: The same file while it is incomplete. A second file marks the images that are in it.
+        """
         self.source, self.size, self.finished, self.unfinished = source, size, finished, unfinished
         self._filled: np.ndarray | None = None
         if finished.is_file():
@@ -60,47 +63,56 @@ class DecodedImages:
             self._file = np.load(unfinished, mmap_mode="r+", allow_pickle=False)
             self._inode = os.stat(unfinished).st_ino
             self._filled = np.asarray(np.load(_marks(unfinished), mmap_mode="r+", allow_pickle=False))
-        self._pixels = np.asarray(self._file)  # the same memory, without what a memmap does at every access
+        self._pixels = np.asarray(self._file)  # the same memory; indexing a memmap is slower
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the images of `rows`, int64 (batch,), as uint8 (batch, height, width, 3).
+        """Return the pixels of some images, and decode those that have not been decoded.
 
-        Raises `UnreadableImage` for an image that cannot be read or is of another size.
+        Args:
+            rows: Row numbers in the source, int64 of shape (batch,).
+
+        Returns:
+            uint8 of shape (batch, height, width, 3).
+
+        Raises:
+            UnreadableImage: An image cannot be decoded or has another size.
         """
         if self._filled is not None and not (filled := self._filled[rows]).all():
-            self._decode(rows[filled == 0])
-        return self._pixels[rows]
+            self._decode(rows[filled == 0], self._filled)
+        pixels: np.ndarray = self._pixels[rows]
+        return pixels
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.source, self.size, self.finished, self.unfinished)  # a worker maps the file too
+        return type(self), (self.source, self.size, self.finished, self.unfinished)  # a worker maps the same file
 
-    def _decode(self, rows: np.ndarray) -> None:
+    def _decode(self, rows: np.ndarray, filled: np.ndarray) -> None:
         for row, value in zip(rows.tolist(), self.source[rows]["image"], strict=True):
             pixels = decode_pixels(value)
             if pixels.shape[1:] != self.size:
                 height, width = pixels.shape[1:]
                 raise UnreadableImage(
-                    image_name(value), f"it is of {height} x {width} pixels, not of {self.size[0]} x {self.size[1]}"
+                    image_name(value), f"it has {height} x {width} pixels instead of {self.size[0]} x {self.size[1]}"
                 )
             self._pixels[row] = pixels.permute(1, 2, 0).numpy()
-        self._filled[rows] = 1
+        filled[rows] = 1
 
     def finish(self) -> None:
-        """Decodes what nobody asked for, and gives the file its lasting name. Nothing happens if it has it.
+        """Decode the remaining images and rename the file to its final name, unless that is done already.
 
-        Images that cannot be read leave the file unfinished, and it goes when the run ends.
+        Where an image cannot be read the file stays unfinished, and is deleted when the run ends.
         """
         if self._filled is None or self.finished.is_file():
             return
         rest = np.flatnonzero(self._filled == 0)
         try:
-            for start in tqdm(
-                range(0, len(rest), _CHUNK), desc="Decoding", unit_scale=_CHUNK, delay=_SECONDS_BEFORE_BAR
-            ):
-                self._decode(rest[start : start + _CHUNK])
-            self._file.flush()  # to the disk, before the name says that it is there
+            with progress_bar(total=len(rest), desc="Decoding", unit="image", delay=_SECONDS_BEFORE_BAR) as bar:
+                for start in range(0, len(rest), _CHUNK):
+                    chunk = rest[start : start + _CHUNK]
+                    self._decode(chunk, self._filled)
+                    bar.update(len(chunk))
+            self._file.flush()  # before the final name promises complete pixels
             if os.stat(self.unfinished).st_ino != self._inode:
-                return  # somebody has put another file in its place
+                return  # another process has replaced the file
             os.replace(self.unfinished, self.finished)
         except (OSError, UserError):
             return
@@ -113,24 +125,35 @@ def open_decoded_images(
     processes: int = 1,
     local_process_index: int = 0,
 ) -> dict[str, DecodedImages]:
-    """Returns the decoded images of the roles whose images are worth it.
+    """Open the caches of decoded pixels.
 
-    `mode` is "never", "always", or "auto": small images of one size, of which the run uses at least half, in a file
-    of at most 2 GiB that leaves as much free. Of a run's `processes` those on one machine share the files; there, the
-    first has to be here before the others. Raises `UserError` where "always" cannot be had.
+    Args:
+        data: The images of the run.
+        mode: "never"; "always"; or "auto", which caches small images of one size, if the run uses at least half of
+            them and the file takes at most 2 GiB and half of the free disk space.
+        processes: The world size.
+        local_process_index: The process's number on its machine. The processes of one machine share the files, and
+            number 0 must call this before the others.
+
+    Returns:
+        By role, the decoded images of those that are cached.
+
+    Raises:
+        UserError: The mode is "always" and the images cannot be cached.
     """
     if mode == "never" or (mode == "auto" and not data.uniform):
         return {}
-    if not data.uniform:
+    sizes = data.image_sizes
+    if sizes is None or not data.uniform:
         raise UserError(
             f"decode_cache is always, but the images of {data.source} are not known to be small and of one size;"
             " use --decode_cache auto."
         )
-    # What the processes of one run on one machine, and no others, have in common: the machine, where the folder is on a
-    # disk that several share, the launcher that started them, and how often they have come here.
+    # A name that the processes of one run on one machine share, and no others: the machine (several may use one disk),
+    # the launcher that started them, and the number of calls of this function.
     run = f"{socket.gethostname()}-{os.getppid() if processes > 1 else os.getpid()}-{next(_runs)}"
     creates = local_process_index == 0
-    # A held-out part has the source, and so the file, of what it was held out from; two roles may be one split.
+    # A held-out part shares the source, and so the file, with the rest of train; two roles may share a split.
     keys = {role: _key(data.sources[role]) for role in data.splits}
     decoded: dict[str, DecodedImages | None] = {}
     for role, key in keys.items():
@@ -138,12 +161,12 @@ def open_decoded_images(
             source = data.sources[role]
             used = sum(len(split) for other, split in data.splits.items() if keys[other] == key)
             worth_it = mode == "always" or 2 * used >= len(source)
-            decoded[key] = _open(source, data.image_sizes, mode, key, run, creates) if worth_it else None
-    return {role: decoded[key] for role, key in keys.items() if decoded[key] is not None}
+            decoded[key] = _open(source, sizes, mode, key, run, creates) if worth_it else None
+    return {role: images for role, key in keys.items() if (images := decoded[key]) is not None}
 
 
 def finish(decoded: Collection[DecodedImages]) -> None:
-    """Finishes the files, each once."""
+    """Complete the files, each once; see `DecodedImages.finish`."""
     for images in {id(images): images for images in decoded}.values():
         images.finish()
 
@@ -168,11 +191,11 @@ def _open(
                 return None
             if needed > free:
                 raise UserError(
-                    f"decode_cache is always, but {folder} has room for {free / 1e9:.1f} GB and the images take"
+                    f"decode_cache is always, but {folder} has {free / 1e9:.1f} GB free and the images take"
                     f" {needed / 1e9:.1f} GB; use --decode_cache never, or set HF_DATASETS_CACHE."
                 )
             _create(unfinished, shape)
-            if needed > _WORTH_SAYING:
+            if needed > _WORTH_LOGGING:
                 logger.info(f"Images are decoded once, for this and later runs: {needed / 1e6:,.0f} MB in {folder}.")
         return DecodedImages(source, size, finished, unfinished)
     except OSError as error:
@@ -182,14 +205,14 @@ def _open(
 
 
 def _key(source: Dataset) -> str:
-    """Returns a name for these images: their dataset's fingerprint, or their files' paths, sizes and dates.
+    """Return a hash of the images: of their dataset's fingerprint, or of their files' paths, sizes and dates.
 
-    Another version of Pillow may decode to other pixels.
+    The version of Pillow is part of it, because another one may decode to other pixels.
     """
     digest = hashlib.sha256(f"{PIL.__version__} {len(source)}".encode())
     if are_files(source):
         for path in pc.struct_field(arrow_column(source, "image"), "path").to_pylist():
-            status = os.stat(path) if os.path.exists(path) else None  # one that is missing is in no split
+            status = os.stat(path) if os.path.exists(path) else None  # a missing file is in no split
             digest.update(f"{path} {status and (status.st_size, status.st_mtime_ns)}\n".encode())
     else:
         digest.update(source._fingerprint.encode())
@@ -201,7 +224,7 @@ def _marks(unfinished: Path) -> Path:
 
 
 def _create(unfinished: Path, shape: Sequence[int]) -> None:
-    """Creates the file of a run and its marks, which go with the process if the file was not finished."""
+    """Create the unfinished file of a run and its marks, which are deleted when the process ends."""
     for old in unfinished.parent.glob("decoded-*"):
         if old.suffix in (".unfinished", ".marks") and time.time() - old.stat().st_mtime > _ABANDONED:
             old.unlink(missing_ok=True)
@@ -210,7 +233,7 @@ def _create(unfinished: Path, shape: Sequence[int]) -> None:
         atexit.register(path.unlink, missing_ok=True)
         with open(path, "xb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": its_shape})
-            # The room is taken now: a full disk would later kill the process in the middle of a write to memory.
+            # Reserve the disk space now: on a full disk a later write to mapped memory would kill the process.
             length = file.tell() + int(np.prod(its_shape))
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, length)

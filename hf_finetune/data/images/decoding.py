@@ -1,8 +1,8 @@
 """From an image's bytes or file to pixels, and a quick look at its header.
 
-What `decode_image` returns for an ordinary 8-bit image is, pixel for pixel, what transformers'
-`image_utils.load_image` returns, which is what `pipeline("image-classification")` sees. Images of more than 8 bits,
-which Pillow's own conversion clips to white, are scaled.
+For an ordinary 8-bit image `decode_image` returns the same pixels as transformers' `image_utils.load_image`, which
+`pipeline("image-classification")` uses. Images of more than 8 bits are scaled, because Pillow's conversion would clip
+them to white.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import PIL.ExifTags
@@ -27,14 +27,22 @@ IMAGE_EXTENSIONS = (
 )
 # fmt: on
 
-# The last bytes of a whole file. A file that ends otherwise may be cut short, or merely have something appended.
+# The last bytes of a complete file. A file that ends otherwise may be truncated, or have something appended.
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
-NO_SUCH_FILE = "no such file"  # the reason of an UnreadableImage whose path leads nowhere
+NO_SUCH_FILE = "no such file"  # the reason of an UnreadableImage whose file does not exist
 _TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
+ImageValue: TypeAlias = Mapping[str, Any] | str | bytes | Path | PIL.Image.Image
+
+
 class UnreadableImage(UserError):
-    """An image that cannot be read: `name` says which, `reason` why."""
+    """An image that cannot be read.
+
+    Attributes:
+        name: Its path, or words where it has none.
+        reason: Why, in words: "not an image".
+    """
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name} cannot be read as an image: {reason}.")
@@ -42,18 +50,27 @@ class UnreadableImage(UserError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.name, self.reason)  # it crosses from a loader's worker to the main process
+        return type(self), (self.name, self.reason)  # pickled from a loader's worker to the main process
 
 
 class OpenImage:
-    """An image whose header has been read and whose pixels have not. A context manager; closes its file.
+    """An image whose header has been read, but not its pixels. A context manager that closes the file.
 
-    `value` is a path, the bytes of a file, `{"bytes": ..., "path": ...}` as in a `datasets` column (bytes win), or an
-    open image. `height` and `width` are those of the upright image, in pixels. Raises `UnreadableImage`, a
-    `UserError` that names the image, here and in `decode`.
+    Attributes:
+        height: The height of the upright image in pixels.
+        width: The width of the upright image in pixels.
     """
 
-    def __init__(self, value: Mapping[str, Any] | str | bytes | Path | PIL.Image.Image) -> None:
+    def __init__(self, value: ImageValue) -> None:
+        """Read the header.
+
+        Args:
+            value: A path, the bytes of an image file, {"bytes", "path"} as in a column of `datasets` (bytes win), or a
+                PIL image.
+
+        Raises:
+            UnreadableImage: There is no image, or its header cannot be read.
+        """
         self._value = value
         self._file: BinaryIO | None = None
         try:
@@ -62,13 +79,13 @@ class OpenImage:
             else:
                 self._file = _open_file(value)
                 self._image = PIL.Image.open(self._file)
-            # PNG's own getexif would decode the image, in search of a tag behind it.
+            # getexif of PNG images would decode the image, to look for a tag after the pixels.
             orientation = PIL.Image.Image.getexif(self._image).get(PIL.ExifTags.Base.Orientation)
-        except Exception as error:  # decoders of broken files raise whatever they stumble over
+        except Exception as error:  # decoders raise errors of any kind for broken files
             self.close()
             raise UnreadableImage(image_name(value), _reason(error, value)) from error
-        sides = self._image.size if orientation in _TRANSPOSING_ORIENTATIONS else reversed(self._image.size)
-        self.height, self.width = sides
+        width, height = self._image.size
+        self.height, self.width = (width, height) if orientation in _TRANSPOSING_ORIENTATIONS else (height, width)
 
     def __enter__(self) -> OpenImage:
         return self
@@ -77,17 +94,27 @@ class OpenImage:
         self.close()
 
     def close(self) -> None:
+        """Close the file, if this object opened it."""
         if self._file is not None:
             self._file.close()
 
     def decode(self, reduction: int = 1) -> PIL.Image.Image:
-        """Returns the image as upright RGB, uint8.
+        """Decode the image to upright RGB, 8 bits per channel.
 
-        A `reduction` of 2, 4 or 8 lets a JPEG be decoded at that fraction of its sides (rounded up), which takes that
-        much less of its inverse cosine transform (libjpeg's scaled decoding); other formats come whole. EXIF
-        orientation is applied. Alpha, a palette's too, is dropped and not laid over a background, because the pipeline
-        does so. 16-bit images keep their high byte; 32-bit integers are taken as 16-bit values; floating-point
-        images are taken as 0 to 1 where no value is above 1, and as 0 to 255 otherwise.
+        EXIF orientation is applied. Alpha, also that of a palette, is dropped without a background, as `pipeline` does.
+        16-bit images keep their high byte, and 32-bit integers are taken as 16-bit values. Floating-point images are
+        taken as 0 to 1 where no value is above 1, and as 0 to 255 otherwise.
+
+        Args:
+            reduction: 1, 2, 4 or 8. A JPEG is decoded at one over this fraction of its sides, rounded up, which saves
+                the same share of the inverse cosine transform (scaled decoding of libjpeg). Other formats are decoded
+                at full size.
+
+        Returns:
+            The image in mode RGB.
+
+        Raises:
+            UnreadableImage: The pixels cannot be decoded.
         """
         try:
             if reduction > 1:
@@ -98,7 +125,11 @@ class OpenImage:
             raise UnreadableImage(image_name(self._value), _reason(error, self._value)) from error
 
     def check_end(self) -> None:
-        """Decodes a file that does not end as its format does, to see whether it is cut short."""
+        """Decode a file without the end marker of its format, to find out whether it is truncated.
+
+        Raises:
+            UnreadableImage: The file is truncated.
+        """
         ending = _ENDINGS.get(self._image.format or "", b"")
         if self._file is None or not ending:
             return
@@ -113,16 +144,16 @@ class OpenImage:
             raise UnreadableImage(image_name(self._value), _reason(error, self._value)) from error
 
 
-def decode_image(value: Mapping[str, Any] | str | bytes | Path | PIL.Image.Image) -> PIL.Image.Image:
-    """Returns a whole image as upright RGB, uint8; see `OpenImage`. Raises `UnreadableImage`."""
+def decode_image(value: ImageValue) -> PIL.Image.Image:
+    """Return an image as upright RGB, 8 bits per channel; see `OpenImage`. Raises `UnreadableImage`."""
     with OpenImage(value) as image:
         return image.decode()
 
 
-def read_image_size(value: Mapping[str, Any] | str | bytes | Path) -> tuple[int, int]:
-    """Returns (height, width) in pixels of the upright image from its header, without decoding it.
+def read_image_size(value: ImageValue) -> tuple[int, int]:
+    """Return (height, width) in pixels of the upright image from its header.
 
-    Only a file that does not end as its format does is decoded, to see whether it is cut short. Raises
+    Only a file without the end marker of its format is decoded, to find out whether it is truncated. Raises
     `UnreadableImage`.
     """
     with OpenImage(value) as image:
@@ -131,7 +162,7 @@ def read_image_size(value: Mapping[str, Any] | str | bytes | Path) -> tuple[int,
 
 
 def image_name(value: Any) -> str:
-    """Returns the path of an image, or words where it has none."""
+    """Return the path of an image, or words where it has none."""
     if isinstance(value, Mapping):
         value = value.get("path")
     return str(value) if isinstance(value, str | Path) and str(value) else "an image without a name"
@@ -155,7 +186,7 @@ def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
         scale = 255.0 if pixels.max(initial=0.0) <= 1.0 else 1.0
         image = PIL.Image.fromarray((pixels * scale).clip(0, 255).round().astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the same colours as without this step, which would warn of lost transparency
+        image = image.convert("RGBA")  # the colours are the same without this step, but Pillow would warn
     return image.convert("RGB")
 
 

@@ -1,4 +1,4 @@
-"""A quick look at the images' headers before training, so that no epoch dies of a broken file."""
+"""A check of the images' headers before training, so that no broken file stops an epoch."""
 
 from __future__ import annotations
 
@@ -10,41 +10,52 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 from datasets import Dataset
-from tqdm.auto import tqdm
 
 from hf_finetune.data.images.decoding import NO_SUCH_FILE, UnreadableImage, read_image_size
+from hf_finetune.logs import progress_bar
 
-_SAMPLE = 64  # embedded images looked at per split: a dataset of one make is broken, or mixed, throughout or not at all
-_CHUNK = 256  # images a thread takes at a time
+_SAMPLE = 64  # embedded images checked per split; one program wrote them all, so what is wrong is wrong in many
+_CHUNK = 256  # images per task of a thread
 _SECONDS_BEFORE_BAR = 2
 
 
 @dataclass
 class HeaderCheck:
-    """What the headers say: the sizes met, (height, width) in pixels, and why each unreadable row is so.
+    """What the headers show.
 
-    `complete` says that every image was looked at.
+    Attributes:
+        complete: Whether every image was checked.
+        sizes: The sizes found, (height, width) in pixels.
+        bad_rows: The error of each unreadable row.
     """
 
     complete: bool = False
-
     sizes: set[tuple[int, int]] = field(default_factory=set)
     bad_rows: dict[int, UnreadableImage] = field(default_factory=dict)
 
 
 def check_headers(dataset: Dataset, every: bool) -> HeaderCheck:
-    """Reads the headers in a column `image`: all, or `_SAMPLE` spread evenly. Rows are numbered within `dataset`."""
+    """Read the headers of the images in the column `image`.
+
+    Args:
+        dataset: A split.
+        every: Whether to check every image, instead of `_SAMPLE` that are spread evenly.
+
+    Returns:
+        The sizes, and the unreadable rows, numbered within `dataset`.
+    """
     rows = np.arange(len(dataset)) if every else np.linspace(0, len(dataset) - 1, min(_SAMPLE, len(dataset)))
     chunks = np.split(rows.astype(np.int64), range(_CHUNK, len(rows), _CHUNK))
     images = dataset.with_format("arrow").select_columns(["image"])
-    # Registers the formats, which threads should not do at once; the common ones first, since a file is tried in order.
+    # Registers the formats here, because threads must not do it at the same time. The common formats come first: a file
+    # is tried in this order.
     PIL.Image.preinit()
     PIL.Image.init()
     result = HeaderCheck(complete=len(rows) == len(dataset))
 
     def check_chunk(chunk: np.ndarray) -> HeaderCheck:
         found = HeaderCheck()
-        # The images are fetched here, so that only a few chunks are in memory at a time.
+        # The images are read here, so that only a few chunks are in memory at a time.
         for row, value in zip(chunk.tolist(), images[chunk.tolist()]["image"].to_pylist(), strict=True):
             try:
                 found.sizes.add(read_image_size(value or {}))
@@ -52,7 +63,7 @@ def check_headers(dataset: Dataset, every: bool) -> HeaderCheck:
                 found.bad_rows[row] = error
         return found
 
-    bar = tqdm(total=len(rows), desc="Checking images", unit="image", delay=_SECONDS_BEFORE_BAR)
+    bar = progress_bar(total=len(rows), desc="Checking images", unit="image", delay=_SECONDS_BEFORE_BAR)
     with bar, ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         for chunk, found in zip(chunks, pool.map(check_chunk, chunks), strict=True):
             result.sizes |= found.sizes
@@ -62,11 +73,11 @@ def check_headers(dataset: Dataset, every: bool) -> HeaderCheck:
 
 
 def describe_bad_image(error: UnreadableImage, folder: Path | None, split: str, row: int) -> str:
-    """Returns `cats/3.jpg (not an image)`: the path below `folder`, or the row of an image without a file."""
+    """Return `cats/3.jpg (not an image)`: the path below `folder`, or the row of an image without a file."""
     path = Path(error.name)
     if not path.is_absolute():
         return f"row {row} of {split} ({error.reason})"
     if folder is not None and path.is_relative_to(folder.absolute()):
         path = path.relative_to(folder.absolute())
-    # Only a row of a table can name a file that is not there.
+    # Only a row of a table can name a file that does not exist.
     return f"{path} ({error.reason}{f', row {row} of {split}' if error.reason == NO_SUCH_FILE else ''})"

@@ -1,8 +1,8 @@
-"""Whole images as tensors, ordinary JPEG files by the quicker of two decoders.
+"""Whole images as tensors; ordinary JPEG files are decoded by the faster of two decoders.
 
-torchvision decodes a small JPEG in a third of Pillow's time, and to the same pixels where both are built on the same
-libjpeg; whether they are is tried out once a process. Everything else goes through `decoding.decode_image`, which says
-what an image is: upright RGB as `pipeline("image-classification")` sees it.
+torchvision decodes a small JPEG in a third of Pillow's time, and to the same pixels where both use the same libjpeg;
+each process tests this once. Everything else is decoded by `decoding.decode_image`: upright RGB as
+`pipeline("image-classification")` sees it.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL.Image
 import torch
 from torchvision.io import decode_jpeg
 
-from hf_finetune.data.images.decoding import decode_image
+from hf_finetune.data.images.decoding import ImageValue, decode_image
 
 # Markers of a JPEG file, ITU-T T.81 table B.1.
 _START, _END = b"\xff\xd8", b"\xff\xd9"
@@ -27,33 +25,41 @@ _EXIF = 0xE1
 
 
 def to_tensor(image: PIL.Image.Image) -> torch.Tensor:
-    """Returns a PIL image as uint8 of shape (3, height, width), channels last in memory, without a second copy."""
+    """Return a PIL image in RGB as uint8 of shape (3, height, width), channels last in memory."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def decode_pixels(value: Mapping[str, Any] | str | bytes | Path | PIL.Image.Image) -> torch.Tensor:
-    """Returns an image as upright RGB: uint8 of shape (3, height, width), channels last in memory.
+def decode_pixels(value: ImageValue) -> torch.Tensor:
+    """Decode an image to upright RGB.
 
-    `value` is as in `decoding.OpenImage`. Raises `UnreadableImage`.
+    Args:
+        value: An image as `decoding.OpenImage` takes it.
+
+    Returns:
+        uint8 of shape (3, height, width), channels last in memory.
+
+    Raises:
+        UnreadableImage: It cannot be decoded.
     """
     content = value.get("bytes") if isinstance(value, Mapping) else value
     if isinstance(content, bytes) and _is_ordinary_jpeg(content) and _decoders_agree():
         try:
             pixels = _decode_jpeg(content)
         except RuntimeError:
-            return to_tensor(decode_image(value))  # whose errors say more
+            return to_tensor(decode_image(value))  # its errors are clearer
         if pixels.shape[0] in (1, 3):
             return pixels.expand(3, -1, -1)
     return to_tensor(decode_image(value))
 
 
 def _decode_jpeg(content: bytes) -> torch.Tensor:
-    # A copy, in a thousandth of the time of decoding: torch warns of tensors over bytes, which cannot be written to.
-    return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+    # The copy takes a thousandth of the time of decoding. Without it torch warns that bytes cannot be written to.
+    pixels: torch.Tensor = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+    return pixels
 
 
 def _is_ordinary_jpeg(content: bytes) -> bool:
-    """Whether a file is a whole JPEG without EXIF, which could turn it, and of a size that Pillow would not refuse."""
+    """Whether a file is a complete JPEG without EXIF, which could rotate it, and of a size that Pillow accepts."""
     if not (content.startswith(_START) and content.endswith(_END)):
         return False
     position = len(_START)
@@ -71,7 +77,7 @@ def _is_ordinary_jpeg(content: bytes) -> bool:
 
 @cache
 def _decoders_agree() -> bool:
-    """Whether torchvision and Pillow decode noise to the same pixels, with and without subsampled colour."""
+    """Whether torchvision and Pillow decode noise to the same pixels, for each kind of chroma subsampling."""
     generator = np.random.default_rng(0)
     for subsampling in (0, 1, 2):
         file = io.BytesIO()

@@ -1,6 +1,6 @@
-"""Images that cannot be read when their batch is due, though the check before training found them good.
+"""Images that cannot be read when their batch is due, although the check before training accepted them.
 
-A file can vanish or be written over while a run goes on, and behind a good header there can be bad pixels.
+A file can be deleted or overwritten during a run, and pixels can be broken behind a valid header.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from hf_finetune.data.batches import ImageBatches
+from hf_finetune.data.batches import OnUnreadable
 from hf_finetune.data.dataset import EarlierImages, ImageDataset
 from hf_finetune.data.images.decoding import NO_SUCH_FILE, UnreadableImage, image_name
 from hf_finetune.data.images.header_check import describe_bad_image
@@ -28,17 +28,30 @@ _RECORD_FILE = "unreadable_images.jsonl"
 
 
 class LoadingError(UserError):
-    """Images that do not come any more. It ends a run, whose checkpoints stay."""
+    """Images cannot be loaded any more. It ends the run, which can be resumed from its checkpoints."""
+
+
+class _AsksOnError(Protocol):
+    on_unreadable: OnUnreadable | None
+
+
+Batches = TypeVar("Batches", bound=_AsksOnError)
 
 
 class BadImages:
-    """What a run does with an unreadable image, `on_bad_image` stop or skip, and the list of those it has met.
+    """What a run does with unreadable images (`on_bad_image`), and the list of those found so far.
 
-    The list is a file, because a loader's workers meet them too. It goes with the process, or where a run keeps it in
-    its folder (`persist_to`) with the run, which reads there how to go on (`earlier_images`).
+    The list is a file, because the workers of a loader add to it too. It is deleted when the process ends, or, after
+    `persist_to`, when the run ends; a resumed run reads it (`earlier_images`).
     """
 
     def __init__(self, data: ImageDataset, on_bad_image: str) -> None:
+        """Start the list with the images that the check before training left out.
+
+        Args:
+            data: The images of the run.
+            on_bad_image: "stop" to raise an error at an unreadable image, "skip" to replace it.
+        """
         self._sources, self._folder, self._left_out = data.sources, data.folder, data.left_out
         self._skip = on_bad_image == "skip"
         descriptor, name = tempfile.mkstemp(prefix="hf_finetune_bad_images_")
@@ -48,16 +61,20 @@ class BadImages:
         for image in data.bad_images:
             self._add(image)
 
-    def persist_to(self, folder: Path, goes_on: bool, first: bool) -> None:
-        """Keeps the list in the folder of a run, which is new or `goes_on`; the `first` process writes what it is of.
+    def persist_to(self, folder: Path, resumed: bool, first: bool) -> None:
+        """Keep the list in the folder of a run from now on.
 
-        The others come after it.
+        Args:
+            folder: The run's folder.
+            resumed: Whether the run resumes an interrupted one, whose list is continued.
+            first: Whether this is the process that writes the file's first line: the first one on its machine. The
+                others must call this after it.
         """
         temporary, self._list = self._list, folder / _RECORD_FILE
         if not first:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        if not goes_on or not self._list.is_file():
+        if not resumed or not self._list.is_file():
             counts = {role: len(source) for role, source in self._sources.items()}
             with open(self._list, "w", encoding="utf-8") as file:
                 file.write(json.dumps({"counts": counts, "left_out": self._left_out}) + "\n")
@@ -67,31 +84,31 @@ class BadImages:
             file.write(temporary.read_text(encoding="utf-8"))
 
     def close(self) -> None:
-        """Removes the list, once the run has ended and the images are in its metrics."""
+        """Delete the list, once the run has ended and its metrics name the images."""
         self._list.unlink(missing_ok=True)
 
-    def on_error(self, role: str, batches: ImageBatches) -> ImageBatches:
-        """Returns the batches of a role, which now ask here what to do with an unreadable image."""
+    def on_error(self, role: str, batches: Batches) -> Batches:
+        """Return the batches of a role, which from now on report unreadable images here."""
         batches.on_unreadable = partial(self._meet, role)
         return batches
 
     def name(self, role: str, sample_index: int) -> str:
-        """Returns the path of an image below the dataset's folder, or of one without a file its row."""
-        source = self._sources.get(role)  # of a stream, nothing is at hand
+        """Return the path of an image below the dataset's folder, or its row where it is no file."""
+        source = self._sources.get(role)  # None for a stream
         path = Path(image_name(source[sample_index]["image"]) if source is not None else "")
         if not path.is_absolute():
             return f"row {sample_index} of {role}"
-        below = self._folder is not None and path.is_relative_to(self._folder.absolute())
-        return str(path.relative_to(self._folder.absolute()) if below else path)
+        folder = None if self._folder is None else self._folder.absolute()
+        return str(path.relative_to(folder) if folder is not None and path.is_relative_to(folder) else path)
 
     def found(self) -> list[str]:
-        """Returns the unreadable images, each once and with the reason, sorted."""
+        """Return the unreadable images, each once and with the reason, sorted."""
         return sorted({line["image"] for line in _read_lines(self._list) if "image" in line})
 
     def _add(self, described: str, lost_file: str | None = None) -> None:
         line = {"image": described} if lost_file is None else {"image": described, "lost_file": lost_file}
         with open(self._list, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")  # one short write, so that processes do not mix theirs
+            file.write(json.dumps(line) + "\n")  # one short write, so that lines of several processes do not mix
 
     def _meet(self, role: str, error: UnreadableImage, sample_index: int) -> None:
         described = describe_bad_image(error, self._folder, role, sample_index)
@@ -107,7 +124,7 @@ class BadImages:
 
 
 def earlier_images(folder: Path) -> EarlierImages | None:
-    """Returns what the unfinished run in a folder knows of its images, None where it does not say."""
+    """Return what the unfinished run in a folder recorded about its images, or None where it recorded nothing."""
     lines = _read_lines(folder / _RECORD_FILE)
     if not lines or "counts" not in lines[0]:
         return None
@@ -116,7 +133,7 @@ def earlier_images(folder: Path) -> EarlierImages | None:
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the whole lines of a list; the last may be corrupt by a power cut."""
+    """Return the complete lines of a list; a power failure may have truncated the last one."""
     read = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         with suppress(ValueError):
@@ -125,7 +142,15 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def note_lost(data: ImageDataset, unreadable: Sequence[str]) -> list[str]:
-    """Adds what a run has met to the dataset's list and notes; returns the new note, or nothing."""
+    """Add the images that a run could not read to the dataset's list and notes.
+
+    Args:
+        data: The images of the run.
+        unreadable: What `BadImages.found` returned.
+
+    Returns:
+        The new note, or nothing where all were known before training.
+    """
     lost = [image for image in unreadable if image not in data.bad_images]
     if not lost:
         return []

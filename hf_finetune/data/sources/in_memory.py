@@ -11,10 +11,10 @@ import numpy as np
 import PIL.Image
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Value
-from tqdm.auto import tqdm
 
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.errors import UserError, first_line
+from hf_finetune.logs import progress_bar
 
 OneSplit: TypeAlias = "Dataset | torch.utils.data.Dataset[tuple[Any, Any]]"
 InMemoryDataset: TypeAlias = "OneSplit | Mapping[str, OneSplit]"
@@ -44,9 +44,7 @@ def read_objects(dataset: InMemoryDataset) -> RawDataset:
         UserError: The object is none of these, or an item of a torch dataset cannot be used.
     """
     if not isinstance(dataset, Mapping):
-        return RawDataset(
-            {"train": _read_split("train", dataset, notes := [])}, f"in-memory {_name(dataset)}", notes=notes
-        )
+        dataset = {"train": dataset}
     if not dataset:
         raise UserError("dataset: the mapping of splits is empty; pass at least the split train.")
     raw = RawDataset({}, f"in-memory {_name(next(iter(dataset.values())))}")
@@ -81,7 +79,7 @@ def _from_torch(split: str, content: Any) -> Dataset:
     """Return the items of a torch dataset as columns: images in files in memory, and labels."""
     images: list[dict[str, bytes | str | None]] = []
     labels: list[int | str] = []
-    rows = tqdm(_items(split, content), total=len(content), desc="Reading images", delay=_SECONDS_BEFORE_BAR)
+    rows = progress_bar(_items(split, content), total=len(content), desc="Reading images", delay=_SECONDS_BEFORE_BAR)
     for row, (image, label) in enumerate(rows):
         try:
             images.append(_encode(image))

@@ -1,4 +1,4 @@
-"""The entry for streams. Opens a dataset in shards, and finds out its classes and sizes without images."""
+"""Opens a dataset in shards, and finds out its classes and numbers of rows without reading images."""
 
 from __future__ import annotations
 
@@ -29,17 +29,25 @@ from hf_finetune.data.sources.open import describe_copy, find_source
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.data.splits import ROLES, choose_splits, note_unused_splits, reference_split
 from hf_finetune.data.streaming.class_ids import ClassIds, read_classes
-from hf_finetune.data.streaming.shards import DAMAGE, DataFile, ParquetShards, find_file, is_passing, read_schema
+from hf_finetune.data.streaming.shards import DAMAGE, DataFile, ParquetShards, find_file, is_temporary, read_schema
 from hf_finetune.data.streaming.split import HoldOut, StreamedSplit
 from hf_finetune.data.streaming.tars import TarShards, first_sample, image_fields, stated_lengths
 from hf_finetune.errors import UserError, first_line
 
-_SAMPLE = 64  # images of each split whose headers are looked at
+_SAMPLE = 64  # images of each split whose headers are checked
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """A dataset in shards: the files and the features of each of its splits."""
+    """A dataset in shards.
+
+    Attributes:
+        files: The files of each split.
+        features: The columns of each split, of `datasets`.
+        tars: Whether the files are WebDataset tars, not Parquet.
+        source: What messages call the dataset.
+        commit: The commit of a dataset on the Hub, None for others.
+    """
 
     files: Mapping[str, Sequence[DataFile]]
     features: Mapping[str, Features]
@@ -51,15 +59,13 @@ class _Opened:
 def load_streamed_dataset(
     arguments: DataArguments, seed: int, num_labels: int | None = None, require_train: bool = True
 ) -> ImageDataset:
-    """Opens a dataset whose images are read while they are learned from, and divides it.
+    """Open and divide a dataset whose images are read during training.
 
-    Reads footers of Parquet files or headers of tars, and the labels where nothing else says which classes there are.
-    `num_labels` is what the user says of integer labels 0 to n-1. `seed` decides what is held out of train and what a
-    limit leaves. Evaluation alone may do without train (`require_train=False`). Raises `UserError` for everything that
-    the user can fix.
+    Only footers of Parquet files or headers of tars are read, the labels where nothing else defines the classes, and
+    the first images. The arguments are those of `data.build.build_dataset`.
     """
     opened, entry = _open(arguments)
-    # Empty splits: they have the columns, by which the usual rules find images and labels.
+    # Empty splits with the same columns, in which the usual rules find images and labels.
     raw = RawDataset(
         {name: Dataset.from_dict({key: [] for key in kinds}, kinds) for name, kinds in opened.features.items()},
         opened.source,
@@ -102,7 +108,7 @@ def load_streamed_dataset(
 
 
 def _open(arguments: DataArguments) -> tuple[_Opened, DatasetEntry | None]:
-    """Finds the files of a dataset's splits."""
+    """Find the files of a dataset's splits."""
     path, entry = find_source(arguments)
     commit: str | None = None
     load = datasets.load_dataset_builder
@@ -139,11 +145,11 @@ def _open(arguments: DataArguments) -> tuple[_Opened, DatasetEntry | None]:
 
 @contextmanager
 def _reading(name: str) -> Iterator[None]:
-    """Says in one line that files of a dataset cannot be read."""
+    """Turn errors of reading a dataset's files into a `UserError`."""
     try:
         yield
     except Exception as error:  # network clients and Arrow share no class of errors
-        if isinstance(error, UserError) or not (is_passing(error) or isinstance(error, (*DAMAGE, ValueError))):
+        if isinstance(error, UserError) or not (is_temporary(error) or isinstance(error, (*DAMAGE, ValueError))):
             raise
         raise UserError(f"{name} cannot be read: {first_line(error)}.") from error
 
@@ -156,16 +162,16 @@ def _not_in_shards(source: str, arguments: DataArguments) -> UserError:
 
 
 def _features(stated: Features | None, files: Sequence[DataFile]) -> Features:
-    """Returns the columns of Parquet files: as the dataset card states them, or as the first file has them."""
+    """Return the columns of Parquet files, with the types of the dataset card or else of the first file."""
     found = Features.from_arrow_schema(read_schema(files[0]))
     return Features({name: (stated or {}).get(name, feature) for name, feature in found.items()})
 
 
 def _tar_features(stated: Features | None, files: Sequence[DataFile], wanted: str | None) -> Features:
-    """Returns the fields of the samples of tars that hold images, and the one field of labels.
+    """Return the fields of images in the samples of tars, and the one field of labels.
 
-    That is `wanted`, or else .cls, the entry "label" of .json, or .txt: what is beside .cls says more, but not another
-    class.
+    That is `wanted`; else .cls, the entry "label" of .json, or .txt. Where there is a .cls, the others describe more
+    than the class.
     """
     sample = first_sample(files[0])
     if sample is None:
@@ -208,7 +214,7 @@ def _hides_labels(shards: ParquetShards | TarShards) -> bool:
 
 
 def _divide(result: ImageDataset, arguments: DataArguments, seed: int) -> None:
-    """Holds out a part of train where there is no validation split, and applies the limits."""
+    """Hold out a part of train where there is no validation split, and apply the limits."""
     train = result.splits.get("train")
     if train is not None:
         if "validation" not in result.splits and arguments.validation_fraction > 0:
@@ -237,9 +243,9 @@ def _divide(result: ImageDataset, arguments: DataArguments, seed: int) -> None:
 
 
 def _look_at_first_images(result: ImageDataset, on_bad_image: str) -> None:
-    """Reads the headers of a few images of each split, which tell a mistake at once, and whether all have one size.
+    """Read the headers of a few images of each split, to report mistakes early and to find out the size.
 
-    That they have is only believed where the catalog says so too.
+    That all images have the size of the sample is only assumed where the catalog says so.
     """
     sizes = set()
     for role, split in result.splits.items():

@@ -1,4 +1,4 @@
-"""Labels of a stream become class ids as they are read, by the classes that the first split has."""
+"""Labels of a stream become class ids while they are read, by the classes of the reference split."""
 
 from __future__ import annotations
 
@@ -19,18 +19,31 @@ from hf_finetune.errors import UserError, listing
 def read_classes(
     source: str, split: str, feature: Any, shards: ParquetShards | TarShards, num_labels: int | None
 ) -> tuple[list[str], pa.Array]:
-    """Returns the names of the classes, and the values of the labels (names or integers) in the order of class ids.
+    """Find out which classes there are.
 
-    They are those of a ClassLabel, in its order; else the different labels of `shards`, sorted, of which nothing but
-    the labels is fetched. Where they lie in tars that are not on this machine, `num_labels` must say that they are the
-    numbers from 0 on. Raises `UserError`.
+    They are those of a ClassLabel, in its order; else the distinct labels of `shards`, sorted, for which only the
+    labels are fetched.
+
+    Args:
+        source: What messages call the dataset.
+        split: The split that defines the classes.
+        feature: The type of the label column, of `datasets`.
+        shards: The split's shards.
+        num_labels: The number of classes that the user stated. Needed where labels are in tars on another machine: then
+            they are the integers 0 to num_labels - 1.
+
+    Returns:
+        The class names, and the values of the labels (names or integers), both in the order of class ids.
+
+    Raises:
+        UserError: A label is missing, there are fewer than two classes, or the classes cannot be known.
     """
     if isinstance(feature, ClassLabel):
         return list(feature.names), pa.array(feature.names, pa.string())
     if isinstance(shards, TarShards) and not all(file.is_local for file in shards.files):
         if num_labels is None:
             raise UserError(
-                f"{source}: which classes its tars have is not known before they are read; use --num_labels N for"
+                f"{source}: the classes of its tars are not known before they are read; use --num_labels N for"
                 " labels from 0 to N-1, or put their names into README.md as the feature of the column"
                 f" {shards.label_field} in dataset_info."
             )
@@ -55,7 +68,7 @@ def read_classes(
 
 
 def _surveys(source: str, split: str, shards: ParquetShards | TarShards) -> Iterator[LabelSurvey]:
-    """Yields what the labels of each file are."""
+    """Yield the survey of the labels of each file."""
     if isinstance(shards, TarShards):
         yield from shards.surveys
         return
@@ -67,7 +80,7 @@ def _surveys(source: str, split: str, shards: ParquetShards | TarShards) -> Iter
 
 
 def plain_values(source: str, split: str, labels: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Returns labels of any kind as strings or 64-bit integers."""
+    """Return labels of any kind as strings or 64-bit integers. Raises `UserError` where they are neither."""
     values = labels.combine_chunks() if isinstance(labels, pa.ChunkedArray) else labels
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
@@ -86,10 +99,14 @@ def plain_values(source: str, split: str, labels: pa.Array | pa.ChunkedArray) ->
 
 @dataclass(frozen=True)
 class ClassIds:
-    """Maps the labels of a split to class ids.
+    """Maps the labels of a split to class ids. Other splits than the reference are mapped by the labels' values.
 
-    `feature` is that of the column of labels. `known` are the classes of the split `reference`, in the order of their
-    ids: other splits are mapped by the values, so the order of their own classes does not matter.
+    Attributes:
+        source: What messages call the dataset.
+        split: The split.
+        feature: The type of its label column, of `datasets`.
+        known: The labels' values in the order of class ids, from the split `reference`.
+        reference: The split that defines the classes.
     """
 
     source: str
@@ -99,9 +116,14 @@ class ClassIds:
     reference: str
 
     def __call__(self, labels: pa.Array, rows: Sequence[int]) -> list[int]:
-        """Returns the ids of `labels`, which are those of the split's `rows`.
+        """Return the ids of labels.
 
-        Raises `UserError` for a missing label, and for one that is none of the classes.
+        Args:
+            labels: The labels as they are stored.
+            rows: Their row numbers in the split, for messages.
+
+        Raises:
+            UserError: A label is missing or is none of the classes.
         """
         known, keys = self.known, plain_values(self.source, self.split, labels)
         if isinstance(self.feature, ClassLabel):
@@ -116,6 +138,7 @@ class ClassIds:
             raise UserError(
                 f"{self.source}: row {rows[first]} of split {self.split} (counted from 0) has the label"
                 f" {labels[first].as_py()!r}, which is none of the {len(self.known):,} classes of {self.reference}:"
-                f" {listing(self.known.to_pylist())}; fix it or take the image out."
+                f" {listing(self.known.to_pylist())}; fix it or remove the image."
             )
-        return ids.to_pylist()
+        class_ids: list[int] = ids.to_pylist()
+        return class_ids

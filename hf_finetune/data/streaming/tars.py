@@ -1,7 +1,7 @@
-"""WebDataset tars as shards. A sample's members follow each other and share their name up to its first dot.
+"""WebDataset tars as shards. The members of a sample follow each other and share their name up to its first dot.
 
-A tar does not say how many samples it has. Its headers are read once, with the labels, and what they say is kept in the
-cache folder of `datasets`.
+A tar does not state its number of samples. Its headers and labels are read once, and the result is kept in the cache
+folder of `datasets`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,16 @@ import pyarrow as pa
 from hf_finetune.data.images.decoding import IMAGE_EXTENSIONS
 from hf_finetune.data.streaming.shards import DataFile, in_threads, read_text
 
-_LENGTHS_FILES = ("_info.json", "info.json")  # timm's, beside tars: the number of samples of each
+_LENGTHS_FILES = ("_info.json", "info.json")  # written beside tars by timm's tools: the number of samples of each
 
 
 class TarSample(NamedTuple):
-    """The members of a tar that belong to one sample: what its names begin with, and the members by what is left."""
+    """The members of a tar that belong to one sample.
+
+    Attributes:
+        key: The common part of their names.
+        members: The members by extension, in lower case.
+    """
 
     key: str
     members: dict[str, tarfile.TarInfo]
@@ -37,7 +42,13 @@ class TarSample(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelSurvey:
-    """What was found in a file: the number of samples, the different labels, and the first sample that lacks one."""
+    """What was found in a file.
+
+    Attributes:
+        samples: The number of samples.
+        labels: The distinct labels, sorted.
+        first_without: The number of the first sample without a label, None where all have one.
+    """
 
     samples: int
     labels: list[int | str]
@@ -46,10 +57,11 @@ class LabelSurvey:
 
 @dataclass
 class TarShards:
-    """WebDataset tars as shards.
+    """WebDataset tars as shards; see `shards.Shards`.
 
-    `image_field` is the extension of the images; `label_field` that of the labels, where json.NAME is an entry of a
-    JSON object.
+    Attributes:
+        image_field: The extension of the images.
+        label_field: The extension of the labels; json.NAME stands for an entry of a JSON object.
     """
 
     files: Sequence[DataFile]
@@ -63,11 +75,12 @@ class TarShards:
 
     @cached_property
     def surveys(self) -> list[LabelSurvey]:
-        """What each tar holds. Images are passed over, which only a file on this machine allows."""
+        """The survey of each tar. Images are skipped, which is only possible in files on this machine."""
         survey = partial(_survey_once, label_field=self.label_field)
         return list(in_threads(survey, self.files, "Counting images"))
 
     def read(self, shard: int, first: int) -> Iterator[tuple[list[dict[str, Any]], pa.Array]]:
+        """Yield the samples of a tar from number `first` on; see `shards.Shards.read`."""
         file = self.files[shard]
         with file.open() as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for number, sample in enumerate(iterate_samples(tar)):
@@ -78,16 +91,16 @@ class TarShards:
 
 
 def first_sample(file: DataFile) -> TarSample | None:
-    """Returns the first sample of a tar, None where there is none."""
+    """Return the first sample of a tar, or None where there is none."""
     with file.open() as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
         return next(iterate_samples(tar), None)
 
 
 def iterate_samples(tar: tarfile.TarFile) -> Iterator[TarSample]:
-    """Yields the samples of a WebDataset tar in their order."""
+    """Yield the samples of a WebDataset tar in their order."""
     sample: TarSample | None = None
     while (member := tar.next()) is not None:
-        tar.members = []  # the list of all members that a TarFile keeps
+        tar.members = []  # type: ignore[attr-defined]  # a TarFile would keep all members in memory
         match = re.fullmatch(r"((?:.*/)?[^./]+)\.([^/]+)", member.name)
         if not member.isfile() or match is None:
             continue
@@ -103,11 +116,12 @@ def iterate_samples(tar: tarfile.TarFile) -> Iterator[TarSample]:
 
 
 def image_fields(sample: TarSample) -> list[str]:
+    """Return the extensions of a sample's members that are images."""
     return [extension for extension in sample.members if f".{extension}" in IMAGE_EXTENSIONS]
 
 
 def stated_lengths(files: Sequence[DataFile]) -> list[int] | None:
-    """Returns the numbers of samples of tars from the file that timm's tools write beside them, None without it."""
+    """Return the number of samples of each tar from the file that timm's tools write beside them; None without it."""
     folder = files[0].url.rsplit("/", 1)[0]
     for name in _LENGTHS_FILES:
         text = read_text(f"{folder}/{name}")
@@ -126,8 +140,10 @@ def stated_lengths(files: Sequence[DataFile]) -> list[int] | None:
 
 
 def _survey_once(file: DataFile, label_field: str) -> LabelSurvey:
-    """Returns the survey of a tar that is in the cache, or makes it and puts it there."""
-    changed = os.stat(file.url).st_mtime_ns if file.is_local else 0  # a URL of the Hub names a commit
+    """Return the survey of a tar from the cache, or make it and put it there."""
+    changed = (
+        os.stat(file.url).st_mtime_ns if file.is_local else 0
+    )  # a URL of the Hub names a commit, which never changes
     key = hashlib.sha256(repr((file, changed, label_field)).encode()).hexdigest()[:32]
     kept = Path(datasets.config.HF_DATASETS_CACHE, "hf_finetune", f"tar-{key}.json")
     try:
@@ -135,7 +151,7 @@ def _survey_once(file: DataFile, label_field: str) -> LabelSurvey:
     except (OSError, ValueError, TypeError):
         survey = _survey(file, label_field)
     unfinished = kept.with_name(f".{kept.name}.{os.getpid()}.tmp")
-    with suppress(OSError):  # a cache that is full or may not be written is none
+    with suppress(OSError):  # without a cache that can be written, surveys are made again
         kept.parent.mkdir(parents=True, exist_ok=True)
         try:
             unfinished.write_text(json.dumps(asdict(survey)), encoding="utf-8")
@@ -146,15 +162,18 @@ def _survey_once(file: DataFile, label_field: str) -> LabelSurvey:
 
 
 def _survey(file: DataFile, label_field: str) -> LabelSurvey:
-    samples, labels, first_without = 0, set(), None
+    samples = 0
+    labels: set[int | str] = set()
+    first_without: int | None = None
     with file.open() as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
         for sample in iterate_samples(tar):
             label = _label(tar, sample, label_field)
-            if label in (None, "") and first_without is None:
+            if label is not None and label != "":
+                labels.add(label)
+            elif first_without is None:
                 first_without = samples
-            labels.add(label)
             samples += 1
-    return LabelSurvey(samples, sorted(labels - {None, ""}, key=str), first_without)
+    return LabelSurvey(samples, sorted(labels, key=str), first_without)
 
 
 def _content(tar: tarfile.TarFile, sample: TarSample, extension: str) -> bytes | None:
@@ -164,7 +183,7 @@ def _content(tar: tarfile.TarFile, sample: TarSample, extension: str) -> bytes |
 
 
 def _label(tar: tarfile.TarFile, sample: TarSample, label_field: str) -> int | str | None:
-    """Returns a label as it stands there: a whole number or text; None where there is neither."""
+    """Return a label as it is stored, an integer or text, or None where there is neither."""
     extension, _, entry = label_field.partition(".")
     content = _content(tar, sample, extension)
     if content is None:

@@ -1,8 +1,8 @@
-"""The random transforms of torchvision.transforms.v2 that run on a whole batch at once, on any device.
+"""Transforms of torchvision.transforms.v2 that run on a whole batch at once, on any device.
 
-Each takes images of shape (batch, channels, height, width) and the samples' draw keys, and gives to every image the
-result that torchvision's transform of the same name gives for the same draws. Arguments and defaults are torchvision's.
-A host never waits for the device here: the draws stay where the images are.
+Each takes images of shape (batch, channels, height, width) and the examples' draw keys. For the same draws each image
+gets the result of torchvision's transform of the same name. Arguments and defaults are torchvision's. The draws stay on
+the images' device, so the CPU never waits for an accelerator here.
 """
 
 from __future__ import annotations
@@ -17,34 +17,58 @@ from torchvision.transforms import InterpolationMode, v2
 
 from hf_finetune.data.transforms.randomness import split_keys, uniform_draws
 
-_IMAGES_OF_NOISE = 32
+_IMAGES_OF_NOISE = 32  # whose noise is in memory at a time
+SMOOTH = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)  # the interpolations of batches and reduced decoding
 
 
 class BatchTransform:
-    """A transform of a batch. `stream` is its place in the recipe's list, which keeps its draws its own."""
+    """A transform of a batch. This class is for torchvision's transforms that draw nothing and take batches."""
 
     def __init__(self, transform: v2.Transform, stream: int) -> None:
+        """Wrap a transform.
+
+        Args:
+            transform: torchvision's transform, which holds the arguments.
+            stream: The transform's position in the recipe's list, which makes its draws independent of the others'.
+        """
         self.transform = transform
         self.stream = stream
 
+    @classmethod
+    def supports(cls, transform: v2.Transform) -> bool:
+        """Return whether this class can replace a transform with these arguments."""
+        return True
+
     def __call__(self, images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        return self.transform(images)  # without draws a batch is handled by torchvision itself
+        """Transform a batch.
+
+        Args:
+            images: uint8 or floats of shape (batch, channels, height, width).
+            keys: The examples' draw keys, int64 of shape (batch,).
+
+        Returns:
+            Images of the same dtype.
+        """
+        transformed: torch.Tensor = self.transform(images)
+        return transformed
 
 
-def _random_offsets(draws: torch.Tensor, room: torch.Tensor | int) -> torch.Tensor:
-    return (draws * (room + 1)).floor().long()  # an integer in 0..room
+def _random_offsets(draws: torch.Tensor, largest: torch.Tensor | int) -> torch.Tensor:
+    return (draws * (largest + 1)).floor().long()  # an integer from 0 to `largest`
 
 
-def _on_host(images: torch.Tensor) -> bool:
+def _on_cpu(images: torch.Tensor) -> bool:
     return images.device.type == "cpu"
 
 
 class RandomHorizontalFlip(BatchTransform):
+    """Flip some images left to right."""
+
     dimension = -1
 
     def __call__(self, images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         flipped = uniform_draws(keys, self.stream, 1)[:, 0] < self.transform.p
-        if not _on_host(images):  # picking the flipped ones would make the host wait for their number
+        if not _on_cpu(images):  # selecting the flipped images would make the CPU wait for their number
             return torch.where(flipped[:, None, None, None], images.flip(self.dimension), images)
         images = images.clone()
         images[flipped] = images[flipped].flip(self.dimension)
@@ -52,10 +76,18 @@ class RandomHorizontalFlip(BatchTransform):
 
 
 class RandomVerticalFlip(RandomHorizontalFlip):
+    """Flip some images upside down."""
+
     dimension = -2
 
 
 class RandomCrop(BatchTransform):
+    """Pad, and cut out a window at a random position."""
+
+    @classmethod
+    def supports(cls, transform: v2.Transform) -> bool:
+        return not isinstance(transform.fill, dict)
+
     def __call__(self, images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         crop = self.transform
         height, width = crop.size
@@ -70,10 +102,10 @@ class RandomCrop(BatchTransform):
         draws = uniform_draws(keys, self.stream, 2)
         top = _random_offsets(draws[:, 0], images.shape[-2] - height)
         left = _random_offsets(draws[:, 1], images.shape[-1] - width)
-        # With the channels last whole pixels move, and the batch keeps the layout that convolutions want.
+        # With the channels last, whole pixels are copied, and the batch keeps the layout that convolutions prefer.
         pixels = images.permute(0, 2, 3, 1)
-        if _on_host(images):
-            return _windows_on_host(pixels, top, left, height, width).permute(0, 3, 1, 2)
+        if _on_cpu(images):
+            return _windows_on_cpu(pixels, top, left, height, width).permute(0, 3, 1, 2)
         rows = top[:, None] + torch.arange(height, device=images.device)
         columns = left[:, None] + torch.arange(width, device=images.device)
         numbers = torch.arange(len(images), device=images.device)[:, None, None]
@@ -81,10 +113,11 @@ class RandomCrop(BatchTransform):
 
     def _pad(self, images: torch.Tensor, left: int, top: int, right: int, bottom: int) -> torch.Tensor:
         if self.transform.padding_mode != "constant":
-            return v2.functional.pad(
+            other: torch.Tensor = v2.functional.pad(
                 images, [left, top, right, bottom], self.transform.fill, self.transform.padding_mode
             )
-        # torchvision would leave the channels first, and copy pixel by pixel.
+            return other
+        # torchvision's pad returns channels first, and copies value by value.
         batch, channels, height, width = images.shape
         fill = torch.as_tensor(self.transform.fill or 0, dtype=images.dtype, device=images.device)
         padded = fill.expand(batch, height + top + bottom, width + left + right, channels).contiguous()
@@ -92,12 +125,22 @@ class RandomCrop(BatchTransform):
         return padded.permute(0, 3, 1, 2)
 
 
-def _windows_on_host(
+def _windows_on_cpu(
     pixels: torch.Tensor, top: torch.Tensor, left: torch.Tensor, height: int, width: int
 ) -> torch.Tensor:
-    """Returns each image's window, (batch, height, width, channels), of pixels (batch, rows, columns, channels).
+    """Cut one window out of each image.
 
-    NumPy copies a window row by row, where torch would fetch it value by value: 30 times faster for 32 x 32 pixels.
+    NumPy copies a window row by row, torch's indexing value by value: 30 times slower for 32 x 32 pixels.
+
+    Args:
+        pixels: Images of shape (batch, rows, columns, channels).
+        top: The first row of each window, int64 of shape (batch,).
+        left: The first column of each window, int64 of shape (batch,).
+        height: The height of the windows.
+        width: The width of the windows.
+
+    Returns:
+        The windows, of shape (batch, height, width, channels).
     """
     batch, rows, columns, channels = pixels.shape
     flat = pixels.contiguous().view(batch, rows, columns * channels).numpy()
@@ -109,7 +152,17 @@ def _windows_on_host(
 def _attempted_sizes(
     draws: torch.Tensor, area: torch.Tensor | int, scale: Sequence[float], ratio: Sequence[float]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns (sqrt(area · ratio), sqrt(area / ratio)), rounded, int64 of shape (batch, attempts)."""
+    """Return sqrt(area * ratio) and sqrt(area / ratio) of random areas and aspect ratios, as torchvision draws them.
+
+    Args:
+        draws: Uniform draws of shape (batch, attempts, 2), for the area and the ratio.
+        area: The area of the images in pixels.
+        scale: The range of the drawn area, as a fraction of `area`.
+        ratio: The range of the aspect ratio, whose logarithm is uniform.
+
+    Returns:
+        Two tensors of pixels, rounded, int64 of shape (batch, attempts).
+    """
     target_area = area * (scale[0] + draws[..., 0] * (scale[1] - scale[0]))
     log_ratio = [math.log(value) for value in ratio]
     aspect_ratio = torch.exp(log_ratio[0] + draws[..., 1] * (log_ratio[1] - log_ratio[0]))
@@ -117,26 +170,40 @@ def _attempted_sizes(
 
 
 def _first_fitting(fits: torch.Tensor, *attempts: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Returns whether any attempt fits, and each tensor's value at the first one that does; shapes (batch,)."""
+    """Return whether any attempt fits, and each tensor's value at the first one that does; all of shape (batch,)."""
     first = fits.int().argmax(dim=1, keepdim=True)
     return fits.any(dim=1), *(values.gather(1, first)[:, 0] for values in attempts)
 
 
 class RandomResizedCrop(BatchTransform):
-    attempts = 10  # torchvision's, after which it takes the centre
+    """Cut out a box of random area and aspect ratio, and resize it."""
 
-    def boxes(self, height: torch.Tensor, width: torch.Tensor, keys: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Returns (top, left, height, width) of each sample's crop, int64 of shape (batch,).
+    attempts = 10  # torchvision's number, after which it takes a centre crop
 
-        `height` and `width` are those of the images in pixels, int64 of shape (batch,) or (1,) where all are alike.
+    @classmethod
+    def supports(cls, transform: v2.Transform) -> bool:
+        return transform.antialias is not False and transform.interpolation in SMOOTH
+
+    def boxes(
+        self, height: torch.Tensor, width: torch.Tensor, keys: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Draw the box of each example.
+
+        Args:
+            height: The heights of the images in pixels, int64 of shape (batch,), or (1,) where all are equal.
+            width: Their widths.
+            keys: The examples' draw keys, int64 of shape (batch,).
+
+        Returns:
+            Top, left, height and width in pixels, each int64 of shape (batch,).
         """
         crop = self.transform
         draws = uniform_draws(keys, self.stream, 2 * self.attempts + 2)
-        pairs = draws[:, 2:].unflatten(1, (self.attempts, 2))
+        pairs = draws[:, 2:].unflatten(1, (self.attempts, 2))  # type: ignore[no-untyped-call]
         widths, heights = _attempted_sizes(pairs, (height * width)[:, None], crop.scale, crop.ratio)
         fits = (widths > 0) & (widths <= width[:, None]) & (heights > 0) & (heights <= height[:, None])
         any_fits, crop_width, crop_height = _first_fitting(fits, widths, heights)
-        # Where nothing fits, the largest box in the centre whose ratio is not outside the range.
+        # Where no attempt fits: the largest centred box whose aspect ratio is in the range.
         fallback_height = torch.where(
             width < min(crop.ratio) * height, (width / min(crop.ratio)).round().long(), height
         )
@@ -149,12 +216,12 @@ class RandomResizedCrop(BatchTransform):
 
     def __call__(self, images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         height, width = images.shape[-2:]
-        sides = (torch.full((1,), side, device=images.device) for side in (height, width))
-        top, left, crop_height, crop_width = self.boxes(*sides, keys)
+        heights, widths = (torch.full((1,), side, device=images.device) for side in (height, width))
+        top, left, crop_height, crop_width = self.boxes(heights, widths, keys)
         support = 2 if self.transform.interpolation == InterpolationMode.BICUBIC else 1
         rows = _resampling_matrices(top, crop_height, height, self.transform.size[0], support)
         columns = _resampling_matrices(left, crop_width, width, self.transform.size[1], support)
-        # Resampling is separable, so crop and resize of a whole batch are two batched matrix products.
+        # Resampling is separable, so a whole batch is cropped and resized by two batched matrix products.
         resized = rows[:, None] @ images.float() @ columns[:, None].transpose(-1, -2)
         return resized.round_().clamp_(0, 255).to(images.dtype) if images.dtype == torch.uint8 else resized
 
@@ -162,16 +229,26 @@ class RandomResizedCrop(BatchTransform):
 def _resampling_matrices(
     start: torch.Tensor, length: torch.Tensor, source: int, target: int, support: int
 ) -> torch.Tensor:
-    """Returns the antialiased interpolation of pixels start..start+length to `target` pixels, one matrix a sample.
+    """Return one matrix per example that resizes a part of a row of pixels with antialiasing.
 
-    Float32 of shape (batch, target, source). The weights are those of torchvision's antialiased resize (as Pillow's):
-    a triangle (support 1) or a cubic with a = -0.5 (support 2), stretched by the scale where it shrinks.
+    The weights are those of torchvision's antialiased resize, which are Pillow's: a triangle, or a cubic with a = -0.5,
+    stretched by the scale where the part shrinks.
+
+    Args:
+        start: The first pixel of each part, int64 of shape (batch,).
+        length: The number of pixels of each part, int64 of shape (batch,).
+        source: The number of pixels of a whole row.
+        target: The number of pixels after resizing.
+        support: The half width of the kernel in pixels: 1 for the triangle (bilinear), 2 for the cubic.
+
+    Returns:
+        float32 of shape (batch, target, source); each row of weights adds up to 1.
     """
     scale = (length / target)[:, None, None]
     stretch = scale.clamp(min=1.0)
     centers = (torch.arange(target, device=start.device)[None, :, None] + 0.5) * scale
     positions = torch.arange(source, device=start.device)[None, None, :] - start[:, None, None]
-    # Pillow rounds the window's ends to whole pixels, which leaves out pixels that the exact window would touch.
+    # Pillow rounds the ends of the window to whole pixels, which excludes pixels that the exact window would touch.
     first = (centers - support * stretch + 0.5).floor().clamp(min=0)
     last = torch.minimum((centers + support * stretch + 0.5).floor(), length[:, None, None].float())
     inside = (positions >= first) & (positions < last)
@@ -187,13 +264,15 @@ def _resampling_matrices(
 
 
 class RandomErasing(BatchTransform):
-    attempts = 10
+    """Fill a box of random area and aspect ratio with a value, or with noise in normalized images."""
+
+    attempts = 10  # torchvision's number, after which it erases nothing
 
     def __call__(self, images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         erasing = self.transform
         height, width = images.shape[-2:]
         draws = uniform_draws(keys, self.stream, 2 * self.attempts + 3)
-        pairs = draws[:, 3:].unflatten(1, (self.attempts, 2))
+        pairs = draws[:, 3:].unflatten(1, (self.attempts, 2))  # type: ignore[no-untyped-call]
         heights, widths = _attempted_sizes(pairs, height * width, erasing.scale, erasing.ratio)
         any_fits, box_height, box_width = _first_fitting((heights < height) & (widths < width), heights, widths)
         erased = any_fits & (draws[:, 0] < erasing.p)
@@ -211,11 +290,11 @@ class RandomErasing(BatchTransform):
     def _fill_with_noise(
         self, images: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor, erased: torch.Tensor
     ) -> torch.Tensor:
-        """Returns normalized images with standard normal noise under the mask, a few at a time: noise is large."""
+        """Return normalized images with standard normal noise under the mask, a few at a time to save memory."""
         keys, images = split_keys(keys, self.stream), images.clone()
-        # Elsewhere than on the host, finding out which are erased would make it wait.
-        numbers = erased.nonzero()[:, 0] if _on_host(images) else torch.arange(len(images), device=images.device)
-        for some in numbers.split(_IMAGES_OF_NOISE):
+        # On an accelerator all images get noise: the CPU would have to wait to learn which are erased.
+        numbers = erased.nonzero()[:, 0] if _on_cpu(images) else torch.arange(len(images), device=images.device)
+        for some in torch.split(numbers, _IMAGES_OF_NOISE):
             draws = uniform_draws(keys[some], 0, images[0].numel()).view(-1, *images.shape[1:])
             noise = torch.special.ndtri(draws + 2.0**-25).to(images.dtype)
             images[some] = torch.where(mask[some], noise, images[some])

@@ -1,7 +1,10 @@
-"""A recipe's `train_transforms`, cut once into a part for single images and a part for whole batches.
+"""A recipe's `train_transforms`, split into a part for single images and a part for whole batches.
 
-What must see one image at a time runs in the loader's workers and yields uint8; what can run on a batch runs once per
-batch on the training device. So the images cross to the device as uint8 and at the smallest size there is.
+Transforms that need single images run in the loader's workers and return uint8. All transforms after the last of them
+run once per batch on the training device. So images are transferred as uint8, and before they are enlarged.
+
+A new transform costs a class and a line in `OWN_TRANSFORMS`; its version for whole batches, a class and a line in
+`batch.BATCH_TRANSFORMS`.
 """
 
 from __future__ import annotations
@@ -16,28 +19,31 @@ import torch
 from torchvision.transforms import InterpolationMode, v2
 
 from hf_finetune.data.images.pixels import decode_pixels
-from hf_finetune.data.transforms.batch import BATCH_TRANSFORMS, BatchTransform, RandomErasing
+from hf_finetune.data.transforms.batch import BATCH_TRANSFORMS, SMOOTH, BatchTransform, RandomErasing
 from hf_finetune.data.transforms.mixing import MIXING_TRANSFORMS, Mixing
 from hf_finetune.data.transforms.rand_augment import IncreasingRandAugment
 from hf_finetune.data.transforms.reduced_decoding import ReducedRandomResizedCrop, ReducedResize
 from hf_finetune.errors import UserError, did_you_mean, first_line
 
-# Transforms after which all images have one size, whatever they had before.
+# The transforms of this package, beside those of torchvision.transforms.v2.
+OWN_TRANSFORMS: dict[str, type[v2.Transform]] = {"IncreasingRandAugment": IncreasingRandAugment}
+# Transforms that give all images one size.
 _SIZE_FIXING = ("CenterCrop", "RandomCrop", "RandomResizedCrop", "Resize")
-_SMOOTH = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
 _INTERPOLATIONS = {mode.value: mode for mode in InterpolationMode}
-# They change what is not an image, so no place in a list of image transforms can hold them.
+# They convert from or to something other than uint8 images, so they fit nowhere in the list.
 _NOT_FOR_IMAGES = ("ToTensor", "ToImage", "ToDtype", "PILToTensor", "ToPILImage", "Normalize")
 
 
 @dataclass(frozen=True)
 class TrainTransforms:
-    """The parts of a list of training transforms.
+    """The parts of a list of training transforms, in the order in which they run.
 
-    `decoding` is a first transform that decodes no more of an image than it keeps, None where whole images are
-    needed. `single` are transforms of one uint8 tensor of shape (channels, height, width); `batch` are transforms of a
-    batch of them, all of one size, with the samples' draw keys. `mixing` mixes the images of a normalized batch, None
-    where each stays itself; `erasing` erases with noise before that, which is of normalized pixels too.
+    Attributes:
+        decoding: A first transform that decodes only as much of an image as it keeps; None to decode whole images.
+        single: Transforms of one uint8 image of shape (channels, height, width).
+        batch: Transforms of a batch of images of one size.
+        erasing: Erases with noise in a normalized batch; None without.
+        mixing: Mixes the images of a normalized batch; None without.
     """
 
     single: tuple[v2.Transform, ...]
@@ -47,13 +53,24 @@ class TrainTransforms:
     mixing: Mixing | None = None
 
     def decode(self, values: Sequence[Any], keys: torch.Tensor) -> list[torch.Tensor]:
-        """Returns encoded images as uint8 of shape (channels, height, width). Raises `UnreadableImage`."""
+        """Decode images.
+
+        Args:
+            values: Images as `decoding.OpenImage` takes them.
+            keys: The examples' draw keys, int64 of shape (batch,).
+
+        Returns:
+            uint8 tensors of shape (channels, height, width), after the transform that is part of decoding.
+
+        Raises:
+            UnreadableImage: An image cannot be decoded.
+        """
         if self.decoding is not None:
             return self.decoding(values, keys)
         return [decode_pixels(value) for value in values]
 
     def apply_to_image(self, image: torch.Tensor, key: int) -> torch.Tensor:
-        """Returns the uint8 image after the second part. Its random draws depend on `key` alone."""
+        """Return a uint8 image after the transforms of single images, whose draws depend on `key` alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key)
             for transform in self.single:
@@ -61,7 +78,7 @@ class TrainTransforms:
         return image
 
     def apply_to_batch(self, images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """Returns the batch, (batch, channels, height, width), after the last part."""
+        """Return a uint8 batch of shape (batch, channels, height, width) after the transforms of batches."""
         for transform in self.batch:
             images = transform(images, keys)
         return images
@@ -69,7 +86,17 @@ class TrainTransforms:
     def apply_to_normalized(
         self, images: torch.Tensor, labels: torch.Tensor, keys: torch.Tensor, num_labels: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns a normalized batch and its labels after what is done last; labels are `Mixing`'s where it mixes."""
+        """Erase and mix in a normalized batch.
+
+        Args:
+            images: Floats of shape (batch, channels, height, width).
+            labels: Class ids, int64 of shape (batch,).
+            keys: The examples' draw keys, int64 of shape (batch,).
+            num_labels: The number of classes.
+
+        Returns:
+            The images and the labels; where images are mixed, the labels are `Mixing`'s targets.
+        """
         if self.erasing is not None:
             images = self.erasing(images, keys)
         return (images, labels) if self.mixing is None else self.mixing(images, labels, keys, num_labels)
@@ -78,9 +105,19 @@ class TrainTransforms:
 NO_TRANSFORMS = TrainTransforms(single=(), batch=())
 
 
+def known_transforms() -> dict[str, type[v2.Transform]]:
+    """Return the transforms that a recipe can name: those of torchvision.transforms.v2 and `OWN_TRANSFORMS`."""
+    return {
+        name: member
+        for name, member in {**vars(v2), **OWN_TRANSFORMS}.items()
+        if inspect.isclass(member) and issubclass(member, v2.Transform) and name not in _NOT_FOR_IMAGES
+    }
+
+
 def _build_transform(item: Any) -> v2.Transform:
+    arguments: Any = {}
     if isinstance(item, str):
-        name, arguments = item, {}
+        name = item
     elif isinstance(item, Mapping) and len(item) == 1:
         name, arguments = next(iter(item.items()))
         arguments = arguments or {}
@@ -89,11 +126,7 @@ def _build_transform(item: Any) -> v2.Transform:
             f"train_transforms: {item!r} is not a transform; use a name with its arguments,"
             " such as - RandomCrop: {size: 32, padding: 4}"
         )
-    known = {
-        name: member
-        for name, member in {**vars(v2), "IncreasingRandAugment": IncreasingRandAugment}.items()
-        if inspect.isclass(member) and issubclass(member, v2.Transform) and name not in _NOT_FOR_IMAGES
-    }
+    known = known_transforms()
     if name == "Normalize":
         raise UserError("train_transforms: Normalize is always applied last; use its figures as image_mean, image_std.")
     if name not in known:
@@ -124,36 +157,39 @@ def _build_transform(item: Any) -> v2.Transform:
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
         raise UserError(f"train_transforms: the alpha of {name} is {alpha!r}; use a number above 0.")
     try:
-        transform = known[name](**arguments)
+        transform: Any = known[name](**arguments)
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise UserError(f"train_transforms: {name}: {first_line(error)}") from error
-    if isinstance(getattr(transform, "interpolation", None), str):  # torchvision's defaults are words in some versions
+    if isinstance(getattr(transform, "interpolation", None), str):  # the defaults of some versions of torchvision
         transform.interpolation = InterpolationMode(transform.interpolation)
     return transform
 
 
 def _runs_on_batches(transform: v2.Transform) -> bool:
-    name = type(transform).__name__
-    if name == "RandomResizedCrop":
-        return transform.antialias is not False and transform.interpolation in _SMOOTH
-    if name == "RandomCrop":
-        return not isinstance(transform.fill, dict)
-    return name in BATCH_TRANSFORMS
+    batched = BATCH_TRANSFORMS.get(type(transform).__name__)
+    return batched is not None and batched.supports(transform)
 
 
 def build_train_transforms(items: Sequence[Any], uniform: bool) -> TrainTransforms:
-    """Builds and cuts a list of torchvision.transforms.v2 names with their arguments.
+    """Build a list of transforms and split it.
 
-    `uniform` says that all images have one size, and a small one. Where they have not, the first part reaches to the
-    transform that gives them one. Raises `UserError` for a name, an argument or a value that torchvision does not take,
-    and for a list that leaves images of different sizes.
+    Args:
+        items: Names of `known_transforms`, or mappings of one name to its arguments.
+        uniform: Whether all images have one small size (`ImageDataset.uniform`). If not, all transforms up to the one
+            that gives them one size run on single images.
+
+    Returns:
+        The parts.
+
+    Raises:
+        UserError: A name, an argument or a value is not torchvision's, or the list leaves images of different sizes.
     """
     transforms = [_build_transform(item) for item in items]
     mixing = _mixing(transforms[-1], stream=len(transforms) - 1) if transforms else None
     transforms = transforms[:-1] if mixing else transforms
     if any(_mixes(transform) for transform in transforms):
         raise UserError(
-            "train_transforms: MixUp and CutMix mix whole batches: write one, or a RandomChoice of them, as the last of"
+            "train_transforms: MixUp and CutMix mix whole batches; use one, or a RandomChoice of them, as the last of"
             " the list."
         )
     erasing = None
@@ -195,15 +231,15 @@ def _erases_with_noise(transform: v2.Transform) -> bool:
 
 
 def _mixes(transform: v2.Transform) -> bool:
-    """Says whether a transform is, or holds, one that mixes images."""
+    """Whether a transform is, or contains, one that mixes images."""
     inner = getattr(transform, "transforms", None) or ()
     return type(transform).__name__ in MIXING_TRANSFORMS or any(map(_mixes, inner))
 
 
 def _mixing(transform: v2.Transform, stream: int) -> Mixing | None:
-    """Returns the last transform of a list as what mixes batches, None if it changes each image by itself.
+    """Return the last transform of a list as `Mixing`, None where it does not mix images.
 
-    Raises `UserError` where it mixes in a way that is more than a choice.
+    Raises `UserError` where it mixes, but is no choice of mixing transforms.
     """
     if not _mixes(transform):
         return None
@@ -220,16 +256,16 @@ def _mixing(transform: v2.Transform, stream: int) -> Mixing | None:
 
 
 def _reduced(transform: v2.Transform) -> ReducedRandomResizedCrop | ReducedResize | None:
-    """Returns what decodes an image for this first transform, None where the whole image is needed."""
+    """Return what decodes images for a first transform at a reduced scale, None where it needs whole images."""
     if isinstance(transform, v2.RandomResizedCrop) and _runs_on_batches(transform):
         return ReducedRandomResizedCrop(transform, stream=0)
-    if isinstance(transform, v2.Resize) and transform.max_size is None and transform.interpolation in _SMOOTH:
+    if isinstance(transform, v2.Resize) and transform.max_size is None and transform.interpolation in SMOOTH:
         return ReducedResize(transform) if transform.size is not None and transform.antialias is not False else None
     return None
 
 
 def _fixes_size(transform: v2.Transform) -> bool:
     name = type(transform).__name__
-    if name == "Resize":  # one number resizes the short side and leaves the long one as it falls
+    if isinstance(transform, v2.Resize):  # one number is the short side; the long side differs between images
         return transform.size is not None and len(transform.size) == 2
     return name in _SIZE_FIXING

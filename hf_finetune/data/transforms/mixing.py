@@ -1,9 +1,9 @@
-"""MixUp and CutMix, which lay each image of a batch over the next one and mix their labels alike.
+"""MixUp and CutMix, which mix each image of a batch with the one before it, and their labels in the same proportion.
 
 MixUp is Zhang et al., "mixup: Beyond Empirical Risk Minimization", 2018; CutMix is Yun et al., "CutMix: Regularization
 Strategy to Train Strong Classifiers with Localizable Features", 2019. Partners, draws and boxes are those of
-torchvision.transforms.v2. A batch's draws are its first image's, so a resume and the number of workers change
-nothing; which images are mixed depends on the images of a process's batch. A host never waits for the device here.
+torchvision.transforms.v2. A batch uses the draws of its first image, so a resumed run and another number of workers mix
+the same way; which images are mixed depends on the batch of each process. The CPU never waits for an accelerator here.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _QUANTILES = 4096
 
 @lru_cache
 def beta_quantiles(alpha: float, device: torch.device) -> torch.Tensor:
-    """Returns the quantiles of Beta(alpha, alpha) at 0, 1/4096, ..., 1, float32 of shape (4097,), on the device."""
-    from scipy.special import betaincinv  # half a second that only recipes which mix should pay
+    """Return the quantiles of Beta(alpha, alpha) at 0, 1/4096, ..., 1, float32 of shape (4097,), on the device."""
+    from scipy.special import betaincinv  # imports for half a second, and only mixing needs it
 
     levels = torch.linspace(0, 1, _QUANTILES + 1, dtype=torch.float64)
     return torch.from_numpy(betaincinv(alpha, alpha, levels.numpy())).float().to(device)
 
 
 def beta_draw(alpha: float, draw: torch.Tensor) -> torch.Tensor:
-    """Returns the draw from Beta(alpha, alpha), a float32 scalar, that belongs to a uniform one in [0, 1)."""
+    """Return the draw from Beta(alpha, alpha), a float32 scalar, that a uniform draw in [0, 1) selects."""
     quantiles = beta_quantiles(alpha, draw.device)
     position = draw * _QUANTILES
     below = position.floor().long()
@@ -38,12 +38,16 @@ def beta_draw(alpha: float, draw: torch.Tensor) -> torch.Tensor:
 
 
 class Mixing:
-    """One of several mixing transforms a batch, by chance. `stream` keeps its draws its own.
-
-    `transforms` are torchvision's MixUp and CutMix, and Identity, which mixes nothing; `probabilities` add up to 1.
-    """
+    """A random choice of one mixing transform per batch."""
 
     def __init__(self, transforms: Sequence[v2.Transform], probabilities: Sequence[float], stream: int) -> None:
+        """Set the choice up.
+
+        Args:
+            transforms: torchvision's MixUp and CutMix, or Identity, which does not mix.
+            probabilities: The probability of each; they add up to 1.
+            stream: The position in the recipe's list, which makes the draws independent of other transforms'.
+        """
         self.transforms = tuple(transforms)
         self.probabilities = tuple(probabilities)
         self.stream = stream
@@ -51,10 +55,17 @@ class Mixing:
     def __call__(
         self, images: torch.Tensor, labels: torch.Tensor, keys: torch.Tensor, num_labels: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns images as they came, (batch, channels, height, width), and targets, float32 (batch, num_labels).
+        """Mix a batch.
 
-        `images` are floating-point, `labels` int64 (batch,). A row of targets adds up to 1; an image whose label is
-        none of the classes, which does not count, adds nothing to it.
+        Args:
+            images: Floats of shape (batch, channels, height, width).
+            labels: Class ids, int64 of shape (batch,). An image whose label is no class id adds nothing to targets.
+            keys: The examples' draw keys, int64 of shape (batch,).
+            num_labels: The number of classes.
+
+        Returns:
+            The mixed images, of the same shape and dtype; and the share of each class in each image, float32 of shape
+            (batch, num_labels).
         """
         own = self._share_of_own(images.shape[-2], images.shape[-1], uniform_draws(keys[:1], self.stream, 4)[0])
         targets = (labels[:, None] == torch.arange(num_labels, device=labels.device)).float()
@@ -62,7 +73,7 @@ class Mixing:
         return mixed, torch.lerp(targets.roll(1, 0), targets, own.mean())
 
     def _share_of_own(self, height: int, width: int, draws: torch.Tensor) -> torch.Tensor:
-        """Returns how much of each pixel is the image's own, float32 (height, width); the rest is its partner's."""
+        """Return the share of each pixel that is the image's own, float32 (height, width); its partner has the rest."""
         choice, *rest = draws
         share = torch.ones(height, width, device=draws.device)
         passed = 0.0
@@ -78,9 +89,9 @@ class Mixing:
 
 
 def _outside_box(share: torch.Tensor, draw_x: torch.Tensor, draw_y: torch.Tensor) -> torch.Tensor:
-    """Returns 1 outside a box that leaves about `share`, one value (height, width), of the image, and 0 in it."""
+    """Return 1 outside and 0 inside a random box, float32 (height, width); `share` is about the area outside it."""
     height, width = share.shape
-    half_side = 0.5 * (1 - share[0, 0]).sqrt()  # in parts of the image's sides
+    half_side = 0.5 * (1 - share[0, 0]).sqrt()  # as a fraction of the image's sides
     x, y = (draw_x * width).floor(), (draw_y * height).floor()
     half_width, half_height = (half_side * width).floor(), (half_side * height).floor()
     columns, rows = torch.arange(width, device=share.device), torch.arange(height, device=share.device)

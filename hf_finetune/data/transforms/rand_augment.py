@@ -1,8 +1,8 @@
-"""Timm's RandAugment, whose operations all grow with the magnitude (its `rand-m9-mstd0.5-inc1`).
+"""timm's RandAugment with operations that all grow with the magnitude (its `rand-m9-mstd0.5-inc1`).
 
 RandAugment is Cubuk et al., "RandAugment: Practical automated data augmentation with a reduced search space", 2019. The
-operations and their strengths are `_RAND_INCREASING_TRANSFORMS` of timm's data/auto_augment.py, which MMPretrain's
-policies "timm_increasing" are too; torchvision's RandAugment has others, each of one strength.
+operations and their strengths are `_RAND_INCREASING_TRANSFORMS` of timm's data/auto_augment.py; MMPretrain's policies
+"timm_increasing" are the same. torchvision's RandAugment has other operations, and one magnitude for all.
 """
 
 from __future__ import annotations
@@ -18,12 +18,8 @@ LEVELS = 10.0  # the magnitude at which an operation has its full strength
 Operation = Callable[["IncreasingRandAugment", torch.Tensor, float], torch.Tensor]
 
 
-class IncreasingRandAugment(v2.Transform):
-    """Applies `num_ops` operations of fifteen, each with the probability `p`, to a uint8 image (3, height, width).
-
-    `magnitude` is 0 to 10; each operation's is drawn from a normal distribution around it with the deviation
-    `magnitude_std`, cut off at 0 and 10. Turned, sheared and moved images are filled up with `fill`, a grey or RGB.
-    """
+class IncreasingRandAugment(v2.Transform):  # type: ignore[misc]  # torchvision has no types
+    """Apply random operations to a uint8 image of shape (3, height, width)."""
 
     def __init__(
         self,
@@ -34,6 +30,20 @@ class IncreasingRandAugment(v2.Transform):
         interpolation: InterpolationMode = InterpolationMode.BILINEAR,
         fill: int | Sequence[int] = 128,
     ) -> None:
+        """Check and keep the arguments.
+
+        Args:
+            num_ops: How many of the fifteen operations are drawn, with repeats.
+            magnitude: The mean magnitude, 0 to 10. Each operation's is drawn from a normal distribution around it and
+                clipped to 0 to 10.
+            magnitude_std: The standard deviation of the magnitude.
+            p: The probability that a drawn operation is applied.
+            interpolation: Of rotation, shear and translation: nearest or bilinear.
+            fill: The gray or RGB value, 0 to 255, of pixels that rotation, shear and translation leave empty.
+
+        Raises:
+            ValueError: An argument is outside its range.
+        """
         super().__init__()
         if not 0 <= magnitude <= LEVELS or magnitude_std < 0 or not 0 <= p <= 1 or num_ops < 1:
             raise ValueError("magnitude is 0 to 10, magnitude_std at least 0, p 0 to 1 and num_ops at least 1")
@@ -44,10 +54,11 @@ class IncreasingRandAugment(v2.Transform):
         self.fill = [float(fill)] if isinstance(fill, (int, float)) else [float(value) for value in fill]
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the image after the operations; draws come from torch's global generator."""
         for number in torch.randint(len(OPERATIONS), (self.num_ops,)).tolist():
-            applies, magnitude, sign = torch.rand(()), torch.randn(()), torch.rand(())
+            applies, deviation, sign = torch.rand(()), torch.randn(()), torch.rand(())
             if applies < self.p:
-                magnitude = min(LEVELS, max(0.0, self.magnitude + self.magnitude_std * float(magnitude)))
+                magnitude = min(LEVELS, max(0.0, self.magnitude + self.magnitude_std * float(deviation)))
                 strength = magnitude / LEVELS * (1 if sign < 0.5 else -1)
                 image = list(OPERATIONS.values())[number](self, image, strength)
         return image
@@ -55,9 +66,9 @@ class IncreasingRandAugment(v2.Transform):
     def moved(
         self, image: torch.Tensor, translate: Sequence[float] = (0, 0), shear: Sequence[float] = (0, 0)
     ) -> torch.Tensor:
-        """Returns an image moved by (x, y) in parts of its sides, or sheared by (x, y) about its upper left corner."""
+        """Return an image translated by (x, y) fractions of its sides, or sheared about its upper left corner."""
         height, width = image.shape[-2:]
-        return functional.affine(
+        moved: torch.Tensor = functional.affine(
             image,
             angle=0.0,
             translate=[translate[0] * width, translate[1] * height],
@@ -67,14 +78,18 @@ class IncreasingRandAugment(v2.Transform):
             fill=self.fill,
             center=[0, 0],
         )
+        return moved
 
     def turned(self, image: torch.Tensor, degrees: float) -> torch.Tensor:
-        return functional.rotate(image, degrees, interpolation=self.interpolation, fill=self.fill)
+        """Return an image rotated counterclockwise about its centre."""
+        rotated: torch.Tensor = functional.rotate(image, degrees, interpolation=self.interpolation, fill=self.fill)
+        return rotated
 
 
 def _posterize(image: torch.Tensor, strength: float) -> torch.Tensor:
     bits = max(1, 4 - int(4 * strength))
-    return image & (256 - 2 ** (8 - bits))
+    kept: torch.Tensor = image & (256 - 2 ** (8 - bits))
+    return kept
 
 
 def _solarize(image: torch.Tensor, strength: float) -> torch.Tensor:
@@ -86,7 +101,7 @@ def _solarize_add(image: torch.Tensor, strength: float) -> torch.Tensor:
     return torch.where(image < 128, brighter, image)
 
 
-# Each is given the transform, the image and a strength from -1 to 1, whose sign some leave alone.
+# Each takes the transform, the image and a strength from -1 to 1; some ignore its sign.
 OPERATIONS: dict[str, Operation] = {
     "AutoContrast": lambda transform, image, strength: functional.autocontrast(image),
     "Equalize": lambda transform, image, strength: functional.equalize(image),

@@ -1,9 +1,9 @@
-"""Random draws that belong to a sample, not to a process.
+"""Random draws that belong to an example, not to a process.
 
-A draw is a hash of (seed, epoch, sample index, stream, position), so the number of workers, the number of processes and
-a resume in mid-epoch change nothing. The hash is the finalizer of SplitMix64 (Steele, Lea and Flood, "Fast splittable
-pseudorandom number generators", OOPSLA 2014), which passes BigCrush; it is a handful of integer operations on a whole
-batch at once, on any device.
+A draw is a hash of (seed, epoch, sample index, stream, position), so it depends neither on the number of workers or
+processes nor on whether the run was resumed within the epoch. The hash is the finalizer of SplitMix64 (Steele, Lea and
+Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014), which passes the BigCrush tests: a few integer
+operations on a whole batch at once, on any device.
 """
 
 from __future__ import annotations
@@ -26,9 +26,15 @@ def _mix(bits: torch.Tensor) -> torch.Tensor:
 
 
 def draw_keys(seed: int, epoch: int, sample_index: torch.Tensor) -> torch.Tensor:
-    """Returns one key a sample, from which all its draws of this epoch follow.
+    """Return the draw key of each example, which determines all its draws of this epoch.
 
-    `sample_index` is int64 of shape (batch,); the keys have the same shape, dtype and device.
+    Args:
+        seed: The run's seed.
+        epoch: The number of the epoch.
+        sample_index: The examples' row numbers, int64 of shape (batch,).
+
+    Returns:
+        Keys of the same shape, dtype and device.
     """
     origin = torch.tensor([seed, epoch], dtype=torch.int64)
     origin = _mix(_mix(origin[:1] * _GOLDEN + 1) + origin[1:] * _GOLDEN)
@@ -36,15 +42,20 @@ def draw_keys(seed: int, epoch: int, sample_index: torch.Tensor) -> torch.Tensor
 
 
 def split_keys(keys: torch.Tensor, stream: int) -> torch.Tensor:
-    """Returns other keys of the same shape, for what draws more often for one sample than a stream has room for."""
+    """Return other keys of the same shape, for a transform that draws more per example than a stream holds."""
     return _mix(_mix(keys) ^ (stream + 1))
 
 
 def uniform_draws(keys: torch.Tensor, stream: int, count: int) -> torch.Tensor:
-    """Returns uniform draws in [0, 1), float32 of shape (batch, count), on the device of `keys`.
+    """Return uniform draws in [0, 1).
 
-    `stream` tells apart the transforms that draw for one sample: it is the transform's place in the recipe's list. A
-    stream has room for 65,536 draws.
+    Args:
+        keys: The examples' draw keys, int64 of shape (batch,).
+        stream: Makes the draws of one transform independent of another's: its position in the recipe's list.
+        count: The number of draws per example, up to the 65,536 of a stream.
+
+    Returns:
+        float32 of shape (batch, count), on the device of `keys`.
     """
     positions = torch.arange(1, count + 1, device=keys.device) + (stream + 1) * 0x10000
     return _shift_right(_mix(keys[:, None] + positions * _GOLDEN), 40).float() * 2.0**-24

@@ -1,8 +1,8 @@
-"""Large images are decoded no larger than what is kept of them needs.
+"""Decoding of large images at a reduced scale, for a first transform that crops or shrinks them.
 
-The crop is drawn first, from the size in the image's header; then a JPEG is decoded at the smallest scale of 1, 1/2,
-1/4 and 1/8 at which the crop still covers the pixels wanted, and crop and resize finish from there. At scale 1 the
-result is torchvision's own; at a reduced scale the crop's edges are rounded to the reduced image's pixels.
+The crop is drawn from the size in the image's header. Then a JPEG is decoded at the smallest scale of 1, 1/2, 1/4 and
+1/8 at which the crop still has as many pixels as are wanted, and is cropped and resized from there. At scale 1 the
+result is torchvision's; at a reduced scale the edges of the crop are rounded to pixels of the reduced image.
 """
 
 from __future__ import annotations
@@ -21,23 +21,32 @@ from hf_finetune.data.images.pixels import to_tensor
 from hf_finetune.data.transforms.batch import RandomResizedCrop
 
 _REDUCTIONS = (8, 4, 2)
-_OPEN_AT_ONCE = 32  # their crops are drawn together; each holds a file open until it is decoded
+_OPEN_AT_ONCE = 32  # images whose crops are drawn together; each keeps a file open until it is decoded
 
 
 class ReducedRandomResizedCrop:
-    """torchvision's RandomResizedCrop on images that are still encoded, with the draws of the batch transform."""
+    """torchvision's RandomResizedCrop on encoded images, with the draws of the batch transform."""
 
     def __init__(self, transform: v2.RandomResizedCrop, stream: int) -> None:
+        """Wrap a transform; see `BatchTransform`."""
         self.transform = transform
         self._drawing = RandomResizedCrop(transform, stream)
 
     def __call__(self, values: Sequence[Any], keys: torch.Tensor) -> list[torch.Tensor]:
-        """Returns the crops of images as `OpenImage` takes them: uint8 (3, height, width), channels last in memory.
+        """Decode, crop and resize images.
 
-        `keys` are the samples' draw keys, int64 (batch,). Raises `UnreadableImage`.
+        Args:
+            values: Images as `OpenImage` takes them.
+            keys: The examples' draw keys, int64 of shape (batch,).
+
+        Returns:
+            uint8 tensors of shape (3, height, width), channels last in memory.
+
+        Raises:
+            UnreadableImage: An image cannot be decoded.
         """
         crops = []
-        # Decoders let go of Python's lock. In a loader's worker torch has one thread, and so has this.
+        # Decoders release Python's lock. In a loader's worker torch has one thread, and so has this pool.
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             for start in range(0, len(values), _OPEN_AT_ONCE):
                 with ExitStack() as stack:
@@ -54,7 +63,7 @@ class ReducedRandomResizedCrop:
         return crops
 
     def _crop(self, opened: OpenImage, box: Sequence[int]) -> PIL.Image.Image:
-        """Returns the box (top, left, height, width) of an image, at the scale at which it is decoded."""
+        """Return the box (top, left, height, width) of an image, at the scale at which it is decoded."""
         top, left, height, width = box
         image = opened.decode(_reduction(height, width, *self.transform.size))
         vertical, horizontal = image.height / opened.height, image.width / opened.width
@@ -64,13 +73,13 @@ class ReducedRandomResizedCrop:
 
 
 class ReducedResize:
-    """torchvision's Resize on images that are still encoded."""
+    """torchvision's Resize on encoded images."""
 
     def __init__(self, transform: v2.Resize) -> None:
         self.transform = transform
 
     def __call__(self, values: Sequence[Any], keys: torch.Tensor) -> list[torch.Tensor]:
-        """Returns the resized images; see `ReducedRandomResizedCrop`. Nothing is drawn from `keys`."""
+        """Decode and resize images; see `ReducedRandomResizedCrop`. `keys` are not used."""
         resized = []
         for value in values:
             with OpenImage(value) as opened:
@@ -83,12 +92,13 @@ class ReducedResize:
 
     def _target(self, height: int, width: int) -> tuple[int, int]:
         if len(self.transform.size) == 2:
-            return tuple(self.transform.size)
+            height, width = self.transform.size
+            return height, width
         (side,) = self.transform.size
         return (side, int(side * width / height)) if height <= width else (int(side * height / width), side)
 
 
 def _reduction(height: int, width: int, target_height: int, target_width: int) -> int:
-    """Returns by how much a box's sides can shrink before it holds fewer pixels, on either side, than are wanted."""
+    """Return the largest reduction at which a box still has the wanted number of pixels on both sides."""
     most = min(height / target_height, width / target_width)
     return next((reduction for reduction in _REDUCTIONS if reduction <= most), 1)

@@ -17,8 +17,8 @@ from hf_finetune.models.source import (
     LoadedWeights,
     check_config,
     classifier_class,
-    loaded_new,
     needs_timm,
+    new_tensors,
     unbuildable,
 )
 
@@ -82,4 +82,4 @@ class ForeignCheckpoint:
                 f" {type(model).__name__}, the first is {min(info['unexpected_keys'])}; check model_config."
             )
         own_config = AutoConfig.for_model(self.model_type, **self._own_settings)
-        return LoadedWeights(model, loaded_new(info), tuple(class_names(own_config)), self._unused)
+        return LoadedWeights(model, new_tensors(info), tuple(class_names(own_config)), self._unused)

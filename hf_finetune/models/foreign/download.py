@@ -18,9 +18,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import torch
-from tqdm import tqdm
 
 from hf_finetune.errors import UserError
+from hf_finetune.logs import progress_bar
 from hf_finetune.timeouts import ANSWER_TIMEOUT
 
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})(?:\.[a-z]+)+$")
@@ -50,7 +50,7 @@ def check_hash(path: Path, name: str, sha256: str | None) -> None:
         return
     digest = hashlib.sha256()
     size = path.stat().st_size
-    with path.open("rb") as file, tqdm(total=size, desc="checking", unit="B", unit_scale=True, delay=2) as bar:
+    with path.open("rb") as file, progress_bar(total=size, desc="checking", unit="B", delay=2) as bar:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
             bar.update(len(chunk))
@@ -110,7 +110,7 @@ def _download(url: str, name: str, path: Path) -> None:
         with urllib.request.urlopen(request, timeout=ANSWER_TIMEOUT) as answer, path.open("xb") as file:
             length = answer.headers.get("Content-Length")
             total = int(length) if length else None
-            with tqdm(total=total, desc=name, unit="B", unit_scale=True, delay=2) as bar:
+            with progress_bar(total=total, desc=name, unit="B", delay=2) as bar:
                 while chunk := answer.read(_CHUNK):
                     bar.update(file.write(chunk))
             if total is not None and file.tell() != total:

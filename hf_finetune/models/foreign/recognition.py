@@ -77,10 +77,10 @@ def recognize(file: StateDict) -> ForeignWeights:
     if misfits[0]:
         problem = f"is a {family.name} {misfits[0]}, which cannot be loaded"
     elif placement.places:
-        problem = f"is not a supported network; the closest is {family.name} by the names of {naming.library}"
+        problem = f"is of no network that is known here; the closest is {family.name} by the names of {naming.library}"
     else:
         known = ", ".join(family.name for family in FAMILIES)
-        raise UserError(f"load_from: {file.file_name} is not a supported network ({known}).")
+        raise UserError(f"load_from: {file.file_name} is of no network that is known here ({known}).")
     total, fit = len(file.tensors), len(file.tensors) - len(placement.misplaced)
     others = f", but not {_some(placement.misplaced)}" if placement.misplaced else ""
     raise UserError(f"load_from: {file.file_name} {problem}: {fit} of its {total} tensors fit{others}.")

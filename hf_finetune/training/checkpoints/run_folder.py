@@ -1,4 +1,4 @@
-"""The output folder of a run — new, to be continued, or somebody's results that stay as they are."""
+"""The output folder of a run: new, to be resumed, or with results that must not be overwritten."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from hf_finetune.training.checkpoints.store import find_fault, flush, list_check
 logger = get_logger(__name__)
 
 _UNFINISHED_RECIPE = ".recipe.yaml.unfinished"
-# The first line of a run's recipe: a recipe.yaml without it is somebody's own, and so is its folder.
+# The first line of a run's recipe: a recipe.yaml without it was not written by this package, nor was its folder.
 _RECIPE_HEADER = "# The recipe of the run in this folder, resolved by hf-finetune\n"
-# What would pass for the result of the new run, if that were interrupted.
+# What would be taken for the result of the new run, if that were interrupted.
 _RESULT_FILES = (
     METRICS_FILE, "model.safetensors", "config.json", "preprocessor_config.json", "README.md", "model.onnx",
     "model_int8.onnx",
 )  # fmt: skip
-# What may differ when an interrupted run goes on: where and how it runs, not what it computes.
+# Settings that may differ when an interrupted run resumes: where and how it runs, not what it computes.
 _MAY_CHANGE = {
     "dataloader_num_workers",
     "dataloader_persistent_workers",
@@ -52,11 +52,18 @@ _MAY_CHANGE = {
 
 
 def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool) -> Path | None:
-    """Returns the checkpoint from which a run with these recipe values goes on in `folder`, or None for a new run.
+    """Return the checkpoint from which a run resumes, or None for a new run.
 
-    That is the newest whole one. Corrupt ones that are newer are named in the log and set aside; else it only reads.
-    Raises `UserError` where the folder holds a finished run, another run, or anything else that a new run would write
-    over.
+    It is the newest whole checkpoint. Corrupt ones that are newer are named in the log and renamed; nothing else is
+    written.
+
+    Args:
+        folder: The folder of the run.
+        values: The resolved keys of its recipe.
+        overwrite: Whether an earlier run in the folder is to be removed (`overwrite_output_dir`).
+
+    Raises:
+        UserError: The folder holds a finished run, another run, or anything else that a new run would overwrite.
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
@@ -98,9 +105,12 @@ def _holds_run(folder: Path) -> bool:
 
 
 def prepare_folder(folder: Path, recipe_yaml: str, overwrite: bool) -> None:
-    """Creates the folder of a run and writes its recipe there.
+    """Create the folder of a run and write its recipe there.
 
-    With `overwrite`, first removes the earlier run's checkpoints and its result; files that are not a run's stay.
+    Args:
+        folder: The folder of the run.
+        recipe_yaml: The resolved recipe.
+        overwrite: Whether the checkpoints and the result of an earlier run are removed first; other files stay.
     """
     if overwrite and folder.is_dir():
         remove_all(folder)
@@ -109,4 +119,4 @@ def prepare_folder(folder: Path, recipe_yaml: str, overwrite: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _UNFINISHED_RECIPE).write_text(_RECIPE_HEADER + recipe_yaml)
     flush(folder / _UNFINISHED_RECIPE)
-    (folder / _UNFINISHED_RECIPE).replace(folder / RECIPE_FILE)  # without it, the folder is nobody's run
+    (folder / _UNFINISHED_RECIPE).replace(folder / RECIPE_FILE)  # without it, the folder counts as no run's

@@ -1,7 +1,7 @@
-"""The folders `checkpoint-STEP` of a run — whole or not there, and found out when they are corrupt.
+"""The folders `checkpoint-STEP` of a run: written atomically, with a manifest through which corruption is detected.
 
-A checkpoint is written in a hidden folder beside, flushed to the disk, listed in a manifest and renamed. Whatever ends
-the process, and at whatever instant, a folder of that name is whole; what befalls it later, its manifest shows.
+A checkpoint is written into a hidden folder, flushed to the disk, listed in a manifest and renamed. Whenever the
+process is ended, a folder with the final name is whole. Later corruption is detected through the manifest.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,18 +26,18 @@ STATE_FILE = "trainer_state.json"
 UNFINISHED_FOLDER = ".unfinished"
 # Not "checkpoint-...": the stock Trainer would count it among the checkpoints, and delete it.
 _CORRUPT_PREFIX = "corrupt-"
-# Bytes. Who fails to write with less left has met a full disk, whatever the error says: that of torch.save does not.
+# Bytes. A write that fails with less left has met a full disk, whatever the error says: torch.save's does not say so.
 _ALMOST_NOTHING = 1 << 20
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Returns the folders `checkpoint-STEP`, the newest first."""
+    """Return the folders `checkpoint-STEP`, the newest first."""
     steps = {path: path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*") if path.is_dir()}
     return sorted((path for path in steps if steps[path].isdigit()), key=lambda path: int(steps[path]), reverse=True)
 
 
 def find_fault(checkpoint: Path) -> str | None:
-    """Returns what is wrong with a checkpoint ("optimizer.pt has 10 of 4,096 bytes"), or None if it is whole."""
+    """Return what is wrong with a checkpoint ("optimizer.pt has 10 of 4,096 bytes"), or None if it is whole."""
     try:
         if not (checkpoint / MANIFEST_FILE).is_file():
             return f"{MANIFEST_FILE} is missing"
@@ -57,7 +57,7 @@ def find_fault(checkpoint: Path) -> str | None:
 
 
 def set_aside(checkpoint: Path) -> Path:
-    """Renames a corrupt checkpoint, so that nothing takes it for one, and returns where it is."""
+    """Rename a corrupt checkpoint, so that nothing takes it for a whole one, and return its new place."""
     name, number = _CORRUPT_PREFIX + checkpoint.name, 1
     while checkpoint.with_name(name).exists():
         number += 1
@@ -66,16 +66,24 @@ def set_aside(checkpoint: Path) -> Path:
 
 
 def publish(unfinished: Path, folder: Path) -> Path:
-    """Makes a complete but unlisted checkpoint one of the run in `folder`, and returns its place there."""
+    """Flush and list a complete checkpoint, and rename it into the folder of its run.
+
+    Args:
+        unfinished: The folder that holds it, with its final name, on the same file system.
+        folder: The folder of the run; an earlier checkpoint of the same name there is replaced.
+
+    Returns:
+        Its final place.
+    """
     paths = sorted(unfinished.rglob("*"))
     with ThreadPoolExecutor(1) as other_thread:
-        flushed = other_thread.map(flush, paths)  # the disk writes while this thread reckons the checksums
+        flushed = other_thread.map(flush, paths)  # the disk writes while this thread computes the checksums
         listed = {
             path.relative_to(unfinished).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
             for path in paths
             if path.is_file()
         }
-        list(flushed)  # raises what a flush has raised
+        list(flushed)  # raises an error that a flush has raised
     (unfinished / MANIFEST_FILE).write_text(json.dumps({"files": listed}, indent=1))
     flush(unfinished / MANIFEST_FILE)
     flush(unfinished)
@@ -87,8 +95,47 @@ def publish(unfinished: Path, folder: Path) -> Path:
     return final
 
 
+@contextmanager
+def written_aside(
+    folder: Path,
+    name: str,
+    needed: int,
+    is_writer: bool,
+    wait_for_all: Callable[[], None],
+    after_publishing: Callable[[], None],
+) -> Iterator[Path]:
+    """Write a checkpoint into a hidden folder, and publish it at the end. All ranks enter the context.
+
+    Args:
+        folder: The folder of the run.
+        name: The name of the checkpoint.
+        needed: Its bytes, about, for the message about a full disk.
+        is_writer: Whether this rank creates the hidden folder and publishes.
+        wait_for_all: Returns when all ranks have called it.
+        after_publishing: Called by the writer at the end; it may remove older checkpoints.
+
+    Yields:
+        The folder into which the checkpoint is written; it need not exist yet.
+
+    Raises:
+        UserError: The disk is full.
+    """
+    with full_disk_told(folder, "a checkpoint", needed):
+        if is_writer:
+            remove_unfinished(folder)
+            (folder / UNFINISHED_FOLDER).mkdir(parents=True)
+        wait_for_all()
+        yield folder / UNFINISHED_FOLDER / name
+        wait_for_all()  # the files of each rank are there
+        if is_writer:
+            publish(folder / UNFINISHED_FOLDER / name, folder)
+            after_publishing()
+            remove_unfinished(folder)
+    wait_for_all()
+
+
 def rotate(folder: Path, limit: int | None, best: Path | None) -> None:
-    """Removes the oldest checkpoints beyond `limit`, but never the newest nor the best."""
+    """Remove the oldest checkpoints beyond `limit`, but never the newest nor the best; None is no limit."""
     checkpoints = list_checkpoints(folder)
     kept = {checkpoint.name for checkpoint in (*checkpoints[:1], best) if checkpoint is not None}
     excess = 0 if limit is None else len(checkpoints) - max(limit, len(kept))
@@ -98,7 +145,7 @@ def rotate(folder: Path, limit: int | None, best: Path | None) -> None:
 
 
 def remove_checkpoint(checkpoint: Path) -> None:
-    """Removes a checkpoint. It has gone from its name before the first of its files goes."""
+    """Remove a checkpoint. It is renamed before the first of its files is removed."""
     aside = checkpoint.parent / UNFINISHED_FOLDER / f"removed-{checkpoint.name}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.parent.mkdir(exist_ok=True)
@@ -106,21 +153,28 @@ def remove_checkpoint(checkpoint: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
+    """Remove what an interrupted write or removal has left."""
     shutil.rmtree(folder / UNFINISHED_FOLDER, ignore_errors=True)
 
 
 def remove_all(folder: Path) -> None:
-    """Removes all checkpoints of a run: whole ones, corrupt ones and what is left of unfinished ones."""
+    """Remove all checkpoints of a run: whole ones, corrupt ones and what is left of unfinished ones."""
     for checkpoint in (*list_checkpoints(folder), *folder.glob(f"{_CORRUPT_PREFIX}checkpoint-*")):
         shutil.rmtree(checkpoint)
     remove_unfinished(folder)
 
 
 def check_room(folder: Path, checkpoint_bytes: int, weight_bytes: int, checkpoints: int) -> None:
-    """Raises `UserError`, with the room that is missing, where the checkpoints of a run will not fit on the disk.
+    """Check that the checkpoints and the result of a run fit on the disk.
 
-    `checkpoint_bytes` is the size of one; `checkpoints` is how many there are at most at a time. The result takes
-    `weight_bytes`. Checkpoints that are there already count as room.
+    Args:
+        folder: The folder of the run. Checkpoints that are there already count as free.
+        checkpoint_bytes: The size of a checkpoint.
+        weight_bytes: The size of the result.
+        checkpoints: How many checkpoints there are at most at a time.
+
+    Raises:
+        UserError: They do not fit; the message says how many bytes are missing.
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
@@ -137,9 +191,15 @@ def check_room(folder: Path, checkpoint_bytes: int, weight_bytes: int, checkpoin
 
 @contextmanager
 def full_disk_told(folder: Path, what: str, needed: int) -> Iterator[None]:
-    """Turns the errors of a full disk, met while `what` of about `needed` bytes is written, into one `UserError`.
+    """Turn the errors of a full disk into one `UserError`, and remove what is unfinished.
 
-    It says how much room is missing and which checkpoint is whole. Nothing unfinished stays.
+    Args:
+        folder: The folder of the run.
+        what: What is written, for the message.
+        needed: Its bytes, about.
+
+    Raises:
+        UserError: The disk is full; the message says how many bytes are missing and which checkpoint is whole.
     """
     try:
         yield
@@ -159,7 +219,7 @@ def full_disk_told(folder: Path, what: str, needed: int) -> Iterator[None]:
 
 
 def _is_full(error: BaseException) -> bool:
-    """Says whether an error is that of a full disk, which safetensors tells by its message alone."""
+    """Return whether an error is that of a full disk, which safetensors tells by its message alone."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return os.strerror(errno.ENOSPC) in str(error) or (error.__context__ is not None and _is_full(error.__context__))
@@ -178,7 +238,7 @@ def _sha256(file: Path) -> str:
 
 
 def flush(path: Path) -> None:
-    """Waits until the disk has a file, or a folder's list of names."""
+    """Wait until the disk has a file, or a folder's list of names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

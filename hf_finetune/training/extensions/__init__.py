@@ -1,1 +1,1 @@
-"""What is added to a training loop: each extension is one small class."""
+"""What is added to the training loop: one small class for each theme, chosen by `build_extensions`."""

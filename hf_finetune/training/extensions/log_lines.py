@@ -1,51 +1,31 @@
-"""What happens beside the optimizer steps — the epoch of the draws, and what is shown."""
+"""What a run shows: a line for every entry of the log, and the progress bar."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import has_length
 
 from hf_finetune.evaluation.metrics import METRICS, Metric
 from hf_finetune.evaluation.report import format_log_figures
-from hf_finetune.logs import get_logger
+from hf_finetune.logs import get_logger, progress_bar
+from hf_finetune.training.extensions.base import Extension
 
 logger = get_logger(__name__)
 
 
-class EpochCallback(TrainerCallback):
-    """Tells which epoch begins, counted from 0."""
+class LogLines(Extension):
+    """Logs one readable line for every entry of the log, and shows no progress bar (`disable_tqdm`).
 
-    def __init__(self, set_epoch: Callable[[int], None]) -> None:
-        self.set_epoch = set_epoch
+    Attributes:
+        metrics: The metrics of the run, which the line after an evaluation shows.
+    """
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.set_epoch(int(state.epoch or 0))
-
-
-class SecondEpochCallback(TrainerCallback):
-    """Does some work once, when the first whole pass over the images and its evaluation are over."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        self.work = work
-        self.epochs_begun = 0
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.epochs_begun += 1
-        if self.epochs_begun == 2:
-            self.work()
-
-
-class PlainLogLineCallback(TrainerCallback):
-    """One readable line for every entry of the log, without the progress bar that `disable_tqdm` turns off."""
-
-    metrics: Mapping[str, Metric] = METRICS
-    """The metrics of the run, which the line after an evaluation shows."""
+    def __init__(self, metrics: Mapping[str, Metric] = METRICS) -> None:
+        super().__init__()
+        self.metrics = metrics
 
     def on_log(
         self,
@@ -55,33 +35,44 @@ class PlainLogLineCallback(TrainerCallback):
         logs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        """Log the line of an entry in the main process."""
         if state.is_world_process_zero and (line := format_log_line(logs or {}, state, self.metrics)):
-            self.write(line)
-
-    def write(self, line: str) -> None:
-        logger.info(line)
+            logger.info(line)
 
 
-class LogLineCallback(PlainLogLineCallback, ProgressCallback):
-    """The progress bar, and the same lines above it."""
+class LogLinesAndBar(LogLines, ProgressCallback):
+    """Shows a progress bar, or plain lines in its place where there is no terminal, and the same lines above it."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        super().on_train_begin(args, state, control, **kwargs)
-        if self.training_bar is not None:
-            self.training_bar.set_description("training")
+        """Show the bar of the training."""
+        self.current_step = 0
+        if state.is_world_process_zero:
+            self.training_bar = progress_bar(total=state.max_steps, desc="training")
 
     def on_prediction_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
     ) -> None:
-        super().on_prediction_step(args, state, control, **kwargs)
-        if self.prediction_bar is not None:
-            self.prediction_bar.set_description("evaluating", refresh=False)
+        """Show the bar of an evaluation, and count a batch."""
+        if state.is_world_process_zero and self.prediction_bar is None and has_length(eval_dataloader):
+            self.prediction_bar = progress_bar(
+                total=len(eval_dataloader), desc="evaluating", leave=self.training_bar is None
+            )
+        ProgressCallback.on_prediction_step(self, args, state, control, eval_dataloader, **kwargs)  # type: ignore[no-untyped-call]
 
 
 def format_log_line(logs: Mapping[str, Any], state: TrainerState, metrics: Mapping[str, Metric] = METRICS) -> str:
-    """Returns the line for one entry of the log, or an empty string for the summary at the end of training."""
+    """Return the line for one entry of the log.
+
+    Args:
+        logs: The entry: the mean training loss in nats and the learning rate, or the figures of an evaluation.
+        state: Position of the run.
+        metrics: The metrics of the run.
+
+    Returns:
+        The line; an empty string for the summary at the end of training.
+    """
     where = f"epoch {logs.get('epoch', 0):6.2f}  step {state.global_step}/{state.max_steps}"
     if "loss" in logs:
         return f"{where}  loss {logs['loss']:.4f}  learning rate {logs['learning_rate']:.4g}"

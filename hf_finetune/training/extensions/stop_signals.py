@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop, noted until the step at hand is done."""
+"""SIGTERM and SIGINT end a run after the current step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,24 +6,35 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
+from typing import Any
+
+from hf_finetune.errors import Interrupted
+from hf_finetune.training.extensions.base import Extension
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# A launcher passes on what its processes were sent as well, so that one wish to stop arrives twice.
+# A launcher passes a signal on to processes that were sent it as well, so one request to stop arrives twice.
 _SECONDS_OF_ONE_REQUEST = 2.0
 
 
 class StopSignals:
-    """While entered, SIGTERM and SIGINT are noted in `received`; a second one, two seconds later, ends the process.
+    """A context in which SIGTERM and SIGINT are noted; a second one, two seconds later, ends the process.
 
-    One that nobody has acted on (`handled`) is delivered when it is left. Outside the main thread nothing is noted.
+    A signal that was not `handled` is delivered when the context is left. Outside the main thread nothing is noted,
+    because Python runs signal handlers in the main thread only.
+
+    Attributes:
+        received: The first signal, or None.
+        handled: Set by whoever has acted on it.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self.handled = False
         self._received_at = 0.0
-        self._earlier: dict[signal.Signals, object] = {}
+        self._earlier: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
@@ -45,9 +56,10 @@ class StopSignals:
 
 
 def outlive_stop_signals() -> None:
-    """Lets a loader's worker serve the step at hand to its end: it ignores SIGINT, and SIGTERM but of its parent.
+    """Let a loader's worker finish the current step: it ignores SIGINT, and SIGTERM from all but its parent.
 
-    A scheduler, and Ctrl-C, send a signal to all processes of a job. Who lost its parent is ended by torch's watchdog.
+    A scheduler, and Ctrl-C, send a signal to all processes of a job. A worker whose parent has died is ended by torch's
+    watchdog.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
@@ -59,3 +71,32 @@ def _end_when_parent_asks() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
+
+
+class StopOnSignals(Extension):
+    """Ends a run with a checkpoint after the step in which one of its ranks received SIGTERM or SIGINT."""
+
+    worker_init = staticmethod(outlive_stop_signals)
+
+    def __init__(self) -> None:
+        """Create the extension."""
+        self.signals = StopSignals()
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Note signals while the run trains; `Interrupted` says that the run has acted on one."""
+        with self.signals:
+            try:
+                yield
+            except Interrupted:
+                self.signals.handled = True
+                raise
+
+    def stop_requested(self) -> signal.Signals | None:
+        """Return the signal that this rank received, SIGTERM where only another rank did, or None."""
+        accelerator, received = self.loop.accelerator, self.signals.received
+        if accelerator.num_processes == 1:
+            return received
+        if received is not None:
+            accelerator.set_trigger()
+        return (received or signal.SIGTERM) if accelerator.check_trigger() else None

@@ -10,18 +10,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
-from transformers import PreTrainedModel
+from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_finetune.data.batches import NOT_COUNTED, ImageBatches
-from hf_finetune.logs import get_logger
+from hf_finetune.logs import get_logger, progress_bar
 from hf_finetune.models.head import head_module
 from hf_finetune.models.load import head_parameter_names
 from hf_finetune.training.frozen.feature_cache import FeaturesNotKept, feature_file, write_features
@@ -34,7 +33,7 @@ _WITHOUT_DRAWS = ("CenterCrop", "Grayscale", "Identity", "Pad", "Resize", "RGB")
 _SECONDS_BEFORE_BAR = 2
 
 
-class FeatureDataset(torch.utils.data.Dataset):
+class FeatureDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """Features, float32 (images, ...), and labels, int64 (images,), given a whole batch at a time.
 
     `sample_index`, int64 (images,), are the rows of the source's split that they are of.
@@ -100,7 +99,7 @@ def train_on_images(model: PreTrainedModel) -> None:
 
 
 def module_inputs(
-    trainer: ImageClassificationTrainer, dataset: torch.utils.data.Dataset, module: nn.Module, description: str
+    trainer: ImageClassificationTrainer, dataset: Any, module: nn.Module, description: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields what `module` is given for each batch of a dataset, float32 (batch, ...), and its labels, int64 (batch,).
 
@@ -112,14 +111,16 @@ def module_inputs(
         dataset,
         batch_size=args.per_device_eval_batch_size,
         collate_fn=trainer.data_collator,
-        num_workers=args.dataloader_num_workers,
+        num_workers=args.dataloader_num_workers or 0,
         pin_memory=args.dataloader_pin_memory,
         generator=torch.Generator(),  # of its own, so that training draws the same numbers afterwards
     )
-    bar = tqdm(total=len(dataset), desc=description, unit="image", delay=_SECONDS_BEFORE_BAR, disable=args.disable_tqdm)
+    bar = progress_bar(
+        total=len(dataset), desc=description, unit="image", delay=_SECONDS_BEFORE_BAR, disable=args.disable_tqdm
+    )
     with bar, trainer.loading(), _inputs_of(module) as given:
         for batch in loader:
-            inputs = trainer._prepare_inputs(batch)
+            inputs = trainer.prepare_batch(batch)
             labels = inputs.pop("labels")
             with torch.inference_mode(), trainer.accelerator.autocast():
                 model(**inputs)
@@ -149,7 +150,7 @@ def _features(
     """Reads a split's features, each of `shape`, or computes and writes them first. Raises `FeaturesNotKept`."""
     args = trainer.args
     settings = {
-        "image_processor": trainer.processing_class.to_json_string(),
+        "image_processor": cast(BaseImageProcessor, trainer.processing_class).to_json_string(),
         "transforms": transforms,
         "device": args.device.type,
         "mixed_precision": trainer.accelerator.mixed_precision,
@@ -194,7 +195,7 @@ def _after_backbone(
     if head is None:
         raise FeaturesNotKept(f"the head of {type(model).__name__} is not one module")
 
-    inputs = trainer._prepare_inputs(dataset.__getitems__(range(min(2, len(dataset)))))
+    inputs = trainer.prepare_batch(dataset.__getitems__(range(min(2, len(dataset)))))
     inputs.pop("labels")
     dropped: list[tuple[nn.Module, torch.Tensor]] = []
     hooks = [
@@ -239,7 +240,7 @@ def _give_features(
 
     trainer.model.forward = forward
     trainer.train_dataset, trainer.eval_dataset = features["train"], features.get("validation")
-    trainer.device_stage = _without_sample_index
+    trainer.device_stage = _without_sample_index  # type: ignore[assignment]  # features need no stage
     # A batch is one gather from memory: workers would only be in its way.
     args = trainer.args
     args.dataloader_num_workers, args.dataloader_prefetch_factor, args.dataloader_persistent_workers = 0, None, False

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hf_finetune.data.batches import ImageBatches
+from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.logs import get_logger
 from hf_finetune.models.load import LoadedModel
 from hf_finetune.training.frozen.features import FeatureDataset, train_on_features
@@ -33,7 +35,10 @@ class FrozenPolicy:
         self, trainer: ImageClassificationTrainer, batches: Mapping[str, Batches]
     ) -> Mapping[str, Batches | FeatureDataset]:
         """Return what the trainer trains on: features where they are kept, else the images."""
-        return train_on_features(trainer, batches, self.transforms) if self.keeps_features else batches
+        if not self.keeps_features:
+            return batches
+        stored = {role: split for role, split in batches.items() if isinstance(split, ImageBatches)}  # none streams
+        return train_on_features(trainer, stored, self.transforms)
 
 
 def frozen_policy(
@@ -64,4 +69,5 @@ def start_head(
     if head_init == "probe":
         from hf_finetune.training.frozen.probe import probe_head  # scikit-learn: only where it is needed
 
+        assert not isinstance(dataset, StreamedBatches)  # `load_network` has refused it
         logger.info(probe_head(trainer, loaded, dataset))

@@ -17,11 +17,11 @@ from scipy.special import softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch.utils.data import Subset
-from tqdm.auto import tqdm
 
 from hf_finetune.data.batches import NOT_COUNTED, ImageBatches
 from hf_finetune.data.splits import stratified_split
 from hf_finetune.errors import UserError
+from hf_finetune.logs import progress_bar
 from hf_finetune.models.freeze import trains_backbone
 from hf_finetune.models.head import head_linear
 from hf_finetune.models.load import LoadedModel
@@ -99,7 +99,7 @@ def fit_logistic_regression(
     scaled = ((features - mean) / scale).astype(np.float32)
     solver = LogisticRegression(max_iter=_ITERATIONS, warm_start=True)
     best = np.inf
-    for strength in tqdm(strengths, desc="Probing the head", delay=2, leave=False):
+    for strength in progress_bar(strengths, desc="Probing the head", delay=2, leave=False):
         solver.C = strength
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the next strength resumes from here

@@ -99,7 +99,7 @@ def test_what_one_run_decoded_another_finds(images, cache, monkeypatch):
     before = decoded["test"][np.arange(24)]
     finish(decoded.values())
     assert len(list(cache.glob("*.npy"))) == len(list(cache.iterdir())) == 2
-    assert np.array_equal(decoded["test"][np.arange(24)], before)  # the run itself goes on with the renamed file
+    assert np.array_equal(decoded["test"][np.arange(24)], before)  # the run itself continues with the renamed file
     monkeypatch.setattr(decode_cache, "decode_pixels", None)
     again = open_decoded_images(images, "auto")
     assert np.array_equal(again["test"][np.arange(24)], before) and again["train"][np.arange(72)].any()
@@ -196,13 +196,13 @@ def test_a_image_that_cannot_be_read_leaves_no_file(images, cache, monkeypatch):
 def test_a_image_of_another_size_is_named(images):
     images.image_sizes = (16, 18)
     decoded = open_decoded_images(images, "auto")
-    with pytest.raises(UserError, match="it is of 16 x 16 pixels, not of 16 x 18"):
+    with pytest.raises(UserError, match="it has 16 x 16 pixels instead of 16 x 18"):
         decoded["test"][np.array([3])]
 
 
-def test_always_says_what_stands_in_its_way(images, monkeypatch):
+def test_always_says_what_prevents_it(images, monkeypatch):
     monkeypatch.setattr(decode_cache.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10}))
-    with pytest.raises(UserError, match="has room for 0.0 GB"):
+    with pytest.raises(UserError, match="has 0.0 GB free"):
         open_decoded_images(images, "always")
     images.image_sizes = None
     with pytest.raises(UserError, match="not known to be small and of one size; use --decode_cache auto"):

@@ -34,7 +34,7 @@ LOST = "train/green/07.png"
 
 
 def spoil_pixels(path: Path) -> None:
-    """Leaves the header and the end of a PNG file as they are; what lies between cannot be decoded any more."""
+    """Leaves the header and the end of a PNG file as they are; what is between cannot be decoded any more."""
     content = bytearray(path.read_bytes())
     middle = content.index(b"IDAT") + 20
     content[middle : middle + 40] = bytes(40)
@@ -77,7 +77,7 @@ def row_of(data: ImageDataset, name: str) -> int:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("way", ["training", "evaluation", "decoded"])
-def test_the_next_image_stands_in_and_does_not_count(images, datasets_cache, way, damage, workers):
+def test_the_next_image_replaces_it_and_does_not_count(images, datasets_cache, way, damage, workers):
     data = load(images)
     lost = row_of(data, LOST)
     stage = TrainingStage(build_train_transforms(["RandomHorizontalFlip", "RandAugment"], uniform=True), seed=0)
@@ -118,7 +118,7 @@ def test_a_batch_without_a_readable_image_takes_another(images):
     assert batch["labels"].tolist() == [-100, -100]
     assert torch.equal(batch["pixel_values"], stand_in.expand(2, -1, -1, -1))
     shutil.rmtree(images)
-    with pytest.raises(UserError, match="Not one image of a split can be read any more"):
+    with pytest.raises(UserError, match="No image of a split can be read any more"):
         batches.__getitems__([0, 1])
 
 
@@ -281,7 +281,7 @@ def test_a_resumed_run_is_the_undisturbed_one(images, tmp_path, monkeypatch, cap
     assert not list(resumed.glob("unreadable_images*"))
 
 
-def test_a_run_does_not_go_on_with_other_images(images, tmp_path, monkeypatch, capsys):
+def test_a_run_does_not_resume_with_other_images(images, tmp_path, monkeypatch, capsys):
     settings = [*words(tmp_path, images), "--output_dir", str(tmp_path / "output")]
     at_epoch(monkeypatch, 1, cut)
     with pytest.raises(Cut):
@@ -290,10 +290,10 @@ def test_a_run_does_not_go_on_with_other_images(images, tmp_path, monkeypatch, c
     capsys.readouterr()
     assert main(settings) == 2
     error = capsys.readouterr().err
-    assert "train has 73 images, and had 72 when the run began; make it as it was, or use another" in error
+    assert "train has 73 images, and had 72 when the run began; restore the original images, or use another" in error
 
 
-def test_a_stopped_run_names_the_image_and_goes_on_once_it_is_mended(images, tmp_path, monkeypatch, capsys):
+def test_a_stopped_run_names_the_image_and_resumes_once_it_is_fixed(images, tmp_path, monkeypatch, capsys):
     settings = words(tmp_path, images)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert main([*settings, "--output_dir", str(whole)]) == 0

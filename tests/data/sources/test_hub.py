@@ -72,7 +72,7 @@ def test_is_hub_id() -> None:
     assert not any(is_hub_id(name) for name in ("cifar10", "a/b/c", "./pets", "/data/pets", "a/", "~/pets"))
 
 
-def test_unreachable_hub_is_told_at_once(no_hub: str) -> None:
+def test_unreachable_hub_is_reported_at_once(no_hub: str) -> None:
     start = time.monotonic()
     with pytest.raises(UserError) as caught:
         load_from_hub("cifar10", CATALOG["cifar10"], "plain_text", None)

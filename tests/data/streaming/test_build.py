@@ -11,7 +11,8 @@ from hf_finetune.config.data import DataArguments
 from hf_finetune.data.build import load_image_dataset
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.streaming.build import load_streamed_dataset
-from hf_finetune.data.streaming.dataset import Arrangement, StreamedBatches
+from hf_finetune.data.streaming.dataset import StreamedBatches
+from hf_finetune.data.streaming.order import Arrangement
 from hf_finetune.data.streaming.split import StreamedSplit
 from hf_finetune.errors import UserError
 from tests.helpers.streamed import CLASSES, images, write_lengths, write_parquet, write_tars
@@ -127,7 +128,7 @@ def test_one_file_is_a_training_split(tmp_path) -> None:
     assert data.split_names["train"] == "train" and len(data.splits["train"]) + len(data.splits["validation"]) == 30
 
 
-def test_a_part_is_held_out_and_said_aloud(tmp_path) -> None:
+def test_a_part_is_held_out_and_noted(tmp_path) -> None:
     write_parquet(tmp_path, "train", 300, files=2)
     data = load(tmp_path, validation_fraction=0.2)
     numbers = {role: [row.sample_index for row in rows_of(split)] for role, split in data.splits.items()}
@@ -287,7 +288,7 @@ class NoStage:
     epoch = 0
 
 
-def test_reading_goes_on_where_the_hub_fails_for_a_while(hub) -> None:
+def test_reading_continues_where_the_hub_fails_for_a_while(hub) -> None:
     write_parquet(hub.folders["me/pets"], "train", 60)
     data = load("me/pets", validation_fraction=0)
     hub.failures = 1
@@ -301,7 +302,9 @@ def test_a_hub_that_goes_away_ends_in_one_line(hub, monkeypatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("hf_finetune.data.streaming.split.time.sleep", pauses.append)  # huggingface_hub's own as well
     hub.close()
-    with pytest.raises(UserError, match=r"^me/pets: split train cannot be read on: .*; the same command resumes from"):
+    with pytest.raises(
+        UserError, match=r"^me/pets: split train cannot be read any further: .*; the same command resumes from"
+    ):
         rows_of(data.splits["train"])
     assert {1, 4, 15, 60, 120} <= set(pauses)
 
@@ -366,6 +369,6 @@ def test_damage_within_a_file_is_found_when_it_is_read(tmp_path) -> None:
     try:
         rows = rows_of(data.splits["train"])
     except UserError as error:
-        assert "cannot be read on" in str(error)
+        assert "cannot be read any further" in str(error)
     else:  # Parquet without checksums: the images themselves are broken, and found out when they are decoded
         assert [row.image["bytes"] for row in rows] != images(300)[0]

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from hf_finetune.data.images.decoding import UnreadableImage
-from hf_finetune.data.streaming.dataset import Arrangement, StreamedBatches
+from hf_finetune.data.streaming.dataset import StreamedBatches
+from hf_finetune.data.streaming.order import Arrangement
 from hf_finetune.errors import UserError
 from tests.helpers.streamed import fake_split
 
@@ -163,5 +164,5 @@ def test_an_unreadable_image_is_raised_or_stood_in_for() -> None:
     assert met == [("2.png", 2), ("5.png", 5), ("7.png", 7)]
     assert batch["pixel_values"].tolist() == [0, 1, 3, 3, 4, 6, 6, 0]
     assert batch["labels"].tolist() == [0, 1, -100, 3, 4, -100, 6, -100]
-    with pytest.raises(UserError, match="not one of 1 images in a row can be read"):
+    with pytest.raises(UserError, match="none of 1 images in a row can be read"):
         batches.__getitems__([2])

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
 
-from hf_finetune.data.streaming.shards import DataFile, ParquetShards, find_file, in_threads, is_passing, read_text
+from hf_finetune.data.streaming.shards import DataFile, ParquetShards, find_file, in_threads, is_temporary, read_text
 from hf_finetune.errors import UserError
 
 
@@ -61,7 +61,7 @@ def http_error(status: int) -> Exception:
 
 
 @pytest.mark.parametrize(
-    ("error", "passing"),
+    ("error", "temporary"),
     [
         (ConnectionResetError(), True),
         (TimeoutError(), True),
@@ -77,5 +77,5 @@ def http_error(status: int) -> Exception:
         (ZeroDivisionError(), False),
     ],
 )
-def test_only_errors_of_the_network_pass(error, passing) -> None:
-    assert is_passing(error) is passing
+def test_only_errors_of_the_network_pass(error, temporary) -> None:
+    assert is_temporary(error) is temporary

@@ -75,7 +75,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return found
 
 
-def test_reading_goes_on_after_a_fault_of_the_network(pauses: list[float]) -> None:
+def test_reading_continues_after_a_failure_of_the_network(pauses: list[float]) -> None:
     fault = ConnectionResetError("reset by peer")
     split = fake_split([50], fail=Failing(None, None, fault, fault, None, fault))
     assert [row.sample_index for row in split.read(0)] == list(range(50))
@@ -84,7 +84,9 @@ def test_reading_goes_on_after_a_fault_of_the_network(pauses: list[float]) -> No
 
 def test_a_network_that_stays_away_ends_in_one_line(pauses: list[float]) -> None:
     split = fake_split([50], fail=Failing(*[TimeoutError("timed out")] * 9))
-    with pytest.raises(UserError, match=r"^fake cannot be read on: timed out; the same command resumes from the last"):
+    with pytest.raises(
+        UserError, match=r"^fake cannot be read any further: timed out; the same command resumes from the last"
+    ):
         list(split.read(0))
     assert len(pauses) == 5
 
@@ -101,5 +103,5 @@ def test_what_is_not_there_is_not_waited_for(pauses: list[float]) -> None:
 def test_a_shard_that_was_written_anew_is_found_out() -> None:
     split = fake_split([50])
     split.shards.read = lambda shard, first: iter([])
-    with pytest.raises(UserError, match="fewer rows than was counted"):
+    with pytest.raises(UserError, match="fewer rows than were counted"):
         list(split.read(0))

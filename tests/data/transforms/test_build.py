@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torchvision.transforms import v2
 
+from hf_finetune.data.transforms import build
+from hf_finetune.data.transforms.batch import BATCH_TRANSFORMS, BatchTransform
 from hf_finetune.data.transforms.build import build_train_transforms
 from hf_finetune.data.transforms.randomness import draw_keys
 from hf_finetune.data.transforms.reduced_decoding import ReducedRandomResizedCrop
@@ -116,3 +119,42 @@ def test_mistakes_are_one_line(items, message):
 def test_images_left_in_different_sizes_are_refused():
     with pytest.raises(UserError, match="differ in size and no transform gives them one"):
         build_train_transforms([{"Resize": {"size": 8}}, "RandomHorizontalFlip"], uniform=False)
+
+
+class Darken(v2.Transform):
+    """A toy transform of single images."""
+
+    def __init__(self, by: int = 1) -> None:
+        super().__init__()
+        self.by = by
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image - self.by
+
+
+class DarkenBatch(BatchTransform):
+    """The same for batches, but for odd differences."""
+
+    @classmethod
+    def supports(cls, transform: Darken) -> bool:
+        return transform.by % 2 == 0
+
+    def __call__(self, images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        return images - self.transform.by
+
+
+def test_a_transform_costs_a_line_in_a_table(monkeypatch):
+    monkeypatch.setitem(build.OWN_TRANSFORMS, "Darken", Darken)
+    assert "Darken" in build.known_transforms()
+    image = torch.full((3, 2, 2), 9, dtype=torch.uint8)
+    keys = torch.zeros(1, dtype=torch.int64)
+
+    transforms = build_train_transforms([{"Darken": {"by": 4}}], uniform=True)
+    assert transforms.apply_to_image(image, 0).unique().tolist() == [5] and not transforms.batch
+
+    monkeypatch.setitem(BATCH_TRANSFORMS, "Darken", DarkenBatch)
+    transforms = build_train_transforms([{"Darken": {"by": 4}}], uniform=True)
+    assert transforms.apply_to_batch(image[None], keys).unique().tolist() == [5] and not transforms.single
+    assert build_train_transforms([{"Darken": {"by": 3}}], uniform=True).batch == ()
+    with pytest.raises(UserError, match=r'Did you mean "Darken"\?'):
+        build_train_transforms(["Darkem"], uniform=True)

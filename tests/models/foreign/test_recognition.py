@@ -157,7 +157,7 @@ def refusal(state: dict[str, torch.Tensor]) -> str:
             "is a ResNet with a stem of several convolutions (ResNet-C or -D), which cannot be loaded: 155 of",
         ),
         ("seresnet18", "is a ResNet with attention over its channels (SE-ResNet and the like), which cannot be loaded"),
-        ("regnetx_002", "is not a supported network"),
+        ("regnetx_002", "is of no network that is known here"),
         ("resnet50_gn", "is a ResNet without running statistics (GroupNorm), which cannot be loaded: 161 of its 161"),
         ("deit_tiny_distilled_patch16_224", "is a ViT with a distillation token (distilled DeiT)"),
         ("deit3_small_patch16_224", "is a ViT with layer scale"),
@@ -166,8 +166,8 @@ def refusal(state: dict[str, torch.Tensor]) -> str:
         ("vit_base_patch16_gap_224", "is a ViT without a class token"),
         ("convnextv2_atto", "is a ConvNeXt with global response normalization (ConvNeXt V2)"),
         ("vit_relpos_small_patch16_224", "is a ViT whose head sees the average of all patches"),
-        ("resnetv2_50", "is not a supported network; the closest is "),
-        ("densenet121", "is not a supported network (ResNet, ResNeXt or Wide ResNet, ViT, ConvNeXt, Swin)."),
+        ("resnetv2_50", "is of no network that is known here; the closest is "),
+        ("densenet121", "is of no network that is known here (ResNet, ResNeXt or Wide ResNet, ViT, ConvNeXt, Swin)."),
     ],
 )
 def test_a_relative_is_refused_with_what_it_is(name, reason):
@@ -194,7 +194,7 @@ def test_a_detector_is_refused_with_the_closest_match():
         detector = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
     state = {name.replace("backbone.body.", "backbone."): value for name, value in detector.state_dict().items()}
     line = refusal(state)
-    assert line.startswith("is not a supported network; the closest is ResNet by the names of torchvision")
+    assert line.startswith("is of no network that is known here; the closest is ResNet by the names of torchvision")
     assert re.search(r": 318 of its 348 tensors fit, but not fpn\.inner_blocks\.0\.0\.weight", line), line
 
 

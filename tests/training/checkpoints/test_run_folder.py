@@ -51,7 +51,7 @@ def test_an_interrupted_run_goes_on_from_its_newest_checkpoint(folder: Path):
     assert find_resumable(folder, VALUES, overwrite=False) == folder / "checkpoint-100"  # not by the names' order
 
 
-def test_a_torn_checkpoint_is_named_set_aside_and_passed_over(folder: Path, logged: list[str]):
+def test_a_corrupt_checkpoint_is_named_set_aside_and_passed_over(folder: Path, logged: list[str]):
     (folder / "checkpoint-100/optimizer.pt").unlink()
     assert find_resumable(folder, VALUES, False) == folder / "checkpoint-90"
     (folder / "checkpoint-90/trainer_state.json").write_text('{"global_step"')

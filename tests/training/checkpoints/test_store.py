@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from hf_finetune.training.checkpoints.store import (
     publish,
     rotate,
     set_aside,
+    written_aside,
 )
 
 
@@ -68,7 +70,7 @@ def test_what_ends_while_it_is_written_takes_no_name(tmp_path: Path, monkeypatch
         (lambda folder: (folder / "manifest.json").write_text('{"files": {"inner/shard": 1}}'), "manifest.json is no"),
     ],
 )
-def test_a_torn_checkpoint_is_found_out(tmp_path: Path, damage, fault: str):
+def test_a_corrupt_checkpoint_is_found_out(tmp_path: Path, damage, fault: str):
     checkpoint = save(tmp_path, 5)
     damage(checkpoint)
     assert find_fault(checkpoint).startswith(fault)
@@ -134,6 +136,71 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     ):
         raise error
     assert not (tmp_path / ".unfinished").exists()
+
+
+def test_everything_is_on_the_disk_before_the_name_and_the_name_after_it(tmp_path: Path, monkeypatch):
+    """Flushed are files, the list of files, and the folders: else a power cut leaves a name without its content."""
+    events: list[tuple[str, str]] = []
+    flush, rename, write_text = checkpoints.flush, Path.rename, Path.write_text
+
+    def name(path: Path) -> str:
+        return path.relative_to(tmp_path).as_posix().removeprefix(".unfinished/")
+
+    def flushing(path: Path) -> None:
+        events.append(("flush", name(path)))
+        flush(path)
+
+    def renaming(path: Path, target: Path) -> Path:
+        events.append(("rename", name(path)))
+        return rename(path, target)
+
+    def writing(path: Path, text: str) -> int:
+        events.append(("write", name(path)))
+        return write_text(path, text)
+
+    monkeypatch.setattr(checkpoints, "flush", flushing)
+    monkeypatch.setattr(Path, "rename", renaming)
+    monkeypatch.setattr(Path, "write_text", writing)
+    save(tmp_path, 5)
+    published = events.index(("rename", "checkpoint-5"))
+    before, after = events[:published], events[published + 1 :]
+    for path in ("checkpoint-5/model.safetensors", "checkpoint-5/inner", "checkpoint-5/inner/shard"):
+        assert ("flush", path) in before
+    listed = before.index(("write", "checkpoint-5/manifest.json"))
+    assert ("flush", "checkpoint-5/manifest.json") in before[listed:]
+    assert before.index(("flush", "checkpoint-5")) > before.index(("flush", "checkpoint-5/manifest.json"))
+    assert after == [("flush", ".")]
+
+
+def test_flushing_asks_the_disk(tmp_path: Path, monkeypatch):
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    (tmp_path / "file").touch()
+    checkpoints.flush(tmp_path / "file")
+    checkpoints.flush(tmp_path)
+    assert synced == [(tmp_path / "file").stat().st_ino, tmp_path.stat().st_ino]
+
+
+def test_what_is_written_aside_is_published_when_all_ranks_are_there(tmp_path: Path):
+    events: list[str] = []
+
+    def wait() -> None:
+        events.append("published" if list_checkpoints(tmp_path) else "waited")
+
+    def write(is_writer: bool) -> None:
+        after = partial(events.append, "after")
+        with written_aside(tmp_path, "checkpoint-5", 10, is_writer, wait, after) as unfinished:
+            assert unfinished.parent.is_dir() == is_writer and list_checkpoints(tmp_path) == []
+            if is_writer:
+                unfinished.mkdir()
+                (unfinished / "model.safetensors").write_bytes(b"weights")
+
+    write(is_writer=False)
+    assert events == ["waited"] * 3 and not any(tmp_path.iterdir())
+    events.clear()
+    write(is_writer=True)
+    assert events == ["waited", "waited", "after", "published"]
+    assert find_fault(tmp_path / "checkpoint-5") is None and not (tmp_path / ".unfinished").exists()
 
 
 def test_other_errors_stay_what_they_are(tmp_path: Path):

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from hf_finetune.errors import UserError
-from hf_finetune.training.extensions.ema import AVERAGE_FILE
 from tests.training.test_trainer import make_model, make_trainer
 
+AVERAGE_FILE = "averaged_weights.safetensors"
 DECAY = 0.7
 EVALUATED = {
     "eval_strategy": "epoch", "save_strategy": "epoch", "num_train_epochs": 3, "ema_decay": DECAY, "learning_rate": 0.1,
@@ -54,7 +54,7 @@ def test_the_result_is_the_average_over_the_steps(tmp_path: Path):
     plain = make_model("resnet")
     make_trainer(tmp_path, plain, num_train_epochs=2).train()
     last = recorder.weights[-1]
-    assert_same(state(plain), last)  # training goes on as without it
+    assert_same(state(plain), last)  # training is as without it
 
 
 def test_evaluation_sees_the_average_and_training_goes_on_with_the_weights(tmp_path: Path):
@@ -95,6 +95,20 @@ def test_the_best_average_is_the_result(tmp_path: Path):
     trainer.save_model(str(tmp_path / "result"))
     assert_same(load_file(tmp_path / "result/model.safetensors"), state(model))
     assert not (tmp_path / "result" / AVERAGE_FILE).exists()
+
+
+def test_the_best_average_is_the_result_where_it_is_not_the_last(tmp_path: Path):
+    settings = {**EVALUATED, "load_best_model_at_end": True, "metric_for_best_model": "accuracy"}
+    model = make_model("resnet")
+    trainer = make_trainer(tmp_path, model, **settings)
+    scores = iter([0.2, 0.9, 0.4])
+    trainer.compute_metrics = lambda prediction: {"accuracy": next(scores)}
+    trainer.train()
+    best, last = tmp_path / "checkpoint-8", tmp_path / "checkpoint-12"
+    assert Path(trainer.state.best_model_checkpoint) == best
+    assert_same(state(model), {**load_file(best / "model.safetensors"), **load_file(best / AVERAGE_FILE)})
+    averages = load_file(best / AVERAGE_FILE)
+    assert any(not torch.equal(tensor, averages[name]) for name, tensor in load_file(last / AVERAGE_FILE).items())
 
 
 def test_a_checkpoint_without_average_is_refused(tmp_path: Path):

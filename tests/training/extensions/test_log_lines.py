@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hf_finetune.training.extensions.log_lines import EpochCallback, PlainLogLineCallback, format_log_line
+from hf_finetune.training.extensions.log_lines import LogLines, format_log_line
 
 STATE = SimpleNamespace(global_step=100, max_steps=2110, is_world_process_zero=True, epoch=3.0)
 
@@ -27,19 +27,11 @@ STATE = SimpleNamespace(global_step=100, max_steps=2110, is_world_process_zero=T
 )
 def test_lines(logs, line, capsys):
     assert format_log_line(logs, STATE) == line
-    PlainLogLineCallback().on_log(None, STATE, None, logs=logs)
+    LogLines().on_log(None, STATE, None, logs=logs)
     assert capsys.readouterr().out == (f"{line}\n" if line else "")
 
 
 def test_other_processes_are_silent(capsys):
     state = SimpleNamespace(**{**vars(STATE), "is_world_process_zero": False})
-    PlainLogLineCallback().on_log(None, state, None, logs={"loss": 1.0, "learning_rate": 0.1})
+    LogLines().on_log(None, state, None, logs={"loss": 1.0, "learning_rate": 0.1})
     assert capsys.readouterr().out == ""
-
-
-def test_the_draws_hear_of_each_epoch():
-    epochs = []
-    callback = EpochCallback(epochs.append)
-    for epoch in (None, 1.0, 2.0):
-        callback.on_epoch_begin(None, SimpleNamespace(epoch=epoch), None)
-    assert epochs == [0, 1, 2]

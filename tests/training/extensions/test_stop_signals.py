@@ -9,7 +9,9 @@ import time
 
 import pytest
 
-from hf_finetune.training.extensions.stop_signals import StopSignals, outlive_stop_signals
+from hf_finetune.errors import Interrupted, UserError
+from hf_finetune.training.extensions.stop_signals import StopOnSignals, StopSignals, outlive_stop_signals
+from tests.helpers.stub_loop import StubLoop
 
 
 def send(number: int) -> None:
@@ -94,3 +96,38 @@ def test_a_worker_outlives_what_all_are_sent_but_not_its_parents_word():
     process.terminate()
     process.join(5)
     assert process.exitcode == 0
+
+
+def attached(processes: int = 1, others_ask: bool = False) -> StopOnSignals:
+    extension = StopOnSignals()
+    extension.attach(loop := StubLoop())
+    asked: list[bool] = []
+    loop.accelerator.num_processes = processes
+    loop.accelerator.set_trigger = lambda: asked.append(True)
+    loop.accelerator.check_trigger = lambda: bool(asked) or others_ask
+    return extension
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_is_asked_to_stop_and_the_signal_goes_no_further(delivered, processes):
+    extension = attached(processes)
+    with pytest.raises(Interrupted), extension.training():
+        assert extension.stop_requested() is None
+        send(signal.SIGINT)
+        assert extension.stop_requested() is signal.SIGINT
+        raise Interrupted(signal.SIGINT, 3)
+    assert delivered == []
+
+
+def test_all_ranks_stop_where_one_was_asked(delivered):
+    extension = attached(processes=2, others_ask=True)
+    with extension.training():
+        assert extension.stop_requested() is signal.SIGTERM
+    assert delivered == []
+
+
+def test_a_run_that_fails_before_it_has_stopped_delivers_the_signal(delivered):
+    with pytest.raises(UserError), attached().training():
+        send(signal.SIGTERM)
+        raise UserError("the disk is full")
+    assert delivered == [signal.SIGTERM]

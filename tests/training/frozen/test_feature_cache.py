@@ -13,7 +13,8 @@ from datasets import Dataset, Features, Image, Value
 
 from hf_finetune.models.load import head_parameter_names
 from hf_finetune.training.frozen.feature_cache import FeaturesNotKept, feature_file, write_features
-from tests.training.test_trainer import make_dataset, make_model
+from tests.helpers.networks import make_model
+from tests.helpers.trainers import make_dataset
 
 
 def name(split: Dataset, model: torch.nn.Module, **settings: object) -> str:

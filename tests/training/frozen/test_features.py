@@ -20,10 +20,10 @@ from transformers import (
 from hf_finetune import finetune
 from hf_finetune.models.freeze import freeze_modules
 from hf_finetune.training.frozen.features import random_transforms, train_on_features, train_on_images
+from tests.helpers.networks import CLASSES, make_model, norm_and_head, two_heads
+from tests.helpers.processes import REPOSITORY, TWO_PROCESSES, run_command
 from tests.helpers.tiny import tiny_timm, write_recipe
-from tests.models.test_head import norm_and_head, two_heads
-from tests.training.test_processes import REPOSITORY, TWO_PROCESSES, run_command
-from tests.training.test_trainer import CLASSES, make_model, make_trainer
+from tests.helpers.trainers import make_trainer
 
 FROZEN = {"freeze": "backbone", "train_transforms": None}
 

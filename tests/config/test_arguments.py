@@ -1,22 +1,14 @@
-"""From words to arguments: types, lists, null, words that YAML would take for something else, and what is refused."""
+"""From the values of a recipe to the three dataclasses: types, lists, null, and what is refused."""
 
 from __future__ import annotations
 
-import argparse
+import logging
 from typing import Any
 
 import pytest
+from transformers.utils.logging import get_verbosity as transformers_verbosity
 
-from hf_finetune.config.arguments import (
-    DATA_FLAGS,
-    OneLineParser,
-    add_argument_flags,
-    argument_fields,
-    build_arguments,
-    check_flags,
-    coerce,
-    flag_values,
-)
+from hf_finetune.config.arguments import build_arguments, coerce
 from hf_finetune.config.data import DataArguments
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.config.recipe import Recipe, override
@@ -24,91 +16,9 @@ from hf_finetune.config.training import MULTISTEP, FinetuneArguments, default_wo
 from hf_finetune.errors import UserError
 
 
-def parse(*words: str, names: tuple[str, ...] | None = None) -> dict[str, Any]:
-    parser = OneLineParser(prog="hf-finetune train", allow_abbrev=False)
-    add_argument_flags(parser, names)
-    return flag_values(parser.parse_args(words))
-
-
 def build(**values: Any) -> tuple[ModelArguments, DataArguments, FinetuneArguments]:
     values = {"use_cpu": True, **values}
     return build_arguments(Recipe("own", values, {key: "own.yaml" for key in values}))
-
-
-# ---- flags ----
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (("--learning_rate", "1e-2"), {"learning_rate": 0.01}),
-        (("--learning_rate=-1",), {"learning_rate": -1}),
-        (("--num_train_epochs", "5"), {"num_train_epochs": 5}),
-        (("--lr_milestones", "100", "150"), {"lr_milestones": [100, 150]}),
-        (("--lr_milestones", "[100, 150]"), {"lr_milestones": [100, 150]}),
-        (("--lr_milestones", "15"), {"lr_milestones": [15]}),
-        (("--lr_milestones", "null"), {"lr_milestones": None}),
-        (("--train_transforms", "RandomHorizontalFlip"), {"train_transforms": ["RandomHorizontalFlip"]}),
-        (("--train_transforms", "[{Resize: {size: 8}}]"), {"train_transforms": [{"Resize": {"size": 8}}]}),
-        (("--train_transforms", "[]"), {"train_transforms": []}),
-        (("--model_config", "{num_channels: 1}"), {"model_config": {"num_channels": 1}}),
-        (("--max_train_samples", "null"), {"max_train_samples": None}),
-        # a flag alone says yes
-        (("--use_cpu",), {"use_cpu": True}),
-        (("--use_cpu", "--seed", "3"), {"use_cpu": True, "seed": 3}),
-        (("--pretrained", "false"), {"pretrained": False}),
-        # what is a word stays as it was typed, whatever YAML would make of it
-        (("--dataset", "2024"), {"dataset": "2024"}),
-        (("--dataset", "true"), {"dataset": "true"}),
-        (("--dataset", "./a b: c"), {"dataset": "./a b: c"}),
-        (("--output_dir", "1e5"), {"output_dir": "1e5"}),
-        (("--train_split", "no"), {"train_split": "no"}),
-        (("--train_split", "null"), {"train_split": None}),
-        (("--eval_strategy", "no"), {"eval_strategy": "no"}),
-        ((), {}),
-    ],
-)
-def test_flags(words: tuple[str, ...], expected: dict[str, Any]):
-    assert parse(*words) == expected
-
-
-def test_the_last_of_two_wins():
-    assert parse("--seed", "1", "--seed", "2") == {"seed": 2}
-
-
-def test_every_field_is_a_flag_and_only_the_withheld_are_not():
-    parser = argparse.ArgumentParser()
-    add_argument_flags(parser)
-    flags = {word for action in parser._actions for word in action.option_strings}
-    assert {f"--{name}" for name in argument_fields()} <= flags
-    assert {"--learning_rate", "--dataset", "--model_name_or_path", "--warmup_steps"} <= flags
-    assert not {"--do_train", "--resume_from_checkpoint", "--remove_unused_columns"} & flags
-
-
-def test_evaluation_has_only_the_flags_that_it_reads():
-    assert parse("--dataset", "x", names=DATA_FLAGS) == {"dataset": "x"}
-    assert {"dataset", "image_column", "label_column", "test_split", "use_cpu"} <= set(DATA_FLAGS)
-    assert not [
-        name for name in DATA_FLAGS if name.startswith(("train_transforms", "max_train", "learning", "image_size"))
-    ]
-    with pytest.raises(UserError, match="unrecognized arguments: --learning_rate"):
-        parse("--learning_rate", "1", names=DATA_FLAGS)
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--learning_rat"], r'^There is no flag "--learning_rat"\. Did you mean "--learning_rate"\?$'),
-        (["--recip=x"], r'^There is no flag "--recip"\. Did you mean "--recipe"\?$'),
-        (["--zzz"], r'^There is no flag "--zzz"\. To list the flags of a command: hf-finetune COMMAND --help$'),
-        (["--do_eval"], r"^There is no flag --do_eval here: eval_strategy says when to evaluate\.$"),
-        (["cifar10"], r'^"cifar10" belongs to no flag; use --dataset cifar10 if it is your dataset\.$'),
-    ],
-)
-def test_words_that_no_flag_claims(words: list[str], message: str):
-    with pytest.raises(UserError, match=message):
-        check_flags(words)
-    check_flags([])
 
 
 # ---- types ----
@@ -215,3 +125,21 @@ def test_workers_for_a_gpu_are_its_share_of_the_cores(cores, processes, workers)
 def test_without_a_gpu_no_workers_are_started():
     assert FinetuneArguments(output_dir="runs/none", use_cpu=True).dataloader_num_workers == 0
     assert FinetuneArguments(output_dir="runs/none", use_cpu=True, dataloader_num_workers=3).dataloader_num_workers == 3
+
+
+@pytest.mark.parametrize(
+    ("level", "ours", "transformers"),
+    [("error", logging.ERROR, logging.ERROR), ("info", logging.INFO, logging.WARNING), ("passive", logging.INFO, None)],
+)
+def test_the_log_level_is_that_of_our_logger_and_transformers_follows(level, ours, transformers, monkeypatch):
+    logger = logging.getLogger("hf_finetune")
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    training = build(log_level=level)[2]
+    assert logger.level == ours
+    assert training.get_process_log_level() == (transformers_verbosity() if transformers is None else transformers)
+    logger.setLevel(logging.INFO)
+
+
+def test_a_log_level_that_is_none_is_refused():
+    with pytest.raises(UserError, match='log_level is "loud". Use one of debug, info'):
+        build(log_level="loud")

@@ -1,0 +1,42 @@
+"""Weights, configuration and image processor in a folder: written without pickles, read strictly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from hf_finetune.models.load import quiet_transformers
+
+
+def save_whole(
+    model: PreTrainedModel, image_processor: Any, folder: Path, state_dict: dict[str, torch.Tensor] | None
+) -> None:
+    """Save a model and its image processor as `from_pretrained` reads them.
+
+    Args:
+        model: The model, without wrappers.
+        image_processor: What prepares its images.
+        folder: Where the files go.
+        state_dict: The weights, where the model does not hold them all itself (FSDP, DeepSpeed).
+    """
+    with quiet_transformers():
+        model.save_pretrained(folder, state_dict=state_dict)
+        image_processor.save_pretrained(folder)
+
+
+def reload_whole(model: PreTrainedModel, folder: Path) -> None:
+    """Reload a model's weights through `from_pretrained`, strictly.
+
+    `save_pretrained` writes ViT-like models under legacy key names, and the stock Trainer then skips most of them
+    without a word (transformers#43701).
+
+    Args:
+        model: The model, without wrappers; its weights are replaced.
+        folder: Where `save_whole` has saved it.
+    """
+    with quiet_transformers():
+        saved = type(model).from_pretrained(folder, config=model.config, use_safetensors=True, dtype=model.dtype)
+    model.load_state_dict(saved.state_dict(), strict=True)

@@ -1,0 +1,68 @@
+"""Which extensions a run needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch.utils.data import Dataset
+
+from hf_finetune.config.training import FinetuneArguments
+from hf_finetune.data.images.unreadable import BadImages
+from hf_finetune.data.streaming.dataset import StreamedBatches
+from hf_finetune.errors import UserError
+from hf_finetune.evaluation.metrics import METRICS, Metric
+from hf_finetune.training.extensions.base import Extension
+from hf_finetune.training.extensions.buffers import SameBuffers
+from hf_finetune.training.extensions.ema import AveragedWeights
+from hf_finetune.training.extensions.epochs import EpochOfDraws
+from hf_finetune.training.extensions.log_lines import LogLines, LogLinesAndBar
+from hf_finetune.training.extensions.non_finite import NonFiniteLosses
+from hf_finetune.training.extensions.stop_signals import StopOnSignals
+from hf_finetune.training.extensions.streaming_state import StreamingState
+from hf_finetune.training.extensions.unreadable import UnreadableImages
+
+
+def build_extensions(
+    args: FinetuneArguments,
+    train_dataset: Dataset[object] | None,
+    bad_images: BadImages | None,
+    is_sharded: bool,
+    metrics: Mapping[str, Metric] = METRICS,
+) -> list[Extension]:
+    """Return the extensions that the arguments ask for, in the order in which they see each event.
+
+    Args:
+        args: How the run trains.
+        train_dataset: The training images; None where nothing is trained.
+        bad_images: The list of unreadable images; None where nobody keeps one.
+        is_sharded: Whether FSDP or DeepSpeed divides the weights over the ranks.
+        metrics: The metrics of the run, for the log.
+
+    Raises:
+        UserError: The arguments ask for something that needs whole weights in each process, and they are divided.
+    """
+    if is_sharded and args.max_skipped_steps:
+        raise UserError("on_nan skip does not go with FSDP or DeepSpeed; use --on_nan stop.")
+    if is_sharded and args.ema_decay is not None:
+        raise UserError("ema_decay needs whole weights in each process; leave it out with FSDP and DeepSpeed.")
+
+    def image_name(row: int) -> str:
+        return f"row {row} of train" if bad_images is None else bad_images.name("train", row)
+
+    run_folder = None if train_dataset is None else Path(str(args.output_dir))
+    extensions: list[Extension] = [
+        UnreadableImages(bad_images, run_folder),
+        NonFiniteLosses(args.max_skipped_steps, image_name),
+    ]
+    if not is_sharded:
+        extensions.append(SameBuffers())
+    if args.ema_decay is not None:
+        extensions.append(AveragedWeights(args.ema_decay))
+    extensions.append(LogLines(metrics) if args.disable_tqdm else LogLinesAndBar(metrics))
+    extensions.append(EpochOfDraws())
+    if args.save_on_signal:
+        extensions.append(StopOnSignals())
+    if isinstance(train_dataset, StreamedBatches):
+        extensions.append(StreamingState(train_dataset, args.world_size))
+    return extensions

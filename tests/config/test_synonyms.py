@@ -1,0 +1,80 @@
+"""Names of other programs, and wishes that are no key, are answered with what to use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hf_finetune.config.arguments import argument_fields
+from hf_finetune.config.fields import check_words
+from hf_finetune.config.recipe import load_recipe
+from hf_finetune.config.synonyms import ANSWERS, OTHER_NAMES, answer
+from hf_finetune.errors import UserError
+
+KEYS = ["recipe", *argument_fields()]
+
+
+def test_every_name_leads_to_a_key_and_is_none_itself():
+    assert OTHER_NAMES.keys() <= set(KEYS)
+    names = [name for others in OTHER_NAMES.values() for name in others] + list(ANSWERS)
+    assert len(names) == len(set(names))
+    assert not set(names) & set(KEYS)
+
+
+@pytest.mark.parametrize(
+    ("flag", "key"),
+    [
+        ("--epochs", "num_train_epochs"),
+        ("--lr", "learning_rate"),
+        ("--batch", "global_batch_size"),
+        ("--batch-size=8", "global_batch_size"),
+        ("--imgsz", "image_size"),
+        ("--workers", "dataloader_num_workers"),
+        ("--output", "output_dir"),
+        ("--data", "dataset"),
+        ("--weights", "model_name_or_path"),
+        ("--wd", "weight_decay"),
+        ("--random_seed", "seed"),
+    ],
+)
+def test_another_name_is_answered_with_ours(flag: str, key: str):
+    with pytest.raises(UserError) as caught:
+        check_words([flag], KEYS)
+    assert str(caught.value) == f'There is no flag "{flag.split("=")[0]}"; use --{key}.'
+
+
+@pytest.mark.parametrize(
+    ("flag", "sentence"),
+    [
+        ("--resume", "the same command resumes an interrupted run by itself"),
+        ("--device", "use --use_cpu for the CPU, or choose GPUs with CUDA_VISIBLE_DEVICES"),
+        ("--amp", "use --bf16, or --fp16 for a GPU without bfloat16"),
+        ("--patience", "early stopping is not built in, but the best checkpoint is kept; use --load_best_model_at_end"),
+    ],
+)
+def test_a_wish_is_answered_with_a_sentence(flag: str, sentence: str):
+    with pytest.raises(UserError) as caught:
+        check_words([flag], KEYS)
+    assert str(caught.value) == f'There is no flag "{flag}"; {sentence}.'
+
+
+def test_a_recipe_is_answered_without_dashes(tmp_path: Path):
+    path = tmp_path / "own.yaml"
+    for key, sentence in (("lr", "use learning_rate"), ("amp", "use bf16, or fp16 for a GPU without bfloat16")):
+        path.write_text(f"{key}: 1\n")
+        with pytest.raises(UserError, match=f'own.yaml, line 1: there is no key "{key}"; {sentence}\\.$'):
+            load_recipe(path, KEYS)
+
+
+def test_what_a_command_does_not_have_is_not_advised():
+    assert answer("epochs", ["dataset", "seed"]) is None
+    with pytest.raises(UserError, match='There is no flag "--epochs". To list the flags'):
+        check_words(["--epochs"], ["dataset", "seed"])
+
+
+@pytest.mark.parametrize("flag", ["--label_map", "--verbose_steps", "--tensor", "--dataloader"])
+def test_what_is_not_near_is_not_guessed_at(flag: str):
+    if not any(key.startswith(flag[2:]) for key in KEYS):
+        with pytest.raises(UserError, match="To list the flags of a command"):
+            check_words([flag], KEYS)
