@@ -35,7 +35,7 @@ def _train_backbone(session: Session, path: Path) -> Path:
     with quiet():
         prepared.trainer.train()
         model = twin(prepared.trainer.model).cpu()
-        # Other names than the dataset's, so that whoever loads it begins with a new head.
+        # Class names that differ from the dataset's, so that loading it creates a new head.
         names = {position: f"other {position}" for position in range(model.config.num_labels or 0)}
         model.config.id2label = names
         model.config.label2id = {name: position for position, name in names.items()}

@@ -8,6 +8,7 @@ from benchmarks.harness import Session, quiet
 from benchmarks.stock import Schedule
 from hf_finetune.config.arguments import argument_fields
 from hf_finetune.config.recipe import Recipe
+from hf_finetune.data.streaming.split import StreamedSplit
 from hf_finetune.training.run import PreparedRun, prepare
 
 # For benchmarks of the data path, where the network does not matter, and instead of any network in quick runs.
@@ -44,4 +45,6 @@ def fill_caches(prepared: PreparedRun) -> None:
 
 def source_rows(prepared: PreparedRun, role: str) -> list[int]:
     """Return the rows of the source's split that the run has for a role, so that stock can use the same."""
-    return prepared.images.data.splits[role].with_format(None)["sample_index"][:]
+    split = prepared.images.data.splits[role]
+    assert not isinstance(split, StreamedSplit)
+    return split.with_format(None)["sample_index"][:]
