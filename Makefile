@@ -43,4 +43,5 @@ docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
 
 notebook: $(VENV)/installed-docs
+	mkdir -p build
 	HF_HUB_OFFLINE=1 $(BIN)/jupyter execute --output $(CURDIR)/build/quickstart.ipynb docs/notebooks/quickstart.ipynb

@@ -1,1 +1,1 @@
-"""Benchmarks: each module compares this package with the stock Trainer, and with the limit of the machine."""
+"""Each module compares this package with the stock Trainer, and with the limit of the machine."""

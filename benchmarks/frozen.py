@@ -1,4 +1,4 @@
-"""Ten epochs of the head on a frozen backbone: ours reads cached features, stock runs the backbone every time."""
+"""Ten epochs of the head on a frozen backbone: ours reads cached features, stock runs the backbone in every epoch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _IMAGE_SIZE = 64
 
 
 def _train_backbone(session: Session, path: Path) -> Path:
-    """Returns a checkpoint of the shape of ResNet-18 that has seen the images briefly: features worth a head."""
+    """Return a checkpoint of ResNet-18 that was trained briefly on the images, so that its features are useful."""
     batch = session.size(128, 32)
     prepared = prepare_ours(
         session,
@@ -35,7 +35,7 @@ def _train_backbone(session: Session, path: Path) -> Path:
     with quiet():
         prepared.trainer.train()
         model = twin(prepared.trainer.model).cpu()
-        # Other names than the dataset's, so that whoever loads it begins with a new head.
+        # Class names that differ from the dataset's, so that loading it creates a new head.
         names = {position: f"other {position}" for position in range(model.config.num_labels or 0)}
         model.config.id2label = names
         model.config.label2id = {name: position for position, name in names.items()}

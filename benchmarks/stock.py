@@ -1,7 +1,7 @@
-"""Stock: what a user has today.
+"""Stock: the Trainer as a user has it without this package.
 
 The Trainer of Transformers, fed by `set_transform` with torchvision's transforms on one PIL image at a time, the
-default collator and contiguous tensors. Model, weights, batch, workers, optimizer and steps are those of ours.
+default collator and contiguous tensors. Model, weights, batch size, workers, optimizer and steps are the same as ours.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.harness import Session
 
 
 def load_stock_dataset(path: Path) -> DatasetDict:
-    """Loads a copy in the Hub's layout or a folder of class folders, as `datasets` does it."""
+    """Load a copy in the Hub's layout or a folder of class folders with `datasets`."""
     if any(path.rglob("*.parquet")):
         return load_dataset(str(path))
     return load_dataset("imagefolder", data_dir=str(path))
@@ -34,7 +34,7 @@ def set_stock_transform(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Dataset:
-    """Gives a dataset the transforms of a recipe's `train_transforms`, then ToTensor and Normalize.
+    """Set the transforms of a recipe's `train_transforms` on a dataset, then ToTensor and Normalize.
 
     `mean` and `std` are in pixel units, 0 to 255.
     """
@@ -59,7 +59,7 @@ def accuracy(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def twin(model: torch.nn.Module | None) -> PreTrainedModel:
-    """Returns the same architecture with the same weights, built anew: contiguous, and trainable throughout."""
+    """Return a new network with the same architecture and weights: contiguous, with all parameters trainable."""
     assert isinstance(model, PreTrainedModel)  # a Trainer's `model` may be more
     other = type(model)(copy.deepcopy(model.config))
     other.load_state_dict(model.state_dict())
@@ -68,7 +68,7 @@ def twin(model: torch.nn.Module | None) -> PreTrainedModel:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What both sides train with: SGD without clipping, and a rate that falls linearly unless said otherwise."""
+    """How both sides train: SGD without clipping, and by default a learning rate that falls linearly."""
 
     batch: int
     learning_rate: float = 0.01
@@ -80,7 +80,7 @@ class Schedule:
     eval_strategy: str = "no"
 
     def common(self, session: Session) -> dict[str, Any]:
-        """The settings that have one name on both sides."""
+        """Return the settings that have the same name on both sides."""
         return {
             "learning_rate": self.learning_rate,
             "weight_decay": self.weight_decay,
@@ -107,7 +107,7 @@ def stock_trainer(
     compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = accuracy,
     **settings: Any,
 ) -> Trainer:
-    """Makes the Trainer; `settings` are further arguments of it, over those of the schedule."""
+    """Return the Trainer; `settings` are additional arguments, which override those of the schedule."""
     args = TrainingArguments(
         output_dir=str(session.folder / "stock"),
         per_device_train_batch_size=schedule.batch,
