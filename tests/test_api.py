@@ -313,7 +313,10 @@ def wrong_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         ({"loss": lambda logits, labels: logits @ labels}, "loss: it does not take labels that are class ids"),
         ({"loss": my_loss, "label_smoothing_factor": 0.1}, "label_smoothing_factor is not read with a loss"),
         ({"model": torch.nn.Linear(2, 2)}, "model is Linear; use a name, a folder or a transformers.PreTrainedModel"),
-        ({"model": ResNetModel(ResNetConfig(**TINY_RESNET))}, "model: ResNetModel has no head; pass a ResNetFor"),
+        (
+            {"model": ResNetModel(ResNetConfig(**TINY_RESNET))},
+            "model is ResNetModel, which has no head for classes; use a ResNetFor",
+        ),
         ({"model": "nothing_here"}, 'model_name_or_path: there is no checkpoint "nothing_here"'),
         ({"dataset": 3}, "dataset: split train is a int; pass a datasets.Dataset or DatasetDict, a torch"),
         ({"dataset": {}}, "dataset: the mapping of splits is empty; pass at least the split train"),

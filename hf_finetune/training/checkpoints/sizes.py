@@ -48,7 +48,7 @@ def check_room_for_run(model: nn.Module, args: FinetuneArguments, images: int) -
         images: The number of training images.
 
     Raises:
-        UserError: They do not fit; the message says how much room is missing.
+        UserError: They do not fit; the message says how many bytes are missing.
     """
     weight_bytes, checkpoint_bytes = checkpoint_sizes(model, args)
     evaluates = args.eval_strategy != IntervalStrategy.NO

@@ -28,7 +28,7 @@ from hf_finetune.errors import UserError
 from hf_finetune.training.loader_errors import loader_errors_in_one_line
 from hf_finetune.training.trainer import ImageClassificationTrainer
 from tests.helpers.tiny import write_recipe
-from tests.training.test_trainer import PROCESSOR
+from tests.helpers.trainers import PROCESSOR
 
 LOST = "train/green/07.png"
 
@@ -168,14 +168,14 @@ class Cut(Exception):
 
 
 def at_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int, action: Callable[[], object]) -> None:
-    original = ImageClassificationTrainer._set_epoch
+    original = ImageClassificationTrainer.set_epoch
 
     def patched(self: ImageClassificationTrainer, begun: int) -> None:
         original(self, begun)
         if begun == epoch:
             action()
 
-    monkeypatch.setattr(ImageClassificationTrainer, "_set_epoch", patched)
+    monkeypatch.setattr(ImageClassificationTrainer, "set_epoch", patched)
 
 
 def cut() -> None:

@@ -12,7 +12,7 @@ from transformers import TrainerState
 
 from hf_finetune.errors import UserError
 from hf_finetune.training.checkpoints.resume import ResumeState, RunningLoss, find_best_again
-from tests.training.checkpoints.test_store import save
+from tests.helpers.checkpoints import save
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:

@@ -19,19 +19,11 @@ from hf_finetune.training.checkpoints.store import (
     find_fault,
     full_disk_told,
     list_checkpoints,
-    publish,
     rotate,
     set_aside,
     written_aside,
 )
-
-
-def save(folder: Path, step: int, content: bytes = b"weights") -> Path:
-    unfinished = folder / ".unfinished" / f"checkpoint-{step}"
-    (unfinished / "inner").mkdir(parents=True)
-    (unfinished / "model.safetensors").write_bytes(content)
-    (unfinished / "inner" / "shard").write_bytes(b"shard")
-    return publish(unfinished, folder)
+from tests.helpers.checkpoints import save
 
 
 def test_a_published_checkpoint_is_whole_and_lists_its_files(tmp_path: Path):

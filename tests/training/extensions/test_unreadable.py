@@ -10,7 +10,7 @@ import pytest
 from hf_finetune.data.images.unreadable import LoadingError
 from hf_finetune.errors import UserError
 from hf_finetune.training.extensions.unreadable import UnreadableImages
-from tests.training.checkpoints.test_store import save
+from tests.helpers.checkpoints import save
 
 
 def test_the_line_says_whether_the_run_can_resume(tmp_path: Path) -> None:
