@@ -47,7 +47,11 @@ def loader_errors_in_one_line() -> Iterator[None]:
         if own:
             words = message[own[-1].end() :].strip()
             raise (type(error) if isinstance(error, UserError) else LoadingError)(words) from None
-        fault = None if isinstance(error, UserError) else _explain(error)
+        try:
+            fault = None if isinstance(error, UserError) else _explain(error)
+        except RuntimeError as late:
+            # A dead worker breaks a connection first; torch reports it from a signal handler, and so at any instant.
+            fault = _explain(late)
         if fault is None:
             raise
         raise LoadingError(fault) from error
