@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -394,53 +392,6 @@ def test_the_version_is_that_of_the_package():
     from importlib import metadata
 
     assert hf_finetune.__version__ == metadata.version("hf-finetune")
-
-
-_STATE = """
-import os, signal, sys, warnings, json
-def state():
-    return [
-        [str(item) for item in warnings.filters], dict(os.environ), repr(sys.excepthook), repr(sys.unraisablehook),
-        [repr(signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)], sys.path[:],
-        repr(warnings.showwarning), [repr(item) for item in sys.meta_path],
-        [repr(item) for item in __import__("logging").getLogger().handlers],
-    ]
-"""
-
-
-def run_python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", _STATE + code], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_importing_the_package_changes_nothing_and_loads_nothing():
-    code = "before = state(); import hf_finetune; assert state() == before; print('torch' in sys.modules)"
-    assert run_python(code).split() == ["False"]
-
-
-def test_importing_every_module_leaves_what_libraries_have_made():
-    """Other libraries change the process when they are imported; the package's modules, all of them, do not."""
-    code = """
-import accelerate, datasets, evaluate, matplotlib.figure, sklearn.linear_model, scipy.special, torch, torchvision
-import torchvision.io, transformers, transformers.trainer, huggingface_hub.repocard, torchvision.transforms.v2
-import transformers.models.resnet.modeling_resnet, transformers.models.auto.modeling_auto, tqdm.auto
-import transformers.image_processing_backends, matplotlib.backends.backend_agg, datasets.packaged_modules
-import pkgutil, importlib, hf_finetune
-before = state()
-threads = torch.get_num_threads()
-for module in pkgutil.walk_packages(hf_finetune.__path__, "hf_finetune."):
-    if not module.name.startswith("hf_finetune.evaluation.modules") and not module.name.endswith("__main__"):
-        try:
-            importlib.import_module(module.name)
-        except ImportError as error:
-            assert "hf_finetune" not in str(error.name), error
-after = state()
-for first, second in zip(before, after):
-    assert first == second, (first, second)
-assert torch.get_num_threads() == threads
-"""
-    run_python(code)
 
 
 def test_the_allocator_is_left_alone_until_a_run_begins(monkeypatch: pytest.MonkeyPatch, colours, tmp_path):
