@@ -388,12 +388,6 @@ def test_signatures_and_names_are_public():
         _ = hf_finetune.finetun
 
 
-def test_the_version_is_that_of_the_package():
-    from importlib import metadata
-
-    assert hf_finetune.__version__ == metadata.version("hf-finetune")
-
-
 def test_the_allocator_is_left_alone_until_a_run_begins(monkeypatch: pytest.MonkeyPatch, colours, tmp_path):
     from hf_finetune.training import host_memory, run
 

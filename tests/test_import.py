@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import metadata
+
+import hf_finetune
+
+
+def test_the_version_is_that_of_the_package():
+    assert hf_finetune.__version__ == metadata.version("hf-finetune")
+
 
 _STATE = """
 import os, signal, sys, warnings, json
