@@ -29,7 +29,7 @@ from hf_finetune.exporters.base import Agreement, ExportFormat, Logits, LogitsOf
 from hf_finetune.exporters.formats import FORMATS
 from hf_finetune.logs import get_logger, log_lines, progress_bar
 from hf_finetune.models.head import class_names
-from hf_finetune.models.load import load_trained
+from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import describe, load_image_processor
 from hf_finetune.training.wiring import load_data
 
@@ -70,8 +70,9 @@ def export_model(
     )
     form, path = _check_wishes(model, format, output, quantize, data_arguments.dataset)
     data = load_data(data_arguments, args, require_train=False) if data_arguments.dataset else None
-    network = load_trained(model_arguments)
-    image_processor = load_image_processor(model_arguments, network.config)
+    source = open_source(model_arguments)
+    network = load_trained(source)
+    image_processor = load_image_processor(source, network.config)
 
     uniform = data is not None and data.uniform
     stage, device_stage = EvaluationStage(image_processor, uniform), DeviceStage(image_processor, uniform)

@@ -27,23 +27,11 @@ from hf_finetune.data.transforms.build import build_train_transforms
 from hf_finetune.errors import UserError
 from hf_finetune.training.loader_errors import loader_errors_in_one_line
 from hf_finetune.training.trainer import ImageClassificationTrainer
+from tests.helpers.damage import spoil_pixels, write_bomb
 from tests.helpers.tiny import write_recipe
 from tests.helpers.trainers import PROCESSOR
 
 LOST = "train/green/07.png"
-
-
-def spoil_pixels(path: Path) -> None:
-    """Leaves the header and the end of a PNG file as they are; what is between cannot be decoded any more."""
-    content = bytearray(path.read_bytes())
-    middle = content.index(b"IDAT") + 20
-    content[middle : middle + 40] = bytes(40)
-    path.write_bytes(content)
-
-
-def write_bomb(path: Path) -> None:
-    """A file of 50 kB with 400 million pixels."""
-    PIL.Image.new("1", (20_000, 20_000)).save(path, format="PNG")
 
 
 DAMAGES = {
