@@ -28,10 +28,13 @@ from hf_finetune.evaluation.metrics import METRICS, Metric, UserMetric
 from hf_finetune.jobs.evaluate import EvaluationResult, evaluate_model
 from hf_finetune.jobs.export import export_model
 from hf_finetune.jobs.predict import Prediction, classify, find_images
+from hf_finetune.logs import get_logger
 from hf_finetune.training.finetune_result import FinetuneResult
 from hf_finetune.training.given import Given
 from hf_finetune.training.given_loss import Loss
 from hf_finetune.training.run import choose_recipe, run
+
+logger = get_logger(__name__)
 
 DatasetLike: TypeAlias = (
     "str | os.PathLike[str] | Dataset | DatasetDict | torch.utils.data.Dataset[Any]"
@@ -185,7 +188,10 @@ def predict(
         named: list[tuple[Path | int, Any]] = []
         for image in images if several else [images]:  # type: ignore[union-attr]
             if isinstance(image, (str, os.PathLike)):
-                named += [(path, {"path": str(path), "bytes": None}) for path in find_images([os.fspath(image)])]
+                found, notes = find_images([os.fspath(image)])
+                named += [(path, {"path": str(path), "bytes": None}) for path in found]
+                for note in notes:
+                    logger.warning(note)
             else:
                 named.append((len(named), as_image(image, f"images: image {len(named)}")))
         return list(classify(checked, named, top_k, batch_size, image_processor))

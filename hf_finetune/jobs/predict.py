@@ -17,7 +17,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.data.device import DeviceStage
-from hf_finetune.data.images.decoding import IMAGE_EXTENSIONS
+from hf_finetune.data.images.files import LeftOut, image_files
 from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError
 from hf_finetune.exporters.base import LogitsOf
@@ -69,24 +69,35 @@ class Prediction:
         return self.classes[0]
 
 
-def find_images(paths: Sequence[str | Path]) -> list[Path]:
-    """Return the image files that paths name, and those in folders, sorted.
+def find_images(paths: Sequence[str | Path]) -> tuple[list[Path], list[str]]:
+    """Find the image files that paths name, and those in folders, which are the ones that training would read.
+
+    Returns:
+        The images, and notes on what is left out of the folders.
 
     Raises:
-        UserError: For a path that leads nowhere, and a folder without images.
+        UserError: For a path that leads nowhere or to no regular file, and a folder without images.
     """
-    images = []
-    for path in map(Path, paths):
+    images: list[Path] = []
+    notes: list[str] = []
+    for path in paths:
+        if not str(path).strip():
+            raise UserError('An empty path ("") is neither an image nor a folder; remove it, or use . for this folder.')
+        path = Path(path)
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_EXTENSIONS)
+            left_out = LeftOut()
+            found = [path / name for name in image_files(str(path), "", left_out)]
             if not found:
                 raise UserError(f"{path} holds no images; use a folder that does, or image files.")
+            notes += [f"{path}: {note}" for note in left_out.notes()]
             images += found
         elif path.is_file():
             images.append(path)
+        elif path.exists():
+            raise UserError(f"{path} is a pipe, a socket or a device; use image files, or a folder of them.")
         else:
             raise UserError(f"There is no file or folder {path}; check the path.")
-    return images
+    return images, notes
 
 
 @dataclass(frozen=True)
@@ -195,7 +206,9 @@ def predict_files(
     """
     if top_k < 1 or batch_size < 1:
         raise UserError("--top_k and --batch_size are at least 1.")
-    images = find_images(paths)
+    images, notes = find_images(paths)
+    for note in notes:
+        print(f"hf-finetune: {note}", file=sys.stderr)  # standard output may be read by a program
     if output is not None and output_format == "text":
         output_format = {".json": "json", ".csv": "csv"}.get(Path(output).suffix.lower(), "text")
     named = [(path, {"path": str(path), "bytes": None}) for path in images]

@@ -5,11 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import re
+import shutil
 
 import pytest
 from transformers import pipeline
 
+from hf_finetune import predict
 from hf_finetune.cli.main import main
+from hf_finetune.data.sources.folder import read_class_folders
+from hf_finetune.errors import UserError
+from hf_finetune.jobs.predict import find_images
 
 
 def test_json_agrees_with_the_pipeline(finished_run, image_folder, capsys):
@@ -48,8 +55,57 @@ def test_an_unreadable_file_is_named_and_the_others_are_classified(finished_run,
     assert f"{tmp_path}/a.png cannot be read as an image" in captured.err
 
 
-@pytest.mark.parametrize(("name", "message"), [("nowhere", "There is no file or folder"), (".", "holds no images")])
-def test_paths_that_lead_to_no_image(finished_run, tmp_path, name, message, capsys):
+def test_a_folder_gives_the_images_that_training_would_read(tmp_path):
+    for name in (
+        "cats/1.JPG",
+        "dogs/2.png",
+        "dogs/._2.png",
+        ".ipynb_checkpoints/2.png",
+        "__MACOSX/2.png",
+        "dogs/a.txt",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    os.mkfifo(tmp_path / "cats" / "3.png")
+    images, notes = find_images([tmp_path])
+    trained_on = read_class_folders(tmp_path)
+    assert [str(path) for path in images] == [image["path"] for image in trained_on.splits["train"]["image"]]
+    assert notes == [f"{tmp_path}: {note}" for note in trained_on.notes]
+    assert notes[1] == f"{tmp_path}: Pipes, sockets and devices are not read: cats/3.png."
+
+
+def test_what_is_left_out_is_said_beside_the_answers(finished_run, image_folder, tmp_path, capsys):
+    shutil.copy(image_folder / "test" / "red" / "00.png", tmp_path / "a.png")
+    os.mkfifo(tmp_path / "b.png")
     capsys.readouterr()
-    assert main(["predict", str(finished_run), str(tmp_path / name)]) == 2
-    assert message in capsys.readouterr().err
+    assert main(["predict", str(finished_run), str(tmp_path), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert [answer["file"] for answer in json.loads(captured.out)] == [f"{tmp_path}/a.png"]
+    assert f"hf-finetune: {tmp_path}: Pipes, sockets and devices are not read: b.png." in captured.err
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere", "There is no file or folder"),
+        ("empty", "holds no images"),
+        ("pipe.png", "pipe.png is a pipe, a socket or a device"),
+        ("", 'An empty path ("") is neither'),
+        (" ", 'An empty path ("") is neither'),
+    ],
+)
+def test_paths_that_lead_to_no_image(tmp_path, name, message, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(UserError, match=re.escape(message)):
+        find_images([name])
+    with pytest.raises(UserError, match=re.escape(message)):
+        predict("resnet_small_cifar10", name)
+
+
+def test_a_mistake_in_a_path_is_one_line(finished_run, capsys):
+    capsys.readouterr()
+    assert main(["predict", str(finished_run), ""]) == 2
+    error = capsys.readouterr().err
+    assert 'An empty path ("")' in error and error.count("\n") == 1

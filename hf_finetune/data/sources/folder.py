@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import ClassLabel, Dataset, Features, Image
 
-from hf_finetune.data.images.decoding import IMAGE_EXTENSIONS
+from hf_finetune.data.images.files import LeftOut, image_files, is_followed, is_image_file, sorted_entries
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.data.sources.source import Location, Source, folder_of, path_of
 from hf_finetune.data.sources.table import TABLE_EXTENSIONS
@@ -36,8 +36,7 @@ def read_class_folders(folder: Path, lost_files: Sequence[str] = ()) -> RawDatas
     """Read the paths and labels of a folder of class folders; no image is opened.
 
     A class is a subfolder with all images below it, at any depth. Subfolders that are named like splits and hold
-    class folders are the splits. Hidden files, and files whose extension is not an image's, are ignored and counted in
-    a note.
+    class folders are the splits. What is not an image is left out; see `images.files`.
 
     Args:
         folder: The folder.
@@ -49,8 +48,8 @@ def read_class_folders(folder: Path, lost_files: Sequence[str] = ()) -> RawDatas
     Raises:
         UserError: The folder is laid out otherwise, or has fewer than two classes.
     """
-    ignored: list[str] = []
-    tree = _read_tree(folder, ignored)
+    left_out = LeftOut()
+    tree = _read_tree(folder, left_out)
     raw = RawDataset({}, source=str(folder), folder=folder)
     split_names = [name for name, paths in tree.subfolders.items() if split_role(name) and _is_split(paths)]
     if split_names:
@@ -64,7 +63,7 @@ def read_class_folders(folder: Path, lost_files: Sequence[str] = ()) -> RawDatas
             raw.notes.append(f"Folders beside the splits are not used: {listing(unrelated)}.")
         for name in split_names:
             # The split is walked again, because its paths alone would not show its empty class folders.
-            raw.splits[name] = _class_dataset(folder, name, _read_tree(folder / name, []), raw.notes, lost_files)
+            raw.splits[name] = _class_dataset(folder, name, _read_tree(folder / name, LeftOut()), raw.notes, lost_files)
     elif not any(tree.subfolders.values()) and not tree.loose:
         found = f": it holds {listing(sorted(os.listdir(folder)))}" if os.listdir(folder) else ""
         raise UserError(f"{folder} has no images{found}. Use a folder of class folders: {_example(folder)}.")
@@ -73,40 +72,19 @@ def read_class_folders(folder: Path, lost_files: Sequence[str] = ()) -> RawDatas
         raise UserError(_loose_message(folder / name))
     else:
         raw.splits["train"] = _class_dataset(folder, "", tree, raw.notes, lost_files)
-    if ignored:
-        raw.notes.append(f"{len(ignored):,} files are not used, hidden or not images: {listing(ignored, 3)}.")
+    raw.notes += left_out.notes()
     return raw
 
 
-def _read_tree(folder: Path, ignored: list[str]) -> _Tree:
-    tree = _Tree()
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+def _read_tree(folder: Path, left_out: LeftOut) -> _Tree:
+    tree, above = _Tree(), frozenset({os.path.realpath(folder)})
+    for entry in sorted_entries(folder):
         if entry.is_dir():
-            if not entry.name.startswith("."):
-                tree.subfolders[entry.name] = list(_walk(entry.path, entry.name, ignored, frozenset()))
-        elif _is_image(entry.name):
+            if is_followed(entry, entry.name, left_out, above):
+                tree.subfolders[entry.name] = list(image_files(entry.path, entry.name, left_out, above))
+        elif is_image_file(entry, entry.name, left_out):
             tree.loose.append(entry.name)
-        else:
-            ignored.append(entry.name)
     return tree
-
-
-def _walk(folder: str, name: str, ignored: list[str], above: frozenset[str]) -> Iterator[str]:
-    """Yield the image paths below a folder as `name/...`; a link to one of the folders `above` is not followed."""
-    above |= {os.path.realpath(folder)}
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        path = f"{name}/{entry.name}"
-        if entry.is_dir():
-            if not entry.name.startswith(".") and os.path.realpath(entry.path) not in above:
-                yield from _walk(entry.path, path, ignored, above)
-        elif _is_image(entry.name):
-            yield path
-        else:
-            ignored.append(path)
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
 def _is_split(paths: list[str]) -> bool:

@@ -30,8 +30,9 @@ def open_hub_copy(path: Path, config: str | None, entry: DatasetEntry | None, lo
     Raises:
         UserError: The configuration is missing or unknown, or the files cannot be read.
     """
+    folder = str(path.absolute())  # a relative path such as "json" would be a module of `datasets`
     try:
-        configs = datasets.get_dataset_config_names(str(path))
+        configs = datasets.get_dataset_config_names(folder)
         if config is not None and config not in configs:
             raise UserError(
                 f'dataset_config: {path} has no configuration "{config}".{did_you_mean(config, configs)}'
@@ -41,7 +42,7 @@ def open_hub_copy(path: Path, config: str | None, entry: DatasetEntry | None, lo
             config = entry.config_name
         if config is None and len(configs) > 1:
             raise UserError(f"{path} has several configurations; use --dataset_config and one of {', '.join(configs)}.")
-        return load(str(path), name=config)
+        return load(folder, name=config)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         raise UserError(
             f"{path} cannot be read as a copy of a Hub dataset: {first_line(error.__cause__ or error)}."

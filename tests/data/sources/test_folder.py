@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -75,8 +76,43 @@ def test_ignored_files_are_counted(tmp_path: Path) -> None:
     assert len(contents(tmp_path)["train"]) == 2
     assert read_class_folders(tmp_path).notes == [
         f"1 images beside the class folders of {tmp_path} are not used.",
-        "3 files are not used, hidden or not images: README.md, cats/.hidden.jpg, dogs/Thumbs.db.",
+        "2 files are not used, hidden or not images: README.md, cats/.hidden.jpg.",
     ]
+
+
+def test_junk_of_systems_and_editors_is_left_out_without_noise(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        "v1.0.cats/1.JPG",
+        "v1.0.cats/sub.dir/2.Png",
+        "dogs/1.jpg",
+        "dogs/Thumbs.db",
+        ".DS_Store",
+        "dogs/._1.jpg",
+    )
+    touch(
+        tmp_path,
+        "__MACOSX/dogs/._1.jpg",
+        "__MACOSX/dogs/2.jpg",
+        ".ipynb_checkpoints/1.jpg",
+        "dogs/.ipynb_checkpoints/1.jpg",
+    )
+    touch(tmp_path, "Desktop.ini", ".gitkeep", "dogs/@eaDir/1.jpg")
+    assert contents(tmp_path)["train"] == [
+        ("dogs/1.jpg", "dogs"),
+        ("v1.0.cats/1.JPG", "v1.0.cats"),
+        ("v1.0.cats/sub.dir/2.Png", "v1.0.cats"),
+    ]
+    assert read_class_folders(tmp_path).notes == []
+
+
+def test_what_could_be_read_for_ever_is_left_out_and_named(tmp_path: Path) -> None:
+    touch(tmp_path, "cats/1.jpg", "dogs/1.jpg")
+    os.mkfifo(tmp_path / "cats" / "2.jpg")
+    (tmp_path / "dogs" / "3.jpg").symlink_to("/dev/zero")
+    (tmp_path / "dogs" / "4.jpg").symlink_to(tmp_path / "gone.jpg")  # the check of the headers names it
+    assert [path for path, _ in contents(tmp_path)["train"]] == ["cats/1.jpg", "dogs/1.jpg", "dogs/4.jpg"]
+    assert read_class_folders(tmp_path).notes == ["Pipes, sockets and devices are not read: cats/2.jpg, dogs/3.jpg."]
 
 
 def test_symbolic_links(tmp_path: Path) -> None:
@@ -86,6 +122,15 @@ def test_symbolic_links(tmp_path: Path) -> None:
     (root / "birds").symlink_to(store)
     (root / "cats" / "loop").symlink_to(root / "cats")
     assert [name for _, name in contents(root)["train"]] == ["birds", "birds", "cats", "dogs", "dogs"]
+    assert read_class_folders(root).notes == ["Links to a folder that they are in are not followed: cats/loop."]
+
+
+def test_a_link_to_the_dataset_itself_is_neither_class_nor_images(tmp_path: Path) -> None:
+    root = touch(tmp_path / "root", "cats/1.jpg", "dogs/1.jpg")
+    (root / "all").symlink_to(root)
+    (root / "cats" / "all").symlink_to("..")
+    assert [name for _, name in contents(root)["train"]] == ["cats", "dogs"]
+    assert read_class_folders(root).notes == ["Links to a folder that they are in are not followed: all, cats/all."]
 
 
 def test_empty_folder(tmp_path: Path) -> None:

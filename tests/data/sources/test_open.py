@@ -110,6 +110,18 @@ def test_layouts_of_a_folder(tmp_path: Path) -> None:
     assert named.splits["train"].features["label"].int2str([7, 1]) == ["Sneaker", "Trouser"]
 
 
+@pytest.mark.parametrize("name", ["json", "parquet", "text", "csv", "imagefolder", "webdataset"])
+def test_a_folder_is_read_whatever_module_of_datasets_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images(tmp_path / "classes" / name, "cats/1.png", "dogs/1.png")
+    hub_copy(tmp_path / name)
+    assert sizes(dataset=name) == {"train": 2, "test": 1}
+    monkeypatch.chdir(tmp_path / "classes")
+    assert sizes(dataset=name) == {"train": 2}
+
+
 def test_hub_id_of_the_catalog_has_its_entry(tmp_path: Path) -> None:
     copy = str(hub_copy(tmp_path / "copy"))
     assert open_source(DataArguments(dataset="uoft-cs/cifar10", dataset_path=copy))[1] is CATALOG["cifar10"]

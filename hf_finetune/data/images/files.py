@@ -1,0 +1,111 @@
+"""Which files below a folder are images: one rule for training, evaluation and prediction."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from hf_finetune.data.images.decoding import IMAGE_EXTENSIONS
+from hf_finetune.errors import listing
+
+# What operating systems, editors and archivers leave beside a user's files, in lower case. Nobody misses it, so no note
+# names it. "._*" are the resource forks of macOS, and hidden files without the extension of an image belong here too.
+_JUNK_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
+_JUNK_FOLDERS = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"})
+
+Entry: TypeAlias = "os.DirEntry[str]"
+
+
+@dataclass
+class LeftOut:
+    """What is not read below a folder, as paths relative to it.
+
+    Attributes:
+        other: Hidden images, and files that are no images by their extension.
+        special: Named pipes, sockets and devices, which could be read for ever.
+        loops: Links to a folder that they are in.
+    """
+
+    other: list[str] = field(default_factory=list)
+    special: list[str] = field(default_factory=list)
+    loops: list[str] = field(default_factory=list)
+
+    def notes(self) -> list[str]:
+        """Return sentences that name what a user may miss."""
+        notes = []
+        if self.other:
+            notes.append(f"{len(self.other):,} files are not used, hidden or not images: {listing(self.other, 3)}.")
+        if self.special:
+            notes.append(f"Pipes, sockets and devices are not read: {listing(self.special, 3)}.")
+        if self.loops:
+            notes.append(f"Links to a folder that they are in are not followed: {listing(self.loops, 3)}.")
+        return notes
+
+
+def image_files(folder: str, name: str, left_out: LeftOut, above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Yield the images below a folder, at any depth, sorted folder by folder.
+
+    Links are followed, except to one of the folders that they are in. No file is opened.
+
+    Args:
+        folder: The folder.
+        name: What the paths begin with, in the place of `folder`; "" for nothing.
+        left_out: Where the files that are not read are added.
+        above: The real paths of the folders that `folder` is in.
+
+    Yields:
+        The path of each image, with "/" between its parts.
+    """
+    above |= {os.path.realpath(folder)}
+    for entry in sorted_entries(folder):
+        path = f"{name}/{entry.name}" if name else entry.name
+        if entry.is_dir():
+            if is_followed(entry, path, left_out, above):
+                yield from image_files(entry.path, path, left_out, above)
+        elif is_image_file(entry, path, left_out):
+            yield path
+
+
+def sorted_entries(folder: str | os.PathLike[str]) -> list[Entry]:
+    """Return the entries of a folder by name."""
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+def is_followed(entry: Entry, path: str, left_out: LeftOut, above: frozenset[str]) -> bool:
+    """Return whether a folder is read: it is neither hidden, nor junk, nor a link to one of the folders `above`."""
+    if is_junk_folder(entry.name):
+        return False
+    if entry.is_symlink() and os.path.realpath(entry.path) in above:
+        left_out.loops.append(path)
+        return False
+    return True
+
+
+def is_junk_folder(name: str) -> bool:
+    """Return whether a folder of this name is hidden, or made by an operating system or an archiver."""
+    return name.startswith(".") or name.lower() in _JUNK_FOLDERS
+
+
+def is_image_file(entry: Entry, path: str, left_out: LeftOut) -> bool:
+    """Return whether an entry that is no folder is an image; what is not is added to `left_out`, junk apart."""
+    name = entry.name
+    named_as_image = has_image_name(name)
+    # A link to nothing stays an image, so that the check before training names it.
+    if not entry.is_file() and os.path.exists(entry.path):
+        left_out.special.append(path)
+    elif name.startswith("."):
+        if named_as_image and not name.startswith("._"):
+            left_out.other.append(path)
+    elif named_as_image:
+        return True
+    elif name.lower() not in _JUNK_FILES:
+        left_out.other.append(path)
+    return False
+
+
+def has_image_name(name: str) -> bool:
+    """Return whether a file's name ends like that of an image, in upper or lower case."""
+    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
