@@ -27,15 +27,16 @@ def given_loss(loss: Loss) -> Callable[..., torch.Tensor]:
     """
 
     def compute_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> Any:
+        logits = outputs.logits.float()  # a network whose weights are bf16 returns bf16, too coarse for a sum
         if labels.is_floating_point():
             weights = labels.sum(dim=1)
             uniform = torch.full_like(labels, 1 / labels.shape[1])
             shares = labels / weights.clamp(min=1e-6)[:, None]
             shown = torch.where(weights[:, None] > 0, shares, uniform)
         else:
-            weights = (labels >= 0).to(outputs.logits.dtype)
+            weights = (labels >= 0).to(logits.dtype)
             shown = labels.clamp(min=0)
-        losses = loss(outputs.logits, shown)
+        losses = loss(logits, shown)
         total = torch.where(weights > 0, losses * weights, torch.zeros_like(losses)).sum()
         if num_items_in_batch is None:
             return total / weights.sum().clamp(min=1e-6)

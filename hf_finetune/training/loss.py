@@ -36,13 +36,14 @@ def classification_loss(label_smoothing: float) -> Callable[..., torch.Tensor]:
     def compute_loss(
         outputs: HasLogits, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
+        logits = outputs.logits.float()  # a network whose weights are bf16 returns bf16, too coarse for a sum
         if num_items_in_batch is None:
-            return functional.cross_entropy(outputs.logits, labels, label_smoothing=label_smoothing)
+            return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
         if labels.is_floating_point():
             smoothed = torch.lerp(labels, labels.mean(dim=1, keepdim=True), label_smoothing)
-            total = -(smoothed * functional.log_softmax(outputs.logits, dim=1)).sum()
+            total = -(smoothed * functional.log_softmax(logits, dim=1)).sum()
         else:
-            total = functional.cross_entropy(outputs.logits, labels, label_smoothing=label_smoothing, reduction="sum")
+            total = functional.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="sum")
         if isinstance(num_items_in_batch, torch.Tensor):
             num_items_in_batch = num_items_in_batch.clamp(min=1)  # where not one image of the batch could be read
         return total / num_items_in_batch

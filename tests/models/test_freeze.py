@@ -66,6 +66,26 @@ def test_it_holds_through_train_and_in_copies(family):
     assert next(model.parameters()).dtype == torch.float32
 
 
+class Split(torch.nn.Module):
+    """A backbone that is split over two modules, one of which also holds the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = torch.nn.BatchNorm2d(3)
+        self.top = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Dropout(), torch.nn.Linear(3, CLASSES))
+
+
+def test_a_module_that_holds_the_head_is_frozen_around_it(monkeypatch):
+    model = Split()
+    monkeypatch.setattr("hf_finetune.models.freeze.head_parameter_names", lambda _: {"top.2.weight", "top.2.bias"})
+    model.num_parameters = lambda only_trainable=False: 0
+    freeze_modules(model, ["backbone"])
+    assert model.train() is model
+    assert model.backbone.train() is model.backbone  # as `nn.Module.train` returns itself
+    training = {name for name, module in model.named_modules() if module.training}
+    assert training == {"", "top", "top.1", "top.2"}
+
+
 def test_one_stage_alone(tmp_path):
     model = make_model("resnet")
     frozen = freeze_modules(model, ["resnet.embedder", "resnet.encoder.stages.0"])

@@ -57,6 +57,11 @@ def _random_offsets(draws: torch.Tensor, largest: torch.Tensor | int) -> torch.T
     return (draws * (largest + 1)).floor().long()  # an integer from 0 to `largest`
 
 
+def _channel_values(values: Sequence[float], images: torch.Tensor) -> torch.Tensor:
+    """Return a value for each channel, of the dtype of the images, without a copy from the host to their device."""
+    return torch.stack([images.new_full((), value) for value in values])
+
+
 def _on_cpu(images: torch.Tensor) -> bool:
     return images.device.type == "cpu"
 
@@ -119,8 +124,9 @@ class RandomCrop(BatchTransform):
             return other
         # torchvision's pad returns channels first, and copies value by value.
         batch, channels, height, width = images.shape
-        fill = torch.as_tensor(self.transform.fill or 0, dtype=images.dtype, device=images.device)
-        padded = fill.expand(batch, height + top + bottom, width + left + right, channels).contiguous()
+        fill = self.transform.fill or 0
+        values = _channel_values(fill if isinstance(fill, Sequence) else [fill], images)
+        padded = values.expand(batch, height + top + bottom, width + left + right, channels).contiguous()
         padded[:, top : top + height, left : left + width] = images.permute(0, 2, 3, 1)
         return padded.permute(0, 3, 1, 2)
 
@@ -284,8 +290,7 @@ class RandomErasing(BatchTransform):
         mask = (erased[:, None, None] & in_rows[:, :, None] & in_columns[:, None, :])[:, None]
         if erasing.value is None:
             return self._fill_with_noise(images, keys, mask, erased)
-        value = torch.tensor(erasing.value, dtype=images.dtype, device=images.device)
-        return torch.where(mask, value[None, :, None, None], images)
+        return torch.where(mask, _channel_values(erasing.value, images)[None, :, None, None], images)
 
     def _fill_with_noise(
         self, images: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor, erased: torch.Tensor

@@ -34,7 +34,9 @@ def beta_draw(alpha: float, draw: torch.Tensor) -> torch.Tensor:
     quantiles = beta_quantiles(alpha, draw.device)
     position = draw * _QUANTILES
     below = position.floor().long()
-    return torch.lerp(quantiles[below], quantiles[below + 1], position - below)
+    # An index that is a tensor without dimensions would make the CPU wait for its value.
+    lower, upper = quantiles.take(below), quantiles.take(below + 1)
+    return torch.lerp(lower, upper, position - below)
 
 
 class Mixing:
