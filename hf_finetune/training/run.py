@@ -17,6 +17,7 @@ from hf_finetune.hub.push import push_folder
 from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.processor import default_train_transforms, describe
 from hf_finetune.training.checkpoints.run_folder import prepare_folder
+from hf_finetune.training.checkpoints.sizes import check_room_for_run, checkpoint_sizes
 from hf_finetune.training.checkpoints.store import full_disk_told
 from hf_finetune.training.extensions.epochs import SecondEpochCallback
 from hf_finetune.training.finetune_result import FinetuneResult
@@ -27,6 +28,7 @@ from hf_finetune.training.host_memory import keep_freed_memory
 from hf_finetune.training.network import Network, load_network
 from hf_finetune.training.plan import RunPlan, plan_run
 from hf_finetune.training.plan import choose_recipe as choose_recipe
+from hf_finetune.training.sanity_check import sanity_check
 from hf_finetune.training.trainer import ImageClassificationTrainer
 from hf_finetune.training.wiring import Batches, PreparedImages, build_trainer, load_data, prepare_images
 
@@ -94,7 +96,7 @@ def run(recipe: Recipe, command: str, given: Given | None = None) -> FinetuneRes
     # ---- save ----
     if plan.args.local_process_index == 0:
         finish(prepared.images.decoded.values())
-    with full_disk_told(plan.folder, "the result", trainer.sizes()[0]):
+    with full_disk_told(plan.folder, "the result", checkpoint_sizes(trainer.model, plan.args)[0]):
         trainer.save_model()
         if plan.args.process_index == 0:
             result.save_result(plan.folder, record)
@@ -133,8 +135,8 @@ def prepare(recipe: Recipe, given: Given | None = None) -> PreparedRun:
     trainer = build_trainer(network.loaded.model, plan.args, images, transforms, policy.as_evaluated, plan.given)
     if plan.args.local_process_index == 0:
         trainer.add_callback(SecondEpochCallback(partial(finish, images.decoded.values())))
-    trainer.sanity_check()
-    trainer.check_room()
+    sanity_check(trainer)
+    check_room_for_run(trainer.model, plan.args, len(trainer.train_dataset))
     splits = policy.use_features(trainer, {**images.batches, "train": trainer.train_dataset})
     if plan.checkpoint is None:
         features = isinstance(splits["train"], FeatureDataset)

@@ -81,7 +81,11 @@ def missing_members(trainer: type) -> list[str]:
 
 
 class TrainerLoop:
-    """The `Loop` of a Trainer: what extensions may ask of it, and the sums of its losses."""
+    """The `Loop` of a Trainer: what extensions may ask of it, and the sums of its losses.
+
+    Attributes:
+        restored_loss: The sums of losses of the checkpoint from which the run resumes, until the loop has begun.
+    """
 
     def __init__(self, trainer: ImageClassificationTrainer) -> None:
         """Create the view.
@@ -90,6 +94,7 @@ class TrainerLoop:
             trainer: The Trainer that runs the loop.
         """
         self._trainer = trainer
+        self.restored_loss: RunningLoss | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -141,8 +146,11 @@ class TrainerLoop:
         losses = self.accelerator.gather(self._trainer._tr_loss.reshape(1)).tolist()
         return RunningLoss(losses, self._trainer._total_loss_scalar, self._trainer._globalstep_last_logged)
 
-    def restore_running_loss(self, saved: RunningLoss) -> None:
-        """Restore the sums of losses, so that the next log line is of the same steps as without the stop."""
+    def restore_running_loss(self) -> None:
+        """Take up `restored_loss` once, so that the next log line is of the same steps as without the stop."""
+        saved, self.restored_loss = self.restored_loss, None
+        if saved is None:
+            return
         args = self._trainer.args
         self._trainer._tr_loss.fill_(saved.of_rank(args.process_index, args.world_size))
         self._trainer._total_loss_scalar = saved.before

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence, Sized
-from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,9 +39,9 @@ from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.errors import Interrupted
 from hf_finetune.evaluation.metrics import METRICS, ClassificationMetrics
 from hf_finetune.training.checkpoints import store
-from hf_finetune.training.checkpoints.resume import ResumeState, RunningLoss, find_best_again
-from hf_finetune.training.checkpoints.sizes import check_room_for_run, checkpoint_sizes
+from hf_finetune.training.checkpoints.resume import ResumeState, find_best_again
 from hf_finetune.training.checkpoints.weights import reload_whole, save_whole
+from hf_finetune.training.checkpoints.writer import CheckpointWriter
 from hf_finetune.training.extensions.base import Extension, gather_names
 from hf_finetune.training.extensions.build import build_extensions
 from hf_finetune.training.extensions.list import Extensions
@@ -49,7 +49,6 @@ from hf_finetune.training.loaders import epoch_sampler, start_workers_alike, str
 from hf_finetune.training.loss import classification_loss
 from hf_finetune.training.optimization import build_schedule, decayed_parameters, sgd_settings
 from hf_finetune.training.sampling import CountedOnce, EpochSampler
-from hf_finetune.training.sanity_check import sanity_check
 from hf_finetune.training.stock_trainer import TrainerLoop
 
 
@@ -129,19 +128,17 @@ class ImageClassificationTrainer(Trainer):
         self._training_stage = training_stage
         self._sampler: EpochSampler | None = None
         self._updates_per_epoch = 1
-        self._writing_to: str | None = None
-        self._seen_step = self._saved_step = -1
+        self._seen_step = -1
         self._resumed_from: Path | None = None
-        self._restored_loss: RunningLoss | None = None
         self._stopped_by: signal.Signals | None = None
-        self.remove_callback(ProgressCallback)
-        self.remove_callback(DEFAULT_PROGRESS_CALLBACK)  # in a notebook another: progress would appear twice
-        self.remove_callback(PrinterCallback)
+        for stock in (ProgressCallback, PrinterCallback, DEFAULT_PROGRESS_CALLBACK):  # the last differs in a notebook
+            self.remove_callback(stock)
         if extensions is None:
             metrics = compute_metrics.metrics if isinstance(compute_metrics, ClassificationMetrics) else METRICS
             extensions = build_extensions(args, train_dataset, bad_images, self.is_sharded, metrics)
         self.extensions = Extensions(extensions)
         self._loop = TrainerLoop(self)
+        self._checkpoints = CheckpointWriter(args, self._loop, self.extensions)
         for extension in self.extensions:
             extension.attach(self._loop)
         for callback in (*self.extensions, *callbacks):
@@ -161,32 +158,9 @@ class ImageClassificationTrainer(Trainer):
         """The optimizer steps that changed nothing: `step`, `learning_rate` and the names of their `images`."""
         return self.extensions.skipped_steps
 
-    @property
-    def steps_without_loss(self) -> int:
-        """How many optimizer steps of the run had no loss that counts."""
-        return len(self.skipped_steps)
-
     def unreadable_images(self) -> list[str]:
         """Return the unreadable images that all ranks have met, sorted, each with the reason. All ranks call it."""
         return sorted(set(gather_names(self.extensions.unreadable_images(), self.accelerator)))
-
-    def loading(self) -> AbstractContextManager[None]:
-        """Return a context for whatever reads images: what goes wrong there is a `UserError` of one line."""
-        return self.extensions.loading()
-
-    # ---- before the first step ----
-
-    def sanity_check(self) -> None:
-        """Take two images of each split through all that a step needs; what does not fit is a `UserError`."""
-        sanity_check(self)
-
-    def check_room(self) -> None:
-        """Raise `UserError` where the checkpoints of the run will not fit on the disk."""
-        check_room_for_run(self.model, self.args, len(self.train_dataset))
-
-    def sizes(self) -> tuple[int, int]:
-        """Return the bytes of the weights, and about those of a checkpoint."""
-        return checkpoint_sizes(self.model, self.args)
 
     # ---- optimizer and schedule ----
 
@@ -269,7 +243,7 @@ class ImageClassificationTrainer(Trainer):
 
     def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Evaluate within the contexts of the extensions; callbacks are called afterwards only."""
-        with self.extensions.evaluating(), self.loading():
+        with self.extensions.evaluating(), self.extensions.loading():
             return super().evaluation_loop(dataloader, *args, **kwargs)
 
     def prediction_step(
@@ -308,7 +282,7 @@ class ImageClassificationTrainer(Trainer):
             self.args.eval_on_start = False  # the run was evaluated when it did start
         if self.args.should_save:
             store.remove_unfinished(self._run_folder)
-        with self.loading(), self.extensions.training():
+        with self.extensions.loading(), self.extensions.training():
             return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
@@ -317,20 +291,15 @@ class ImageClassificationTrainer(Trainer):
         if self._resumed_from is not None:
             find_best_again(self.state, self._resumed_from, self.args.load_best_model_at_end)
             saved = ResumeState.load(self._resumed_from)
-            self._restored_loss = saved.running_loss
+            self._loop.restored_loss = saved.running_loss
             self.extensions.load_state_dicts(saved.extensions)
         return position
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Run an epoch unless the run is complete: it may have been stopped between its last step and its result."""
-        self._restore_running_loss()
+        self._loop.restore_running_loss()
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)
-
-    def _restore_running_loss(self) -> None:
-        restored, self._restored_loss = self._restored_loss, None
-        if restored is not None:
-            self._loop.restore_running_loss(restored)
 
     def _maybe_log_save_evaluate(
         self, tr_loss: torch.Tensor, grad_norm: Any, model: nn.Module, trial: Any, *args: Any, **kwargs: Any
@@ -350,7 +319,7 @@ class ImageClassificationTrainer(Trainer):
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
         self._stopped_by = self.extensions.stop_requested()
         if self._stopped_by is not None:
-            if self._saved_step != step:
+            if self._checkpoints.saved_step != step:
                 self._save_checkpoint(model, trial)
             self.control.should_training_stop = True
 
@@ -362,7 +331,7 @@ class ImageClassificationTrainer(Trainer):
         if self._stopped_by is not None:
             self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
             raise Interrupted(self._stopped_by, self.state.global_step)
-        self._restore_running_loss()  # if not one step was left
+        self._loop.restore_running_loss()  # if not one step was left
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             return cast(TrainOutput, super()._finalize_training(*args, **kwargs))
@@ -373,7 +342,7 @@ class ImageClassificationTrainer(Trainer):
         """Log an entry, with the mean loss of the whole run; the stock figure leaves out what was before a resume."""
         self.extensions.before_log()
         if "train_loss" in logs:
-            logs["train_loss"] = self._loop.total_loss() / max(1, self.state.global_step - self.steps_without_loss)
+            logs["train_loss"] = self._loop.total_loss() / max(1, self.state.global_step - len(self.skipped_steps))
         super().log(logs, start_time)
 
     def end(self) -> None:
@@ -390,37 +359,15 @@ class ImageClassificationTrainer(Trainer):
 
     def _get_output_dir(self, trial: Any) -> str:
         """Return the folder in which a checkpoint is being written, or the folder of the run."""
-        return self._writing_to or super()._get_output_dir(trial)
+        return self._checkpoints.folder_in_use or super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint into a hidden folder and rename it when it is complete, then remove the surplus ones.
 
         The stock method writes into the final folder, where a kill leaves half a checkpoint.
         """
-        self.extensions.before_save()
-        folder, args = Path(super()._get_output_dir(trial)), self.args
-        is_due, best = self.control.should_save, self.state.best_model_checkpoint
-        resume_state = ResumeState(self._loop.running_loss(), self.extensions.state_dicts())
-        name, wait = f"checkpoint-{self.state.global_step}", self.accelerator.wait_for_everyone
-
-        def remove_surplus() -> None:
-            kept = self.state.best_model_checkpoint
-            store.rotate(folder, args.save_total_limit, Path(kept) if kept else None)
-
-        with store.written_aside(folder, name, self.sizes()[1], args.should_save, wait, remove_surplus) as unfinished:
-            self._writing_to = str(unfinished.parent)
-            try:
-                super()._save_checkpoint(model, trial)
-            finally:
-                self._writing_to = None
-            # The stock method has looked for the best checkpoint in the hidden folder. A checkpoint that only a signal
-            # asked for is never the best: without the signal it would not be there.
-            is_best = is_due and self.state.best_global_step == self.state.global_step
-            self.state.best_model_checkpoint = str(folder / name) if is_best else best
-            if args.should_save:
-                resume_state.save(unfinished)
-                self.state.save_to_json(str(unfinished / store.STATE_FILE))
-        self._saved_step = self.state.global_step
+        folder = Path(super()._get_output_dir(trial))
+        self._checkpoints.write(folder, self.control.should_save, partial(super()._save_checkpoint, model, trial))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """Save weights, config and processor, without the stock pickle of the arguments: the recipe says it all."""

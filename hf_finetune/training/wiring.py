@@ -25,7 +25,6 @@ from hf_finetune.data.streaming.dataset import StreamedBatches, image_batches
 from hf_finetune.data.transforms.build import TrainTransforms
 from hf_finetune.evaluation.metrics import ClassificationMetrics, run_metrics
 from hf_finetune.models.processor import describe
-from hf_finetune.training.extensions.log_lines import LogLines
 from hf_finetune.training.given import Given
 from hf_finetune.training.given_loss import check_loss, given_loss
 from hf_finetune.training.loader_errors import loader_errors_in_one_line
@@ -185,9 +184,6 @@ def build_trainer(
         bad_images=images.bad_images,
         callbacks=given.callbacks,
     )
-    for extension in trainer.extensions:
-        if isinstance(extension, LogLines):
-            extension.metrics = metrics.metrics
     if given.loss is not None:
         loss = given.loss.to(args.device) if hasattr(given.loss, "to") else given.loss
         check_loss(loss, len(names), transforms.mixing is not None, args.device)

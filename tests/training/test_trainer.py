@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from hf_finetune.errors import UserError
+from hf_finetune.training.sanity_check import sanity_check
 from tests.helpers.networks import CLASSES, SIDE, hold_batch_norm, make_model
 from tests.helpers.trainers import PROCESSOR, make_dataset, make_trainer
 
@@ -166,7 +167,7 @@ def test_an_evaluation_counts_every_image_whatever_training_drops(tmp_path):
 
 def test_named_parameters_are_not_decayed_and_a_name_of_none_is_told(tmp_path, capsys):
     trainer = make_trainer(tmp_path, make_model("vit"), no_decay=["cls_token", "position_embeddings", "positions"])
-    trainer.sanity_check()
+    sanity_check(trainer)
     parameters = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
     left_out = {
         parameters[id(parameter)]

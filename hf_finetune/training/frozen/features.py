@@ -118,7 +118,7 @@ def module_inputs(
     bar = progress_bar(
         total=len(dataset), desc=description, unit="image", delay=_SECONDS_BEFORE_BAR, disable=args.disable_tqdm
     )
-    with bar, trainer.loading(), _inputs_of(module) as given:
+    with bar, trainer.extensions.loading(), _inputs_of(module) as given:
         for batch in loader:
             inputs = trainer.prepare_batch(batch)
             labels = inputs.pop("labels")
