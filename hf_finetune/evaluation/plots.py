@@ -1,6 +1,7 @@
 """The confusion matrix and the training curve as PNG files.
 
-Only matplotlib's object-oriented interface is used: no pyplot, no window, no state that outlives a call.
+Only matplotlib's object-oriented interface is used: no pyplot, no window, no state that outlives a call. A plot that
+cannot be drawn is left out and the log says why: it must not cost a result.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -23,7 +25,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from hf_finetune.errors import listing
+from hf_finetune.errors import first_line, listing
+from hf_finetune.evaluation.analysis import Confusions
 from hf_finetune.evaluation.fonts import cannot_draw, families_for
 from hf_finetune.evaluation.metrics import as_percent
 from hf_finetune.logs import get_logger
@@ -35,6 +38,7 @@ TRAINING_CURVE_FILE = "training_curve.png"
 
 _MOST_NUMBERED = 20  # classes up to which each cell shows its number of images
 _MOST_NAMED = 60  # classes up to which each row and column shows its name
+_MOST_CELLS = 500  # classes up to which each has a row and a column of its own
 _NAME_LENGTH = 24  # characters
 _TRAIN, _HELD_OUT, _RATE = "#8a97a8", "#b5367a", "#3b528b"
 _GREY = "#666666"
@@ -43,7 +47,7 @@ _Points = list[tuple[float, float]]
 
 
 def plot_confusion_matrix(
-    matrix: NDArray[np.int64],
+    matrix: NDArray[np.int64] | Confusions,
     label_names: Sequence[str],
     path: str | os.PathLike[str],
     title: str = "",
@@ -53,10 +57,12 @@ def plot_confusion_matrix(
 
     Colours are shares of each row on a square-root scale, so that a confusion of 1 % is visible beside an accuracy of
     95 %. A cell without images is white. Cells show numbers of images up to 20 classes. Beyond 60 classes the axes
-    show class ids instead of names.
+    show class ids instead of names. Beyond 500 classes neighbouring class ids share a cell, and the title says how
+    many.
 
     Args:
-        matrix: Numbers of images, int64 (classes, classes); rows are labels and columns predictions.
+        matrix: Numbers of images, int64 (classes, classes); rows are labels and columns predictions. Or its cells that
+            are not zero.
         label_names: Class names by class id. A name with a character that no installed font has is replaced by
             "class 3", and the log says so.
         path: The PNG file.
@@ -64,31 +70,51 @@ def plot_confusion_matrix(
         split: Name of the split that the matrix is of.
     """
     classes = len(label_names)
-    images = int(matrix.sum())
-    accuracy = as_percent(float(np.trace(matrix)) / images if images else math.nan)
-    shares = np.ma.masked_equal(matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1), 0)
-    side = float(np.interp(classes, [2, 10, _MOST_NUMBERED, _MOST_NAMED], [3.6, 6.0, 9.0, 10.5]))  # inches
     named = classes <= _MOST_NAMED
-    with _style("".join([title, *label_names]) if named else title) as missing:
+    with _drawing(path, "".join([title, *label_names]) if named else title) as missing:
+        confusions = matrix if isinstance(matrix, Confusions) else Confusions.of_matrix(matrix)
+        per_cell = math.ceil(classes / _MOST_CELLS)
+        counts = confusions.matrix(per_cell)
+        shares = np.ma.masked_equal(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), 0)
+        side = float(np.interp(classes, [2, 10, _MOST_NUMBERED, _MOST_NAMED], [3.6, 6.0, 9.0, 10.5]))  # inches
         figure = Figure(figsize=(side + 2.6, side + 2.4), layout="constrained")
         axes = figure.add_subplot()
-        image = axes.imshow(shares, cmap="magma_r", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-        counted = f"{images:,} {split} image".replace("  ", " ") + ("" if images == 1 else "s")
-        _set_title(axes, title or "Confusion matrix", f"accuracy {accuracy} on {counted}", width=int(9 * side + 9))
+        edge = len(counts) * per_cell - 0.5  # the axes count class ids, also where several share a cell
+        image = axes.imshow(
+            shares,
+            cmap="magma_r",
+            norm=PowerNorm(0.5, 0, 1),
+            interpolation="nearest",
+            extent=(-0.5, edge, edge, -0.5),
+        )
+        _set_title(
+            axes,
+            title or "Confusion matrix",
+            _accuracy_of(confusions, split),
+            f"each cell is {per_cell} x {per_cell} classes" if per_cell > 1 else "",
+            width=int(9 * side + 9),
+        )
         axes.set_xlabel("predicted class" if named else "predicted class id")
         axes.set_ylabel("label" if named else "class id of the label")
         if named:
             _name_classes(axes, _drawable_names(label_names, missing))
         if classes <= _MOST_NUMBERED:
-            _number_cells(axes, matrix, shares)
+            _number_cells(axes, counts, shares)
         axes.spines[:].set_color("#cccccc")
         # An inset of the matrix's own height; a colour bar beside it would take the height of the figure.
         bar = figure.colorbar(image, cax=axes.inset_axes((1 + 0.15 / side, 0, 0.2 / side, 1)))
         bar.set_ticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1], labels=["0", "1", "5", "10", "25", "50", "75", "100 %"])
-        bar.set_label("share of the label's images")
+        bar.set_label("share of the label's images" if per_cell == 1 else "share of the images of the labels")
         bar.outline.set_visible(False)
         # One class of a thousand is narrower than a pixel at 120 dots per inch.
         _save(figure, path, dots_per_inch=200 if classes > 300 else 120)
+
+
+def _accuracy_of(confusions: Confusions, split: str) -> str:
+    images = int(confusions.images.sum())
+    accuracy = as_percent(confusions.correct / images if images else math.nan)
+    counted = f"{images:,} {split} image".replace("  ", " ") + ("" if images == 1 else "s")
+    return f"accuracy {accuracy} on {counted}"
 
 
 def plot_training_curve(
@@ -112,9 +138,9 @@ def plot_training_curve(
         stepwise_rate: Whether the schedule lowers the learning rate in steps (multistep), which are then drawn as
             steps instead of slopes.
     """
-    accuracy = _series(log_history, "eval_accuracy")
-    heights = [3, 3, 1.8] if accuracy else [3, 1.8]
-    with _style(title):
+    with _drawing(path, title):
+        accuracy = _series(log_history, "eval_accuracy")
+        heights = [3, 3, 1.8] if accuracy else [3, 1.8]
         figure = Figure(figsize=(8, 1.2 + sum(heights)), layout="constrained")
         panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
         _set_title(panels[0], title or "Training curve", width=70)
@@ -188,8 +214,8 @@ def _draw(axes: Axes, points: _Points, color: str, label: str) -> None:
         axes.plot(epochs, values, color=color, marker=marker, markersize=3.5, linewidth=1.6, label=label)
 
 
-def _set_title(axes: Axes, title: str, second_line: str = "", width: int = 70) -> None:
-    lines = textwrap.wrap(title, width) + ([second_line] if second_line else [])
+def _set_title(axes: Axes, title: str, *more_lines: str, width: int = 70) -> None:
+    lines = [*textwrap.wrap(title, width), *filter(None, more_lines)]
     axes.set_title("\n".join(lines), pad=12, parse_math=False)
 
 
@@ -228,8 +254,21 @@ def _number_cells(axes: Axes, matrix: np.ndarray, shares: np.ndarray) -> None:
 
 
 @contextmanager
+def _drawing(path: str | os.PathLike[str], text: str) -> Iterator[set[str]]:
+    """Draw with the plots' style and fonts for `text`; yield the characters of it that no installed font has.
+
+    Whatever goes wrong leaves the file `path` out, and the log says so.
+    """
+    try:
+        with _style(text) as missing:
+            yield missing
+    except Exception as error:  # fonts, memory, a full disk, matplotlib itself: a plot is not worth a result
+        reason = f"{type(error).__name__}: {first_line(error)}" if str(error) else type(error).__name__
+        logger.warning(f"Note: {Path(path).name} could not be drawn ({reason}); nothing else depends on it.")
+
+
+@contextmanager
 def _style(text: str) -> Iterator[set[str]]:
-    """Set the style of a plot and fonts for `text`; yield the characters of it that no installed font has."""
     families, missing = families_for(text)
     settings: dict[Any, Any] = {
         **matplotlib.rcParamsDefault,  # a matplotlibrc of the user's must not make the plots illegible
@@ -249,7 +288,15 @@ def _style(text: str) -> Iterator[set[str]]:
 
 def _save(figure: Figure, path: str | os.PathLike[str], dots_per_inch: int) -> None:
     FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
-        # Names of classes are replaced where a font is missing; a warning per character would bury the log.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(path, format="png", dpi=dots_per_inch, facecolor="white", bbox_inches="tight", pad_inches=0.15)
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with warnings.catch_warnings():
+            # Names of classes are replaced where a font is missing; a warning per character would bury the log.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            figure.savefig(
+                unfinished, format="png", dpi=dots_per_inch, facecolor="white", bbox_inches="tight", pad_inches=0.15
+            )
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

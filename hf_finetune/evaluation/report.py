@@ -25,6 +25,7 @@ from hf_finetune.evaluation.metrics import METRICS, Metric, as_percent
 
 _SPLIT_WIDTH = 32  # columns; with the registry's five metrics a line of the table has at most 80
 _NAME_WIDTH = 40  # columns
+_MOST_WORST, _MOST_BEST = 20, 5  # classes in the final table
 
 
 def describe_split(name: str, samples: int, chose_checkpoint: bool = False) -> str:
@@ -80,6 +81,29 @@ def worst_classes(per_class: Sequence[ClassFigures], limit: int) -> tuple[list[C
     return present[:limit], caption + (f" (without an image in this split: {absent})" if absent else "")
 
 
+def best_classes(per_class: Sequence[ClassFigures], shown: int, limit: int) -> tuple[list[ClassFigures], str]:
+    """Choose the classes of a second table, where `worst_classes` does not show all that have an image.
+
+    Args:
+        per_class: What `per_class_figures` returned.
+        shown: The `limit` that `worst_classes` was given.
+        limit: The largest number of rows of this table.
+
+    Returns:
+        The rows, those with the highest F1, the best first, none of which `worst_classes` chose; and a caption that
+        says how many classes neither table shows. Without rows where there are no such classes.
+    """
+    present = sorted((row for row in per_class if row["support"] > 0), key=lambda row: row["f1"])
+    if len(per_class) <= shown or len(present) <= shown:
+        return [], ""
+    best = present[max(shown, len(present) - limit) :][::-1]
+    hidden = len(present) - shown - len(best)
+    return (
+        best,
+        f"The {len(best)} of {len(per_class)} classes with the highest F1 (not shown: {hidden})",
+    )
+
+
 def class_cells(row: ClassFigures) -> list[str]:
     """Return precision, recall, F1 and number of images of a class, as tables show them."""
     return [as_percent(row["precision"]), as_percent(row["recall"]), as_percent(row["f1"]), f"{row['support']:,}"]
@@ -95,8 +119,8 @@ def format_report(
 
     Args:
         figures: By the description of each split (`describe_split`), what `ClassificationMetrics` returned for it.
-        per_class: What `per_class_figures` returned for one split. At most 20 classes are shown, the worst ones
-            where there are more.
+        per_class: What `per_class_figures` returned for one split. Of more than 20 classes, the 5 best and the 20
+            worst are shown.
         per_class_split: The description of that split.
         metrics: The metrics of the run: a column each.
     """
@@ -108,13 +132,23 @@ def format_report(
         rows.extend([line, *[""] * len(shown)] for line in rest)
     lines = _align(rows)
     if per_class:
-        worst, caption = worst_classes(per_class, limit=20)
-        heading = f"{caption}, {per_class_split}:" if per_class_split else f"{caption}:"
-        lines += ["", *textwrap.wrap(heading, 80)]
-        names = [_shorten(row["name"]) for row in worst]
-        cells = [[name, *class_cells(row)] for name, row in zip(names, worst, strict=True)]
-        lines += _align([["class", "precision", "recall", "F1", "images"], *cells])
+        for rows_of, caption in (
+            best_classes(per_class, _MOST_WORST, _MOST_BEST),
+            worst_classes(per_class, _MOST_WORST),
+        ):
+            lines += _class_lines(rows_of, f"{caption}, {per_class_split}" if per_class_split else caption)
     return "\n".join(lines)
+
+
+def _class_lines(rows: Sequence[ClassFigures], heading: str) -> list[str]:
+    if not rows:
+        return []
+    cells = [[_shorten(row["name"]), *class_cells(row)] for row in rows]
+    return [
+        "",
+        *textwrap.wrap(f"{heading}:", 80),
+        *_align([["class", "precision", "recall", "F1", "images"], *cells]),
+    ]
 
 
 def save_confusion_matrix(

@@ -23,16 +23,16 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from hf_finetune.config.run_files import RECIPE_FILE
+from hf_finetune.config.run_files import METRICS_FILE, RECIPE_FILE
 from hf_finetune.data.catalog import CATALOG
 from hf_finetune.evaluation.analysis import ClassFigures
 from hf_finetune.evaluation.metrics import METRICS, Metric
 from hf_finetune.evaluation.plots import CONFUSION_MATRIX_FILE, TRAINING_CURVE_FILE
-from hf_finetune.evaluation.report import class_cells, format_figures, shown_metrics, worst_classes
+from hf_finetune.evaluation.report import best_classes, class_cells, format_figures, shown_metrics, worst_classes
 from hf_finetune.hub.redaction import without_private_text
 from hf_finetune.models import is_own_architecture
 
-_MOST_CLASSES = 50
+_MOST_WORST, _MOST_BEST = 50, 10  # classes in the card
 _LIBRARIES = ("hf_finetune", "transformers", "torch", "torchvision", "accelerate", "datasets", "evaluate", "timm")
 
 # Settings that may be paths of this machine.
@@ -328,12 +328,18 @@ def _figures_table(context: ModelCardContext) -> str:
 def _classes_table(context: ModelCardContext) -> str:
     if not context.per_class:
         return ""
-    worst, caption = worst_classes(context.per_class, _MOST_CLASSES)
-    rows = [[row["name"], *class_cells(row)] for row in worst]
-    heading = caption
+    tables = [worst_classes(context.per_class, _MOST_WORST)]
+    best, caption = best_classes(context.per_class, _MOST_WORST, _MOST_BEST)
+    if best:
+        tables.insert(0, (best, f"{caption}; `{METRICS_FILE}` has all"))
+    return "\n\n".join(_class_rows(context, rows, caption) for rows, caption in tables)
+
+
+def _class_rows(context: ModelCardContext, rows: Sequence[ClassFigures], heading: str) -> str:
     if context.per_class_split is not None:
         heading += f", {_escape(_describe(context, context.per_class_split))}"
-    return f"{heading}:\n\n" + _table(["class", "precision", "recall", "F1", "images"], rows)
+    cells = [[row["name"], *class_cells(row)] for row in rows]
+    return f"{heading}:\n\n" + _table(["class", "precision", "recall", "F1", "images"], cells)
 
 
 def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -25,7 +25,7 @@ from hf_finetune.data.sources.objects import GivenDataset
 from hf_finetune.data.splits import split_role
 from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.errors import UserError, did_you_mean
-from hf_finetune.evaluation.analysis import ClassFigures, confusion_matrix, per_class_figures
+from hf_finetune.evaluation.analysis import ClassFigures, Confusions, per_class_figures
 from hf_finetune.evaluation.metrics import ClassificationMetrics, Metric, UserMetric, run_metrics
 from hf_finetune.evaluation.report import describe_split, format_report, to_json, write_metrics
 from hf_finetune.logs import get_logger, log_lines
@@ -38,6 +38,7 @@ from hf_finetune.training.wiring import build_evaluator, load_data, prepare_imag
 logger = get_logger(__name__)
 
 _ROLES = ("test", "validation", "train")
+_MOST_IN_MATRIX = 1_000  # classes whose whole confusion matrix is written: a million numbers
 
 
 @dataclass(frozen=True, repr=False)
@@ -75,25 +76,37 @@ class EvaluationResult:
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / CONFUSION_MATRIX_FILE
-            plot_confusion_matrix(self.confusion_matrix(), self.label_names, path)
+            plot_confusion_matrix(self.confusions(), self.label_names, path)
             return as_html(self.report or repr(self), [path])
 
     def per_class(self) -> list[ClassFigures]:
         """Return precision, recall, F1 and support of every class, by class id."""
         return per_class_figures(self.predictions, self.labels, self.label_names)
 
+    def confusions(self) -> Confusions:
+        """Return the cells of the confusion matrix that are not zero, which fit any number of classes."""
+        return Confusions.count(self.predictions, self.labels, len(self.label_names))
+
     def confusion_matrix(self) -> np.ndarray:
         """Return the number of images of each class (row) that were given each class (column), int64."""
-        return confusion_matrix(self.predictions, self.labels, self.label_names)
+        return self.confusions().matrix()
 
     def as_mapping(self) -> dict[str, Any]:
-        """Return what the JSON file holds: split, metrics, per_class, label_names and confusion_matrix."""
+        """Return what the JSON file holds: split, metrics, per_class, label_names and confusion_matrix.
+
+        Beyond 1,000 classes `confusions` takes the place of confusion_matrix: each pair of different classes that
+        occurs, with its number of images, the most frequent first.
+        """
+        if len(self.label_names) <= _MOST_IN_MATRIX:
+            confused: dict[str, Any] = {"confusion_matrix": self.confusion_matrix()}
+        else:
+            confused = {"confusions": self.confusions().most_frequent(self.label_names)}
         return {
             "split": self.split,
             "metrics": self.metrics,
             "per_class": self.per_class(),
             "label_names": self.label_names,
-            "confusion_matrix": self.confusion_matrix(),
+            **confused,
         }
 
     def save(self, path: Path) -> list[Path]:
@@ -117,8 +130,8 @@ class EvaluationResult:
         else:
             self._write_rows(path)
         plot = path.with_name(f"{path.stem}_confusion_matrix.png")
-        plot_confusion_matrix(self.confusion_matrix(), self.label_names, plot)
-        return [path, plot]
+        plot_confusion_matrix(self.confusions(), self.label_names, plot)
+        return [file for file in (path, plot) if file.is_file()]
 
     def _write_rows(self, path: Path) -> None:
         names = self.label_names

@@ -16,7 +16,7 @@ from hf_finetune.config.recipe import Recipe, to_yaml
 from hf_finetune.config.run_files import METRICS_FILE, apply_umask
 from hf_finetune.config.training_keys import MULTISTEP
 from hf_finetune.data.dataset import ImageDataset
-from hf_finetune.evaluation.analysis import ClassFigures, confusion_matrix, per_class_figures
+from hf_finetune.evaluation.analysis import ClassFigures, Confusions, per_class_figures
 from hf_finetune.evaluation.metrics import METRICS, Metric, run_metrics
 from hf_finetune.evaluation.plots import (
     CONFUSION_MATRIX_FILE,
@@ -34,6 +34,7 @@ from hf_finetune.training.trainer import ImageClassificationTrainer
 
 # The Trainer calls the split that it evaluates while training "eval"; here it is called what it is.
 METRIC_PREFIXES = {"validation": "eval", "test": "test"}
+_MOST_CONFUSIONS = 100  # in the file of figures
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,11 @@ class RunRecord:
         output = self.predictions[self.reported_role]
         return per_class_figures(output.predictions[0], np.asarray(output.label_ids), self.data.label_names)
 
+    def confusions(self) -> Confusions:
+        """Returns how many images of each label were given each class, on the reported split."""
+        output = self.predictions[self.reported_role]
+        return Confusions.count(output.predictions[0], np.asarray(output.label_ids), len(self.data.label_names))
+
     def table(self) -> str:
         """Returns the final table, for people."""
         if not self.predictions:
@@ -157,54 +163,60 @@ def license_of(checkpoint: str) -> str | None:
 
 
 def save_result(folder: Path, record: RunRecord) -> None:
-    """Writes the plots, the model card and, last, the figures into the folder that already holds the model."""
-    data, recipe = record.data, record.recipe.values
+    """Writes the model card, the figures and, last, the plots into the folder that already holds the model.
+
+    The plots are last, because a run whose plots fail, or end the process, is finished all the same. The card is
+    written again where there are plots for it to show.
+    """
     apply_umask(folder)
-    stepwise = recipe.get("lr_scheduler_type", MULTISTEP) == MULTISTEP
-    plot_training_curve(record.log_history, folder / TRAINING_CURVE_FILE, title=record.title(), stepwise_rate=stepwise)
-    public = without_private_text(recipe, Path.cwd())
-    per_class: list[ClassFigures] = []
-    if record.predictions:
-        per_class = record.per_class()
-        output = record.predictions[record.reported_role]
-        matrix = confusion_matrix(output.predictions[0], np.asarray(output.label_ids), data.label_names)
-        plot_confusion_matrix(
-            matrix, data.label_names, folder / CONFUSION_MATRIX_FILE, record.title(), record.reported_role
-        )
-    write_model_card(
-        ModelCardContext(
-            model_name=folder.resolve().name,
-            num_labels=len(data.label_names),
-            dataset_name=data.source,
-            splits=data.split_names,
-            metrics={role: record.split_metrics(role) for role in record.predictions},
-            recipe_yaml=to_yaml(replace(record.recipe, values=public)) + record.remarks,
-            again=None if record.remarks else training_command(recipe),  # a command cannot be given objects
-            registry=record.registry,
-            command=record.command,
-            seed=record.seed,
-            versions=library_versions(),
-            base_model=record.base_model,
-            license=recipe.get("license") or (license_of(record.base_model) if record.base_model else None),
-            dataset_id=data.entry.hub_id if data.entry else None,
-            dataset_revision=data.revision or recipe.get("dataset_revision"),
-            checkpoint_split="validation" if record.chose_checkpoint else None,
-            per_class=per_class,
-            per_class_split=record.reported_role if record.predictions else None,
-            notes=data.notes,
-        ),
-        folder,
-    )
+    card = _card(folder, record)
+    write_model_card(card, folder)
+    names = record.data.label_names
     write_metrics(
         folder / METRICS_FILE,
         {
             "metrics": record.metrics,
             "reported_split": record.reported_role if record.predictions else None,
             "validation_chose_checkpoint": record.chose_checkpoint,
-            "splits": data.split_names,
-            "per_class": per_class,
-            "unreadable_images": data.bad_images,
+            "splits": record.data.split_names,
+            "per_class": card.per_class,
+            "most_frequent_confusions": (
+                record.confusions().most_frequent(names, _MOST_CONFUSIONS) if record.predictions else []
+            ),
+            "unreadable_images": record.data.bad_images,
             "skipped_steps": record.skipped_steps,
-            "versions": library_versions(),
+            "versions": card.versions,
         },
+    )
+    stepwise = record.recipe.values.get("lr_scheduler_type", MULTISTEP) == MULTISTEP
+    plot_training_curve(record.log_history, folder / TRAINING_CURVE_FILE, title=record.title(), stepwise_rate=stepwise)
+    if record.predictions:
+        path = folder / CONFUSION_MATRIX_FILE
+        plot_confusion_matrix(record.confusions(), names, path, record.title(), record.reported_role)
+    write_model_card(card, folder)
+
+
+def _card(folder: Path, record: RunRecord) -> ModelCardContext:
+    data, recipe = record.data, record.recipe.values
+    public = without_private_text(recipe, Path.cwd())
+    return ModelCardContext(
+        model_name=folder.resolve().name,
+        num_labels=len(data.label_names),
+        dataset_name=data.source,
+        splits=data.split_names,
+        metrics={role: record.split_metrics(role) for role in record.predictions},
+        recipe_yaml=to_yaml(replace(record.recipe, values=public)) + record.remarks,
+        again=None if record.remarks else training_command(recipe),  # a command cannot be given objects
+        registry=record.registry,
+        command=record.command,
+        seed=record.seed,
+        versions=library_versions(),
+        base_model=record.base_model,
+        license=recipe.get("license") or (license_of(record.base_model) if record.base_model else None),
+        dataset_id=data.entry.hub_id if data.entry else None,
+        dataset_revision=data.revision or recipe.get("dataset_revision"),
+        checkpoint_split="validation" if record.chose_checkpoint else None,
+        per_class=record.per_class() if record.predictions else [],
+        per_class_split=record.reported_role if record.predictions else None,
+        notes=data.notes,
     )

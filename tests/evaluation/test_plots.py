@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hf_finetune.evaluation import fonts
+from hf_finetune.evaluation.analysis import Confusions
 from hf_finetune.evaluation.plots import plot_confusion_matrix, plot_training_curve
 
 
@@ -65,6 +66,39 @@ def test_a_thousand_classes_have_a_pixel_each(figures: list[Figure], tmp_path: P
     axes = figures[0].axes[0]
     assert axes.get_window_extent().width > 1_000
     assert max(size_of(tmp_path / "matrix.png")) < 4_000
+
+
+@pytest.mark.parametrize(("classes", "per_cell", "cells"), [(500, 1, 500), (501, 2, 251), (21_841, 44, 497)])
+def test_beyond_five_hundred_classes_neighbours_share_a_cell(classes, per_cell, cells, figures, tmp_path):
+    labels = np.arange(classes)
+    confusions = Confusions.count(np.where(labels % 4 == 0, 0, labels), labels, classes)
+    plot_confusion_matrix(confusions, ["a name"] * classes, tmp_path / "matrix.png")
+    axes = figures[0].axes[0]
+    shares = axes.images[0].get_array()
+    assert shares.shape == (cells, cells)
+    assert np.allclose(shares.filled(0).sum(axis=1), 1)
+    assert axes.get_xlim() == (-0.5, cells * per_cell - 0.5)  # class ids
+    accuracy, *binned = axes.get_title().split("\n")[1:]
+    assert accuracy.startswith("accuracy 7") and binned == (
+        [f"each cell is {per_cell} x {per_cell} classes"] if per_cell > 1 else []
+    )
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("no\nfont"), OSError(28, "No space left on device")])
+def test_a_plot_that_fails_is_one_line(error, tmp_path, monkeypatch, logged):
+    def fail(figure: Figure, file: Path, **settings):
+        file.write_bytes(b"half a plot")
+        raise error
+
+    monkeypatch.setattr(Figure, "savefig", fail)
+    plot_confusion_matrix(np.eye(3, dtype=np.int64), ["a", "b", "c"], tmp_path / "matrix.png")
+    plot_training_curve(HISTORY, tmp_path / "curve.png")
+    assert not list(tmp_path.iterdir())
+    assert [line.split(" (")[0] for line in logged] == [
+        "Note: matrix.png could not be drawn",
+        "Note: curve.png could not be drawn",
+    ]
+    assert all(type(error).__name__ in line and "\n" not in line for line in logged)
 
 
 def test_colours_are_shares_of_the_row(figures: list[Figure], tmp_path: Path):

@@ -14,6 +14,7 @@ from hf_finetune.errors import UserError
 from hf_finetune.evaluation.analysis import per_class_figures
 from hf_finetune.evaluation.metrics import METRICS, Metric, run_metrics
 from hf_finetune.evaluation.report import (
+    best_classes,
     describe_split,
     format_log_figures,
     format_report,
@@ -70,6 +71,24 @@ def test_the_worst_twenty_of_many_and_it_says_so():
     lines = format_report({"test": FIGURES}, per_class, "test").split("\n")
     assert "The 20 of 101 classes with the lowest F1 (without an image in this split: 1), test:" in " ".join(lines)
     assert [line.split("  ")[0] for line in lines[-20:]] == [f"class {number}" for number in range(20)]
+    best = "The 5 of 101 classes with the highest F1 (not shown: 75), test:"
+    start = lines.index(best) + 2
+    assert [line.split("  ")[0] for line in lines[start : start + 5]] == [f"class {99 - number}" for number in range(5)]
+
+
+@pytest.mark.parametrize("absent", [0, 3])
+@pytest.mark.parametrize("present", [1, 4, 5, 6, 8, 9, 30])
+def test_the_best_and_the_worst_do_not_overlap(present, absent):
+    rows = [row(f"class {number}", number / 100) for number in range(present)]
+    rows += [row(f"absent {number}", 0.0, support=0) for number in range(absent)]
+    worst, _ = worst_classes(rows, 5)
+    best, caption = best_classes(rows, 5, 3)
+    shown = [entry["name"] for entry in (*worst, *best) if entry["support"]]
+    assert len(set(shown)) == len(shown) == min(present, 8)
+    assert bool(best) == bool(caption) == (present > 5)
+    if best:
+        hidden = int(caption.split("shown: ")[1].rstrip(")"))
+        assert hidden + len(best) + len(worst) + absent == len(rows)
 
 
 def test_worst_classes_keep_the_order_where_all_fit():

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData
+from matplotlib.figure import Figure
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from hf_finetune import finetune
@@ -113,3 +114,21 @@ def test_files_have_the_permissions_of_any_new_file(image_folder, tmp_path):
     assert {path.name: path.stat().st_mode & 0o777 for path in output.iterdir() if path.is_file()} == {
         path.name: 0o640 for path in output.iterdir() if path.is_file()
     }
+
+
+def test_a_plot_that_fails_does_not_cost_the_run(image_folder, tmp_path, monkeypatch, logged):
+    """Model, card and figures are there before the plots are drawn, and the card shows no plot that is not there."""
+
+    def fail(figure: Figure, file: Path, **settings):
+        assert {path.name for path in output.iterdir()} >= {"model.safetensors", "README.md", "metrics.json"}
+        raise MemoryError
+
+    monkeypatch.setattr(Figure, "savefig", fail)
+    output = tmp_path / "output"
+    finetune(str(write_recipe(tmp_path, num_train_epochs=1)), dataset=str(image_folder), output_dir=str(output))
+    assert not list(output.glob("*.png")) and ".png" not in (output / "README.md").read_text()
+    assert (
+        len([line for line in logged if line.startswith("Note: ") and "could not be drawn (MemoryError)" in line]) == 2
+    )
+    figures = json.loads((output / "metrics.json").read_text())
+    assert all(pair["label"] != pair["prediction"] for pair in figures["most_frequent_confusions"])
