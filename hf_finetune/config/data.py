@@ -23,6 +23,10 @@ class DataArguments:
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."})
     image_column: str | None = field(default=None, metadata={"help": "Column of images. Absent: found by its type."})
     label_column: str | None = field(default=None, metadata={"help": "Column of labels. Absent: found by its type."})
+    label_strip: bool = field(
+        default=False,
+        metadata={"help": "Remove blanks around the names of classes, so that 'dog' and 'dog ' are one class."},
+    )
     train_split: str | None = field(default=None, metadata={"help": "Split to train on. Absent: found by name."})
     validation_split: str | None = field(default=None, metadata={"help": "Split that chooses the best checkpoint."})
     test_split: str | None = field(default=None, metadata={"help": "Split of the final evaluation."})

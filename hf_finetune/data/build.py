@@ -120,7 +120,7 @@ def _read_columns(
                 f" it has {', '.join(columns)}."
             )
         label_columns[split] = label_column if label_column in columns else None
-    return image_column, map_labels(raw, label_columns, reference)
+    return image_column, map_labels(raw, label_columns, reference, arguments.label_strip)
 
 
 def _add_splits(

@@ -16,6 +16,7 @@ SPLIT_COLUMN = "split"  # a table's column of this name assigns each row to a sp
 
 _IMAGE_NAME = rf"(?i)({'|'.join(extension.replace('.', '[.]') for extension in IMAGE_EXTENSIONS)})$"
 _ABSOLUTE_PATH = r"^(/|\\\\|[A-Za-z]:[\\/])"
+_URL = r"^(?i)([a-z][a-z0-9+.-]+://|data:)"
 _IMAGE_STORAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 
@@ -56,6 +57,8 @@ def find_image_column(raw: RawDataset, split: str, wanted: str | None, expected:
         candidates = [name for name in features if kind(name)]
         if candidates:
             return _the_one(raw, split, "image", candidates)
+    for name in filter(lambda name: _is_string(features[name]), features):
+        _refuse_urls(raw, split, name, arrow_column(dataset, name))
     raise UserError(
         f"{raw.source}: no column of split {split} holds images; the columns are {_describe(features)}."
         " Use --image_column NAME if one of them does."
@@ -69,7 +72,8 @@ def find_label_column(
 
     Returns:
         The wanted or expected column; else the one ClassLabel, or the one column of names or integers that is not the
-        image column.
+        image column. Integers that a tool stored as floats, beside missing values, count if the column is called
+        `label` or there is no other.
 
     Raises:
         UserError: The wanted column does not exist, or not exactly one column qualifies.
@@ -83,6 +87,9 @@ def find_label_column(
     others = [name for name in features if name not in (image_column, SPLIT_COLUMN)]
     candidates = [name for name in others if isinstance(features[name], ClassLabel)]
     candidates = candidates or [name for name in others if _is_string(features[name]) or _is_integer(features[name])]
+    if "label" not in candidates:
+        whole = [name for name in others if _holds_whole_floats(raw.splits[split], name)]
+        candidates = ["label"] if "label" in whole else candidates or whole
     if not candidates:
         raise UserError(
             f"{raw.source}: no column of split {split} holds labels; the columns are {_describe(features)}."
@@ -95,6 +102,9 @@ def image_dataset(raw: RawDataset, split: str, column: str) -> Dataset:
     """Return a split's images as the one column `image` of type Image(decode=False); none is decoded.
 
     Relative paths are resolved against the source's folder.
+
+    Raises:
+        UserError: An image is a URL.
     """
     images = raw.splits[split].with_format(None).select_columns([column])
     if column != "image":
@@ -102,6 +112,7 @@ def image_dataset(raw: RawDataset, split: str, column: str) -> Dataset:
     images = images.cast_column("image", Image(decode=False))
     storage = arrow_column(images, "image")
     paths = pc.struct_field(storage, "path")
+    _refuse_urls(raw, split, column, pc.if_else(pc.is_null(pc.struct_field(storage, "bytes")), paths, None))
     relative = pc.and_(
         pc.is_null(pc.struct_field(storage, "bytes")), pc.invert(pc.match_substring_regex(paths, _ABSOLUTE_PATH))
     )
@@ -129,6 +140,17 @@ def are_files(images: Dataset) -> bool:
 
 def _one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _refuse_urls(raw: RawDataset, split: str, column: str, paths: pa.ChunkedArray) -> None:
+    """Raise `UserError` where a path is a URL. Only its beginning is shown, because the rest may hold a password."""
+    row = pc.index(pc.match_substring_regex(paths, _URL), True).as_py()
+    if row >= 0:
+        kind = paths[row].as_py().partition(":")[0].lower()
+        raise UserError(
+            f"{raw.source}: column {column} of split {split} holds URLs ({kind}: in row {row}, counted from 0);"
+            " download the images and use their paths."
+        )
 
 
 def _check_column(raw: RawDataset, split: str, argument: str, name: str) -> None:
@@ -176,6 +198,14 @@ def _is_string(feature: object) -> bool:
 
 def _is_integer(feature: object) -> bool:
     return isinstance(feature, Value) and (feature.dtype.lstrip("u").startswith("int") or feature.dtype == "bool")
+
+
+def _holds_whole_floats(dataset: Dataset, column: str) -> bool:
+    feature = dataset.features[column]
+    if not (isinstance(feature, Value) and feature.dtype.startswith("float")):
+        return False
+    values = pc.fill_null(arrow_column(dataset, column), 0)
+    return bool(pc.all(pc.or_(pc.is_nan(values), pc.equal(pc.round(values), values))).as_py())
 
 
 def _all_image_names(dataset: Dataset, column: str) -> bool:

@@ -6,7 +6,7 @@ Whole Arrow columns are converted at once; no row becomes a Python object.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset
 
+from hf_finetune.data.class_names import hint_at_strip, note_similar_names, note_stripped, tidy_name
 from hf_finetune.data.columns import arrow_column
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.errors import UserError, listing
 
+_EXACT = 2.0**53  # from here on a 64-bit float does not hold every integer
 UNLABELLED = -1  # the Hub's convention for hidden labels
 
 
@@ -38,7 +40,7 @@ class Labels:
     notes: list[str] = field(default_factory=list)
 
 
-def map_labels(raw: RawDataset, columns: Mapping[str, str | None], reference: str) -> Labels:
+def map_labels(raw: RawDataset, columns: Mapping[str, str | None], reference: str, label_strip: bool = False) -> Labels:
     """Map the labels of splits to class ids.
 
     Args:
@@ -47,6 +49,7 @@ def map_labels(raw: RawDataset, columns: Mapping[str, str | None], reference: st
         reference: The split that defines the classes (train). The names of a ClassLabel keep their order; strings are
             sorted, and integers are sorted as numbers. Other splits are mapped by name, so the order of their own
             classes does not matter.
+        label_strip: Whether names are tidied (`class_names.tidy_name`) before they are compared.
 
     Returns:
         The class names, and the ids of each split that has labels.
@@ -63,7 +66,13 @@ def map_labels(raw: RawDataset, columns: Mapping[str, str | None], reference: st
     if reference in unlabelled:
         raise UserError(f"{raw.source}: split {reference} {unlabelled[reference]}; nothing can be learned from it.")
 
-    known, names, notes = _classes(raw, reference, values[reference])
+    notes = []
+    if label_strip:
+        written = _names_of(values[reference])
+        values = {split: _tidied(labels) for split, labels in values.items()}
+        notes = note_stripped(written, _names_of(values[reference]))
+    known, names, more = _classes(raw, reference, values[reference])
+    notes += more + note_similar_names(names)
     result = Labels(names, unlabelled=unlabelled, notes=notes)
     for split, labels in values.items():
         if split not in unlabelled:
@@ -84,6 +93,33 @@ class _LabelValues:
     names: list[str] | None
 
 
+def _names_of(labels: _LabelValues) -> list[str]:
+    """Return the different names of a split's labels; none for integers."""
+    if labels.names is not None:
+        return list(dict.fromkeys(labels.names))
+    return pc.unique(labels.values).drop_null().to_pylist() if pa.types.is_string(labels.values.type) else []
+
+
+def _tidied(labels: _LabelValues) -> _LabelValues:
+    if labels.names is not None:
+        return replace(labels, names=[tidy_name(name) for name in labels.names])
+    if not pa.types.is_string(labels.values.type):
+        return labels
+    return replace(labels, values=tidied_texts(labels.values))
+
+
+def tidied_texts(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return texts as `tidy_name` has them; each different text is tidied once."""
+    pieces = []
+    for chunk in texts.chunks:
+        encoded = chunk.dictionary_encode()
+        tidy = pa.array(
+            [None if name is None else tidy_name(name) for name in encoded.dictionary.to_pylist()], pa.string()
+        )
+        pieces.append(tidy.take(encoded.indices))
+    return pa.chunked_array(pieces, pa.string())
+
+
 def _read_labels(raw: RawDataset, split: str, column: str) -> _LabelValues:
     feature = raw.splits[split].features[column]
     values = arrow_column(raw.splits[split], column)
@@ -93,8 +129,15 @@ def _read_labels(raw: RawDataset, split: str, column: str) -> _LabelValues:
     if pa.types.is_boolean(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_):
         values = values.cast(pa.string())
     elif pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_null(type_):
+        if pa.types.is_floating(type_):  # integers with a missing value among them are often stored as floats
+            values = pc.if_else(pc.is_nan(values), None, values)
+            if pc.any(pc.greater_equal(pc.abs(values), _EXACT)).as_py():
+                raise UserError(
+                    f"{raw.source}: the labels of split {split} (column {column}) are floats too large to tell one"
+                    " integer from the next; save them as text."
+                )
         try:
-            values = values.cast(pa.int64())  # integers with a missing value among them are often stored as floats
+            values = values.cast(pa.int64())
         except pa.ArrowInvalid as error:
             raise UserError(
                 f"{raw.source}: the labels of split {split} (column {column}) are not whole numbers;"
@@ -109,7 +152,10 @@ def _read_labels(raw: RawDataset, split: str, column: str) -> _LabelValues:
 
 
 def _missing(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    blank = pc.equal(values, "" if pa.types.is_string(values.type) else UNLABELLED)
+    if pa.types.is_string(values.type):
+        blank = pc.equal(pc.utf8_trim_whitespace(values), "")
+    else:
+        blank = pc.equal(values, UNLABELLED)
     return pc.or_kleene(pc.is_null(values), blank)
 
 
@@ -153,32 +199,36 @@ def _classes(raw: RawDataset, reference: str, labels: _LabelValues) -> tuple[pa.
     if labels.names is None:
         return present, [str(key) for key in present.to_pylist()], []
     found = set(present.to_pylist())
-    absent = [name for name in labels.names if name not in found]
+    absent = [name for name in dict.fromkeys(labels.names) if name not in found]
     notes = []
     if absent:
         notes.append(
             f"{len(absent):,} of {len(labels.names):,} classes have no image in {reference}: {listing(absent)}."
         )
-    return pa.array(labels.names, pa.string()), labels.names, notes
+    names = list(dict.fromkeys(labels.names))
+    return pa.array(names, pa.string()), names, notes
 
 
 def _to_ids(
     raw: RawDataset, split: str, labels: _LabelValues, known: pa.Array, reference: str
 ) -> npt.NDArray[np.int64]:
     keys = _keys(raw, split, labels)
-    if keys.type != known.type:
-        kinds = {pa.string(): "names", pa.int64(): "integers"}
+    kinds = {pa.string(): "names", pa.int64(): "integers"}
+    types = known.type, keys.type
+    if types[0] != types[1]:  # 1 and 2 are integers in one file, and text beside 03 in another
+        known, keys = known.cast(pa.string()), keys.cast(pa.string())
+    ids = pc.index_in(keys, value_set=known)
+    if types[0] != types[1] and ids.null_count == len(ids):
         raise UserError(
-            f"{raw.source}: the labels are {kinds[known.type]} in split {reference}, but {kinds[keys.type]} in split"
+            f"{raw.source}: the labels are {kinds[types[0]]} in split {reference}, but {kinds[types[1]]} in split"
             f" {split}; use one kind for both."
         )
-    ids = pc.index_in(keys, value_set=known)
     unknown = pc.unique(keys.filter(pc.is_null(ids))).to_pylist()
     if unknown:
         raise UserError(
             f"{raw.source}: split {split} has {'a label' if len(unknown) == 1 else f'{len(unknown)} labels'} that"
             f" split {reference} does not have: {listing(sorted(unknown))}; remove these images or add the class to"
-            f" {reference}."
+            f" {reference}.{hint_at_strip(map(str, unknown), map(str, known.to_pylist()))}"
         )
     result: npt.NDArray[np.int64] = ids.to_numpy().astype(np.int64)
     return result
@@ -205,6 +255,6 @@ def match_classes(dataset: Dataset | None, label_names: Sequence[str], model_nam
     if unknown:
         raise UserError(
             f"The model does not know {len(unknown)} of the dataset's classes: {listing(unknown)}."
-            f" It knows {listing(model_names)}."
+            f" It knows {listing(model_names)}.{hint_at_strip(unknown, model_names)}"
         )
     return [position.get(name, UNLABELLED) for name in label_names]

@@ -117,3 +117,25 @@ def test_paths_start_at_the_folder(feature: object, tmp_path: Path) -> None:
         {"bytes": None, "path": "/elsewhere/2.jpg"},
     ]
     assert are_files(images)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h/1.png", "HTTPS://user:secret@h/1.png", "s3://b/1.png", "data:image/png;base64,AAAA", "gs://b/1"]
+)
+@pytest.mark.parametrize("feature", [Value("string"), Image()])
+def test_a_url_is_no_image(url: str, feature: object) -> None:
+    raw = raw_of({"image": ["1.png", url]}, {"image": feature})
+    with pytest.raises(
+        UserError, match=r"column image of split train holds URLs \(\w+: in row 1, .*download"
+    ) as caught:
+        image_dataset(raw, "train", find_image_column(raw, "train", None))
+    assert "secret" not in str(caught.value)
+
+
+def test_integers_that_became_floats_are_labels() -> None:
+    raw = raw_of({"image": ["1.png"] * 3, "class": [1.0, None, float("nan")], "weight": [0.5, 1.0, 2.0]})
+    assert find_label_column(raw, "train", "image", None) == "class"
+    raw = raw_of({"image": ["1.png"], "name": ["a"], "label": [1.0]})
+    assert find_label_column(raw, "train", "image", None) == "label"
+    raw = raw_of({"image": ["1.png"], "name": ["a"], "width": [32.0]})
+    assert find_label_column(raw, "train", "image", None) == "name"

@@ -214,3 +214,42 @@ def test_match_classes_refuses_classes_that_the_model_lacks(rows: list[int]) -> 
         match_classes(dataset, ["cat", "dog", "cow"], ["cow", "cat"])
     with pytest.raises(UserError, match=r"does not know 2 of the dataset's classes: dog, cow\."):
         match_classes(None, ["cat", "dog", "cow"], ["cat"])
+
+
+def test_integers_of_one_split_are_the_texts_of_another() -> None:
+    labels = labels_of({"train": ["01", "1", "2"], "test": [2, 1]})
+    assert ids(labels) == {"train": [0, 1, 2], "test": [2, 1]}
+    with pytest.raises(UserError, match="split test has a label that split train does not have: 01;"):
+        labels_of({"train": [1, 2], "test": ["1", "01"]})
+
+
+def test_nan_is_a_missing_label() -> None:
+    with pytest.raises(UserError, match="1 of 3 labels of split train are missing"):
+        labels_of({"train": pa.array([1.0, float("nan"), 2.0])})
+
+
+def test_a_label_of_blanks_is_missing() -> None:
+    with pytest.raises(UserError, match="1 of 3 labels of split train are missing"):
+        labels_of({"train": ["cat", " ", "dog"]})
+
+
+def test_floats_that_cannot_hold_each_integer_are_refused() -> None:
+    with pytest.raises(UserError, match=r"column label\) are floats too large .*save them as text"):
+        labels_of({"train": [2.0**53, 1.0]})
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_names_that_differ_by_blanks_are_joined_only_if_asked(named: bool) -> None:
+    splits = {"train": ["cat", "dog", "dog ", "cat\u00a0"], "test": [" dog", "cat"]}
+    raw = RawDataset({split: Dataset.from_dict({"label": names}) for split, names in splits.items()}, "pets")
+    if named:
+        for split, names in splits.items():
+            raw.splits[split] = raw.splits[split].cast_column("label", ClassLabel(names=names))
+    with pytest.raises(UserError, match="' dog' differs from a known name only by blanks; use --label_strip"):
+        map_labels(raw, dict.fromkeys(splits, "label"), "train")
+    labels = map_labels(raw, dict.fromkeys(splits, "label"), "train", label_strip=True)
+    assert (labels.names, ids(labels)) == (["cat", "dog"], {"train": [0, 1, 1, 0], "test": [1, 0]})
+    assert labels.notes == [r"label_strip changed 2 class names ('cat\xa0', 'dog '); 2 classes are left."]
+    del raw.splits["test"]
+    (note,) = map_labels(raw, {"train": "label"}, "train").notes
+    assert "differ only by blanks" in note and "'dog' and 'dog '" in note

@@ -6,17 +6,16 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
-from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.json
 from datasets import Dataset, Value
 from datasets.exceptions import DatasetsError
 
 from hf_finetune.data.columns import SPLIT_COLUMN, arrow_column
+from hf_finetune.data.sources.csv_file import check_text, read_csv
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.data.sources.source import Location, Source, folder_of, path_of
 from hf_finetune.data.splits import split_role
@@ -42,7 +41,7 @@ def read_table(path: Path) -> RawDataset:
         UserError: The table cannot be read; the message names the line where there is one.
     """
     raw = RawDataset({}, source=str(path), folder=path.parent)
-    table = _read_file(path)
+    table = _read_file(raw.notes, path)
     if isinstance(table.features.get(SPLIT_COLUMN), Value) and table.features[SPLIT_COLUMN].dtype == "string":
         split_column = arrow_column(table, SPLIT_COLUMN)
         if split_column.null_count:
@@ -82,17 +81,23 @@ def read_split_tables(folder: Path) -> RawDataset:
                 f"{folder} has {' and '.join(path.name for path in paths)}, which would both be split {split};"
                 " keep one of them."
             )
-        raw.splits[split] = _read_file(*paths)
+        raw.splits[split] = _read_file(raw.notes, *paths)
     return raw
 
 
-def _read_file(path: Path, *more: Path) -> Dataset:
-    """Read one table, or the shards of one."""
+def _read_file(notes: list[str], path: Path, *more: Path) -> Dataset:
+    """Read one table, or the shards of one; what the user should know is added to the notes."""
     extension = path.suffix.lower()
     if extension == ".parquet":
         return _read_parquet(path, *more)
-    readers = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_json_lines, ".json": _read_json}
-    tables = {shard: readers[extension](shard) for shard in (path, *more)}
+    if extension in (".csv", ".tsv"):
+        read = {shard: read_csv(shard) for shard in (path, *more)}
+        notes += [note for _, its_notes in read.values() for note in its_notes]
+        tables = {shard: table for shard, (table, _) in read.items()}
+    else:
+        tables = {
+            shard: _read_json_lines(shard) if extension == ".jsonl" else _read_json(shard) for shard in (path, *more)
+        }
     for shard, table in tables.items():
         for name, count in Counter(table.column_names).items():
             if "\0" in name:
@@ -100,12 +105,24 @@ def _read_file(path: Path, *more: Path) -> Dataset:
             if count > 1:
                 raise UserError(f'{shard} has {count} columns named "{name}"; give each a name of its own.')
     try:
-        table = pa.concat_tables(tables.values(), promote_options="default")
+        table = pa.concat_tables(_with_common_types(list(tables.values())), promote_options="default")
         if not table.num_rows:
             raise UserError(f"{path} has no rows.")
         return _to_dataset(table)
     except (KeyError, TypeError, ValueError, pa.ArrowException) as error:  # such as a column whose name is empty
         raise UserError(f"{path} has columns that a dataset cannot hold: {first_line(error)}.") from error
+
+
+def _with_common_types(tables: list[pa.Table]) -> list[pa.Table]:
+    """Return the shards of a table with those columns as text that are text in one shard and integers in another."""
+    for name in {name for table in tables for name in table.column_names}:
+        types = {table.schema.field(name).type for table in tables if name in table.column_names}
+        if types == {pa.string(), pa.int64()}:
+            tables = [
+                table.set_column(table.column_names.index(name), name, table[name].cast(pa.string()))
+                for table in tables
+            ]
+    return tables
 
 
 def _read_parquet(path: Path, *more: Path, filters: list[tuple[str, str, str]] | None = None) -> Dataset:
@@ -124,51 +141,8 @@ def _to_dataset(table: pa.Table) -> Dataset:
     return Dataset.from_dict({name: table[name].combine_chunks() for name in table.column_names})
 
 
-def _check_text(path: Path) -> None:
-    """Raise for the first line that is not UTF-8: Arrow's error lacks the line, or Arrow prints to stderr itself."""
-    with open(path, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                raise UserError(f"{path}, line {number}: not UTF-8 text; save the table as UTF-8.") from error
-
-
-def _read_csv(path: Path) -> pa.Table:
-    _check_text(path)
-    malformed: list[pa.csv.InvalidRow] = []
-
-    def remember(row: pa.csv.InvalidRow) -> str:
-        malformed.append(row)
-        return "error"
-
-    try:
-        table = pa.csv.read_csv(
-            path,
-            # Arrow counts rows, which an error message needs, with a single thread only.
-            read_options=pa.csv.ReadOptions(use_threads=False),
-            parse_options=pa.csv.ParseOptions(
-                delimiter="\t" if path.suffix.lower() == ".tsv" else ",", invalid_row_handler=remember
-            ),
-        )
-    except (pa.ArrowInvalid, OSError) as error:
-        if not malformed:
-            raise UserError(f"{path} cannot be read: {first_line(error)}.") from error
-        row = malformed[0]
-        with open(path, encoding="utf-8", errors="replace") as lines:
-            # Arrow does not count empty lines; an editor does.
-            number = next(
-                islice((n for n, line in enumerate(lines, start=1) if line.strip()), row.number - 1, None), "?"
-            )
-        raise UserError(
-            f"{path}, line {number}: {row.actual_columns} values where the first line names {row.expected_columns}"
-            " columns; put values that contain the separator in double quotes."
-        ) from error
-    return table
-
-
 def _read_json_lines(path: Path) -> pa.Table:
-    _check_text(path)
+    check_text(path)
     with open(path, encoding="utf-8-sig") as lines:
         if not all(line.startswith(("{", "\n")) or not line.strip() for line in lines):
             lines.seek(0)
@@ -193,7 +167,7 @@ def _find_malformed_line(path: Path, lines: Iterable[str]) -> None:
 
 def _read_json(path: Path) -> pa.Table:
     try:
-        contents = path.read_text(encoding="utf-8")
+        contents = path.read_text(encoding="utf-8-sig")
         if not contents.lstrip().startswith("["):
             return _read_json_lines(path)
         return pa.Table.from_pylist(json.loads(contents))

@@ -18,6 +18,7 @@ from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
 from hf_finetune.config.data import DataArguments
 from hf_finetune.data.catalog import DatasetEntry
+from hf_finetune.data.class_names import note_similar_names
 from hf_finetune.data.columns import find_image_column, find_label_column
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.images.decoding import UnreadableImage, read_image_size
@@ -86,11 +87,12 @@ def load_streamed_dataset(
     if _hides_labels(shards[reference]):
         raise UserError(f"{raw.source}: split {reference} has no labels; nothing can be learned from it.")
     feature = opened.features[reference][label_column]
-    names, known = read_classes(raw.source, reference, feature, shards[reference], num_labels)
+    strip = arguments.label_strip
+    names, known = read_classes(raw.source, reference, feature, shards[reference], num_labels, strip)
 
     result = ImageDataset({}, {}, names, raw.source, entry)
     result.revision = opened.commit
-    result.notes += note_unused_splits(raw, roles)
+    result.notes += note_unused_splits(raw, roles) + note_similar_names(names)
     for role, split in roles.items():
         if split not in shards:
             result.notes.append(f"Split {split} is not used as {role}: it has no column {label_column}.")
@@ -98,7 +100,7 @@ def load_streamed_dataset(
             result.notes.append(f"Split {split} is not used as {role}: it has no labels (those of its first rows).")
         else:
             feature = opened.features[split][label_column]
-            to_class_ids = ClassIds(raw.source, split, feature, known, reference)
+            to_class_ids = ClassIds(raw.source, split, feature, known, reference, strip)
             name = f"{raw.source}: split {split}"
             result.splits[role] = StreamedSplit(shards[split], to_class_ids, name, arguments.shuffle_buffer_size)
             result.split_names[role] = split

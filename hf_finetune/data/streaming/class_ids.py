@@ -10,14 +10,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel
 
-from hf_finetune.data.labels import UNLABELLED
+from hf_finetune.data.class_names import tidy_name
+from hf_finetune.data.labels import UNLABELLED, tidied_texts
 from hf_finetune.data.streaming.shards import ParquetShards
 from hf_finetune.data.streaming.tars import LabelSurvey, TarShards
 from hf_finetune.errors import UserError, listing
 
 
 def read_classes(
-    source: str, split: str, feature: Any, shards: ParquetShards | TarShards, num_labels: int | None
+    source: str,
+    split: str,
+    feature: Any,
+    shards: ParquetShards | TarShards,
+    num_labels: int | None,
+    label_strip: bool = False,
 ) -> tuple[list[str], pa.Array]:
     """Find out which classes there are.
 
@@ -31,6 +37,7 @@ def read_classes(
         shards: The split's shards.
         num_labels: The number of classes that the user stated. Needed where labels are in tars on another machine: then
             they are the integers 0 to num_labels - 1.
+        label_strip: Whether names are tidied (`class_names.tidy_name`) before they are compared.
 
     Returns:
         The class names, and the values of the labels (names or integers), both in the order of class ids.
@@ -38,8 +45,10 @@ def read_classes(
     Raises:
         UserError: A label is missing, there are fewer than two classes, or the classes cannot be known.
     """
+    tidied = tidy_name if label_strip else str
     if isinstance(feature, ClassLabel):
-        return list(feature.names), pa.array(feature.names, pa.string())
+        names = list(dict.fromkeys(map(tidied, feature.names)))
+        return names, pa.array(names, pa.string())
     if isinstance(shards, TarShards) and not all(file.is_local for file in shards.files):
         if num_labels is None:
             raise UserError(
@@ -58,8 +67,8 @@ def read_classes(
             )
         different.update(survey.labels)
         first_row += survey.samples
-    if len({type(value) for value in different}) > 1:
-        different = {str(value) for value in different}
+    if label_strip or len({type(value) for value in different}) > 1:
+        different = {tidied(str(value)) for value in different}
     if len(different) < 2:
         only = f" ({', '.join(map(str, different))})" if different else ""
         raise UserError(f"{source}: split {split} has {len(different)} class{only}; a classifier needs two at least.")
@@ -107,6 +116,7 @@ class ClassIds:
         feature: The type of its label column, of `datasets`.
         known: The labels' values in the order of class ids, from the split `reference`.
         reference: The split that defines the classes.
+        label_strip: Whether names are tidied before they are compared.
     """
 
     source: str
@@ -114,6 +124,7 @@ class ClassIds:
     feature: Any
     known: pa.Array
     reference: str
+    label_strip: bool = False
 
     def __call__(self, labels: pa.Array, rows: Sequence[int]) -> list[int]:
         """Return the ids of labels.
@@ -130,6 +141,8 @@ class ClassIds:
             names = pa.array(self.feature.names, pa.string())
             outside = pc.or_(pc.less(keys, 0), pc.greater_equal(keys, len(names)))
             keys = names.take(pc.if_else(outside, None, keys))
+        if self.label_strip and pa.types.is_string(keys.type):
+            keys = tidied_texts(pa.chunked_array([keys])).combine_chunks()
         if keys.type != known.type:
             known, keys = known.cast(pa.string()), keys.cast(pa.string())
         ids = pc.index_in(keys, value_set=known)

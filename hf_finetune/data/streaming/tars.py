@@ -196,4 +196,4 @@ def _label(tar: tarfile.TarFile, sample: TarSample, label_field: str) -> int | s
             return None
         value = value.get(entry) if isinstance(value, dict) else None
         return value if isinstance(value, int | str) and not isinstance(value, bool) else None
-    return int(text) if re.fullmatch(r"-?\d{1,18}", text) else text
+    return int(text) if re.fullmatch(r"0|-?[1-9]\d{0,17}", text) else text  # 01 and 1 may be two classes

@@ -52,3 +52,11 @@ def test_labels_outside_a_class_label_are_refused(label) -> None:
 def test_what_is_no_label_is_refused(values) -> None:
     with pytest.raises(UserError, match="a label is one class per image"):
         plain_values("pets", "train", pa.array(values))
+
+
+@pytest.mark.parametrize("feature", [Value("string"), ClassLabel(names=["a ", "\u00a0c"])])
+def test_names_are_tidied_if_asked(feature: object) -> None:
+    labels = pa.array([1, 0]) if isinstance(feature, ClassLabel) else pa.array(["c\u00a0", " a"])
+    assert ClassIds("pets", "test", feature, NAMES, "train", label_strip=True)(labels, [0, 1]) == [2, 0]
+    with pytest.raises(UserError, match="none of the 3 classes"):
+        ids(labels, feature=feature)

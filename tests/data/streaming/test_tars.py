@@ -100,3 +100,9 @@ def test_stated_lengths_are_taken_from_beside_the_tars(tmp_path) -> None:
     assert stated_lengths(files) is None
     (folder / "_info.json").write_text("[]")
     assert stated_lengths(files) is None
+
+
+def test_a_number_with_leading_zeros_stays_text(tmp_path, datasets_cache) -> None:
+    path = write_members(tmp_path / "a.tar", ("1.jpg", b""), ("1.cls", b"01"), ("2.jpg", b""), ("2.cls", b"1"))
+    (survey,) = TarShards([find_file(str(path))], "jpg", "cls").surveys
+    assert sorted(map(repr, survey.labels)) == ["'01'", "1"]
