@@ -118,9 +118,10 @@ def evaluate(
     metrics: Mapping[str, UserMetric | Metric] | None = None,
     image_processor: BaseImageProcessor | None = None,
     output: str | os.PathLike[str] | None = None,
+    labels_by_index: bool = False,
     **settings: Unpack[Settings],
 ) -> EvaluationResult:
-    """Compute a model's figures on a dataset. Classes are matched by name.
+    """Compute a model's figures on a dataset. Classes are matched by name, unless told otherwise.
 
     Args:
         model: A run's folder, a Hub id, an embedded checkpoint's name, or a model object.
@@ -131,6 +132,7 @@ def evaluate(
         image_processor: What prepares images; absent, the model's own.
         output: A .json file for all figures or a .csv file for each image's prediction; the confusion matrix is drawn
             beside it.
+        labels_by_index: Match classes by their order, for a model whose classes have no names, or one name twice.
         settings: Keys of a recipe that say which images and how they are run (`hf_finetune.Settings`).
 
     Returns:
@@ -151,6 +153,7 @@ def evaluate(
             checked,
             split=split,
             output=None if output is None else os.fspath(output),
+            labels_by_index=labels_by_index,
             given=given,
             metrics=_own_metrics(metrics),
             image_processor=image_processor,

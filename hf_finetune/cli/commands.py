@@ -59,13 +59,18 @@ class Evaluate(Command):
         )
         _add_output(parser, "Write the figures to FILE as well, a .json or .csv file.")
         parser.add_argument("--json", action="store_true", help="Print the figures as JSON.")
+        parser.add_argument(
+            "--labels_by_index",
+            action="store_true",
+            help="Match classes by their order, not by name: for a model whose classes are called LABEL_0 and so on.",
+        )
         add_argument_flags(parser, DATA_FLAGS)
 
     def run(self, namespace: argparse.Namespace) -> int:
         with importing():
             from hf_finetune.jobs.evaluate import evaluate_model
 
-        wishes = {"split": namespace.split, "output": namespace.output, "json": namespace.json}
+        wishes = {name: getattr(namespace, name) for name in ("split", "output", "json", "labels_by_index")}
         stated = {name: wish for name, wish in wishes.items() if wish}
         evaluate_model(namespace.model, **stated, **flag_values(namespace))
         return 0

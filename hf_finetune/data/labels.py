@@ -5,6 +5,7 @@ Whole Arrow columns are converted at once; no row becomes a Python object.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -20,6 +21,7 @@ from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.errors import UserError, listing
 
 _EXACT = 2.0**53  # from here on a 64-bit float does not hold every integer
+_NO_NAME = re.compile(r"(LABEL_)?[0-9]+|None")  # what Transformers calls a class that nobody named
 UNLABELLED = -1  # the Hub's convention for hidden labels
 
 
@@ -234,7 +236,7 @@ def _to_ids(
     return result
 
 
-def match_classes(dataset: Dataset | None, label_names: Sequence[str], model_names: Sequence[str]) -> list[int]:
+def match_classes(dataset: Dataset | None, label_names: Sequence[str], model_names: list[str]) -> list[int]:
     """Match the classes of a dataset with those of a model by name.
 
     Args:
@@ -247,14 +249,53 @@ def match_classes(dataset: Dataset | None, label_names: Sequence[str], model_nam
         For each class id of the dataset the model's id of that class; `UNLABELLED` for one that the model lacks.
 
     Raises:
-        UserError: The model lacks a class that has images.
+        UserError: The model lacks a class that has images, or several of its classes have the name of one.
     """
     position = {name: number for number, name in enumerate(model_names)}
     absent = [] if dataset is None else missing_classes(arrow_column(dataset, "label").to_numpy(), list(label_names))
-    unknown = [name for name in label_names if name not in position and name not in absent]
+    wanted = [name for name in label_names if name not in absent]
+    repeated = [name for name in wanted if model_names.count(name) > 1]
+    if repeated:
+        ids = [number for number, name in enumerate(model_names) if name == repeated[0]]
+        raise UserError(
+            f"The model has {len(ids)} classes of the name {repeated[0]} ({listing(ids)}), which cannot be matched by"
+            " name; correct id2label in its config.json, or use --labels_by_index if the dataset has the classes in the"
+            " model's order."
+        )
+    unknown = [name for name in wanted if name not in position]
+    if unknown and all(map(_NO_NAME.fullmatch, model_names)):
+        raise UserError(
+            f"The model's classes have no names ({listing(model_names, 3)}) that could be matched with the dataset's"
+            f" ({listing(label_names, 3)}); if both have the same order, use --labels_by_index."
+        )
     if unknown:
         raise UserError(
             f"The model does not know {len(unknown)} of the dataset's classes: {listing(unknown)}."
             f" It knows {listing(model_names)}.{hint_at_strip(unknown, model_names)}"
         )
     return [position.get(name, UNLABELLED) for name in label_names]
+
+
+def match_by_index(label_names: Sequence[str], model_names: Sequence[str]) -> list[int]:
+    """Match the classes of a dataset with those of a model by their order (`labels_by_index`).
+
+    Args:
+        label_names: The dataset's class names by class id. Names that are all class ids of the model are taken for
+            these, so integer labels keep their value where one of them has no images.
+        model_names: The model's class names by class id.
+
+    Returns:
+        For each class id of the dataset the model's.
+
+    Raises:
+        UserError: The dataset has more classes.
+    """
+    if len(label_names) > len(model_names):
+        raise UserError(
+            f"labels_by_index: the dataset has {len(label_names):,} classes and the model {len(model_names):,}; use a"
+            " model that was trained on these classes."
+        )
+    numbers = {str(number): number for number in range(len(model_names))}
+    if all(name in numbers for name in label_names):
+        return [numbers[name] for name in label_names]
+    return list(range(len(label_names)))

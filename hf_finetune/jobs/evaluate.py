@@ -20,11 +20,12 @@ from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.images.cache import finish
 from hf_finetune.data.images.unreadable import note_lost
-from hf_finetune.data.labels import match_classes
+from hf_finetune.data.labels import match_by_index, match_classes
 from hf_finetune.data.sources.objects import GivenDataset
 from hf_finetune.data.splits import split_role
 from hf_finetune.data.streaming.dataset import StreamedBatches
-from hf_finetune.errors import UserError, did_you_mean
+from hf_finetune.data.streaming.split import StreamedSplit
+from hf_finetune.errors import UserError, did_you_mean, listing
 from hf_finetune.evaluation.analysis import ClassFigures, Confusions, per_class_figures
 from hf_finetune.evaluation.metrics import ClassificationMetrics, Metric, UserMetric, run_metrics
 from hf_finetune.evaluation.report import describe_split, format_report, to_json, write_metrics
@@ -33,7 +34,7 @@ from hf_finetune.models.head import class_names
 from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
 from hf_finetune.training.host_memory import keep_freed_memory
-from hf_finetune.training.wiring import build_evaluator, load_data, prepare_images
+from hf_finetune.training.wiring import PreparedImages, build_evaluator, load_data, prepare_images
 
 logger = get_logger(__name__)
 
@@ -159,12 +160,13 @@ def evaluate_model(
     split: str | None = None,
     output: str | Path | None = None,
     json: bool = False,
+    labels_by_index: bool = False,
     given: GivenDataset | None = None,
     metrics: Mapping[str, UserMetric | Metric] | None = None,
     image_processor: BaseImageProcessor | None = None,
     **settings: Any,
 ) -> EvaluationResult:
-    """Log and return the figures of a model on a dataset. Classes are matched by name.
+    """Log and return the figures of a model on a dataset. Classes are matched by name, unless told otherwise.
 
     Args:
         model: A folder, a Hub id, an embedded name, or a model object.
@@ -172,6 +174,7 @@ def evaluate_model(
             is none, the validation split; where there is only one, that.
         output: A .json or .csv file for the results (`EvaluationResult.save`).
         json: Print the figures as JSON on standard output, instead of logging the table.
+        labels_by_index: Match classes by their order, for a model whose classes have no names, or one name twice.
         given: A dataset that is open already.
         metrics: Own figures by name.
         image_processor: What prepares images; absent, the model's own.
@@ -201,7 +204,9 @@ def evaluate_model(
     source = open_source(model if isinstance(model, PreTrainedModel) else model_arguments)
     network = load_trained(source)
     image_processor = image_processor or load_image_processor(source, network.config, _figures(data_arguments))
-    result = _evaluate(network, image_processor, data, data_arguments, args, role, run_metrics(metrics))
+    names, class_ids = _match(network, data, role, labels_by_index)
+    images = prepare_images(data, image_processor, data_arguments, args, class_ids)
+    result = _evaluate(network, names, images, args, role, run_metrics(metrics))
     if json:
         sys.stdout.write(to_json(result.as_mapping()))
     else:
@@ -227,19 +232,34 @@ def _choose_role(data: ImageDataset, split: str | None) -> str:
     return role
 
 
+def _match(
+    network: PreTrainedModel, data: ImageDataset, role: str, labels_by_index: bool
+) -> tuple[list[str], list[int]]:
+    """Return the model's class names, and for each class id of the dataset the model's."""
+    names = class_names(network.config)
+    if not labels_by_index:
+        split = data.splits[role]
+        return names, match_classes(None if isinstance(split, StreamedSplit) else split, data.label_names, names)
+    class_ids = match_by_index(data.label_names, names)
+    pairs = [
+        f"{class_id} {names[class_id]} = {name}" for name, class_id in zip(data.label_names, class_ids, strict=True)
+    ]
+    logger.info(f"Classes are matched by index: {listing(pairs)}.")
+    for name, class_id in zip(data.label_names, class_ids, strict=True):
+        names[class_id] = name
+    return names, class_ids
+
+
 def _evaluate(
     network: PreTrainedModel,
-    image_processor: BaseImageProcessor,
-    data: ImageDataset,
-    arguments: DataArguments,
+    names: list[str],
+    images: PreparedImages,
     args: FinetuneArguments,
     role: str,
     metrics: Mapping[str, Metric],
 ) -> EvaluationResult:
     """Run the split through the network."""
-    names = class_names(network.config)
-    class_ids = match_classes(None if arguments.streaming else data.splits[role], data.label_names, names)
-    images = prepare_images(data, image_processor, arguments, args, class_ids)
+    data = images.data
     keep_freed_memory(args.device)
     with tempfile.TemporaryDirectory() as folder:
         args.output_dir = folder  # the Trainer creates its folder even if nothing is ever written there

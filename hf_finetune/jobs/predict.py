@@ -23,7 +23,7 @@ from hf_finetune.errors import UserError
 from hf_finetune.exporters.base import LogitsOf
 from hf_finetune.exporters.onnx_model import OnnxModel
 from hf_finetune.logs import get_logger, progress_bar, write_line
-from hf_finetune.models.head import class_names
+from hf_finetune.models.head import class_names, describe_repeated
 from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
 
@@ -120,9 +120,14 @@ def _open(model: str | Path | PreTrainedModel, image_processor: BaseImageProcess
     if not isinstance(model, PreTrainedModel) and torch.accelerator.is_available():
         device = torch.accelerator.current_accelerator() or device
     image_processor = image_processor or load_image_processor(source, network.config)
-    names = dict(enumerate(class_names(network.config)))
+    names = class_names(network.config)
+    if repeated := describe_repeated(names):
+        # As an error, because standard output may be read by a program.
+        logger.error(
+            f"Note: several classes of the model have one name: {repeated}; predictions do not tell them apart."
+        )
     torch.nn.Module.to(network, device)
-    return _Classifier(LogitsOf(network), image_processor, names, device)
+    return _Classifier(LogitsOf(network), image_processor, dict(enumerate(names)), device)
 
 
 def classify(

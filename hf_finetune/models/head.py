@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_finetune.errors import UserError
+from hf_finetune.errors import UserError, listing
 
 
 def head_parameter_names(model: PreTrainedModel) -> set[str]:
@@ -55,6 +55,15 @@ def class_names(config: PreTrainedConfig) -> list[str]:
     """Return the names of a network's classes in the order of its logits."""
     names: dict[Any, str] = dict(config.id2label or {})
     return [str(names.get(position)) for position in range(config.num_labels or 0)]
+
+
+def describe_repeated(names: Sequence[str]) -> str | None:
+    """Return `crane (134 and 517)` for names that several classes have, with their class ids; None without."""
+    ids: dict[str, list[str]] = {}
+    for class_id, name in enumerate(names):
+        ids.setdefault(name, []).append(str(class_id))
+    repeated = [f"{name} ({' and '.join(its_ids)})" for name, its_ids in ids.items() if len(its_ids) > 1]
+    return listing(repeated) if repeated else None
 
 
 def set_class_names(config: PreTrainedConfig, label_names: Sequence[str]) -> None:

@@ -9,7 +9,14 @@ import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 
-from hf_finetune.data.labels import UNLABELLED, Labels, map_labels, match_classes, missing_classes
+from hf_finetune.data.labels import (
+    UNLABELLED,
+    Labels,
+    map_labels,
+    match_by_index,
+    match_classes,
+    missing_classes,
+)
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.errors import UserError
 
@@ -253,3 +260,27 @@ def test_names_that_differ_by_blanks_are_joined_only_if_asked(named: bool) -> No
     del raw.splits["test"]
     (note,) = map_labels(raw, {"train": "label"}, "train").notes
     assert "differ only by blanks" in note and "'dog' and 'dog '" in note
+
+
+@pytest.mark.parametrize("names", [["LABEL_0", "LABEL_1"], ["0", "1"], ["None", "None"]])
+def test_a_model_without_class_names_is_matched_by_index_only(names: list[str]) -> None:
+    message = r"classes have no names \(.*\) that could be matched with the dataset's \(cat, dog\); .*--labels_by_index"
+    with pytest.raises(UserError, match=message):
+        match_classes(None, ["cat", "dog"], names)
+    assert match_by_index(["cat", "dog"], names) == [0, 1]
+
+
+def test_integer_labels_keep_their_value_by_index() -> None:
+    assert match_by_index(["0", "2"], ["LABEL_0", "LABEL_1", "LABEL_2"]) == [0, 2]
+    assert match_by_index(["1", "2", "3"], ["LABEL_0", "LABEL_1", "LABEL_2"]) == [0, 1, 2]
+    with pytest.raises(UserError, match="labels_by_index: the dataset has 3 classes and the model 2"):
+        match_by_index(["a", "b", "c"], ["LABEL_0", "LABEL_1"])
+
+
+def test_one_name_for_two_classes_of_the_model() -> None:
+    names = ["crane", "cat", "crane"]
+    message = r"The model has 2 classes of the name crane \(0, 2\), .*--labels_by_index"
+    with pytest.raises(UserError, match=message):
+        match_classes(None, ["cat", "crane"], names)
+    assert match_classes(None, ["cat"], names) == [1]
+    assert match_classes(Dataset.from_dict({"label": [0, 0]}), ["cat", "crane"], names)[0] == 1

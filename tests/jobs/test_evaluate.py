@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,9 @@ import pytest
 from datasets import load_dataset
 from transformers import pipeline
 
-from hf_finetune import UserError, evaluate_model, finetune
+from hf_finetune import UserError, evaluate, evaluate_model, finetune
 from hf_finetune.jobs.evaluate import EvaluationResult
+from hf_finetune.jobs.predict import predict_files
 
 
 def assert_parity(result: EvaluationResult, model: str, images: list, names: list[str]) -> None:
@@ -52,6 +55,37 @@ def test_a_class_that_the_model_does_not_know_is_named(finished_run, tmp_path):
         PIL.Image.new("RGB", (16, 16)).save(tmp_path / "test" / label / "1.png")
     with pytest.raises(UserError, match="does not know 1 of the dataset's classes: mauve. It knows blue, green, red"):
         evaluate_model(str(finished_run), dataset=str(tmp_path), use_cpu=True, disable_tqdm=True)
+
+
+def renamed(run: Path, folder: Path, names: list[str]) -> Path:
+    """Copies a run's model and gives its classes other names."""
+    shutil.copytree(run, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = dict(enumerate(names))
+    config["label2id"] = {name: number for number, name in enumerate(names)}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_classes_without_names_are_matched_by_index(finished_run, image_folder, tmp_path):
+    model = renamed(finished_run, tmp_path / "model", ["LABEL_0", "LABEL_1", "LABEL_2"])
+    settings = {"dataset": str(image_folder), "use_cpu": True, "disable_tqdm": True}
+    with pytest.raises(UserError, match="labels_by_index"):
+        evaluate(model, **settings)
+    result = evaluate(model, labels_by_index=True, **settings)
+    assert result.metrics["accuracy"] == evaluate(finished_run, **settings).metrics["accuracy"]
+    assert result.label_names == ["blue", "green", "red"]
+
+
+def test_a_model_with_one_name_for_two_classes(finished_run, image_folder, tmp_path, capsys):
+    model = renamed(finished_run, tmp_path / "model", ["blue", "red", "red"])
+    settings = {"dataset": str(image_folder), "use_cpu": True, "disable_tqdm": True}
+    with pytest.raises(UserError, match=r"The model has 2 classes of the name red \(1, 2\)"):
+        evaluate(model, **settings)
+    assert evaluate(model, labels_by_index=True, **settings).metrics["accuracy"] > 0.9
+    image = next((image_folder / "test").rglob("*.png"))
+    predict_files(str(model), [str(image)], 1, 1, "json", tmp_path / "answer.json")
+    assert "several classes of the model have one name: red (1 and 2)" in capsys.readouterr().err
 
 
 def test_parity_of_the_embedded_checkpoint_on_real_cifar10(shared):
