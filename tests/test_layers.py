@@ -16,6 +16,7 @@ PACKAGE = "hf_finetune"
 LAYERS = (
     "errors",
     "timeouts",
+    "interrupts",
     "logs",
     "distributed",
     "config",

@@ -16,6 +16,7 @@ from hf_finetune.cli.command import Command
 from hf_finetune.cli.commands import COMMANDS
 from hf_finetune.config.fields import check_words
 from hf_finetune.errors import Interrupted, UserError, did_you_mean
+from hf_finetune.interrupts import EXIT_CODE, NotedInterrupts
 from hf_finetune.logs import quiet_library_bars, set_level, show_logs
 
 _SECONDS_FOR_THE_MAIN_PROCESS = 5
@@ -56,6 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"hf-finetune {__version__}")
         return 0
+    interrupted = f"\nhf-finetune: interrupted{_advice(words[0])}.\n"
+    with NotedInterrupts(interrupted):
+        return _exit_code(words, interrupted)
+
+
+def _exit_code(words: Sequence[str], interrupted: str) -> int:
     try:
         return _run(words[0], words[1:])
     except UserError as error:
@@ -74,10 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"error: {where}the disk is full; free some space on it.", 2)
     except KeyboardInterrupt:
-        print(file=sys.stderr)
-        resumes = words[0] in COMMANDS and COMMANDS[words[0]].resumes
-        advice = "; the same command resumes from the last checkpoint" if resumes else ""
-        return _fail(f"interrupted{advice}.", 130)
+        print(interrupted, end="", file=sys.stderr)
+        return EXIT_CODE
+
+
+def _advice(command: str) -> str:
+    resumes = command in COMMANDS and COMMANDS[command].resumes
+    return "; the same command resumes from the last checkpoint" if resumes else ""
 
 
 def _run(name: str, words: Sequence[str]) -> int:

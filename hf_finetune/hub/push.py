@@ -29,6 +29,7 @@ from hf_finetune.config.run_files import METRICS_FILE, RECIPE_FILE
 from hf_finetune.errors import UserError
 from hf_finetune.evaluation.report import to_json
 from hf_finetune.hub.redaction import without_private_text
+from hf_finetune.interrupts import raised_interrupts
 from hf_finetune.logs import get_logger
 
 logger = get_logger(__name__)
@@ -114,16 +115,17 @@ def push_folder(
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise UserError(f"{folder} holds no model; use the folder of a finished run.")
     try:
-        repository, _ = _log_in(repo_id, folder, sleep)
-        _retry(lambda: HfApi().create_repo(repository, private=private, exist_ok=True), sleep)
-        head = _check_existing(repository, private, sleep).sha
-        commit = _retry(
-            # The file list is made for each try: if only the answer was lost, the next try finds the files there.
-            lambda: HfApi().create_commit(
-                repository, _additions(folder, repository), commit_message="Push a model of hf-finetune"
-            ),
-            sleep,
-        )
+        with raised_interrupts():
+            repository, _ = _log_in(repo_id, folder, sleep)
+            _retry(lambda: HfApi().create_repo(repository, private=private, exist_ok=True), sleep)
+            head = _check_existing(repository, private, sleep).sha
+            commit = _retry(
+                # The file list is made for each try: if only the answer was lost, the next try finds the files there.
+                lambda: HfApi().create_commit(
+                    repository, _additions(folder, repository), commit_message="Push a model of hf-finetune"
+                ),
+                sleep,
+            )
     except (_PushError, KeyboardInterrupt) as error:
         raise UserError(
             f"{str(error) or 'The push was interrupted'}. The model is safe in {folder}; to push it later:"

@@ -22,6 +22,7 @@ from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError
 from hf_finetune.exporters.base import LogitsOf
 from hf_finetune.exporters.onnx_model import OnnxModel
+from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.logs import get_logger, progress_bar, write_line
 from hf_finetune.models.head import class_names, describe_repeated
 from hf_finetune.models.load import load_trained, open_source
@@ -158,6 +159,7 @@ def classify(
     device_stage = DeviceStage(classifier.image_processor, uniform=False)
     starts = range(0, len(images), batch_size)
     for start in progress_bar(starts, desc="images", unit="batch", delay=2, disable=not show_bar):
+        leave_if_interrupted()
         predictions: list[Prediction] = []
         batches = []
         for name, value in images[start : start + batch_size]:

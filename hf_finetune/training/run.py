@@ -14,6 +14,7 @@ from hf_finetune.data.transforms.build import TrainTransforms, build_train_trans
 from hf_finetune.data.transforms.given import transforms_of_function
 from hf_finetune.errors import Interrupted
 from hf_finetune.hub.push import push_folder
+from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.processor import default_train_transforms, describe
 from hf_finetune.training.checkpoints.run_folder import prepare_folder
@@ -73,6 +74,7 @@ def run(recipe: Recipe, command: str, given: Given | None = None) -> FinetuneRes
     trainer, plan, data = prepared.trainer, prepared.plan, prepared.images.data
 
     # ---- train ----
+    leave_if_interrupted()
     _open_folder(prepared)
     if plan.checkpoint is not None:
         logger.info(f"An interrupted run is here; it resumes from {plan.checkpoint.name}.")
@@ -83,6 +85,7 @@ def run(recipe: Recipe, command: str, given: Given | None = None) -> FinetuneRes
         raise
 
     # ---- evaluate ----
+    leave_if_interrupted()
     from hf_finetune.training import result  # plots: not before they are due
 
     predictions = {
@@ -94,6 +97,7 @@ def run(recipe: Recipe, command: str, given: Given | None = None) -> FinetuneRes
     record = result.RunRecord.of_run(plan, prepared.network.base, command, data, trainer, training, predictions)
 
     # ---- save ----
+    leave_if_interrupted()
     if plan.args.local_process_index == 0:
         finish(prepared.images.decoded.values())
     with full_disk_told(plan.folder, "the result", checkpoint_sizes(trainer.model, plan.args)[0]):
@@ -124,11 +128,13 @@ def prepare(recipe: Recipe, given: Given | None = None) -> PreparedRun:
     log_lines(logger, *(f"  {role}: {name}" for role, name in data.split_names.items()), *data.notes)
 
     # ---- model ----
+    leave_if_interrupted()
     network = load_network(plan, data.label_names)
     transforms = _train_transforms(plan, network, data)
     images = prepare_images(data, network.image_processor, plan.data, plan.args)
 
     # ---- trainer ----
+    leave_if_interrupted()
     stated = plan.given.train_transforms or plan.data.train_transforms
     policy = frozen_policy(network.frozen.backbone, plan.data.streaming, stated)
     keep_freed_memory(plan.args.device)

@@ -38,6 +38,7 @@ from hf_finetune.data.stages import TrainingStage
 from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.errors import Interrupted
 from hf_finetune.evaluation.metrics import METRICS, ClassificationMetrics
+from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.training.checkpoints import store
 from hf_finetune.training.checkpoints.resume import ResumeState, find_best_again
 from hf_finetune.training.checkpoints.weights import reload_whole, save_whole
@@ -254,6 +255,7 @@ class ImageClassificationTrainer(Trainer):
         The loss is left to `reduce_logits`, which keeps it per image: the stock mean is wrong where the last batch is
         uneven over the ranks.
         """
+        leave_if_interrupted()
         inputs = self._prepare_inputs(inputs)
         labels = inputs.pop("labels", None)
         with torch.inference_mode() if self.args.world_size == 1 else torch.no_grad():
@@ -293,6 +295,7 @@ class ImageClassificationTrainer(Trainer):
             saved = ResumeState.load(self._resumed_from)
             self._loop.restored_loss = saved.running_loss
             self.extensions.load_state_dicts(saved.extensions)
+            self._checkpoints.saved_step = self.state.global_step
         return position
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
@@ -317,24 +320,26 @@ class ImageClassificationTrainer(Trainer):
             # the epoch's last step, because a run that resumes from it does not make that call again.
             return
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
+        self._save_if_asked_to_stop(model, trial)
+
+    def _save_if_asked_to_stop(self, model: nn.Module, trial: Any) -> None:
         self._stopped_by = self.extensions.stop_requested()
         if self._stopped_by is not None:
-            if self._checkpoints.saved_step != step:
+            if self._checkpoints.saved_step != self.state.global_step:
                 self._save_checkpoint(model, trial)
             self.control.should_training_stop = True
 
-    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """End with `Interrupted` where the run was stopped; else keep the last checkpoint until the result is there.
-
-        The stock method would remove it where `save_total_limit` is 1.
-        """
+    def _finalize_training(self, trial: Any, *args: Any, **kwargs: Any) -> TrainOutput:
+        """End with `Interrupted` where the run was stopped; else keep the checkpoint that a limit of 1 would remove."""
+        self._loop.restore_running_loss()  # if not one step was left
+        if self._stopped_by is None:  # it may have been asked to since the last step was evaluated and saved
+            self._save_if_asked_to_stop(self.model, trial)
         if self._stopped_by is not None:
             self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
             raise Interrupted(self._stopped_by, self.state.global_step)
-        self._loop.restore_running_loss()  # if not one step was left
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
-            return cast(TrainOutput, super()._finalize_training(*args, **kwargs))
+            return cast(TrainOutput, super()._finalize_training(trial, *args, **kwargs))
         finally:
             self.args.save_total_limit = limit
 

@@ -115,6 +115,39 @@ def test_a_run_that_a_signal_stopped_ends_as_if_it_had_not(tmp_path, settings, s
         assert end_of(resumed) == end_of(undisturbed)
 
 
+class AfterLastStep(TrainerCallback):
+    """Sends a signal when the mean loss of the whole run is logged, after the last checkpoint."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if "train_loss" in logs:
+            send_to_oneself()
+
+
+@pytest.mark.parametrize("settings", [_EPOCHS, _EPOCHS | {"save_strategy": "no"}, _STEPS | {"max_steps": 7}])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_signal_after_the_last_step_says_that_the_run_is_saved(tmp_path, settings, late):
+    undisturbed = build(tmp_path / "undisturbed", **settings)
+    undisturbed.train()
+    stopped = build(tmp_path / "run", AfterLastStep() if late else None, **settings)
+    finalize = stopped._finalize_training
+    stopped._finalize_training = lambda *rest: (late or send_to_oneself(), finalize(*rest))[1]
+    last = settings.get("max_steps", 18)
+    if late and settings["save_strategy"] == "no":
+        received = []
+        before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+        stopped.train()
+        signal.signal(signal.SIGTERM, before)
+        assert received == [signal.SIGTERM]  # nothing was saved, so the run does not claim it
+        return
+    with pytest.raises(Interrupted, match=f"Interrupted by SIGTERM after step {last}; saved"):
+        stopped.train()
+    newest = list_checkpoints(tmp_path / "run")[0]
+    assert newest.name == f"checkpoint-{last}" and find_fault(newest) is None
+    resumed = build(tmp_path / "run", **settings)
+    resumed.train(resume_from_checkpoint=str(newest))
+    assert end_of(resumed) == end_of(undisturbed)
+
+
 @pytest.mark.parametrize(("settings", "step", "lost"), [(_EPOCHS, 11, 5), (_STEPS, 7, 3)])
 def test_a_run_that_was_killed_ends_as_if_it_had_not(tmp_path, settings, step, lost):
     undisturbed = build(tmp_path / "undisturbed", **settings)

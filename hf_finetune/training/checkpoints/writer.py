@@ -20,7 +20,7 @@ class CheckpointWriter:
     """Writes checkpoints that are whole or not there.
 
     Attributes:
-        saved_step: The optimizer step of the newest checkpoint that this process has written; -1 before the first.
+        saved_step: The optimizer step of the newest checkpoint, written or resumed from; -1 before the first.
         folder_in_use: The folder in which a checkpoint is being written; None between two checkpoints.
     """
 

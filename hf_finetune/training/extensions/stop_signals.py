@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from transformers import TrainerState
+
 from hf_finetune.errors import Interrupted
 from hf_finetune.training.extensions.base import Extension
 
@@ -81,6 +83,15 @@ class StopOnSignals(Extension):
     def __init__(self) -> None:
         """Create the extension."""
         self.signals = StopSignals()
+        self._saved_step = -1
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Note the step of the checkpoint from which the run resumes."""
+        self._saved_step = state.global_step or -1
+
+    def before_save(self) -> None:
+        """Note the step of the newest checkpoint."""
+        self._saved_step = self.loop.state.global_step
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -88,6 +99,9 @@ class StopOnSignals(Extension):
         with self.signals:
             try:
                 yield
+                late, step = self.stop_requested(), self.loop.state.global_step
+                if late is not None and step == self._saved_step:
+                    raise Interrupted(late, step)
             except Interrupted:
                 self.signals.handled = True
                 raise

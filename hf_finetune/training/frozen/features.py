@@ -20,6 +20,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_finetune.data.batches import NOT_COUNTED, ImageBatches
+from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.logs import get_logger, progress_bar
 from hf_finetune.models.head import head_module
 from hf_finetune.models.load import head_parameter_names
@@ -120,6 +121,7 @@ def module_inputs(
     )
     with bar, trainer.extensions.loading(), _inputs_of(module) as given:
         for batch in loader:
+            leave_if_interrupted()
             inputs = trainer.prepare_batch(batch)
             labels = inputs.pop("labels")
             with torch.inference_mode(), trainer.accelerator.autocast():

@@ -119,6 +119,28 @@ def test_a_run_is_asked_to_stop_and_the_signal_goes_no_further(delivered, proces
     assert delivered == []
 
 
+@pytest.mark.parametrize(("resumed", "saved"), [(0, 7), (7, None)])
+def test_a_signal_after_the_last_step_ends_the_run_if_that_step_is_saved(delivered, resumed, saved):
+    extension = attached()
+    extension.loop.state.global_step = resumed
+    with pytest.raises(Interrupted, match="after step 7; saved"), extension.training():
+        extension.on_train_begin(None, extension.loop.state, None)
+        extension.loop.state.global_step = 7
+        if saved is not None:
+            extension.before_save()
+        send(signal.SIGTERM)
+    assert delivered == []
+
+
+def test_a_signal_after_a_last_step_that_is_not_saved_is_delivered(delivered):
+    extension = attached()
+    with extension.training():
+        extension.on_train_begin(None, extension.loop.state, None)
+        extension.loop.state.global_step = 7
+        send(signal.SIGTERM)
+    assert delivered == [signal.SIGTERM]
+
+
 def test_all_ranks_stop_where_one_was_asked(delivered):
     extension = attached(processes=2, others_ask=True)
     with extension.training():
