@@ -163,15 +163,16 @@ def _check_column(raw: RawDataset, split: str, argument: str, name: str) -> None
 
 
 def _the_one(raw: RawDataset, split: str, name: str, candidates: list[str]) -> str:
-    """Return the only candidate, or among several the one with the conventional `name`."""
-    if len(candidates) > 1 and name not in candidates:
+    """Return the only candidate, or among several the one with the conventional `name`, or its plural."""
+    conventional = next((wanted for wanted in (name, f"{name}s") if wanted in candidates), None)
+    if len(candidates) > 1 and conventional is None:
         features = raw.splits[split].features
         raise UserError(
             f"{raw.source}: {len(candidates)} columns could hold the {name}s:"
             f" {_describe({candidate: features[candidate] for candidate in candidates})}."
             f" Use --{name}_column {candidates[0]} or another."
         )
-    return name if name in candidates else candidates[0]
+    return conventional or candidates[0]
 
 
 def _describe(features: Mapping[str, object]) -> str:

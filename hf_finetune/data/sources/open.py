@@ -17,6 +17,7 @@ from hf_finetune.data.sources.folder import CLASS_FOLDERS
 from hf_finetune.data.sources.hub import HUB, is_hub_id
 from hf_finetune.data.sources.hub_copy import HUB_COPY, PARQUET_FOLDER
 from hf_finetune.data.sources.idx import IDX
+from hf_finetune.data.sources.metadata import METADATA
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.data.sources.saved import SAVED
 from hf_finetune.data.sources.source import Location, Source
@@ -32,6 +33,7 @@ SOURCES: list[Source] = [
     HUB_COPY,
     IDX,
     SPLIT_TABLES,
+    METADATA,
     PARQUET_FOLDER,
     CLASS_FOLDERS,
     HUB,
@@ -59,11 +61,12 @@ def open_source(arguments: DataArguments, lost_files: Sequence[str] = ()) -> tup
         config=arguments.dataset_config,
         revision=arguments.dataset_revision,
         lost_files=lost_files,
+        label_column=arguments.label_column,
     )
-    source = next((source for source in SOURCES if source.matches(location)), None)
-    if source is None:
-        raise UserError(f"{path} is neither a folder nor a table; tables end in {', '.join(_extensions())}.")
     try:
+        source = next((source for source in SOURCES if source.matches(location)), None)
+        if source is None:
+            raise UserError(f"{path} is neither a folder nor a table; tables end in {', '.join(_extensions())}.")
         raw = source.read(location)
     except OSError as error:
         raise UserError(f"{path or arguments.dataset} cannot be read: {first_line(error)}.") from error

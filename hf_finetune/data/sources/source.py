@@ -22,6 +22,7 @@ class Location:
         revision: The branch, tag or commit of a Hub dataset, None for the newest.
         lost_files: Images, relative to `path`, that have vanished since a run began. A folder is read as if they were
             still there, so that the order of the others does not change.
+        label_column: The column of labels that the user chose, None without.
     """
 
     dataset: str
@@ -30,6 +31,7 @@ class Location:
     config: str | None = None
     revision: str | None = None
     lost_files: Sequence[str] = ()
+    label_column: str | None = None
 
 
 @dataclass(frozen=True)

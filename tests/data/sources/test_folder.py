@@ -9,14 +9,7 @@ import pytest
 
 from hf_finetune.data.sources.folder import read_class_folders
 from hf_finetune.errors import UserError
-
-
-def touch(root: Path, *names: str) -> Path:
-    """Makes empty files: nothing here opens an image."""
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    return root
+from tests.helpers.folders import touch
 
 
 def contents(root: Path) -> dict[str, list[tuple[str, str]]]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-import PIL.Image
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 
@@ -20,6 +19,7 @@ from hf_finetune.data.sources.open import open_source
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.data.sources.source import Location, Source
 from hf_finetune.errors import UserError
+from tests.helpers.folders import write_images
 
 
 @pytest.fixture(autouse=True)
@@ -27,16 +27,9 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def images(root: Path, *names: str) -> Path:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        PIL.Image.fromarray(np.zeros((2, 3), dtype=np.uint8)).save(root / name)
-    return root
-
-
 def embedded(root: Path) -> DatasetDict:
     """Returns splits train (2 rows) and test (1 row) with the images' bytes in them."""
-    path = images(root, "x.png") / "x.png"
+    path = write_images(root, "x.png") / "x.png"
     features = Features({"img": Image(), "label": ClassLabel(names=["cat", "dog"])})
     columns = {"img": [{"bytes": path.read_bytes(), "path": None}] * 2, "label": [0, 1]}
     train = Dataset.from_dict(columns, features=features)
@@ -84,7 +77,7 @@ def test_layouts_of_a_folder(tmp_path: Path) -> None:
     (without_card / "README.md").unlink()
     embedded(tmp_path / "made").save_to_disk(tmp_path / "saved")
     embedded(tmp_path / "made")["train"].save_to_disk(tmp_path / "saved_train")
-    classes = images(tmp_path / "classes", "cats/1.png", "dogs/1.png")
+    classes = write_images(tmp_path / "classes", "cats/1.png", "dogs/1.png")
     (classes / "README.md").write_text("These are pets. configs: none")
     idx = tmp_path / "idx"
     idx.mkdir()
@@ -115,7 +108,7 @@ def test_a_folder_is_read_whatever_module_of_datasets_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    images(tmp_path / "classes" / name, "cats/1.png", "dogs/1.png")
+    write_images(tmp_path / "classes" / name, "cats/1.png", "dogs/1.png")
     hub_copy(tmp_path / name)
     assert sizes(dataset=name) == {"train": 2, "test": 1}
     monkeypatch.chdir(tmp_path / "classes")
@@ -130,8 +123,8 @@ def test_hub_id_of_the_catalog_has_its_entry(tmp_path: Path) -> None:
 
 
 def test_path_goes_before_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    images(tmp_path / "data" / "pets", "cats/1.png", "dogs/1.png")
-    images(tmp_path / "digits", "cats/1.png", "dogs/1.png")
+    write_images(tmp_path / "data" / "pets", "cats/1.png", "dogs/1.png")
+    write_images(tmp_path / "digits", "cats/1.png", "dogs/1.png")
     monkeypatch.chdir(tmp_path)
     assert sizes(dataset="data/pets") == sizes(dataset="./digits") == {"train": 2}
     assert sizes(dataset="digits") == CATALOG["digits"].split_sizes
@@ -213,7 +206,7 @@ def test_mistakes(arguments: dict, message: str, tmp_path: Path, monkeypatch: py
 
 
 def test_tables_that_are_not_named_like_splits(tmp_path: Path) -> None:
-    images(tmp_path / "pets", "images/1.png")
+    write_images(tmp_path / "pets", "images/1.png")
     (tmp_path / "pets" / "labels.csv").write_text("image,label\nimages/1.png,cat\n")
     with pytest.raises(
         UserError, match=r"none is named like a split \(labels\.csv\); use --dataset .*labels\.csv, or name"
@@ -238,7 +231,7 @@ def test_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def refuse(folder: Path) -> None:
         raise PermissionError(13, "Permission denied", str(folder))
 
-    images(tmp_path, "cats/1.png", "dogs/1.png")
+    write_images(tmp_path, "cats/1.png", "dogs/1.png")
     monkeypatch.setattr("os.scandir", refuse)
     with pytest.raises(UserError, match=r"cannot be read: \[Errno 13\] Permission denied"):
         sizes(dataset=str(tmp_path))
