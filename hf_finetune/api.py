@@ -31,7 +31,7 @@ from hf_finetune.jobs.predict import Prediction, classify, find_images
 from hf_finetune.logs import get_logger
 from hf_finetune.training.finetune_result import FinetuneResult
 from hf_finetune.training.given import Given
-from hf_finetune.training.given_loss import Loss
+from hf_finetune.training.loss import Loss
 from hf_finetune.training.run import choose_recipe, run
 
 logger = get_logger(__name__)
@@ -59,7 +59,7 @@ def finetune(
     model: str | os.PathLike[str] | PreTrainedModel | None = None,
     image_processor: str | os.PathLike[str] | BaseImageProcessor | None = None,
     train_transforms: Sequence[Any] | ImageFunction | None = None,
-    loss: Loss | None = None,
+    loss: str | Loss | None = None,
     metrics: Mapping[str, UserMetric | Metric] | Sequence[str] | None = None,
     callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
     **settings: Unpack[Settings],
@@ -85,10 +85,10 @@ def finetune(
         train_transforms: A recipe's list of torchvision.transforms.v2 names, or a function of one training image,
             uint8 (3, height, width), that returns one of the same kind, all of one size; such as a v2.Compose. What it
             draws from torch's generator is keyed by the example.
-        loss: A function of logits, float (batch, classes), and class ids, int64 (batch,), that returns one loss for
-            each image, float (batch,), such as `torch.nn.CrossEntropyLoss(reduction="none")`. Where images are mixed,
-            labels are shares of the classes, float (batch, classes). The mean is taken over the whole global batch.
-            Evaluation still reports the cross entropy as `loss`.
+        loss: A registered loss's name, or a function of logits, float (batch, classes), and class ids, int64 (batch,),
+            that returns one loss for each image, float (batch,). Where images are mixed, labels are shares of the
+            classes, float (batch, classes). The mean is taken over the whole global batch. Evaluation still reports
+            the cross entropy as `loss`.
         metrics: By name, functions of probabilities, float32 (images, classes), and class ids, int64 (images,), that
             return a number; or names of registered ones, which are only checked, because all of those are reported.
         callbacks: Callbacks of Transformers, objects or classes.
@@ -306,12 +306,14 @@ def _sort_out(
         objects["train_transforms"] = train_transforms
     elif train_transforms is not None:
         values["train_transforms"] = _plain(train_transforms)
-    if loss is not None:
+    if isinstance(loss, str):
+        values["loss"] = loss
+    elif loss is not None:
         if not callable(loss):
-            raise UserError(f"loss is {type(loss).__name__}; use a function of (logits, labels).")
+            raise UserError(f"loss is {type(loss).__name__}; use a name or a function of (logits, labels).")
         if settings.get("label_smoothing_factor"):
             raise UserError("label_smoothing_factor is not read with a loss of your own; smooth the labels there.")
-        values["label_smoothing_factor"] = None
+        values |= {"loss": None, "label_smoothing_factor": None}
         objects["loss"] = loss
     return Given(**objects, metrics=_own_metrics(metrics), callbacks=_callbacks(callbacks)), values
 

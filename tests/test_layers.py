@@ -19,6 +19,7 @@ LAYERS = (
     "interrupts",
     "logs",
     "distributed",
+    "losses",
     "config",
     "mmclassification",
     "data",

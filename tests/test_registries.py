@@ -29,8 +29,9 @@ from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.data.sources.source import Location, Source, path_of
 from hf_finetune.errors import UserError
 from hf_finetune.evaluation.metrics import METRICS, Metric, Predictions
-from hf_finetune.exporters.base import ExportFormat, Logits
-from hf_finetune.exporters.formats import FORMATS
+from hf_finetune.exporters.base import Logits
+from hf_finetune.exporters.formats import FORMATS, ExportFormat
+from hf_finetune.losses import LOSSES
 from tests.helpers.tiny import write_recipe
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -72,7 +73,7 @@ def toy_run(toys: None, image_folder: Path, tmp_path_factory: pytest.TempPathFac
 
     calls: list[int] = []
 
-    def toy_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def toy_loss(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float) -> torch.Tensor:
         calls.append(len(labels))
         return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
 
@@ -80,13 +81,14 @@ def toy_run(toys: None, image_folder: Path, tmp_path_factory: pytest.TempPathFac
     messages: list[str] = []
     show_logs()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(LOSSES, "toy_loss", toy_loss)
         patch.setattr(ConsoleHandler, "emit", lambda self, record: messages.append(record.getMessage()))
         finetune(
             str(write_recipe(folder, metric_for_best_model="error_rate", num_train_epochs=2)),
             dataset="toys",
             dataset_path=str(image_folder),
             output_dir=str(folder / "output"),
-            loss=toy_loss,
+            loss="toy_loss",
         )
     return ToyRun(folder / "output", "\n".join(messages), sum(calls))
 
@@ -118,8 +120,26 @@ def test_a_named_dataset_is_trained_on_and_stands_in_the_card(toy_run):
 
 
 @pytest.mark.slow
-def test_a_loss_is_a_function(toy_run):
+def test_a_loss_is_called_for_every_image(toy_run):
     assert toy_run.losses >= 2 * 65  # the images of two epochs, of which some are held out
+    assert "loss: toy_loss" in (toy_run.folder / "recipe.yaml").read_text()
+
+
+def absolute_error(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float) -> torch.Tensor:
+    """Return the probability of all other classes, a part of 1. It is bounded."""
+    return 1 - logits.softmax(dim=1).gather(1, labels[:, None])[:, 0]
+
+
+def test_a_loss_is_in_help_documentation_and_messages(monkeypatch, capsys):
+    monkeypatch.setitem(LOSSES, "absolute_error", absolute_error)
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "--help-all"])
+    assert "--loss cross_entropy|absolute_error" in capsys.readouterr().out
+    row = "| `absolute_error` | the probability of all other classes, a part of 1 |"
+    assert row in documentation_tables().losses_table()
+    assert main(["train", "--dataset", "digits", "--loss", "absolute_eror"]) == 2
+    expected = 'loss is "absolute_eror". Did you mean "absolute_error"? Use one of cross_entropy, absolute_error.'
+    assert expected in capsys.readouterr().err
 
 
 def documentation_tables() -> ModuleType:
@@ -236,12 +256,12 @@ def test_an_exporter_writes_is_checked_and_is_in_messages(monkeypatch, finished_
     assert "copy" in capsys.readouterr().err
 
 
-def test_the_help_of_export_names_each_format(capsys):
-    """Written there by hand, because help needs no torch and the formats do."""
+def test_the_help_of_export_names_each_format(monkeypatch, capsys):
+    monkeypatch.setitem(FORMATS, "copy", COPY)
     with pytest.raises(SystemExit, match="0"):
         main(["export", "--help"])
     printed = capsys.readouterr().out
-    assert "|".join(FORMATS) in printed
+    assert "onnx|safetensors|copy" in printed and "copy: a copy" in " ".join(printed.split())
 
 
 def test_the_registries_name_their_entries_as_these_name_themselves():

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hf_finetune.data.catalog import CATALOG
 from hf_finetune.evaluation.metrics import METRICS
+from hf_finetune.losses import LOSSES
 
 DOCS = Path(__file__).resolve().parents[1]
 _TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -37,13 +38,21 @@ def metrics_table() -> str:
     """Return the table of the metrics: the meaning of each is its function's docstring."""
     rows = []
     for name, metric in METRICS.items():
-        meaning = " ".join((metric.compute.__doc__ or "").split(".")[0].split()).removeprefix("Return ")
         better = {True: "higher", False: "lower", None: "depends"}[metric.greater_is_better]
-        rows.append([f"`{name}`", meaning, better])
+        rows.append([f"`{name}`", _meaning(metric.compute), better])
     return _table(["Name", "Meaning", "Better"], rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"datasets": datasets_table, "metrics": metrics_table}
+def losses_table() -> str:
+    """Return the table of the losses: the meaning of each is its function's docstring."""
+    return _table(["Name", "Meaning"], [[f"`{name}`", _meaning(loss)] for name, loss in LOSSES.items()])
+
+
+def _meaning(function: Callable[..., object]) -> str:
+    return " ".join((function.__doc__ or "").split(".")[0].split()).removeprefix("Return ")
+
+
+TABLES: dict[str, Callable[[], str]] = {"datasets": datasets_table, "losses": losses_table, "metrics": metrics_table}
 
 
 def with_tables(text: str) -> str:

@@ -12,6 +12,7 @@ from hf_finetune.cli.completion import SHELLS, completion_script
 from hf_finetune.cli.flags import CONVERT_FLAGS, DATA_FLAGS, add_argument_flags, add_inherited_flags, flag_values
 from hf_finetune.cli.train_help import ShowAllHelp, ShowShortHelp
 from hf_finetune.errors import UserError
+from hf_finetune.exporters.formats import FORMATS
 from hf_finetune.logs import COLUMNS
 
 
@@ -115,15 +116,14 @@ class Export(Command):
     name = "export"
     help = "write a model as an ONNX file or a model folder, and check that it answers the same"
     details = "It is checked on the images of a dataset or, without one, on noise."
-    usage = "MODEL [--format onnx|safetensors] [--output PATH] [--KEY VALUE]..."
+    usage = "MODEL [--format FORMAT] [--output PATH] [--KEY VALUE]..."
 
     def register(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("model", metavar="MODEL", help="A run's folder, a Hub id or an embedded checkpoint's name.")
+        default = next(iter(FORMATS))
+        titles = ", ".join(f"{name}: {form.title}" for name, form in FORMATS.items())
         parser.add_argument(
-            "--format",
-            default="onnx",
-            metavar="onnx|safetensors",
-            help="onnx, a file, or safetensors, a folder. Default: onnx.",
+            "--format", default=default, metavar="|".join(FORMATS), help=f"{titles}. Default: {default}."
         )
         parser.add_argument("--output", metavar="PATH", help="Where to. Absent: model.onnx in the folder of MODEL.")
         parser.add_argument("--quantize", metavar="int8", help="Write an ONNX file of int8 weights; needs --dataset.")

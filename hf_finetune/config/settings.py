@@ -1,7 +1,7 @@
 """The keys of a recipe as the keyword arguments of `finetune` and `evaluate`, with their types.
 
 Generated from the dataclasses of hf_finetune.config by `python -m tests.config.test_settings`; a test keeps them equal.
-`dataset` and `train_transforms` are missing, because they are arguments of their own.
+`dataset`, `loss` and `train_transforms` are missing, because they are arguments of their own.
 """
 
 from __future__ import annotations

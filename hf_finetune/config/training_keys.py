@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from hf_finetune.losses import LOSSES
+
 MULTISTEP = "multistep"
 WARM_UPS = ("linear", "constant", "exponential")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical", "passive")
@@ -67,6 +69,7 @@ class TrainingKeys:
     max_grad_norm: float = field(
         default=0.0, metadata={"help": "Clip the norm of the gradient to this value; 0 does not clip."}
     )
+    loss: str = field(default="cross_entropy", metadata={"help": "Loss of each image.", "choices": LOSSES})
     label_smoothing_factor: float = field(default=0.0, metadata={"help": "Label smoothing; 0 does not smooth."})
     ema_decay: float | None = field(
         default=None,

@@ -1,22 +1,21 @@
-"""What the export formats have in common: their description, the network as a function, and the check of a result."""
+"""What the export formats have in common: the network as a function, and the check of a result."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import cast
 
 import torch
 from torch import nn
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
-from hf_finetune.config.model import ModelArguments
 from hf_finetune.errors import UserError
+from hf_finetune.exporters.formats import ExportFormat
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
 """pixel_values, float32 (batch, channels, height, width) -> logits, float32 (batch, classes)."""
@@ -25,40 +24,13 @@ Logits = Callable[[torch.Tensor], torch.Tensor]
 _TIE = 1e-4
 
 
-@dataclass(frozen=True)
-class ExportFormat:
-    """A form in which a trained model is exported.
-
-    Attributes:
-        name: Its name for `--format`.
-        title: What messages call the result, such as "an ONNX file".
-        suffix: Suffix of the file that is written. "" for a folder.
-        write: Writes (model, image processor, example, path). The model is on the CPU and in evaluation mode. The
-            example is at least two images as the model takes them, float32 (images, channels, height, width).
-        load: Opens (path, the original's arguments) and returns what it answers, to compare it with the original.
-        packages: Optional packages that it needs.
-        extra: The extra of hf-finetune that installs them.
-        quantize_int8: Writes (exported file, path, batches of pixel_values to calibrate with) with int8 weights. None
-            where the format has no such form.
-    """
-
-    name: str
-    title: str
-    suffix: str
-    write: Callable[[PreTrainedModel, BaseImageProcessor, torch.Tensor, Path], None]
-    load: Callable[[Path, ModelArguments], Logits]
-    packages: Sequence[str] = ()
-    extra: str = ""
-    quantize_int8: Callable[[Path, Path, Iterable[torch.Tensor]], None] | None = None
-
-
-def need_packages(title: str, extra: str, packages: Sequence[str]) -> None:
-    """Raise `UserError` if one of the optional packages for a format is not installed."""
-    for name in packages:
+def need_packages(export_format: ExportFormat, packages: Sequence[str] | None = None) -> None:
+    """Raise `UserError` if one of the optional packages for a format, all by default, is not installed."""
+    for name in export_format.packages if packages is None else packages:
         if find_spec(name) is None:
             raise UserError(
-                f'To write or read {title}, the package {name} is needed; install it with `pip install "hf-finetune'
-                f'[{extra}]"`.'
+                f"To write or read {export_format.title}, the package {name} is needed; install it with `pip install"
+                f' "hf-finetune[{export_format.extra}]"`.'
             )
 
 

@@ -1,13 +1,80 @@
-"""The table of export formats. A new one costs a file that defines it and an entry here."""
+"""The table of export formats. A new one costs a file with its functions and an entry here.
+
+It needs neither torch nor Transformers, so that `hf-finetune export --help` answers at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from hf_finetune.exporters import onnx_file, safetensors_folder
-from hf_finetune.exporters.base import ExportFormat
+if TYPE_CHECKING:
+    import torch
+    from transformers import BaseImageProcessor, PreTrainedModel
 
-FORMATS: Mapping[str, ExportFormat] = {
-    export_format.name: export_format for export_format in (onnx_file.FORMAT, safetensors_folder.FORMAT)
+    from hf_finetune.config.model import ModelArguments
+    from hf_finetune.exporters.base import Logits
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """A form in which a trained model is exported.
+
+    Attributes:
+        name: Its name for `--format`.
+        title: What help and messages call the result, such as "an ONNX file".
+        suffix: Suffix of the file that is written. "" for a folder.
+        write: Writes (model, image processor, example, path). The model is on the CPU and in evaluation mode. The
+            example is at least two images as the model takes them, float32 (images, channels, height, width).
+        load: Opens (path, the original's arguments) and returns what it answers, to compare it with the original.
+        packages: Optional packages that it needs.
+        extra: The extra of hf-finetune that installs them.
+        quantize_int8: Writes (exported file, path, batches of pixel_values to calibrate with) with int8 weights. None
+            where the format has no such form.
+    """
+
+    name: str
+    title: str
+    suffix: str
+    write: Callable[[PreTrainedModel, BaseImageProcessor, torch.Tensor, Path], None]
+    load: Callable[[Path, ModelArguments], Logits]
+    packages: Sequence[str] = ()
+    extra: str = ""
+    quantize_int8: Callable[[Path, Path, Iterable[torch.Tensor]], None] | None = None
+
+
+def _imported_late(module: str, name: str) -> Callable[..., Any]:
+    """Return a function of a module of this package, which is imported when the function is called."""
+
+    def call(*arguments: Any) -> Any:
+        return getattr(import_module(f"hf_finetune.exporters.{module}"), name)(*arguments)
+
+    return call
+
+
+FORMATS: dict[str, ExportFormat] = {
+    export_format.name: export_format
+    for export_format in (
+        ExportFormat(
+            name="onnx",
+            title="an ONNX file",
+            suffix=".onnx",
+            write=_imported_late("onnx_file", "write_onnx"),
+            load=_imported_late("onnx_file", "open_onnx"),
+            packages=("onnx", "onnxscript", "onnxruntime"),
+            extra="onnx",
+            quantize_int8=_imported_late("onnx_file", "quantize_int8"),
+        ),
+        ExportFormat(
+            name="safetensors",
+            title="a model folder",
+            suffix="",
+            write=_imported_late("safetensors_folder", "write_folder"),
+            load=_imported_late("safetensors_folder", "open_folder"),
+        ),
+    )
 }
 """The formats by the name that `--format` takes. The first is the default."""

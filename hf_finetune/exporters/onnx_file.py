@@ -18,8 +18,8 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.errors import UserError, first_line
-from hf_finetune.exporters.base import ExportFormat, LogitsOf, quiet_exporters
-from hf_finetune.exporters.onnx_model import EXTRA, INPUT_NAME, OUTPUT_NAME, TITLE, OnnxModel, metadata_of
+from hf_finetune.exporters.base import LogitsOf, quiet_exporters
+from hf_finetune.exporters.onnx_model import INPUT_NAME, OUTPUT_NAME, OnnxModel, metadata_of
 
 
 def write_onnx(
@@ -99,17 +99,6 @@ def quantize_int8(source: Path, target: Path, batches: Iterable[torch.Tensor]) -
     onnx.save(quantized, target)
 
 
-def _open(path: Path, arguments: ModelArguments) -> OnnxModel:
+def open_onnx(path: Path, arguments: ModelArguments) -> OnnxModel:
+    """Open a file that `write_onnx` wrote; it needs nothing of the original's arguments."""
     return OnnxModel(path)
-
-
-FORMAT = ExportFormat(
-    name="onnx",
-    title=TITLE,
-    suffix=".onnx",
-    write=write_onnx,
-    load=_open,
-    packages=("onnx", "onnxscript", "onnxruntime"),
-    extra=EXTRA,
-    quantize_int8=quantize_int8,
-)

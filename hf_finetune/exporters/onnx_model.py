@@ -16,10 +16,10 @@ from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedModel
 
 from hf_finetune.errors import UserError
 from hf_finetune.exporters.base import need_packages
+from hf_finetune.exporters.formats import FORMATS
 from hf_finetune.models.load import quiet_transformers
 
 INPUT_NAME, OUTPUT_NAME = "pixel_values", "logits"
-TITLE, EXTRA = "an ONNX file", "onnx"
 _LABELS = "id2label"
 
 
@@ -46,7 +46,7 @@ class OnnxModel:
         Raises:
             UserError: If the file is missing, damaged or not written by `export`.
         """
-        need_packages(TITLE, EXTRA, ["onnxruntime"])
+        need_packages(FORMATS["onnx"], ["onnxruntime"])
         import onnxruntime  # optional, and 0.2 s
 
         if not path.is_file():

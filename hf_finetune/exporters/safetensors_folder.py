@@ -10,7 +10,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.config.run_files import apply_umask
-from hf_finetune.exporters.base import ExportFormat, Logits, LogitsOf
+from hf_finetune.exporters.base import Logits, LogitsOf
 from hf_finetune.models.load import load_trained, quiet_transformers
 
 
@@ -31,8 +31,6 @@ def write_folder(
     apply_umask(folder)
 
 
-def _open(folder: Path, arguments: ModelArguments) -> Logits:
+def open_folder(folder: Path, arguments: ModelArguments) -> Logits:
+    """Return the network of a folder; `arguments` are the original's."""
     return LogitsOf(load_trained(replace(arguments, model_name_or_path=str(folder))))
-
-
-FORMAT = ExportFormat(name="safetensors", title="a model folder", suffix="", write=write_folder, load=_open)

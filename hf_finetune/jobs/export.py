@@ -25,8 +25,8 @@ from hf_finetune.data.splits import random_subset
 from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.evaluation.metrics import as_percent
-from hf_finetune.exporters.base import Agreement, ExportFormat, Logits, LogitsOf, need_packages
-from hf_finetune.exporters.formats import FORMATS
+from hf_finetune.exporters.base import Agreement, Logits, LogitsOf, need_packages
+from hf_finetune.exporters.formats import FORMATS, ExportFormat
 from hf_finetune.logs import get_logger, log_lines, progress_bar
 from hf_finetune.models.head import class_names
 from hf_finetune.models.load import load_trained, open_source
@@ -136,7 +136,7 @@ def _check_wishes(
     if quantize not in (None, "int8"):
         raise UserError(f'--quantize is "{quantize}"; use int8.')
     form = FORMATS[format]
-    need_packages(form.title, form.extra, form.packages)
+    need_packages(form)
     if quantize is not None and form.quantize_int8 is None:
         raise UserError(f"--quantize makes an ONNX file, and --format is {format}; leave one of them out.")
     if quantize is not None and dataset is None:

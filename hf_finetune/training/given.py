@@ -16,7 +16,7 @@ from hf_finetune.data.sources.objects import GivenDataset
 from hf_finetune.data.transforms.given import ImageFunction
 from hf_finetune.errors import UserError, first_line
 from hf_finetune.evaluation.metrics import Metric, UserMetric
-from hf_finetune.training.given_loss import Loss
+from hf_finetune.training.loss import Loss
 
 _HEADING = "# Given to finetune() as objects of Python, which a recipe cannot hold:"
 

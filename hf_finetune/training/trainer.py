@@ -112,7 +112,7 @@ class ImageClassificationTrainer(Trainer):
             processing_class=image_processor,
             compute_metrics=compute_metrics,
             preprocess_logits_for_metrics=reduce_logits,
-            compute_loss_func=classification_loss(args.label_smoothing_factor),
+            compute_loss_func=classification_loss(args.label_smoothing_factor, args.loss),
         )
         self.is_sharded: bool = self.is_fsdp_enabled or self.is_deepspeed_enabled
         if not self.is_sharded:  # DeepSpeed lays weights out itself
@@ -120,7 +120,7 @@ class ImageClassificationTrainer(Trainer):
             cast(nn.Module, self.model).to(memory_format=torch.channels_last)
         if self.accelerator.ddp_handler is not None:
             self.accelerator.ddp_handler.gradient_as_bucket_view = True  # gradients are reduced where they lie
-        # The loss is divided in `classification_loss` alone, and no model is handed arguments it may misread.
+        # The loss is divided in `batch_loss` alone, and no model is handed arguments it may misread.
         self.model_accepts_loss_kwargs = False
         if args.optim == "sgd":  # with momentum; the stock Trainer's is without
             self.optimizer_cls_and_kwargs = (torch.optim.SGD, sgd_settings(args, self.is_sharded))

@@ -26,8 +26,9 @@ from hf_finetune.data.transforms.build import TrainTransforms
 from hf_finetune.evaluation.metrics import ClassificationMetrics, run_metrics
 from hf_finetune.models.processor import describe
 from hf_finetune.training.given import Given
-from hf_finetune.training.given_loss import check_loss, given_loss
+from hf_finetune.training.given_loss import check_loss
 from hf_finetune.training.loader_errors import loader_errors_in_one_line
+from hf_finetune.training.loss import batch_loss
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
 Batches = ImageBatches | StreamedBatches
@@ -187,5 +188,5 @@ def build_trainer(
     if given.loss is not None:
         loss = given.loss.to(args.device) if hasattr(given.loss, "to") else given.loss
         check_loss(loss, len(names), transforms.mixing is not None, args.device)
-        trainer.compute_loss_func = given_loss(loss)
+        trainer.compute_loss_func = batch_loss(loss)
     return trainer

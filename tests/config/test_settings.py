@@ -12,12 +12,12 @@ from hf_finetune.config.arguments import GROUPS, argument_fields
 
 FILE = Path(__file__).resolve().parents[2] / "hf_finetune" / "config" / "settings.py"
 # Arguments of finetune() and evaluate() of their own.
-ARGUMENTS = ("dataset", "train_transforms")
+ARGUMENTS = ("dataset", "loss", "train_transforms")
 PATHS = ("dataset_path", "load_from", "model_name_or_path", "output_dir")
 HEADER = '''"""The keys of a recipe as the keyword arguments of `finetune` and `evaluate`, with their types.
 
 Generated from the dataclasses of hf_finetune.config by `python -m tests.config.test_settings`; a test keeps them equal.
-`dataset` and `train_transforms` are missing, because they are arguments of their own.
+`dataset`, `loss` and `train_transforms` are missing, because they are arguments of their own.
 """
 
 from __future__ import annotations

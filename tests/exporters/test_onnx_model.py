@@ -15,8 +15,8 @@ from hf_finetune import UserError
 from hf_finetune.cli.main import main
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.exporters import base
-from hf_finetune.exporters.base import ExportFormat, LogitsOf
-from hf_finetune.exporters.formats import FORMATS
+from hf_finetune.exporters.base import LogitsOf
+from hf_finetune.exporters.formats import FORMATS, ExportFormat
 from hf_finetune.exporters.onnx_model import OnnxModel
 from hf_finetune.jobs.export import export_model
 from hf_finetune.models.load import load_trained
