@@ -24,11 +24,12 @@ from hf_finetune.config.wording import python_wording
 from hf_finetune.data.sources.objects import as_image, read_object
 from hf_finetune.data.transforms.given import ImageFunction
 from hf_finetune.errors import Interrupted, UserError, did_you_mean
-from hf_finetune.evaluation.metrics import METRICS, Metric, UserMetric
+from hf_finetune.evaluation.metrics import Metric, UserMetric
 from hf_finetune.jobs.evaluate import EvaluationResult, evaluate_model
 from hf_finetune.jobs.export import export_model
 from hf_finetune.jobs.predict import Prediction, classify, find_images
 from hf_finetune.logs import get_logger
+from hf_finetune.training.arguments import checked_model, own_metrics, plain, sort_out
 from hf_finetune.training.finetune_result import FinetuneResult
 from hf_finetune.training.given import Given
 from hf_finetune.training.loss import Loss
@@ -44,12 +45,6 @@ DatasetLike: TypeAlias = (
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image | np.ndarray[Any, Any] | torch.Tensor"
 """A path, a PIL image, or an array or tensor (`hf_finetune.predict`)."""
-
-# Keys of a recipe that say which images, or which network: an argument takes the place of them all.
-_DATASET_KEYS = ("dataset", "dataset_path", "dataset_config", "dataset_revision")
-_MODEL_KEYS = ("model_name_or_path", "model_type", "model_config", "load_from", "load_from_sha256")
-_PROCESSOR_KEYS = ("image_size", "crop_pct", "image_mean", "image_std", "resample")
-_FILES_OF_WEIGHTS = (".pth", ".pt", ".safetensors")
 
 
 def finetune(
@@ -104,7 +99,7 @@ def finetune(
     """
     with in_python_words():
         values = _settings(settings)
-        given, named = _sort_out(dataset, model, image_processor, train_transforms, loss, metrics, callbacks, values)
+        given, named = sort_out(dataset, model, image_processor, train_transforms, loss, metrics, callbacks, values)
         values = {**named, **values}
         resolved = _resolve(recipe, values, given)
         return run(resolved, _command(recipe, values, given), given)
@@ -148,14 +143,14 @@ def evaluate(
             values["dataset"] = os.fspath(dataset)
         else:
             given = read_object(dataset)
-        checked = _checked_model(model)
+        checked = checked_model(model)
         return evaluate_model(
             checked,
             split=split,
             output=None if output is None else os.fspath(output),
             labels_by_index=labels_by_index,
             given=given,
-            metrics=_own_metrics(metrics),
+            metrics=own_metrics(metrics),
             image_processor=image_processor,
             **values,
         )
@@ -186,7 +181,7 @@ def predict(
         UserError: For a model or a path that cannot be had, and for images of another kind.
     """
     with in_python_words():
-        checked = _checked_model(model)
+        checked = checked_model(model)
         several = isinstance(images, Sequence) and not isinstance(images, str)
         named: list[tuple[Path | int, Any]] = []
         for image in images if several else [images]:  # type: ignore[union-attr]
@@ -249,118 +244,7 @@ def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     for key in settings:
         if key not in known:
             check_flags([f"--{key}"])
-    return {key: _plain(value) for key, value in settings.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _sort_out(
-    dataset: Any,
-    model: Any,
-    image_processor: Any,
-    train_transforms: Any,
-    loss: Any,
-    metrics: Any,
-    callbacks: Any,
-    settings: Mapping[str, Any],
-) -> tuple[Given, dict[str, Any]]:
-    """Return what was given as objects, and the recipe's keys for the rest and for what objects replace."""
-    objects: dict[str, Any] = {}
-    values: dict[str, Any] = {}
-    if isinstance(dataset, (str, os.PathLike)):
-        values["dataset"] = os.fspath(dataset)
-    elif dataset is not None:
-        _refuse_beside("dataset", _DATASET_KEYS, settings)
-        values |= dict.fromkeys(_DATASET_KEYS)
-        objects["dataset"] = read_object(dataset)
-    if model is not None:
-        _refuse_beside("model", _MODEL_KEYS if not isinstance(model, (str, os.PathLike)) else _MODEL_KEYS[:1], settings)
-        values |= {key: None for key in _MODEL_KEYS if key not in settings}
-        if isinstance(model, (str, os.PathLike)):
-            name = os.fspath(model)
-            file = name.endswith(_FILES_OF_WEIGHTS) or "://" in name
-            values["load_from" if file else "model_name_or_path"] = name
-        else:
-            objects["model"] = _checked_model(model)
-    if isinstance(image_processor, (str, os.PathLike)):
-        objects["image_processor"] = os.fspath(image_processor)
-    elif image_processor is not None:
-        if not isinstance(image_processor, BaseImageProcessor):
-            kind = type(image_processor).__name__
-            raise UserError(
-                f"image_processor is {kind}; use an image processor of Transformers, or a checkpoint's name."
-            )
-        _refuse_beside("image_processor", _PROCESSOR_KEYS, settings)
-        values |= dict.fromkeys(_PROCESSOR_KEYS)
-        objects["image_processor"] = image_processor
-    if callable(train_transforms):
-        values["train_transforms"] = None
-        objects["train_transforms"] = train_transforms
-    elif train_transforms is not None:
-        values["train_transforms"] = _plain(train_transforms)
-    if isinstance(loss, str):
-        values["loss"] = loss
-    elif loss is not None:
-        if not callable(loss):
-            raise UserError(f"loss is {type(loss).__name__}; use a name or a function of (logits, labels).")
-        if settings.get("label_smoothing_factor"):
-            raise UserError("label_smoothing_factor is not read with a loss of your own; smooth the labels there.")
-        values |= {"loss": None, "label_smoothing_factor": None}
-        objects["loss"] = loss
-    return Given(**objects, metrics=_own_metrics(metrics), callbacks=_callbacks(callbacks)), values
-
-
-def _checked_model(model: Any) -> str | PreTrainedModel:
-    if isinstance(model, (str, os.PathLike)):
-        return os.fspath(model)
-    if not isinstance(model, PreTrainedModel):
-        raise UserError(
-            f"model is {type(model).__name__}; use a name, a folder or a transformers.PreTrainedModel such as"
-            " AutoModelForImageClassification.from_pretrained(...)."
-        )
-    return model
-
-
-def _refuse_beside(argument: str, keys: Sequence[str], settings: Mapping[str, Any]) -> None:
-    for key in keys:
-        if settings.get(key) is not None:
-            raise UserError(f"{argument} and {key} exclude each other; leave one of them out.")
-
-
-def _own_metrics(metrics: Any) -> dict[str, UserMetric | Metric]:
-    """Return the functions of `metrics`. Raises `UserError` for a name that is no registered metric."""
-    if metrics is None:
-        return {}
-    if isinstance(metrics, Mapping):
-        for name, function in metrics.items():
-            if not callable(function) and not isinstance(function, Metric):
-                kind = type(function).__name__
-                raise UserError(f"metrics: {name} is {kind}; use a function of (probabilities, labels).")
-        return dict(metrics)
-    for name in [metrics] if isinstance(metrics, str) else metrics:
-        if name not in METRICS:
-            raise UserError(
-                f'metrics: there is no metric "{name}".{did_you_mean(str(name), METRICS)} Use some of'
-                f" {', '.join(METRICS)}, or a mapping of names to functions."
-            )
-    return {}
-
-
-def _callbacks(callbacks: Any) -> tuple[TrainerCallback | type[TrainerCallback], ...]:
-    callbacks = callbacks if isinstance(callbacks, (list, tuple)) else (callbacks,)
-    for callback in callbacks:
-        is_class = isinstance(callback, type) and issubclass(callback, TrainerCallback)
-        if not (is_class or isinstance(callback, TrainerCallback)):
-            raise UserError(f"callbacks: {callback!r} is no transformers.TrainerCallback.")
-    return tuple(callbacks)
+    return {key: plain(value) for key, value in settings.items()}
 
 
 def _origin(key: str) -> str:
@@ -383,7 +267,7 @@ def _resolve(recipe: Any, values: Mapping[str, Any], given: Given) -> Recipe:
 def _recipe_of_mapping(recipe: Mapping[str, Any]) -> Recipe:
     """Return a mapping as a recipe, over the packaged recipes or files that its `_base_` names."""
     known = argument_fields()
-    values = {str(key): _plain(value) for key, value in recipe.items()}
+    values = {str(key): plain(value) for key, value in recipe.items()}
     bases = values.pop(BASE_KEY, None)
     for key in values:
         if key not in known:
