@@ -3,7 +3,8 @@
 Reading an image from it costs a copy of a few kilobytes instead of decoding. The file is in the cache folder of
 `datasets`, and its name is a hash of its images. The first epoch fills it while it trains, so that the first step does
 not wait. Until it is complete its name is known to the processes of one run only; then it is flushed to the disk and
-renamed to the name under which later runs find it.
+renamed to the name under which later runs find it. Such a file has checksums, and what a disk has changed is decoded
+anew.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import PIL
 import pyarrow.compute as pc
 from datasets import Dataset
 
+from hf_finetune.data.checked_rows import CheckedRows, DamagedFile, write_sums
 from hf_finetune.data.columns import are_files, arrow_column
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.images.decoding import UnreadableImage, image_name
@@ -52,18 +54,24 @@ class DecodedImages:
         Args:
             source: The encoded images, as the column `image`.
             size: The (height, width) in pixels of all images.
-            finished: The .npy file, uint8 of shape (images, height, width, 3), if it is complete.
+            finished: The file, uint8 of shape (images, height, width, 3) with checksums, if it is complete.
             unfinished: The same file while it is incomplete. A second file marks the images that are in it.
+
+        Raises:
+            DamagedFile: The complete file is truncated, empty or of another shape.
         """
         self.source, self.size, self.finished, self.unfinished = source, size, finished, unfinished
         self._filled: np.ndarray | None = None
+        self._checked: CheckedRows | None = None
+        self._told = False
         if finished.is_file():
-            self._file = np.load(finished, mmap_mode="r", allow_pickle=False)
+            self._checked = CheckedRows(finished, (len(source), *size, 3), np.uint8)
+            self._pixels = self._checked.values
         else:
             self._file = np.load(unfinished, mmap_mode="r+", allow_pickle=False)
             self._inode = os.stat(unfinished).st_ino
             self._filled = np.asarray(np.load(_marks(unfinished), mmap_mode="r+", allow_pickle=False))
-        self._pixels = np.asarray(self._file)  # the same memory; indexing a memmap is slower
+            self._pixels = np.asarray(self._file)  # the same memory; indexing a memmap is slower
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         """Return the pixels of some images, and decode those that have not been decoded.
@@ -79,6 +87,8 @@ class DecodedImages:
         """
         if self._filled is not None and not (filled := self._filled[rows]).all():
             self._decode(rows[filled == 0], self._filled)
+        if self._checked is not None and (damaged := self._checked.damaged(rows)):
+            self._repair(damaged, rows, self._checked)
         pixels: np.ndarray = self._pixels[rows]
         return pixels
 
@@ -86,15 +96,37 @@ class DecodedImages:
         return type(self), (self.source, self.size, self.finished, self.unfinished)  # a worker maps the same file
 
     def _decode(self, rows: np.ndarray, filled: np.ndarray) -> None:
-        for row, value in zip(rows.tolist(), self.source[rows]["image"], strict=True):
+        for row, pixels in zip(rows.tolist(), self._decoded(rows), strict=True):
+            self._pixels[row] = pixels
+        filled[rows] = 1
+
+    def _decoded(self, rows: np.ndarray | range) -> Iterator[np.ndarray]:
+        """Yield the pixels of images, uint8 (height, width, 3), decoded from the source."""
+        for value in self.source[rows]["image"]:
             pixels = decode_pixels(value)
             if pixels.shape[1:] != self.size:
                 height, width = pixels.shape[1:]
                 raise UnreadableImage(
                     image_name(value), f"it has {height} x {width} pixels instead of {self.size[0]} x {self.size[1]}"
                 )
-            self._pixels[row] = pixels.permute(1, 2, 0).numpy()
-        filled[rows] = 1
+            yield pixels.permute(1, 2, 0).numpy()
+
+    def _repair(self, damaged: Sequence[range], wanted: np.ndarray, checked: CheckedRows) -> None:
+        """Decode the images of damaged blocks; of a block with an unreadable image, only those that are wanted."""
+        if not self._told:
+            self._told = True
+            # As an error, because a worker of any process may be the first to see it.
+            logger.error(
+                f"Note: the cache of decoded images is damaged ({self.finished.name}, images {damaged[0].start:,} to"
+                f" {damaged[0].stop - 1:,}); what is damaged is decoded anew."
+            )
+        for block in damaged:
+            try:
+                checked.replace(block, np.stack(list(self._decoded(block))))
+            except UnreadableImage:
+                rows = wanted[(wanted >= block.start) & (wanted < block.stop)]
+                for row, pixels in zip(rows.tolist(), self._decoded(rows), strict=True):
+                    self._pixels[row] = pixels
 
     def finish(self) -> None:
         """Decode the remaining images and rename the file to its final name, unless that is done already.
@@ -111,6 +143,7 @@ class DecodedImages:
                     self._decode(chunk, self._filled)
                     bar.update(len(chunk))
             self._file.flush()  # before the final name promises complete pixels
+            write_sums(self.unfinished)
             if os.stat(self.unfinished).st_ino != self._inode:
                 return  # another process has replaced the file
             os.replace(self.unfinished, self.finished)
@@ -183,7 +216,7 @@ def _open(
     finished = folder / f"decoded-{key}.npy"
     unfinished = finished.with_suffix(f".{run}.unfinished")
     try:
-        if creates and not finished.is_file():
+        if creates and not _is_sound(finished, (len(source), *size, 3)):
             folder.mkdir(parents=True, exist_ok=True)
             shape = (len(source), *size, 3)
             needed, free = int(np.prod(shape)), shutil.disk_usage(folder).free
@@ -202,6 +235,21 @@ def _open(
         if mode == "always":
             raise UserError(f"decode_cache is always, but nothing can be written to {folder}: {error}.") from error
         return None
+
+
+def _is_sound(finished: Path, shape: tuple[int, ...]) -> bool:
+    """Whether the complete file is there and of the right length; one that is not is deleted."""
+    if not finished.is_file():
+        return False
+    try:
+        CheckedRows(finished, shape, np.uint8)
+    except DamagedFile as fault:
+        finished.unlink()
+        logger.warning(
+            f"Note: the cache of decoded images is damaged or of another version ({fault}); it is made anew."
+        )
+        return False
+    return True
 
 
 def _key(source: Dataset) -> str:

@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ import numpy as np
 import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
+
+from hf_finetune.data.checked_rows import CheckedRows, DamagedFile, write_sums
+from hf_finetune.logs import get_logger
+
+logger = get_logger(__name__)
 
 # Changes of these may change the features; so may this package's own decoding.
 _LIBRARIES = ("hf_finetune", "pillow", "timm", "torch", "torchvision", "transformers")
@@ -80,8 +86,29 @@ def _digest_of_images(split: Dataset) -> bytes:
     return digest.digest()
 
 
+def read_features(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return the features of a file, float32 of `shape`, mapped into memory after every checksum was checked.
+
+    Returns:
+        None where there is no such file. One that is damaged is deleted, which the log says.
+    """
+    if not path.is_file():
+        return None
+    try:
+        features = CheckedRows(path, shape, "<f4")
+        damaged = features.damaged()
+        if damaged:
+            raise DamagedFile(f"{path.name}: rows {damaged[0].start:,} to {damaged[0].stop - 1:,} have changed")
+    except DamagedFile as fault:
+        with suppress(OSError):  # then nothing can be kept there either
+            path.unlink()
+        logger.warning(f"Note: kept features are damaged or of another version ({fault}); they are computed anew.")
+        return None
+    return features.values
+
+
 def write_features(path: Path, shape: tuple[int, ...], batches: Iterable[np.ndarray]) -> None:
-    """Writes batches of features, together of `shape`, as float32; the file appears when it is whole.
+    """Writes batches of features, together of `shape`, as float32 with checksums; the file appears when it is whole.
 
     Raises `FeaturesNotKept` where the disk has too little space, before the first batch, or cannot be written to.
     """
@@ -96,8 +123,7 @@ def write_features(path: Path, shape: tuple[int, ...], batches: Iterable[np.ndar
             np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
             for batch in batches:
                 file.write(np.ascontiguousarray(batch, dtype="<f4").data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_sums(Path(partial))
         os.replace(partial, path)
         partial = None
     except OSError as error:

@@ -24,7 +24,7 @@ from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.logs import get_logger, progress_bar
 from hf_finetune.models.head import head_module
 from hf_finetune.models.load import head_parameter_names
-from hf_finetune.training.frozen.feature_cache import FeaturesNotKept, feature_file, write_features
+from hf_finetune.training.frozen.feature_cache import FeaturesNotKept, feature_file, read_features, write_features
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
 logger = get_logger(__name__)
@@ -158,15 +158,20 @@ def _features(
         "mixed_precision": trainer.accelerator.mixed_precision,
     }
     path = feature_file(split.split, trainer.model, head_parameter_names(trainer.model), settings)
-    if path.is_file():
+    whole = (len(split), *shape)
+    features = read_features(path, whole)
+    if features is not None:
         logger.info(f"Features of {role}: read from {path.parent}.")
     else:
         began = time.perf_counter()
         inputs = module_inputs(trainer, split, module, f"Features of {role}")
-        write_features(path, (len(split), *shape), _of_readable_images(inputs, role))
+        write_features(path, whole, _of_readable_images(inputs, role))
         seconds = time.perf_counter() - began
         logger.info(f"Features of {role}: {len(split):,} images in {seconds:.0f} s, kept in {path.parent}.")
-    return FeatureDataset(np.load(path, mmap_mode="r"), split.labels, split.sample_index)
+        features = read_features(path, whole)
+        if features is None:
+            raise FeaturesNotKept(f"what is written to {path.parent} is not what is read from it")
+    return FeatureDataset(features, split.labels, split.sample_index)
 
 
 def _of_readable_images(inputs: Iterator[tuple[np.ndarray, np.ndarray]], role: str) -> Iterator[np.ndarray]:

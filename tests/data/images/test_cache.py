@@ -17,7 +17,7 @@ from transformers import BitImageProcessor
 
 from hf_finetune import UserError, finetune
 from hf_finetune.config.data import DataArguments
-from hf_finetune.data.batches import ImageBatches
+from hf_finetune.data.batches import ImageBatches, pass_on
 from hf_finetune.data.build import load_image_dataset
 from hf_finetune.data.images import cache as decode_cache
 from hf_finetune.data.images.cache import finish, open_decoded_images
@@ -226,3 +226,57 @@ def test_a_run_gives_the_same_weights_with_and_without(image_folder, tmp_path):
         for mode in ("never", "always")
     ]
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
+def finished_file(images, cache) -> os.PathLike:
+    finish(open_decoded_images(images, "always").values())
+    return max(cache.glob("*.npy"), key=os.path.getsize)  # that of train
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_flipped_bytes_are_decoded_anew_and_said_once(images, cache, workers, capfd):
+    path = finished_file(images, cache)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:2000] + bytes([whole[2000] ^ 255]) + whole[2001:])
+    stage = EvaluationStage(BitImageProcessor(), uniform=True)
+    rows = list(range(len(images.splits["train"])))
+    expected = ImageBatches(images.splits["train"], stage).__getitems__(rows)["pixel_values"]
+    for _ in range(2):
+        kept = ImageBatches(images.splits["train"], stage, open_decoded_images(images, "always")["train"])
+        loader = torch.utils.data.DataLoader(kept, len(rows), num_workers=workers, collate_fn=pass_on)
+        (batch,) = loader
+        assert torch.equal(batch["pixel_values"], expected)
+    assert capfd.readouterr().err.count("the cache of decoded images is damaged") == 1
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", None])
+def test_a_truncated_file_is_made_anew(images, cache, content, caplog):
+    path = finished_file(images, cache)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100] if content is None else content)
+    decoded = open_decoded_images(images, "always")
+    assert "the cache of decoded images is damaged or of another version" in caplog.text
+    finish(decoded.values())
+    assert path.read_bytes() == whole
+
+
+def test_an_image_that_is_lost_does_not_hide_the_others_of_a_damaged_block(images, cache, monkeypatch):
+    path = finished_file(images, cache)
+    content = path.read_bytes()
+    decoded = open_decoded_images(images, "always")["train"]
+    expected = decoded[np.array([1])]
+    path.write_bytes(content[:2000] + b"\0\1" * 50 + content[2100:])
+    decoded = open_decoded_images(images, "always")["train"]
+    lost = decoded.source[0]["image"]["path"]
+    decode = decode_cache.decode_pixels
+
+    def losing(value):
+        if value["path"] == lost:
+            raise UnreadableImage(lost, "no such file")
+        return decode(value)
+
+    monkeypatch.setattr(decode_cache, "decode_pixels", losing)
+    assert np.array_equal(decoded[np.array([1])], expected)
+    with pytest.raises(UnreadableImage):
+        decoded[np.array([0, 1])]

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset, Features, Image, Value
 
 from hf_finetune.models.load import head_parameter_names
-from hf_finetune.training.frozen.feature_cache import FeaturesNotKept, feature_file, write_features
+from hf_finetune.training.frozen.feature_cache import FeaturesNotKept, feature_file, read_features, write_features
 from tests.helpers.networks import make_model
 from tests.helpers.trainers import make_dataset
 
@@ -86,3 +86,25 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FeaturesNotKept, match="cannot be written to"):
         write_features(tmp_path / "file" / "features.npy", (1, 2), iter(()))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:100],
+        lambda content: content[:-4],
+        lambda content: content[:150] + b"\1" + content[151:],
+        lambda content: content[:-1] + b"\1",
+    ],
+)
+def test_damaged_features_are_deleted_and_said(tmp_path, damage, caplog):
+    path = tmp_path / "features.npy"
+    expected = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
+    write_features(path, (4, 3, 2), iter([expected]))
+    assert np.array_equal(read_features(path, (4, 3, 2)), expected)
+    path.write_bytes(damage(path.read_bytes()))
+    assert read_features(path, (4, 3, 2)) is None and not path.exists()
+    (record,) = caplog.records
+    assert "kept features are damaged or of another version (features.npy: " in record.message
+    assert read_features(path, (4, 3, 2)) is None and len(caplog.records) == 1
