@@ -12,7 +12,7 @@ from hf_finetune.data.catalog import DatasetEntry
 from hf_finetune.data.columns import are_files, arrow_column, find_image_column, find_label_column, image_dataset
 from hf_finetune.data.dataset import EarlierImages, ImageDataset
 from hf_finetune.data.images.decoding import NO_SUCH_FILE
-from hf_finetune.data.images.header_check import check_headers, describe_bad_image
+from hf_finetune.data.images.header_check import check_headers, describe_bad_image, list_bad_images
 from hf_finetune.data.labels import Labels, map_labels, missing_classes
 from hf_finetune.data.sources.in_memory import InMemoryDataset, read_objects
 from hf_finetune.data.sources.open import open_source
@@ -94,9 +94,9 @@ def load_image_dataset(
         _check_counts(result, earlier)
     totals = _hold_out_validation(result, arguments.validation_fraction, seed)
     pa.default_memory_pool().release_unused()  # what converting and comparing the columns took
-    _note_missing_classes(result)
     _limit(result, arguments, seed)
     _check_images(result, raw, arguments.on_bad_image, earlier)
+    _note_missing_classes(result, missing_classes(labels.ids[reference], labels.names))
     for role, rows in result.splits.items():
         if len(rows) != totals[role]:
             result.split_names[role] += f" ({len(rows):,} of {totals[role]:,})"
@@ -181,14 +181,20 @@ def _divide_train(result: ImageDataset, fraction: float, seed: int) -> None:
     result.splits["train"] = _select(train, kept)
 
 
-def _note_missing_classes(result: ImageDataset) -> None:
-    """Add a note of the classes that a split lacks, of those that train has (or that exist, without train)."""
+def _note_missing_classes(result: ImageDataset, known: list[str]) -> None:
+    """Add a note of the classes that a split lacks, of those that train has (or that exist, without train).
+
+    Args:
+        result: The splits as they are used: limited, and without unreadable images.
+        known: The classes without a row in the split that defines the classes, which the user has been told.
+    """
     names = result.label_names
     expected = set(names)
-    if "train" in result.splits:
-        expected -= set(missing_classes(_class_ids(result.splits["train"]), names))
     for role, dataset in result.splits.items():
-        missing = [name for name in missing_classes(_class_ids(dataset), names) if name in expected]
+        absent = missing_classes(_class_ids(dataset), names)
+        missing = [name for name in absent if name in expected and not (role == "train" and name in known)]
+        if role == "train":
+            expected -= set(absent)
         if missing:
             result.notes.append(
                 f"{role} has no image of {len(missing):,} of {len(names):,} classes: {listing(missing)}."
@@ -233,15 +239,16 @@ def _check_images(result: ImageDataset, raw: RawDataset, on_bad_image: str, earl
     if count and on_bad_image == "stop":
         hint = f' Relative paths start at the folder "{raw.folder}".' if missing_files else ""
         raise UserError(
-            f"{raw.source}: {images} cannot be read: {listing(result.bad_images)}; fix or remove them, or use"
+            f"{raw.source}: {images} cannot be read: {list_bad_images(result.bad_images)}; fix or remove them, or use"
             f" --on_bad_image skip.{hint}"
         )
     if unreadable_role is not None:
-        raise UserError(f"{raw.source}: no image of {unreadable_role} can be read: {listing(result.bad_images)}.")
-    if count:
-        result.notes.append(
-            f"{images} cannot be read and {'is' if count == 1 else 'are'} left out: {listing(result.bad_images)}."
+        raise UserError(
+            f"{raw.source}: no image of {unreadable_role} can be read: {list_bad_images(result.bad_images)}."
         )
+    if count:
+        are = "is" if count == 1 else "are"
+        result.notes.append(f"{images} cannot be read and {are} left out: {list_bad_images(result.bad_images)}.")
     # A sample alone is no proof: one image of another size among a million would make its batch fail.
     if len(sizes) == 1 and (complete or (result.entry is not None and sizes == {result.entry.image_size})):
         result.image_sizes = sizes.pop()

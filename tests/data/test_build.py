@@ -147,6 +147,22 @@ def test_classes_that_differ_between_splits(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def test_missing_classes_are_those_without_a_readable_image(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_images(tmp_path / split, {"ants": 2, "bees": 2, "cows": 2})
+    (tmp_path / "val" / "ants" / "0.png").write_text("no image")
+    result = load(tmp_path, on_bad_image="skip")
+    assert not any("has no image of" in note for note in result.notes)
+    (tmp_path / "val" / "ants" / "1.png").write_text("no image")
+    assert load(tmp_path, on_bad_image="skip").notes[-1] == "validation has no image of 1 of 3 classes: ants."
+    for number in range(2):
+        (tmp_path / "train" / "bees" / f"{number}.png").write_text("no image")
+    assert load(tmp_path, on_bad_image="skip").notes[-2:] == [
+        "train has no image of 1 of 3 classes: bees.",
+        "validation has no image of 1 of 3 classes: ants.",
+    ]
+
+
 def table(folder: Path, lines: list[str]) -> Path:
     (folder / "labels.csv").write_text("\n".join(["file,kind", *lines]))
     return folder / "labels.csv"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -18,12 +19,13 @@ import PIL.ExifTags
 import PIL.Image
 import PIL.ImageOps
 
+from hf_finetune.data.images.heif import MissingDecoder, open_image
 from hf_finetune.errors import UserError
 
 # fmt: off
 IMAGE_EXTENSIONS = (
-    ".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm",
-    ".tif", ".tiff", ".webp",
+    ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".hif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm",
+    ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
 )
 # fmt: on
 
@@ -78,7 +80,7 @@ class OpenImage:
                 self._image = value
             else:
                 self._file = _open_file(value)
-                self._image = PIL.Image.open(self._file)
+                self._image = open_image(self._file)
             # getexif of PNG images would decode the image, to look for a tag after the pixels.
             orientation = PIL.Image.Image.getexif(self._image).get(PIL.ExifTags.Base.Orientation)
         except Exception as error:  # decoders raise errors of any kind for broken files
@@ -117,7 +119,7 @@ class OpenImage:
             UnreadableImage: The pixels cannot be decoded.
         """
         try:
-            if reduction > 1:
+            if reduction > 1 and self._image.format != "HEIF":  # pillow-heif would take the embedded thumbnail
                 width, height = self._image.size
                 self._image.draft(None, (max(1, width // reduction), max(1, height // reduction)))
             return _to_rgb(self._image)
@@ -173,7 +175,11 @@ def _open_file(value: Any) -> BinaryIO:
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
     if value is None:
         raise ValueError("there is no image")
-    return io.BytesIO(value) if isinstance(value, bytes) else open(value, "rb")
+    if isinstance(value, bytes):
+        return io.BytesIO(value)
+    if not stat.S_ISREG(os.stat(value).st_mode):
+        raise ValueError("a folder, pipe or device, and not a file")  # a pipe could be waited for without end
+    return open(value, "rb")
 
 
 def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
@@ -195,6 +201,8 @@ def _reason(error: Exception, value: Any) -> str:
         return NO_SUCH_FILE
     if isinstance(error, PermissionError):
         return "no permission to read it"
+    if isinstance(error, MissingDecoder):
+        return str(error)
     if isinstance(error, PIL.UnidentifiedImageError):
         with _open_file(value) as file:
             return "not an image" if file.read(1) else "empty file"

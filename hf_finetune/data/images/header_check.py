@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ import PIL.Image
 from datasets import Dataset
 
 from hf_finetune.data.images.decoding import NO_SUCH_FILE, UnreadableImage, read_image_size
+from hf_finetune.data.images.heif import NEEDS_AVIF, NEEDS_HEIF
+from hf_finetune.errors import listing
 from hf_finetune.logs import progress_bar
 
 _SAMPLE = 64  # embedded images checked per split; one program wrote them all, so what is wrong is wrong in many
@@ -70,6 +73,26 @@ def check_headers(dataset: Dataset, every: bool) -> HeaderCheck:
             result.bad_rows |= found.bad_rows
             bar.update(len(chunk))
     return result
+
+
+def list_bad_images(described: Sequence[str]) -> str:
+    """Return the unreadable images of a message, of which a few are named.
+
+    Those that only need a library are counted together, with what installs it.
+
+    Args:
+        described: What `describe_bad_image` returned.
+    """
+    parts = []
+    rest = list(described)
+    for reason in (NEEDS_HEIF, NEEDS_AVIF):
+        count = sum(f"({reason}" in image for image in rest)
+        rest = [image for image in rest if f"({reason}" not in image]
+        if count:
+            parts.append(f"{'1 image is' if count == 1 else f'{count:,} images are'} {reason}")
+    if rest:
+        parts.append(listing(rest))
+    return "; ".join(parts)
 
 
 def describe_bad_image(error: UnreadableImage, folder: Path | None, split: str, row: int) -> str:
