@@ -17,7 +17,7 @@ from transformers import BaseImageProcessor, PreTrainedModel, TrainerCallback
 from typing_extensions import Unpack
 
 from hf_finetune.config.arguments import argument_fields, check_flags
-from hf_finetune.config.recipe import BASE_KEY, Recipe, load_recipe, override
+from hf_finetune.config.recipe import BASE_KEY, Recipe, flag_text, load_recipe, override
 from hf_finetune.config.settings import Settings
 from hf_finetune.config.synonyms import answer
 from hf_finetune.config.wording import python_wording
@@ -289,5 +289,5 @@ def _command(recipe: Any, values: Mapping[str, Any], given: Given) -> str:
     if isinstance(recipe, Mapping):
         words += ["--recipe", "recipe.yaml"]  # the folder holds it, resolved
     for key, value in values.items():
-        words += [f"--{key}", "null" if value is None else str(value)]
+        words += [f"--{key}", flag_text(value)]
     return f"hf-finetune train {shlex.join(words)}"

@@ -109,6 +109,16 @@ def write_line(text: str, stream: TextIO | None = None) -> None:
     stream.flush()
 
 
+def write_result(text: str) -> None:
+    """Write what a command was asked for to standard output, whatever the level of the log, in the main process only.
+
+    Args:
+        text: Lines, without the end of the last. On a terminal, prose is broken between words, as in the log.
+    """
+    if os.environ.get("RANK", "0") == "0":
+        write_line("\n".join(map(wrapped, text.split("\n"))) if sys.stdout.isatty() else text)
+
+
 def wrapped(line: str, width: int = COLUMNS) -> str:
     """Return a line of prose broken between words; a row of a table, which has gaps, stays whole."""
     if len(line) <= width or "  " in line.strip():

@@ -19,6 +19,7 @@ from hf_finetune.logs import (
     set_level,
     show_logs,
     wrapped,
+    write_result,
 )
 
 
@@ -87,6 +88,15 @@ def test_other_ranks_log_errors_only(capsys, monkeypatch):
 
 PROSE = "There is no validation split: 144 of 1,438 images are held out for it (10 % of train, stratified, seed 42)."
 TABLE = "flower     0.981  " + "x" * 80
+
+
+def test_results_are_written_whatever_the_level_once_in_a_run(capsys, monkeypatch):
+    show_logs("error")
+    write_result("test   0.9\nall 24 images")
+    assert capsys.readouterr().out == "test   0.9\nall 24 images\n"
+    monkeypatch.setenv("RANK", "1")
+    write_result("test   0.9")
+    assert capsys.readouterr().out == ""
 
 
 def test_prose_is_broken_between_words_and_tables_are_not():

@@ -71,9 +71,14 @@ class Evaluate(Command):
         with importing():
             from hf_finetune.jobs.evaluate import evaluate_model
 
-        wishes = {name: getattr(namespace, name) for name in ("split", "output", "json", "labels_by_index")}
-        stated = {name: wish for name, wish in wishes.items() if wish}
-        evaluate_model(namespace.model, **stated, **flag_values(namespace))
+        evaluate_model(
+            namespace.model,
+            split=namespace.split,
+            output=namespace.output,
+            show="json" if namespace.json else "table",
+            labels_by_index=namespace.labels_by_index,
+            **flag_values(namespace),
+        )
         return 0
 
 

@@ -45,7 +45,7 @@ ESSENTIALS = {
         "dataloader_num_workers": "processes that load images",
     },
     "result": {
-        "output_dir": "runs/RECIPE if absent; resumes there",
+        "output_dir": "in runs/ if absent; resumes there",
         "overwrite_output_dir": "delete an earlier run and start anew",
         "metric_for_best_model": "chooses the best checkpoint",
         "report_to": "tensorboard, wandb, ...",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import math
 import os
 import re
@@ -94,6 +95,11 @@ def read_value(text: str, origin: str) -> Any:
     """Return the value that `text`, such as a flag's, would have in a recipe; `origin` begins the error."""
     node, value = _parse(text, origin)
     return text if node is None else value
+
+
+def flag_text(value: Any) -> str:
+    """Return what `read_value` reads back as a recipe's value: a word as it is, all else in YAML's short form."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def packaged_recipes() -> dict[str, str]:

@@ -26,7 +26,7 @@ class TrainingKeys:
 
     # Output
     output_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the result. Absent: runs/ and the recipe's name."}
+        default=None, metadata={"help": "Folder of the result. Absent: in runs/, named after your data or the recipe."}
     )
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Delete the results of an earlier run in output_dir and start anew."}

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,8 @@ from hf_finetune.errors import UserError, did_you_mean, listing
 from hf_finetune.evaluation.analysis import ClassFigures, Confusions, per_class_figures
 from hf_finetune.evaluation.metrics import ClassificationMetrics, Metric, UserMetric, run_metrics
 from hf_finetune.evaluation.report import describe_split, format_report, to_json, write_metrics
-from hf_finetune.logs import get_logger, log_lines
+from hf_finetune.hub.redaction import without_private_text
+from hf_finetune.logs import get_logger, log_lines, write_result
 from hf_finetune.models.head import class_names
 from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
@@ -55,6 +55,7 @@ class EvaluationResult:
         label_names: The model's classes by class id.
         split: What was evaluated, such as "test".
         report: The table that the command prints.
+        title: What was evaluated on what, such as "resnet_small_cifar10 on digits".
     """
 
     metrics: dict[str, float]
@@ -64,6 +65,7 @@ class EvaluationResult:
     label_names: list[str] = field(default_factory=list)
     split: str = "test"
     report: str = ""
+    title: str = ""
 
     def __repr__(self) -> str:
         """Return one line with the figures."""
@@ -77,7 +79,7 @@ class EvaluationResult:
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / CONFUSION_MATRIX_FILE
-            plot_confusion_matrix(self.confusions(), self.label_names, path)
+            plot_confusion_matrix(self.confusions(), self.label_names, path, self.title, self.split)
             return as_html(self.report or repr(self), [path])
 
     def per_class(self) -> list[ClassFigures]:
@@ -131,7 +133,7 @@ class EvaluationResult:
         else:
             self._write_rows(path)
         plot = path.with_name(f"{path.stem}_confusion_matrix.png")
-        plot_confusion_matrix(self.confusions(), self.label_names, plot)
+        plot_confusion_matrix(self.confusions(), self.label_names, plot, self.title, self.split)
         return [file for file in (path, plot) if file.is_file()]
 
     def _write_rows(self, path: Path) -> None:
@@ -159,21 +161,21 @@ def evaluate_model(
     *,
     split: str | None = None,
     output: str | Path | None = None,
-    json: bool = False,
+    show: str | None = None,
     labels_by_index: bool = False,
     given: GivenDataset | None = None,
     metrics: Mapping[str, UserMetric | Metric] | None = None,
     image_processor: BaseImageProcessor | None = None,
     **settings: Any,
 ) -> EvaluationResult:
-    """Log and return the figures of a model on a dataset. Classes are matched by name, unless told otherwise.
+    """Return the figures of a model on a dataset. Classes are matched by name, unless told otherwise.
 
     Args:
         model: A folder, a Hub id, an embedded name, or a model object.
         split: Which split, by its role (train, validation, test) or its own name. Absent, the test split; where there
             is none, the validation split; where there is only one, that.
         output: A .json or .csv file for the results (`EvaluationResult.save`).
-        json: Print the figures as JSON on standard output, instead of logging the table.
+        show: Write the figures to standard output, as a "table" or as "json"; None writes nothing.
         labels_by_index: Match classes by their order, for a model whose classes have no names, or one name twice.
         given: A dataset that is open already.
         metrics: Own figures by name.
@@ -207,10 +209,12 @@ def evaluate_model(
     names, class_ids = _match(network, data, role, labels_by_index)
     images = prepare_images(data, image_processor, data_arguments, args, class_ids)
     result = _evaluate(network, names, images, args, role, run_metrics(metrics))
-    if json:
-        sys.stdout.write(to_json(result.as_mapping()))
-    else:
-        log_lines(logger, "", result.report)
+    called = (
+        type(model).__name__ if isinstance(model, PreTrainedModel) else without_private_text(str(model), Path.cwd())
+    )
+    result = replace(result, title=f"{called} on {without_private_text(data.source, Path.cwd())}")
+    if show is not None:
+        write_result(to_json(result.as_mapping()).rstrip("\n") if show == "json" else f"\n{result.report}")
     if output is not None and args.process_index == 0:
         log_lines(logger, f"Written: {', '.join(map(str, result.save(output)))}.")
     return result

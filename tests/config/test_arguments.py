@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from transformers.utils.logging import get_verbosity as transformers_verbosity
 
+from hf_finetune.cli.flags import OneLineParser, add_argument_flags, flag_values
 from hf_finetune.config.arguments import build_arguments, coerce
 from hf_finetune.config.data import DataArguments
 from hf_finetune.config.model import ModelArguments
-from hf_finetune.config.recipe import Recipe, override
+from hf_finetune.config.recipe import Recipe, flag_text, override
 from hf_finetune.config.training import MULTISTEP, FinetuneArguments, default_workers
 from hf_finetune.errors import UserError
 
@@ -143,3 +144,32 @@ def test_the_log_level_is_that_of_our_logger_and_transformers_follows(level, our
 def test_a_log_level_that_is_none_is_refused():
     with pytest.raises(UserError, match='log_level is "loud". Use one of debug, info'):
         build(log_level="loud")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("lr_milestones", [10.0, 20.5]),
+        ("train_transforms", [{"RandomCrop": {"size": 32, "fill": None}}, "RandomHorizontalFlip"]),
+        ("model_config", {"hidden_sizes": [16, 32], "layer_type": "basic"}),
+        ("freeze", ["backbone"]),
+        ("on_nan", ["skip", 10]),
+        ("nesterov", True),
+        ("max_train_samples", None),
+        ("learning_rate", 1e-05),
+        ("dataset", 'my images: "new"'),
+    ],
+)
+def test_a_value_as_a_flag_is_read_back(key: str, value: Any):
+    parser = OneLineParser("hf-finetune train")
+    add_argument_flags(parser)
+    assert flag_values(parser.parse_args([f"--{key}", flag_text(value)])) == {key: value}
+
+
+def test_the_card_of_a_python_call_has_a_command_that_can_be_typed():
+    from hf_finetune.api import _command
+    from hf_finetune.training.given import Given
+
+    command = _command("digits", {"lr_milestones": [3, 5], "freeze": ["backbone"], "seed": 1}, Given())
+    expected = "hf-finetune train --recipe digits --lr_milestones '[3, 5]' --freeze '[\"backbone\"]' --seed 1"
+    assert command == expected

@@ -13,6 +13,8 @@ from datasets import load_dataset
 from transformers import pipeline
 
 from hf_finetune import UserError, evaluate, evaluate_model, finetune
+from hf_finetune.cli.main import main
+from hf_finetune.evaluation import plots
 from hf_finetune.jobs.evaluate import EvaluationResult
 from hf_finetune.jobs.predict import predict_files
 
@@ -36,6 +38,28 @@ def test_figures_and_parity_on_a_folder(finished_run, image_folder):
     assert result.metrics["samples"] == 24
     assert result.metrics["accuracy"] == pytest.approx((result.predictions == result.labels).mean())
     assert_parity(result, str(finished_run), images, ["blue", "green", "red"])
+
+
+def test_the_command_shows_its_table_at_any_level_and_the_function_shows_nothing(
+    finished_run, image_folder, tmp_path, capsys
+):
+    flags = ["--dataset", str(image_folder), "--use_cpu", "--disable_tqdm"]
+    assert main(["evaluate", str(finished_run), *flags, "--log_level", "warning"]) == 0
+    printed = capsys.readouterr().out
+    assert "accuracy" in printed and "macro" in printed and "Data:" not in printed
+    assert main(["evaluate", str(finished_run), *flags, "--log_level", "error", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"]["samples"] == 24
+    result = evaluate(finished_run, dataset=str(image_folder), use_cpu=True, disable_tqdm=True)
+    assert capsys.readouterr().out == "" and result.report in printed
+
+
+def test_the_confusion_matrix_says_what_it_is_of(finished_run, image_folder, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "plot_confusion_matrix", lambda *arguments: drawn.append(arguments[3:]))
+    output = tmp_path / "figures.json"
+    evaluate(finished_run, dataset=str(image_folder), output=output, use_cpu=True, disable_tqdm=True)
+    (title, split), *_ = drawn
+    assert title == f".../{finished_run.name} on .../{image_folder.name}" and split == "test"
 
 
 def test_classes_are_matched_by_name_not_by_order(finished_run, image_folder, tmp_path):

@@ -98,9 +98,8 @@ def test_a_new_metric_costs_one_entry(image_folder, tmp_path, monkeypatch, logge
         if "eval_toy" in entry
     ]
     assert max(states, key=lambda state: state["global_step"])["best_metric"] == min(values)
-    logged.clear()
-    evaluate_model(str(output), dataset=str(image_folder), use_cpu=True)
-    assert any(line.split("\n")[0].endswith("toy") for line in logged)
+    evaluated = evaluate_model(str(output), dataset=str(image_folder), use_cpu=True)
+    assert evaluated.report.split("\n")[0].endswith("toy")
 
 
 def test_files_have_the_permissions_of_any_new_file(image_folder, tmp_path):
