@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import torch
 from transformers import TrainerState
 
 from hf_finetune.errors import Interrupted
@@ -19,6 +20,8 @@ from hf_finetune.training.extensions.base import Extension
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # A launcher passes a signal on to processes that were sent it as well, so one request to stop arrives twice.
 _SECONDS_OF_ONE_REQUEST = 2.0
+_SECONDS_BETWEEN_AGREEMENTS = 1.0  # of several ranks; schedulers wait 10 seconds at least before they kill
+_MOST_STEPS_BETWEEN_AGREEMENTS = 100
 
 
 class StopSignals:
@@ -84,10 +87,12 @@ class StopOnSignals(Extension):
         """Create the extension."""
         self.signals = StopSignals()
         self._saved_step = -1
+        self._agreed_at, self._agreed_step, self._next_agreement = time.monotonic(), -1, 0
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Note the step of the checkpoint from which the run resumes."""
         self._saved_step = state.global_step or -1
+        self._agreed_at, self._agreed_step = time.monotonic(), state.global_step
 
     def before_save(self) -> None:
         """Note the step of the newest checkpoint."""
@@ -107,10 +112,26 @@ class StopOnSignals(Extension):
                 raise
 
     def stop_requested(self) -> signal.Signals | None:
-        """Return the signal that this rank received, SIGTERM where only another rank did, or None."""
-        accelerator, received = self.loop.accelerator, self.signals.received
-        if accelerator.num_processes == 1:
+        """Return the signal that this rank received, SIGTERM where only another rank did, or None.
+
+        Several ranks agree about once a second and at the last step of the run: an agreement is a message between the
+        ranks, and makes the CPU wait for the GPU.
+        """
+        received, step = self.signals.received, self.loop.state.global_step
+        if self.loop.accelerator.num_processes == 1:
             return received
-        if received is not None:
-            accelerator.set_trigger()
-        return (received or signal.SIGTERM) if accelerator.check_trigger() else None
+        if self._agreed_step < step < min(self._next_agreement, self.loop.state.max_steps):
+            return None
+        return (received or signal.SIGTERM) if self._any_rank_stops(step) else None
+
+    def _any_rank_stops(self, step: int) -> bool:
+        """Return whether any rank received a signal, and let the ranks choose the step of the next agreement."""
+        accelerator, now = self.loop.accelerator, time.monotonic()
+        seconds_per_step = max(1e-6, now - self._agreed_at) / max(1, step - self._agreed_step)
+        steps = min(_MOST_STEPS_BETWEEN_AGREEMENTS, max(1, int(_SECONDS_BETWEEN_AGREEMENTS / seconds_per_step)))
+        # Integers, so that all ranks compute the same sum and meet at the same step.
+        own = torch.tensor([int(self.signals.received is not None), steps], device=accelerator.device)
+        stopping, all_steps = accelerator.reduce(own, "sum").tolist()
+        self._agreed_at, self._agreed_step = now, step
+        self._next_agreement = step + all_steps // accelerator.num_processes
+        return bool(stopping)

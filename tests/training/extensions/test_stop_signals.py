@@ -8,6 +8,7 @@ import signal
 import time
 
 import pytest
+import torch
 
 from hf_finetune.errors import Interrupted, UserError
 from hf_finetune.training.extensions.stop_signals import StopOnSignals, StopSignals, outlive_stop_signals
@@ -101,10 +102,10 @@ def test_a_worker_outlives_what_all_are_sent_but_not_its_parents_word():
 def attached(processes: int = 1, others_ask: bool = False) -> StopOnSignals:
     extension = StopOnSignals()
     extension.attach(loop := StubLoop())
-    asked: list[bool] = []
+    loop.state.max_steps = 1000
     loop.accelerator.num_processes = processes
-    loop.accelerator.set_trigger = lambda: asked.append(True)
-    loop.accelerator.check_trigger = lambda: bool(asked) or others_ask
+    # What the other ranks add: whether one of them was asked to stop, and as many steps as this one.
+    loop.accelerator.reduce = lambda own, how: own * torch.tensor([1, processes]) + torch.tensor([others_ask, 0])
     return extension
 
 
@@ -114,6 +115,7 @@ def test_a_run_is_asked_to_stop_and_the_signal_goes_no_further(delivered, proces
     with pytest.raises(Interrupted), extension.training():
         assert extension.stop_requested() is None
         send(signal.SIGINT)
+        extension.loop.state.global_step += 100
         assert extension.stop_requested() is signal.SIGINT
         raise Interrupted(signal.SIGINT, 3)
     assert delivered == []
@@ -146,6 +148,22 @@ def test_all_ranks_stop_where_one_was_asked(delivered):
     with extension.training():
         assert extension.stop_requested() is signal.SIGTERM
     assert delivered == []
+
+
+@pytest.mark.parametrize(("seconds", "agreements"), [(0.001, 10), (0.25, 250), (5.0, 1000)])
+def test_ranks_agree_about_once_a_second_and_at_the_last_step(monkeypatch, seconds, agreements):
+    extension = attached(processes=2)
+    loop, now = extension.loop, [time.monotonic()]
+    asked_at: list[int] = []
+    one_rank = loop.accelerator.reduce
+    loop.accelerator.reduce = lambda own, how: asked_at.append(loop.state.global_step) or one_rank(own, how)
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    for step in range(1, loop.state.max_steps + 1):
+        now[0] += seconds
+        loop.state.global_step = step
+        assert extension.stop_requested() is None
+    assert agreements <= len(asked_at) <= agreements + 2
+    assert asked_at[-1] == loop.state.max_steps
 
 
 def test_a_run_that_fails_before_it_has_stopped_delivers_the_signal(delivered):
