@@ -17,7 +17,7 @@ from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedModel
 from hf_finetune.errors import UserError
 from hf_finetune.exporters.base import need_packages
 from hf_finetune.exporters.formats import FORMATS
-from hf_finetune.models.load import quiet_transformers
+from hf_finetune.models.quiet import quiet_transformers
 
 INPUT_NAME, OUTPUT_NAME = "pixel_values", "logits"
 _LABELS = "id2label"

@@ -11,7 +11,8 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.config.run_files import apply_umask
 from hf_finetune.exporters.base import Logits, LogitsOf
-from hf_finetune.models.load import load_trained, quiet_transformers
+from hf_finetune.models.load import load_trained
+from hf_finetune.models.quiet import quiet_transformers
 
 
 def write_folder(

@@ -9,25 +9,11 @@ from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.errors import UserError
-from hf_finetune.models.checkpoint import Checkpoint, open_checkpoint, resolve_checkpoint
+from hf_finetune.models.checkpoint import Checkpoint, open_checkpoint
 from hf_finetune.models.foreign.checkpoint import ForeignCheckpoint
 from hf_finetune.models.head import class_names, head_parameter_names, initialize_head, set_class_names
 from hf_finetune.models.model_object import ModelObject
-from hf_finetune.models.quiet import quiet_transformers
 from hf_finetune.models.source import Architecture, LoadedWeights, ModelSource
-
-__all__ = [
-    "LoadedModel",
-    "adopt_model",
-    "check_num_labels",
-    "head_parameter_names",  # this and the next two have moved, and are still imported from here
-    "load_config",
-    "load_model",
-    "load_trained",
-    "open_source",
-    "quiet_transformers",
-    "resolve_checkpoint",
-]
 
 
 @dataclass(frozen=True)
@@ -158,24 +144,6 @@ def _report(name: str, weights: LoadedWeights, new: frozenset[str], classes: int
         unused = f", {len(weights.unused)} of the checkpoint not used ({named})"
     heads = f"{len(new)} of the head initialized for {classes} classes" if new else "the head kept"
     return f"{name}: {reused} tensors reused, {heads}{unused}."
-
-
-def adopt_model(model: PreTrainedModel, label_names: Sequence[str], seed: int) -> LoadedModel:
-    """Prepare a network that the caller has built for the dataset's classes, in place.
-
-    Its head is kept if `model.config.id2label` has the same classes in the same order. Otherwise the head's weights are
-    new, and so are its layers where the number of classes differs. The weights become float32.
-
-    Args:
-        model: An image classifier.
-        label_names: The classes in the order of their ids.
-        seed: Initializes whatever is new.
-
-    Raises:
-        UserError: It has no head, or one that cannot be replaced.
-    """
-    source = open_source(model)
-    return load_model(source, load_config(source, label_names), label_names, seed)
 
 
 def load_trained(source: ModelArguments | ModelSource) -> PreTrainedModel:

@@ -27,7 +27,7 @@ from hf_finetune.evaluation.plots import (
 from hf_finetune.evaluation.report import describe_split, format_report, write_metrics
 from hf_finetune.hub.model_card import ModelCardContext, library_versions, training_command, write_model_card
 from hf_finetune.hub.redaction import without_private_text
-from hf_finetune.models.load import resolve_checkpoint
+from hf_finetune.models.checkpoint import resolve_checkpoint
 from hf_finetune.timeouts import ANSWER_TIMEOUT
 from hf_finetune.training.plan import RunPlan
 from hf_finetune.training.trainer import ImageClassificationTrainer

@@ -138,7 +138,7 @@ def check_real_parity(
 ) -> None:
     from hf_finetune.config.data import DataArguments
     from hf_finetune.data.build import load_image_dataset
-    from hf_finetune.models.load import resolve_checkpoint
+    from hf_finetune.models.checkpoint import resolve_checkpoint
 
     test = load_image_dataset(DataArguments(**settings, validation_fraction=0), seed=42).splits["test"]
     raw = load_dataset(str(copy), split="test").select(test.with_format(None)["sample_index"])

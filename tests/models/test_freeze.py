@@ -19,7 +19,7 @@ from transformers import (
 from hf_finetune import finetune
 from hf_finetune.errors import UserError
 from hf_finetune.models.freeze import freeze_modules
-from hf_finetune.models.load import head_parameter_names
+from hf_finetune.models.head import head_parameter_names
 from tests.helpers.networks import CLASSES, make_model
 from tests.helpers.tiny import tiny_timm, write_recipe
 from tests.helpers.trainers import make_trainer

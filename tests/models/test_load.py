@@ -18,14 +18,9 @@ from transformers import (
 
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.errors import UserError
-from hf_finetune.models.load import (
-    check_num_labels,
-    head_parameter_names,
-    load_config,
-    load_model,
-    load_trained,
-    resolve_checkpoint,
-)
+from hf_finetune.models.checkpoint import resolve_checkpoint
+from hf_finetune.models.head import head_parameter_names
+from hf_finetune.models.load import check_num_labels, load_config, load_model, load_trained
 from tests.helpers.tiny import TINY_RESNET
 
 NAMES = ["cat", "dog", "emu"]

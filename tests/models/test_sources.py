@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ from hf_finetune.models.checkpoint import Checkpoint
 from hf_finetune.models.foreign import checkpoint as foreign_checkpoint
 from hf_finetune.models.head import class_names, set_class_names
 from hf_finetune.models.lenet5 import LeNet5Config, LeNet5ForImageClassification
-from hf_finetune.models.load import adopt_model, load_config, load_model, load_trained, open_source
+from hf_finetune.models.load import LoadedModel, load_config, load_model, load_trained, open_source
 from hf_finetune.models.model_object import check_given_model
 from hf_finetune.models.prepare import prepare_model
 from hf_finetune.models.processor import describe, load_image_processor
@@ -120,10 +121,16 @@ def test_importing_the_package_registers_no_architecture_and_models_registers_th
 # ---- a model object ----
 
 
+def adopt(model: PreTrainedModel, names: Sequence[str], seed: int) -> LoadedModel:
+    """Prepare a network that the caller has built for a dataset's classes, as a run does."""
+    source = open_source(model)
+    return load_model(source, load_config(source, names), names, seed)
+
+
 def test_a_model_object_with_the_datasets_classes_stays_as_it_is():
     model = classifier()
     before = tensors(model)
-    loaded = adopt_model(model, NAMES, seed=0)
+    loaded = adopt(model, NAMES, seed=0)
     assert loaded.model is model and not loaded.initialized
     assert loaded.report == f"ViTForImageClassification: {len(before)} tensors reused, the head kept."
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
@@ -146,7 +153,7 @@ def test_another_number_of_classes_replaces_the_last_layer_alone(make, head: set
     before, hooked = tensors(model), []
     next(model.children()).register_forward_hook(lambda *_: hooked.append(1))
     names = ["a", "b", "c", "d", "e"]
-    loaded = adopt_model(model, names, seed=3)
+    loaded = adopt(model, names, seed=3)
     assert loaded.model is model and loaded.initialized == head
     after = tensors(model)
     assert {name for name in before if before[name].shape != after[name].shape} == head
@@ -157,21 +164,21 @@ def test_another_number_of_classes_replaces_the_last_layer_alone(make, head: set
     assert model(pixel_values=torch.rand(2, channels, side, side)).logits.shape == (2, 5) and hooked
     again = make()
     torch.rand(7)  # whatever was drawn before
-    adopt_model(again, names, seed=3)
+    adopt(again, names, seed=3)
     assert all(torch.equal(again.state_dict()[name], after[name]) for name in head)
 
 
 def test_as_many_other_classes_initialize_the_head():
     model = classifier(["x", "y", "z"])
     before = tensors(model)
-    loaded = adopt_model(model, NAMES, seed=0)
+    loaded = adopt(model, NAMES, seed=0)
     assert loaded.initialized == {"classifier.weight", "classifier.bias"}
     assert not torch.equal(before["classifier.weight"], model.classifier.weight)
     assert class_names(model.config) == NAMES
 
 
 def test_half_precision_becomes_float32():
-    model = adopt_model(classifier().bfloat16(), NAMES, seed=0).model
+    model = adopt(classifier().bfloat16(), NAMES, seed=0).model
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
@@ -209,7 +216,7 @@ def test_a_head_that_cannot_be_replaced_is_refused_and_the_model_stays_as_it_was
     model = make()
     config = copy.deepcopy(model.config)
     with pytest.raises(UserError, match=r"^model: .*build the model with a head for 3 classes \(num_labels=3\)\.$"):
-        adopt_model(model, NAMES, seed=0)
+        adopt(model, NAMES, seed=0)
     assert class_names(model.config) == class_names(config) == ["LABEL_0", "LABEL_1"]
 
 

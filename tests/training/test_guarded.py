@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.errors import UserError
-from hf_finetune.models.load import quiet_transformers
+from hf_finetune.models.quiet import quiet_transformers
 from hf_finetune.training.sampling import EpochSampler
 from hf_finetune.training.trainer import ImageClassificationTrainer
 from tests.helpers.networks import make_model

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from hf_finetune.models.load import quiet_transformers
+from hf_finetune.models.quiet import quiet_transformers
 
 
 def save_whole(

@@ -22,8 +22,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from hf_finetune.data.batches import NOT_COUNTED, ImageBatches
 from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.logs import get_logger, progress_bar
-from hf_finetune.models.head import head_module
-from hf_finetune.models.load import head_parameter_names
+from hf_finetune.models.head import head_module, head_parameter_names
 from hf_finetune.training.frozen.feature_cache import FeaturesNotKept, feature_file, read_features, write_features
 from hf_finetune.training.trainer import ImageClassificationTrainer
 

@@ -18,7 +18,7 @@ import hf_finetune.models  # noqa: E402, F401 - registers resnet_cifar
 from hf_finetune.errors import UserError  # noqa: E402
 from hf_finetune.models.foreign.reading import StateDict  # noqa: E402
 from hf_finetune.models.foreign.recognition import ForeignWeights, recognize  # noqa: E402
-from hf_finetune.models.load import quiet_transformers  # noqa: E402
+from hf_finetune.models.quiet import quiet_transformers  # noqa: E402
 from tests.helpers.foreign_networks import CLASSES, NETWORKS, CifarResNet, as_mmpretrain, build, randomized  # noqa: E402
 
 OF_MMPRETRAIN = [name for name in NETWORKS if name.split()[-1] in ("resnet18", "resnet50", "vit", "convnext", "swin")]

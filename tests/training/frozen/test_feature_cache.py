@@ -11,7 +11,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, Image, Value
 
-from hf_finetune.models.load import head_parameter_names
+from hf_finetune.models.head import head_parameter_names
 from hf_finetune.training.frozen.feature_cache import FeaturesNotKept, feature_file, read_features, write_features
 from tests.helpers.networks import make_model
 from tests.helpers.trainers import make_dataset
