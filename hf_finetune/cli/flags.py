@@ -24,6 +24,7 @@ DATA_FLAGS = (
     "dataset_revision",
     "image_column",
     "label_column",
+    "label_from_name",
     "label_strip",
     "train_split",
     "validation_split",

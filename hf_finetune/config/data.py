@@ -23,6 +23,12 @@ class DataArguments:
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."})
     image_column: str | None = field(default=None, metadata={"help": "Column of images. Absent: found by its type."})
     label_column: str | None = field(default=None, metadata={"help": "Column of labels. Absent: found by its type."})
+    label_from_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "The class is in the names of a folder's files: a regular expression whose one group is the class."
+        },
+    )
     label_strip: bool = field(
         default=False,
         metadata={"help": "Remove blanks around the names of classes, so that 'dog' and 'dog ' are one class."},

@@ -41,6 +41,7 @@ class Settings(TypedDict, total=False):
     image_size: int | None
     image_std: list[float] | None
     label_column: str | None
+    label_from_name: str | None
     label_strip: bool | None
     max_eval_samples: int | None
     max_train_samples: int | None

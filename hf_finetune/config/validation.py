@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -80,11 +81,26 @@ def check_data(data: DataArguments) -> None:
             "decode_cache is always, but with streaming no image is kept; use --decode_cache auto, or"
             " --streaming false."
         )
+    if data.label_from_name is not None:
+        _check_label_from_name(data.label_from_name)
+        if data.streaming:
+            raise UserError("label_from_name is for a folder of images, which is not streamed; leave --streaming out.")
     _check_at_least_one(data, ("max_train_samples", "max_eval_samples", "shuffle_buffer_size"))
     if not 0 <= data.validation_fraction < 1:
         raise UserError(
             f"validation_fraction is {data.validation_fraction}; use a fraction of at least 0 and below 1, such as 0.1."
         )
+
+
+def _check_label_from_name(pattern: str) -> None:
+    example = r"use one group for the class, such as '^(\w+?)_\d+' for cat_01.jpg"
+    try:
+        groups = re.compile(pattern).groups
+    except (re.error, OverflowError) as error:
+        raise UserError(f"label_from_name {pattern!r} is no regular expression: {error}; {example}.") from error
+    if groups != 1:
+        more = ", and (?:...) for other parentheses" if groups else ""
+        raise UserError(f"label_from_name {pattern!r} has {groups or 'no'} groups; {example}{more}.")
 
 
 def check_model(model: ModelArguments) -> None:

@@ -74,6 +74,8 @@ def load_image_dataset(
 ) -> ImageDataset:
     """Open, check and divide a dataset that is not streamed; the arguments are those of `build_dataset`."""
     if dataset is not None:
+        if arguments.label_from_name is not None:
+            raise UserError("label_from_name is for a folder of images, and dataset is an object; leave it out.")
         raw, entry = dataset if isinstance(dataset, RawDataset) else read_objects(dataset), None
     else:
         raw, entry = open_source(arguments, earlier.lost_files if earlier else ())

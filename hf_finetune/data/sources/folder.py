@@ -127,7 +127,8 @@ def _class_dataset(folder: Path, split: str, tree: _Tree, notes: list[str], lost
 def _loose_message(folder: Path) -> str:
     return (
         f"{folder} has images outside class folders, and so no labels; put them into class folders, such as"
-        f" {_example(folder)}, or use a table of paths and labels."
+        f" {_example(folder)}, use a table of paths and labels, or, if the names of the files begin with the class,"
+        r" such as cat_01.jpg: --label_from_name '^(\w+?)_\d+'."
     )
 
 

@@ -13,6 +13,7 @@ from hf_finetune.config.data import DataArguments
 from hf_finetune.config.recipe import packaged_recipes
 from hf_finetune.data.catalog import CATALOG, DatasetEntry, find_entry
 from hf_finetune.data.sources.digits import DIGITS
+from hf_finetune.data.sources.file_names import FILE_NAMES
 from hf_finetune.data.sources.folder import CLASS_FOLDERS
 from hf_finetune.data.sources.hub import HUB, is_hub_id
 from hf_finetune.data.sources.hub_copy import HUB_COPY, PARQUET_FOLDER
@@ -27,6 +28,7 @@ from hf_finetune.errors import UserError, did_you_mean, first_line
 # The first source that matches reads the dataset. Any folder matches CLASS_FOLDERS, so the other layouts of a folder
 # stand before it.
 SOURCES: list[Source] = [
+    FILE_NAMES,
     DIGITS,
     TABLE,
     SAVED,
@@ -62,11 +64,16 @@ def open_source(arguments: DataArguments, lost_files: Sequence[str] = ()) -> tup
         revision=arguments.dataset_revision,
         lost_files=lost_files,
         label_column=arguments.label_column,
+        label_from_name=arguments.label_from_name,
     )
     try:
         source = next((source for source in SOURCES if source.matches(location)), None)
         if source is None:
             raise UserError(f"{path} is neither a folder nor a table; tables end in {', '.join(_extensions())}.")
+        if location.label_from_name is not None and source is not FILE_NAMES:
+            raise UserError(
+                f"label_from_name is for a folder of images, and {path or arguments.dataset} is none; leave it out."
+            )
         raw = source.read(location)
     except OSError as error:
         raise UserError(f"{path or arguments.dataset} cannot be read: {first_line(error)}.") from error

@@ -23,6 +23,7 @@ class Location:
         lost_files: Images, relative to `path`, that have vanished since a run began. A folder is read as if they were
             still there, so that the order of the others does not change.
         label_column: The column of labels that the user chose, None without.
+        label_from_name: The regular expression whose group is the class in the name of a file, None without.
     """
 
     dataset: str
@@ -32,6 +33,7 @@ class Location:
     revision: str | None = None
     lost_files: Sequence[str] = ()
     label_column: str | None = None
+    label_from_name: str | None = None
 
 
 @dataclass(frozen=True)
