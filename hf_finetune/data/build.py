@@ -135,11 +135,12 @@ def _add_splits(
             continue
         images = image_dataset(raw, split, image_column)
         # int32, because these columns are all that stays in memory for each row.
-        labelled = images.add_column("label", labels.ids[split].astype(np.int32), feature=Value("int32"))
+        class_ids = labels.ids[split].astype(np.int32)
+        labelled = images.add_column("label", class_ids, feature=Value("int32"))
         numbers = np.arange(len(images), dtype=np.int32)
         result.splits[role] = labelled.add_column("sample_index", numbers, feature=Value("int32"))
         result.split_names[role] = split
-        result.sources[role] = images
+        result.sources[role], result.source_labels[role] = images, class_ids
 
 
 def _check_counts(result: ImageDataset, earlier: EarlierImages) -> None:
@@ -179,6 +180,7 @@ def _divide_train(result: ImageDataset, fraction: float, seed: int) -> None:
     )
     result.splits["validation"] = _select(train, held_out)
     result.sources["validation"] = result.sources["train"]
+    result.source_labels["validation"] = result.source_labels["train"]
     result.split_names["validation"] = name
     result.splits["train"] = _select(train, kept)
 

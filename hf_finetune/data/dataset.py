@@ -9,6 +9,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 from datasets import Dataset
 
 from hf_finetune.data.catalog import DatasetEntry
@@ -41,6 +43,7 @@ class ImageDataset:
         revision: The commit of a dataset that the Hub gave.
         sources: By role, the undivided split of the source that `sample_index` refers to, as the one column `image`.
             A streamed split has none.
+        source_labels: By role, the class id of each row of `sources`, int32 of shape (rows,).
         folder: The folder that messages name images relative to, None where there is none.
     """
 
@@ -55,6 +58,7 @@ class ImageDataset:
     image_sizes: tuple[int, int] | None = None
     revision: str | None = None
     sources: dict[str, Dataset] = field(default_factory=dict)
+    source_labels: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
     folder: Path | None = None
 
     @property
@@ -90,8 +94,10 @@ class EarlierImages:
         counts: By role, the number of images in the source's split.
         left_out: By role, the `sample_index` of the images that could not be read when the run began.
         lost_files: The files that have vanished since, relative to the dataset's folder.
+        unreadable: The images that could not be read, each with the reason.
     """
 
     counts: Mapping[str, int]
     left_out: Mapping[str, Sequence[int]]
     lost_files: Sequence[str] = ()
+    unreadable: Sequence[str] = ()

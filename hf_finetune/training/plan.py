@@ -123,8 +123,10 @@ def run_name(recipe: Recipe, data: DataArguments, given: Given) -> str:
     return re.sub(r"[^\w.-]+", "_", name).strip("._") or recipe.name
 
 
-def _find_run(folder: Path, recipe: Recipe, given: Given, overwrite: bool) -> tuple[Path, Path | None]:
-    checkpoint = find_resumable(folder, recipe.values, overwrite)
+def _find_run(
+    folder: Path, recipe: Recipe, given: Given, overwrite: bool, data_anywhere: bool = True
+) -> tuple[Path, Path | None]:
+    checkpoint = find_resumable(folder, recipe.values, overwrite, data_anywhere)
     if checkpoint is not None:
         check_same_objects(folder, given)
     return folder, checkpoint
@@ -136,8 +138,8 @@ def _find_numbered(base: Path, recipe: Recipe, given: Given, overwrite: bool) ->
     folder = _numbered(base, max(newest, 1))
     if newest == 0 or overwrite:
         return _find_run(folder, recipe, given, overwrite)
-    try:
-        return _find_run(folder, recipe, given, overwrite)
+    try:  # another dataset of the same name gets a folder of its own
+        return _find_run(folder, recipe, given, overwrite, data_anywhere=False)
     except UserError as reason:
         following = _numbered(base, newest + 1)
         found = _find_run(following, recipe, given, overwrite)

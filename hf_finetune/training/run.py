@@ -8,6 +8,7 @@ from functools import partial
 
 from hf_finetune.config.recipe import Recipe, to_yaml
 from hf_finetune.data.dataset import ImageDataset
+from hf_finetune.data.fingerprint import FINGERPRINT_FILE, check_same_data, fingerprint_of
 from hf_finetune.data.images.cache import finish
 from hf_finetune.data.images.unreadable import earlier_images, note_lost
 from hf_finetune.data.transforms.build import TrainTransforms, build_train_transforms
@@ -105,6 +106,7 @@ def run(recipe: Recipe, command: str, given: Given | None = None) -> FinetuneRes
         if plan.args.process_index == 0:
             result.save_result(plan.folder, record)
     prepared.images.bad_images.close()
+    (plan.folder / FINGERPRINT_FILE).unlink(missing_ok=True)  # it is for a run that resumes
     log_lines(logger, "", record.table(), "", record.how_to_load(plan.folder, trainer.model))
     trainer.end()
     train_on_images(trainer.model)
@@ -124,6 +126,8 @@ def prepare(recipe: Recipe, given: Given | None = None) -> PreparedRun:
     earlier = earlier_images(plan.folder) if plan.checkpoint else None
     raw = plan.given.dataset.raw if plan.given.dataset else None
     data = load_data(plan.data, plan.args, plan.model.num_labels, earlier=earlier, given=raw)
+    if plan.checkpoint is not None and plan.args.process_index == 0:
+        check_same_data(plan.folder, data, earlier.unreadable if earlier else ())
     logger.info(f"Data: {data.source}, {len(data.label_names)} classes.")
     log_lines(logger, *(f"  {role}: {name}" for role, name in data.split_names.items()), *data.notes)
 
@@ -164,6 +168,7 @@ def _open_folder(prepared: PreparedRun) -> None:
     with args.main_process_first(local=False, desc="output folder"):
         if args.process_index == 0 and plan.checkpoint is None:
             prepare_folder(plan.folder, to_yaml(plan.recipe) + plan.given.as_comments(), args.overwrite_output_dir)
+            fingerprint_of(prepared.images.data).save(plan.folder)
         prepared.images.bad_images.persist_to(
             plan.folder, resumed=plan.checkpoint is not None, first=args.local_process_index == 0
         )

@@ -129,7 +129,8 @@ def earlier_images(folder: Path) -> EarlierImages | None:
     if not lines or "counts" not in lines[0]:
         return None
     lost = sorted({line["lost_file"] for line in lines if "lost_file" in line})
-    return EarlierImages(lines[0]["counts"], lines[0]["left_out"], lost)
+    unreadable = sorted({line["image"] for line in lines if "image" in line})
+    return EarlierImages(lines[0]["counts"], lines[0]["left_out"], lost, unreadable)
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from hf_finetune.config.run_files import METRICS_FILE, RECIPE_FILE
+from hf_finetune.data.fingerprint import FINGERPRINT_FILE
 from hf_finetune.errors import UserError
 from hf_finetune.logs import get_logger
 from hf_finetune.training.checkpoints.store import find_fault, flush, list_checkpoints, remove_all, set_aside
@@ -51,7 +52,7 @@ _MAY_CHANGE = {
 }
 
 
-def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool) -> Path | None:
+def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool, data_anywhere: bool = True) -> Path | None:
     """Return the checkpoint from which a run resumes, or None for a new run.
 
     It is the newest whole checkpoint. Corrupt ones that are newer are named in the log and renamed; nothing else is
@@ -61,6 +62,8 @@ def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool) -> 
         folder: The folder of the run.
         values: The resolved keys of its recipe.
         overwrite: Whether an earlier run in the folder is to be removed (`overwrite_output_dir`).
+        data_anywhere: Whether `dataset` may name another path although the earlier one still exists. The run resumes if
+            the data are the same (`data.fingerprint.check_same_data`).
 
     Raises:
         UserError: The folder holds a finished run, another run, or anything else that a new run would overwrite.
@@ -87,6 +90,9 @@ def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool) -> 
     earlier = yaml.safe_load((folder / RECIPE_FILE).read_text()) or {}
     for key in sorted((earlier.keys() | values.keys()) - _MAY_CHANGE):
         if earlier.get(key) != values.get(key):
+            if key == "dataset" and _may_be_moved(folder, earlier.get(key), values.get(key), data_anywhere):
+                logger.info(f"The run began with dataset {earlier[key]}; {values[key]} is compared with it.")
+                continue
             raise UserError(
                 f"output_dir: {folder} holds an unfinished run with {key} {earlier.get(key)!r}, not"
                 f" {values.get(key)!r}; {choice}."
@@ -97,6 +103,14 @@ def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool) -> 
             return checkpoint
         logger.warning(f"Note: {checkpoint.name} is corrupt: {fault}; it is set aside as {set_aside(checkpoint).name}.")
     return None
+
+
+def _may_be_moved(folder: Path, earlier: Any, now: Any, data_anywhere: bool) -> bool:
+    """Whether a dataset can be the same as one at another path, which the fingerprint of its data will show."""
+    if not isinstance(earlier, str) or not isinstance(now, str) or not (folder / FINGERPRINT_FILE).is_file():
+        return False
+    is_gone = not Path(earlier).expanduser().exists()
+    return Path(now).expanduser().exists() and (is_gone or data_anywhere)
 
 
 def _holds_run(folder: Path) -> bool:
