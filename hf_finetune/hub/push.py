@@ -14,7 +14,6 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from fnmatch import fnmatch
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,19 +25,15 @@ from huggingface_hub.utils import logging, validate_repo_id
 
 from hf_finetune.config.recipe import Recipe, to_yaml
 from hf_finetune.config.run_files import METRICS_FILE, RECIPE_FILE
-from hf_finetune.errors import UserError
+from hf_finetune.errors import UserError, listing
 from hf_finetune.evaluation.report import to_json
+from hf_finetune.hub.files import left_out, pushed_files
 from hf_finetune.hub.redaction import without_private_text
 from hf_finetune.interrupts import raised_interrupts
 from hf_finetune.logs import get_logger
 
 logger = get_logger(__name__)
 
-# Names of files and folders that are not pushed: what only a resume needs, and hidden ones.
-_LEFT_OUT = (
-    ".*", "checkpoint-*", "corrupt-checkpoint-*", "optimizer*", "rng_state*", "scaler.pt", "scheduler.pt",
-    "training_args.bin", "__pycache__",
-)  # fmt: skip
 _PAUSES = (2, 4, 8, 16, 24)  # seconds between the tries
 _MOST_SECONDS = 60  # of all tries together; some of the client's calls retry too, so their number is no bound
 _ANSWER_TIMEOUT = 120  # seconds; the client has no timeout of its own
@@ -97,10 +92,10 @@ def push_folder(
     private: bool | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Push a result folder in one commit, without checkpoints, optimizer state and hidden files.
+    """Push the files of a result folder that the run wrote (`pushed_files`) in one commit.
 
-    There is no commit if the repository has the same files already. In the pushed copies, `recipe.yaml` and
-    `metrics.json` contain no paths of this machine.
+    What else lies there, and links, are named in the log and stay. There is no commit if the repository has the same
+    files already. In the pushed copies, `recipe.yaml` and `metrics.json` contain no paths of this machine.
 
     Args:
         folder: The result folder.
@@ -112,8 +107,7 @@ def push_folder(
     Raises:
         UserError: If the push fails. The message says how to push later.
     """
-    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-        raise UserError(f"{folder} holds no model; use the folder of a finished run.")
+    _check_model(folder)
     try:
         with raised_interrupts():
             repository, _ = _log_in(repo_id, folder, sleep)
@@ -131,11 +125,27 @@ def push_folder(
             f"{str(error) or 'The push was interrupted'}. The model is safe in {folder}; to push it later:"
             f" {_push_command(repo_id, folder, private)}"
         ) from error
+    others = left_out(folder)
+    if others:
+        logger.warning(f"Note: not pushed, because the run did not write it: {listing(others)}.")
     url = f"{constants.ENDPOINT}/{repository}"
     if commit.oid == head:
         logger.info(f"{url} already has all files of {folder}; nothing was pushed.")
     else:
         logger.info(f"The model is at {url}, commit {commit.oid[:7]}.")
+
+
+def _check_model(folder: Path) -> None:
+    names = {path.name for path in pushed_files(folder)} if folder.is_dir() else set()
+    if "config.json" in names and any(name.endswith(".safetensors") for name in names):
+        return
+    links = [name for name in ("config.json", "model.safetensors") if (folder / name).is_symlink()]
+    if links:
+        raise UserError(
+            f"{folder}: {listing(links)} {'is a link' if len(links) == 1 else 'are links'}, and what links point to is"
+            " not pushed; copy the folder with: cp -rL"
+        )
+    raise UserError(f"{folder} holds no model; use the folder of a finished run.")
 
 
 def _push_command(repo_id: str | None, folder: Path, private: bool | None) -> str:
@@ -190,13 +200,8 @@ def _check_existing(repository: str, private: bool | None, sleep: Callable[[floa
 
 
 def _additions(folder: Path, repository: str) -> Iterator[CommitOperationAdd]:
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        relative = path.relative_to(folder)
-        if any(fnmatch(part, pattern) for part in relative.parts for pattern in _LEFT_OUT):
-            continue
-        yield CommitOperationAdd(
-            relative.as_posix(), _public_content(path, repository) if path.parent == folder else path
-        )
+    for path in pushed_files(folder):
+        yield CommitOperationAdd(path.name, _public_content(path, repository))
 
 
 def _public_content(path: Path, repository: str) -> Path | bytes:

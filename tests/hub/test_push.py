@@ -31,20 +31,6 @@ print(json.dumps(classifier(sys.argv[2])))
 """
 
 
-@pytest.fixture
-def folder(finished_run: Path, tmp_path: Path) -> Path:
-    """A finished run's result, with links in place of copies, and with what must stay at home."""
-    folder = tmp_path / "flowers"
-    folder.mkdir()
-    for path in finished_run.iterdir():
-        (folder / path.name).symlink_to(path)
-    (folder / "checkpoint-99").mkdir()
-    (folder / "checkpoint-99" / "model.safetensors").write_bytes(b"weights of a checkpoint")
-    for name in ("optimizer.pt", "training_args.bin", ".secret"):
-        (folder / name).write_bytes(b"\x80\x04N.")
-    return folder
-
-
 def pushed(server: HubServer) -> Repository:
     (repository,) = server.repositories.values()
     return repository
@@ -124,7 +110,6 @@ def test_a_second_push_of_the_same_changes_nothing(logged_in, folder, capsys):
     assert "already has all files of" in capsys.readouterr().out
     assert len(pushed(logged_in).commits) == 2 and pushed(logged_in).head.oid == head
 
-    (folder / "recipe.yaml").unlink()
     (folder / "recipe.yaml").write_text("seed: 1\n")
     uploads = [request for request in logged_in.requests if request.startswith("PUT")]
     assert len(uploads) == 3  # the weights and two plots
