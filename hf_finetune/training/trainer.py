@@ -39,6 +39,7 @@ from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.errors import Interrupted
 from hf_finetune.evaluation.metrics import METRICS, ClassificationMetrics
 from hf_finetune.interrupts import leave_if_interrupted
+from hf_finetune.models.layout import use_channels_last
 from hf_finetune.training.checkpoints import store
 from hf_finetune.training.checkpoints.resume import ResumeState, find_best_again
 from hf_finetune.training.checkpoints.weights import reload_whole, save_whole
@@ -116,8 +117,7 @@ class ImageClassificationTrainer(Trainer):
         )
         self.is_sharded: bool = self.is_fsdp_enabled or self.is_deepspeed_enabled
         if not self.is_sharded:  # DeepSpeed lays weights out itself
-            # Convolutions are fastest in this layout; other layers do not mind.
-            cast(nn.Module, self.model).to(memory_format=torch.channels_last)
+            use_channels_last(self.model, is_trained=train_dataset is not None)
         if self.accelerator.ddp_handler is not None:
             self.accelerator.ddp_handler.gradient_as_bucket_view = True  # gradients are reduced where they lie
         # The loss is divided in `batch_loss` alone, and no model is handed arguments it may misread.
