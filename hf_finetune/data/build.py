@@ -12,6 +12,7 @@ from hf_finetune.data.catalog import DatasetEntry
 from hf_finetune.data.columns import are_files, arrow_column, find_image_column, find_label_column, image_dataset
 from hf_finetune.data.dataset import EarlierImages, ImageDataset
 from hf_finetune.data.images.decoding import NO_SUCH_FILE
+from hf_finetune.data.images.header_cache import HeaderCache
 from hf_finetune.data.images.header_check import check_headers, describe_bad_image, list_bad_images
 from hf_finetune.data.labels import Labels, map_labels, missing_classes
 from hf_finetune.data.sources.in_memory import InMemoryDataset, read_objects
@@ -220,8 +221,10 @@ def _check_images(result: ImageDataset, raw: RawDataset, on_bad_image: str, earl
     """
     sizes: set[tuple[int, int]] = set()
     complete, missing_files, unreadable_role = True, False, None
+    cache = HeaderCache(str(raw.folder.absolute() if raw.folder else raw.source))
     for role, dataset in result.splits.items():
-        check = check_headers(dataset, every=on_bad_image == "skip" or are_files(dataset))
+        files = are_files(dataset)
+        check = check_headers(dataset, on_bad_image == "skip" or files, cache if files else None)
         sizes |= check.sizes
         complete &= check.complete
         bad_rows = sorted(check.bad_rows)
@@ -238,6 +241,7 @@ def _check_images(result: ImageDataset, raw: RawDataset, on_bad_image: str, earl
         gone = bad_rows if earlier is None else np.flatnonzero(np.isin(sample_index, earlier.left_out.get(role, [])))
         result.left_out[role] = sample_index[gone].tolist()
         result.splits[role] = _select(dataset, np.setdiff1d(np.arange(len(dataset)), gone))
+    cache.save()
     count = len(result.bad_images)
     images = f"{count:,} image{'' if count == 1 else 's'}"
     if count and on_bad_image == "stop":

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import datasets
+
 from hf_finetune.data.images.decoding import IMAGE_EXTENSIONS
 from hf_finetune.errors import listing
 
@@ -75,8 +77,14 @@ def sorted_entries(folder: str | os.PathLike[str]) -> list[Entry]:
 
 
 def is_followed(entry: Entry, path: str, left_out: LeftOut, above: frozenset[str]) -> bool:
-    """Return whether a folder is read: it is neither hidden, nor junk, nor a link to one of the folders `above`."""
+    """Return whether a folder is read: it is neither hidden, nor junk, nor a link to one of the folders `above`.
+
+    Nor is it the cache of `datasets`, which this package itself writes to and which may be anywhere.
+    """
     if is_junk_folder(entry.name):
+        return False
+    cache = str(datasets.config.HF_DATASETS_CACHE)
+    if entry.name == os.path.basename(cache) and os.path.realpath(entry.path) == os.path.realpath(cache):
         return False
     if entry.is_symlink() and os.path.realpath(entry.path) in above:
         left_out.loops.append(path)

@@ -10,9 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 
+from hf_finetune.data.columns import arrow_column
 from hf_finetune.data.images.decoding import NO_SUCH_FILE, UnreadableImage, read_image_size
+from hf_finetune.data.images.header_cache import HeaderCache, file_keys
 from hf_finetune.data.images.heif import NEEDS_AVIF, NEEDS_HEIF
 from hf_finetune.errors import listing
 from hf_finetune.logs import progress_bar
@@ -37,19 +41,21 @@ class HeaderCheck:
     bad_rows: dict[int, UnreadableImage] = field(default_factory=dict)
 
 
-def check_headers(dataset: Dataset, every: bool) -> HeaderCheck:
+def check_headers(dataset: Dataset, every: bool, cache: HeaderCache | None = None) -> HeaderCheck:
     """Read the headers of the images in the column `image`.
 
     Args:
         dataset: A split.
         every: Whether to check every image, instead of `_SAMPLE` that are spread evenly.
+        cache: What earlier runs found; files that it knows are not opened, and what is found is added to it. Only for a
+            split whose images are all files.
 
     Returns:
         The sizes, and the unreadable rows, numbered within `dataset`.
     """
     rows = np.arange(len(dataset)) if every else np.linspace(0, len(dataset) - 1, min(_SAMPLE, len(dataset)))
     chunks = np.split(rows.astype(np.int64), range(_CHUNK, len(rows), _CHUNK))
-    images = dataset.with_format("arrow").select_columns(["image"])
+    images = arrow_column(dataset.select_columns(["image"]), "image")
     # Registers the formats here, because threads must not do it at the same time. The common formats come first: a file
     # is tried in this order.
     PIL.Image.preinit()
@@ -57,14 +63,9 @@ def check_headers(dataset: Dataset, every: bool) -> HeaderCheck:
     result = HeaderCheck(complete=len(rows) == len(dataset))
 
     def check_chunk(chunk: np.ndarray) -> HeaderCheck:
-        found = HeaderCheck()
         # The images are read here, so that only a few chunks are in memory at a time.
-        for row, value in zip(chunk.tolist(), images[chunk.tolist()]["image"].to_pylist(), strict=True):
-            try:
-                found.sizes.add(read_image_size(value or {}))
-            except UnreadableImage as error:
-                found.bad_rows[row] = error
-        return found
+        values = images.take(pa.array(chunk))
+        return _check(chunk, values) if cache is None else _check_files(chunk, values, cache)
 
     bar = progress_bar(total=len(rows), desc="Checking images", unit="image", delay=_SECONDS_BEFORE_BAR)
     with bar, ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
@@ -73,6 +74,33 @@ def check_headers(dataset: Dataset, every: bool) -> HeaderCheck:
             result.bad_rows |= found.bad_rows
             bar.update(len(chunk))
     return result
+
+
+def _check(rows: np.ndarray, values: pa.ChunkedArray) -> HeaderCheck:
+    found = HeaderCheck()
+    for row, value in zip(rows.tolist(), values.to_pylist(), strict=True):
+        try:
+            found.sizes.add(read_image_size(value or {}))
+        except UnreadableImage as error:
+            found.bad_rows[row] = error
+    return found
+
+
+def _check_files(rows: np.ndarray, values: pa.ChunkedArray, cache: HeaderCache) -> HeaderCheck:
+    found = HeaderCheck()
+    paths = [path or "" for path in pc.struct_field(values, "path").to_pylist()]
+    keys = file_keys(paths)
+    sizes = cache.find(keys)
+    unknown = [number for number, size in enumerate(sizes) if size is None]
+    for number in unknown:
+        try:
+            sizes[number] = read_image_size({"bytes": None, "path": paths[number] or None})
+        except UnreadableImage as error:
+            found.bad_rows[int(rows[number])] = error
+    if unknown:
+        cache.add(keys[unknown], [sizes[number] for number in unknown])
+    found.sizes.update(size for size in sizes if size is not None)
+    return found
 
 
 def list_bad_images(described: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image
 
 from hf_finetune.data.images.files import LeftOut, image_files, is_followed, is_image_file, sorted_entries
@@ -118,7 +119,8 @@ def _class_dataset(folder: Path, split: str, tree: _Tree, notes: list[str], lost
     features = Features({"image": Image(decode=False), "label": ClassLabel(names=classes)})
     absolute = root.absolute()
     columns = {
-        "image": [f"{absolute}/{path}" for name in classes for path in tree.subfolders[name]],
+        # An Arrow array, because `datasets` would look at each string of a list.
+        "image": pa.array([f"{absolute}/{path}" for name in classes for path in tree.subfolders[name]], pa.string()),
         "label": [label for label, name in enumerate(classes) for _ in tree.subfolders[name]],
     }
     return Dataset.from_dict(columns, features=features)
