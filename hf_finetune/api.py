@@ -95,7 +95,7 @@ def finetune(
 
     Raises:
         UserError: For whatever the caller can fix.
-        Interrupted: Where SIGTERM or SIGINT ended the training, which is saved: the same call resumes it.
+        Interrupted: Where SIGTERM, SIGINT or SIGHUP ended the training, which is saved: the same call resumes it.
     """
     with in_python_words():
         values = _settings(settings)

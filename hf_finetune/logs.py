@@ -18,6 +18,8 @@ from collections.abc import Iterable, Iterator, Sized
 from types import TracebackType
 from typing import Any, Generic, Protocol, TextIO, TypeVar, overload
 
+from hf_finetune.streams import give_up
+
 PACKAGE = "hf_finetune"
 LEVELS = ("debug", "info", "warning", "error", "critical")
 COLUMNS = 80
@@ -47,7 +49,7 @@ class ConsoleHandler(logging.Handler):
         message = self.format(record)
         if stream.isatty():
             message = "\n".join(map(wrapped, message.split("\n")))
-        write_line(message, stream)
+        tell(message, stream)
 
 
 def get_logger(name: str) -> logging.Logger:
@@ -119,6 +121,22 @@ def write_result(text: str) -> None:
         write_line("\n".join(map(wrapped, text.split("\n"))) if sys.stdout.isatty() else text)
 
 
+def tell(text: str, stream: TextIO) -> None:
+    """Write a line about the work. Where it cannot be written, the work continues: no run is lost with its reader.
+
+    Args:
+        text: The line, without its end.
+        stream: Standard output or standard error.
+    """
+    try:
+        write_line(text, stream)
+    except OSError as error:
+        give_up(stream)
+        if stream is sys.stdout:
+            reason = "its reader has ended" if isinstance(error, BrokenPipeError) else error.strerror
+            tell(f"hf-finetune: standard output is lost ({reason}); the command continues without it.", sys.stderr)
+
+
 def wrapped(line: str, width: int = COLUMNS) -> str:
     """Return a line of prose broken between words; a row of a table, which has gaps, stays whole."""
     if len(line) <= width or "  " in line.strip():
@@ -180,7 +198,7 @@ class PlainProgress(Generic[Item]):
         wait = max(_SECONDS_BETWEEN_LINES, _PART_BETWEEN_LINES * (now - self._began))
         if not self.disable and now - self._written >= wait:
             self._written = now
-            print(self.line(now - self._began), file=sys.stderr, flush=True)
+            tell(self.line(now - self._began), sys.stderr)
 
     def line(self, seconds: float) -> str:
         """Return the state after `seconds`, such as `training 40/105, 12 s`."""

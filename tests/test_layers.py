@@ -17,6 +17,7 @@ LAYERS = (
     "errors",
     "timeouts",
     "interrupts",
+    "streams",
     "logs",
     "distributed",
     "losses",

@@ -17,9 +17,16 @@ from hf_finetune.cli.commands import COMMANDS
 from hf_finetune.config.fields import check_words
 from hf_finetune.errors import Interrupted, UserError, did_you_mean
 from hf_finetune.interrupts import EXIT_CODE, NotedInterrupts
-from hf_finetune.logs import quiet_library_bars, set_level, show_logs
+from hf_finetune.logs import quiet_library_bars, set_level, show_logs, tell
+from hf_finetune.streams import give_up, has_lost_reader, prepare_streams
 
 _SECONDS_FOR_THE_MAIN_PROCESS = 5
+_FULL = "the disk is full; free some space on it"
+_NO_ROOM = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: "the file is larger than is allowed; raise the limit with ulimit -f unlimited",
+}
 
 _HELP = """usage: hf-finetune COMMAND ...
 
@@ -45,10 +52,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after `hf-finetune`; those of the process by default.
 
     Returns:
-        The exit code: 0 if the command did its work, 2 for a user's mistake, 130 if it was interrupted. A training
-        that SIGTERM or SIGINT stopped, and that was saved, returns 143 or 130, as a shell reports it.
+        The exit code: 0 if the command did its work, 2 for a user's mistake, 130 if it was interrupted, 141 if the
+        program that reads its output has ended. A training that SIGTERM, SIGINT or SIGHUP stopped, and that was saved,
+        returns 143, 130 or 129, as a shell reports it.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    interrupted = f"\nhf-finetune: interrupted{_advice(words)}.\n"
+    prepare_streams()
+    with NotedInterrupts(interrupted):
+        try:
+            return _exit_code(words, interrupted)
+        except OSError as error:
+            return _lost(error)
+
+
+def _exit_code(words: Sequence[str], interrupted: str) -> int:
+    """Run a command; output that cannot be written is an error here, and not at the end of the process."""
+    try:
+        return _run_and_tell(words, interrupted)
+    finally:
+        sys.stdout.flush()
+
+
+def _lost(error: OSError) -> int:
+    """End after an output that cannot be written."""
+    if isinstance(error, BrokenPipeError) and has_lost_reader(sys.stdout):  # such as head, which has ended
+        give_up(sys.stdout)
+        return 141  # as a shell reports a program that SIGPIPE ended
+    if error.errno not in _NO_ROOM:
+        raise error
+    if error.filename is None:  # it may be standard output, which would fail again at the end
+        give_up(sys.stdout)
+    where = f"{error.filename}: " if error.filename else ""
+    return _fail(f"error: {where}{_NO_ROOM[error.errno]}.", 2)
+
+
+def _run_and_tell(words: Sequence[str], interrupted: str) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_HELP.format(commands="\n".join(_listed(command) for command in COMMANDS.values())), end="")
         return 0 if words else 2
@@ -57,12 +96,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"hf-finetune {__version__}")
         return 0
-    interrupted = f"\nhf-finetune: interrupted{_advice(words[0])}.\n"
-    with NotedInterrupts(interrupted):
-        return _exit_code(words, interrupted)
-
-
-def _exit_code(words: Sequence[str], interrupted: str) -> int:
     try:
         return _run(words[0], words[1:])
     except UserError as error:
@@ -72,21 +105,13 @@ def _exit_code(words: Sequence[str], interrupted: str) -> int:
         return _fail(f"error: {error}", 2)
     except Interrupted as interruption:
         return _fail(str(interruption), 128 + interruption.signal)
-    except BrokenPipeError:  # the program that read the output, such as head, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # as a shell reports a program that SIGPIPE ended
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"error: {where}the disk is full; free some space on it.", 2)
     except KeyboardInterrupt:
-        print(interrupted, end="", file=sys.stderr)
+        tell(interrupted.removesuffix("\n"), sys.stderr)
         return EXIT_CODE
 
 
-def _advice(command: str) -> str:
-    resumes = command in COMMANDS and COMMANDS[command].resumes
+def _advice(words: Sequence[str]) -> str:
+    resumes = bool(words) and words[0] in COMMANDS and COMMANDS[words[0]].resumes
     return "; the same command resumes from the last checkpoint" if resumes else ""
 
 
@@ -115,5 +140,5 @@ def _listed(command: Command) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"hf-finetune: {message}", file=sys.stderr)
+    tell(f"hf-finetune: {message}", sys.stderr)
     return code

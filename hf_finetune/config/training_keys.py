@@ -133,7 +133,7 @@ class TrainingKeys:
         default=2, metadata={"help": "Checkpoints to keep; the best and the last are among them."}
     )
     save_on_signal: bool = field(
-        default=True, metadata={"help": "On SIGTERM and Ctrl-C finish the step, save a checkpoint and stop."}
+        default=True, metadata={"help": "On SIGTERM, SIGHUP and Ctrl-C finish the step, save a checkpoint and stop."}
     )
     load_best_model_at_end: bool = field(
         default=True, metadata={"help": "Keep the best checkpoint as the result, not the last."}

@@ -213,10 +213,10 @@ def evaluate_model(
         type(model).__name__ if isinstance(model, PreTrainedModel) else without_private_text(str(model), Path.cwd())
     )
     result = replace(result, title=f"{called} on {without_private_text(data.source, Path.cwd())}")
-    if show is not None:
-        write_result(to_json(result.as_mapping()).rstrip("\n") if show == "json" else f"\n{result.report}")
     if output is not None and args.process_index == 0:
         log_lines(logger, f"Written: {', '.join(map(str, result.save(output)))}.")
+    if show is not None:  # last: its reader may have ended
+        write_result(to_json(result.as_mapping()).rstrip("\n") if show == "json" else f"\n{result.report}")
     return result
 
 

@@ -23,7 +23,7 @@ from hf_finetune.errors import UserError
 from hf_finetune.exporters.base import LogitsOf
 from hf_finetune.exporters.onnx_model import OnnxModel
 from hf_finetune.interrupts import leave_if_interrupted
-from hf_finetune.logs import get_logger, progress_bar, write_line
+from hf_finetune.logs import get_logger, progress_bar, tell, write_line
 from hf_finetune.models.head import class_names, describe_repeated
 from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
@@ -215,7 +215,7 @@ def predict_files(
         raise UserError("--top_k and --batch_size are at least 1.")
     images, notes = find_images(paths)
     for note in notes:
-        print(f"hf-finetune: {note}", file=sys.stderr)  # standard output may be read by a program
+        tell(f"hf-finetune: {note}", sys.stderr)  # standard output may be read by a program
     if output is not None and output_format == "text":
         output_format = {".json": "json", ".csv": "csv"}.get(Path(output).suffix.lower(), "text")
     named = [(path, {"path": str(path), "bytes": None}) for path in images]
@@ -230,7 +230,7 @@ def predict_files(
     if output is not None:
         logger.info(f"Written: {output}.")
     for line in unreadable:
-        print(f"hf-finetune: {line}", file=sys.stderr)
+        tell(f"hf-finetune: {line}", sys.stderr)
     return unreadable
 
 

@@ -69,7 +69,7 @@ def run(recipe: Recipe, command: str, given: Given | None = None) -> FinetuneRes
 
     Raises:
         UserError: For whatever the caller can fix.
-        Interrupted: Where SIGTERM or SIGINT ended the training, which is saved: the same command resumes it.
+        Interrupted: Where SIGTERM, SIGINT or SIGHUP ended the training, which is saved: the same command resumes it.
     """
     prepared = prepare(recipe, given or Given())
     trainer, plan, data = prepared.trainer, prepared.plan, prepared.images.data

@@ -276,7 +276,7 @@ class ImageClassificationTrainer(Trainer):
             The number of optimizer steps, the mean loss of the whole run and its figures.
 
         Raises:
-            Interrupted: SIGTERM or SIGINT stopped the run, and everything is saved.
+            Interrupted: SIGTERM, SIGINT or SIGHUP stopped the run, and everything is saved.
             UserError: Images cannot be loaded, a loss is not finite or the disk is full.
         """
         self._resumed_from = Path(str(resume_from_checkpoint)) if resume_from_checkpoint else None

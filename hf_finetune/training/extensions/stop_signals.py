@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT end a run after the current step, with a checkpoint."""
+"""SIGTERM, SIGINT and SIGHUP end a run after the current step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transformers import TrainerState
 from hf_finetune.errors import Interrupted
 from hf_finetune.training.extensions.base import Extension
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # A launcher passes a signal on to processes that were sent it as well, so one request to stop arrives twice.
 _SECONDS_OF_ONE_REQUEST = 2.0
 _SECONDS_BETWEEN_AGREEMENTS = 1.0  # of several ranks; schedulers wait 10 seconds at least before they kill
@@ -25,8 +25,9 @@ _MOST_STEPS_BETWEEN_AGREEMENTS = 100
 
 
 class StopSignals:
-    """A context in which SIGTERM and SIGINT are noted; a second one, two seconds later, ends the process.
+    """A context in which SIGTERM, SIGINT and SIGHUP are noted; a second one, two seconds later, ends the process.
 
+    The system sends SIGHUP when the terminal is closed. Where it is ignored already, as under nohup, it stays so.
     A signal that was not `handled` is delivered when the context is left. Outside the main thread nothing is noted,
     because Python runs signal handlers in the main thread only.
 
@@ -43,7 +44,9 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            self._earlier = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            noted = [number for number in _SIGNALS if not (ignored and number is signal.SIGHUP)]
+            self._earlier = {number: signal.signal(number, self._note) for number in noted}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -61,12 +64,13 @@ class StopSignals:
 
 
 def outlive_stop_signals() -> None:
-    """Let a loader's worker finish the current step: it ignores SIGINT, and SIGTERM from all but its parent.
+    """Let a loader's worker finish the current step: it ignores SIGINT and SIGHUP, and SIGTERM from all but its parent.
 
-    A scheduler, and Ctrl-C, send a signal to all processes of a job. A worker whose parent has died is ended by torch's
-    watchdog.
+    A scheduler, Ctrl-C and the end of a terminal send a signal to all processes of a job. A worker whose parent has
+    died is ended by torch's watchdog.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_when_parent_asks, daemon=True).start()
@@ -79,7 +83,7 @@ def _end_when_parent_asks() -> None:
 
 
 class StopOnSignals(Extension):
-    """Ends a run with a checkpoint after the step in which one of its ranks received SIGTERM or SIGINT."""
+    """Ends a run with a checkpoint after the step in which one of its ranks received SIGTERM, SIGINT or SIGHUP."""
 
     worker_init = staticmethod(outlive_stop_signals)
 

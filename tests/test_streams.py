@@ -1,0 +1,146 @@
+"""Output that breaks: the reader ends, the terminal is closed, the disk is full. It costs a line, never the work."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import pty
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_finetune.cli.main import main
+from hf_finetune.logs import get_logger, show_logs, tell
+from hf_finetune.streams import prepare_streams
+from hf_finetune.training.checkpoints.store import find_fault, list_checkpoints
+from tests.helpers.processes import REPOSITORY
+from tests.helpers.tiny import write_recipe
+
+_COMMAND = [sys.executable, "-m", "hf_finetune"]
+_ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+
+
+def shell(script: str, *words: object) -> subprocess.CompletedProcess[str]:
+    """Run a line of bash in which "$@" is the command with `words`."""
+    command = ["bash", "-c", script, "bash", *_COMMAND, *map(str, words)]
+    return subprocess.run(command, env=_ENVIRONMENT, capture_output=True, text=True, timeout=300)
+
+
+def start(*words: object, **settings: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([*_COMMAND, *map(str, words)], env=_ENVIRONMENT, **settings)
+
+
+def training(folder: Path, image_folder: Path, **changes: object) -> list[object]:
+    recipe = write_recipe(folder, **changes)
+    return ["train", "--recipe", recipe, "--dataset", image_folder, "--output_dir", folder / "run"]
+
+
+class Broken(io.StringIO):
+    """A stream on which nothing can be written."""
+
+    def __init__(self, error: int) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, text: str) -> int:
+        raise OSError(self.error, os.strerror(self.error))
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"), [(32, "its reader has ended"), (5, "Input/output error"), (28, "No space")]
+)
+def test_a_line_of_the_log_that_cannot_be_written_is_no_error(error, reason, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", Broken(error))
+    show_logs()
+    get_logger("hf_finetune.toy").info("a line")
+    assert f"standard output is lost ({reason}" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stderr", Broken(error))
+    get_logger("hf_finetune.toy").error("a line")
+    tell("a line", sys.stderr)
+
+
+def test_what_an_encoding_lacks_is_escaped(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    prepare_streams()
+    print("größe \udcff 猫", flush=True)
+    assert stream.buffer.getvalue() == b"gr\\xf6\\xdfe \\udcff \\u732b\n"
+
+
+def test_a_stream_that_the_shell_has_closed_takes_everything(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["recipes"]) == 0
+    sys.stdout.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", [["--help"], ["recipes"], ["train", "--help-all"], ["recipes", "show", "lenet5_mnist"]]
+)
+def test_a_command_whose_reader_ends_leaves_quietly(words):
+    ended = shell('"$@" | true; echo ${PIPESTATUS[0]}', *words)
+    assert ended.stdout in ("0\n", "141\n") and ended.stderr == ""  # argparse ignores what its help cannot write
+
+
+@pytest.mark.slow
+def test_a_full_disk_behind_standard_output_is_one_line():
+    ended = shell('"$@" > /dev/full; echo $?', "recipes")
+    assert ended.stdout == "2\n"
+    assert ended.stderr == "hf-finetune: error: the disk is full; free some space on it.\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("pipe", "lost"), [("|", 1), ("2>&1 |", 0)])
+def test_a_run_outlives_the_program_that_reads_its_output(tmp_path, image_folder, pipe, lost):
+    ended = shell(f'"$@" {pipe} head -1 >/dev/null; echo ${{PIPESTATUS[0]}}', *training(tmp_path, image_folder))
+    assert ended.stdout == "0\n", ended.stderr
+    assert ended.stderr.count("standard output is lost (its reader has ended)") == lost
+    assert "Traceback" not in ended.stderr and "Error" not in ended.stderr
+    assert (tmp_path / "run" / "metrics.json").is_file()
+
+
+@pytest.mark.slow
+def test_evaluation_and_prediction_end_cleanly_where_nobody_reads(tmp_path, image_folder, finished_run):
+    figures = tmp_path / "figures.json"
+    words = ["evaluate", finished_run, "--dataset", image_folder, "--use_cpu", "--output", figures]
+    for json in ([], ["--json"]):
+        figures.unlink(missing_ok=True)
+        ended = shell('"$@" | head -0; echo ${PIPESTATUS[0]}', *words, *json)
+        assert ended.stdout in ("0\n", "141\n") and "Traceback" not in ended.stderr
+        assert figures.stat().st_size > 0  # what is to be kept is written before what is to be read
+    ended = shell('"$@" | head -0; echo ${PIPESTATUS[0]}', "predict", finished_run, image_folder / "test")
+    assert ended.stdout == "141\n" and ended.stderr == ""
+
+
+@pytest.mark.slow
+def test_a_run_whose_terminal_is_closed_is_saved(tmp_path, image_folder):
+    endless = training(tmp_path, image_folder, num_train_epochs=5000, disable_tqdm=False, dataloader_num_workers=1)
+    ours, theirs = pty.openpty()
+    process = start(
+        *endless, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    while b"loss" not in shown:
+        shown += os.read(ours, 1 << 16)
+    os.close(ours)
+    assert process.wait(120) == 129
+    assert find_fault(list_checkpoints(tmp_path / "run")[0]) is None
+
+
+@pytest.mark.slow
+def test_under_nohup_a_run_continues(tmp_path, image_folder):
+    words = training(tmp_path, image_folder, save_strategy="no", load_best_model_at_end=False)
+    with open(tmp_path / "log", "w+b") as log:
+        process = subprocess.Popen(["nohup", *_COMMAND, *map(str, words)], env=_ENVIRONMENT, stdout=log, stderr=log)
+        while b"loss" not in (tmp_path / "log").read_bytes():
+            assert process.poll() is None, (tmp_path / "log").read_text()
+        process.send_signal(1)
+        assert process.wait(120) == 0
+    assert (tmp_path / "run" / "metrics.json").is_file()
