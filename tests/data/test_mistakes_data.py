@@ -188,6 +188,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ViTMAEModel(ViTMAEConfig(**TINY_VIT_OF_16)).save_pretrained(folder / "mae")
     ViTModel(ViTConfig(**TINY_VIT_OF_16)).save_pretrained(folder / "headless")
     ResNetForImageClassification(ResNetConfig(**TINY_RESNET)).save_pretrained(folder / "resnet")
+    named = ResNetConfig(**TINY_RESNET, id2label={0: "cat", 1: "dog"}, label2id={"cat": 0, "dog": 1})
+    ResNetForImageClassification(named).save_pretrained(folder / "named")
     for name in ("weightless", "cut", "pickled", "garbled", "uneven"):
         shutil.copytree(folder / "resnet", folder / name)
     (folder / "exported.onnx").write_bytes(b"")
@@ -297,9 +299,10 @@ def test_no_network_for_a_checkpoint(refused: Refused, no_network: None):
         (("evaluate", "MODELS/cut", "--dataset", "IMAGES"), "does not hold a whole checkpoint"),
         (("evaluate", "MODELS/headless", "--dataset", "IMAGES"), "has no trained head; fine-tune it first"),
         (
-            ("evaluate", "MODELS/resnet", "--dataset", "IMAGES", "--use_cpu"),
+            ("evaluate", "MODELS/named", "--dataset", "IMAGES", "--use_cpu"),
             "does not know 3 of the dataset's classes",
         ),
+        (("evaluate", "MODELS/resnet", "--dataset", "IMAGES", "--use_cpu"), "classes have no names (LABEL_0, LABEL_1)"),
         (("predict",), "the following arguments are required: MODEL, FILE_OR_FOLDER"),
         (("predict", "MODELS/resnet"), "the following arguments are required: FILE_OR_FOLDER"),
         (("predict", "MODELS/resnet", "nowhere.png"), "There is no file or folder nowhere.png"),

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.errors import UserError
+from hf_finetune.models.layout import use_channels_last
 from hf_finetune.models.quiet import quiet_transformers
 from hf_finetune.training.sampling import EpochSampler
 from hf_finetune.training.trainer import ImageClassificationTrainer
@@ -45,7 +46,7 @@ def reference(count: int, skipped: set[int], epochs: int, rates: list[float]) ->
     """Plain PyTorch: the same batches in the same order, SGD, and nothing at all done in the skipped steps."""
     trainer = make_trainer(Path("unused"), make_model("resnet"), items=ITEMS, count=count)
     model, batches, stage = make_model("resnet").train(), trainer.train_dataset, trainer.device_stage
-    model = model.to(memory_format=torch.channels_last)
+    use_channels_last(model, is_trained=True)
     optimizer = torch.optim.SGD(model.parameters(), momentum=0.9, weight_decay=1e-4, lr=1.0, fused=True)
     sampler, step = EpochSampler(count, seed=42), 0
     for epoch in range(epochs):
