@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, Features, Image
 
 from hf_finetune.data.images.files import LeftOut, image_files, is_followed, is_image_file, sorted_entries
 from hf_finetune.data.sources.raw import RawDataset
-from hf_finetune.data.sources.source import Location, Source, folder_of, path_of
+from hf_finetune.data.sources.source import Location, Source, archive_advice, folder_of, path_of
 from hf_finetune.data.sources.table import TABLE_EXTENSIONS
 from hf_finetune.data.splits import split_role
 from hf_finetune.errors import UserError, listing
@@ -66,8 +66,11 @@ def read_class_folders(folder: Path, lost_files: Sequence[str] = ()) -> RawDatas
             # The split is walked again, because its paths alone would not show its empty class folders.
             raw.splits[name] = _class_dataset(folder, name, _read_tree(folder / name, LeftOut()), raw.notes, lost_files)
     elif not any(tree.subfolders.values()) and not tree.loose:
-        found = f": it holds {listing(sorted(os.listdir(folder)))}" if os.listdir(folder) else ""
-        raise UserError(f"{folder} has no images{found}. Use a folder of class folders: {_example(folder)}.")
+        names = sorted(os.listdir(folder))
+        found = f": it holds {listing(names)}" if names else ""
+        archives = archive_advice(names)
+        advice = f"; {archives}" if archives else f". Use a folder of class folders: {_example(folder)}."
+        raise UserError(f"{folder} has no images{found}{advice}")
     elif tree.subfolders and all(split_role(name) for name in tree.subfolders):
         name = next(name for name, paths in tree.subfolders.items() if paths)
         raise UserError(_loose_message(folder / name))

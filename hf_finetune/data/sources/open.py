@@ -21,7 +21,7 @@ from hf_finetune.data.sources.idx import IDX
 from hf_finetune.data.sources.metadata import METADATA
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.data.sources.saved import SAVED
-from hf_finetune.data.sources.source import Location, Source
+from hf_finetune.data.sources.source import Location, Source, archive_advice
 from hf_finetune.data.sources.table import SPLIT_TABLES, TABLE
 from hf_finetune.errors import UserError, did_you_mean, first_line
 
@@ -69,7 +69,8 @@ def open_source(arguments: DataArguments, lost_files: Sequence[str] = ()) -> tup
     try:
         source = next((source for source in SOURCES if source.matches(location)), None)
         if source is None:
-            raise UserError(f"{path} is neither a folder nor a table; tables end in {', '.join(_extensions())}.")
+            advice = archive_advice([str(path)]) or f"tables end in {', '.join(_extensions())}."
+            raise UserError(f"{path} is neither a folder nor a table; {advice}")
         if location.label_from_name is not None and source is not FILE_NAMES:
             raise UserError(
                 f"label_from_name is for a folder of images, and {path or arguments.dataset} is none; leave it out."

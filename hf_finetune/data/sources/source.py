@@ -9,6 +9,8 @@ from pathlib import Path
 from hf_finetune.data.catalog import DatasetEntry
 from hf_finetune.data.sources.raw import RawDataset
 
+_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar")
+
 
 @dataclass(frozen=True)
 class Location:
@@ -57,6 +59,15 @@ class Source:
 def folder_of(location: Location) -> Path | None:
     """Return the folder that a dataset is in, or None where it is a file or has no path."""
     return location.path if location.path is not None and location.path.is_dir() else None
+
+
+def archive_advice(names: Sequence[str]) -> str:
+    """Return the end of a sentence that says how the images in archives are read; empty where no name is of one."""
+    archives = [name for name in names if name.lower().endswith(_ARCHIVES)]
+    if not archives:
+        return ""
+    stream = "; WebDataset tars are read with --streaming" if archives[0].lower().endswith(".tar") else ""
+    return f"archives are not read: unpack {archives[0]}, and use the folder of images that it held{stream}."
 
 
 def path_of(location: Location) -> Path:

@@ -12,7 +12,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,8 +24,10 @@ import pyarrow as pa
 
 from hf_finetune.data.images.decoding import IMAGE_EXTENSIONS
 from hf_finetune.data.streaming.shards import DataFile, in_threads, read_text
+from hf_finetune.errors import UserError, first_line
 
 _LENGTHS_FILES = ("_info.json", "info.json")  # written beside tars by timm's tools: the number of samples of each
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # how gzip, bzip2, xz and Zstandard begin
 
 
 class TarSample(NamedTuple):
@@ -82,7 +84,7 @@ class TarShards:
     def read(self, shard: int, first: int) -> Iterator[tuple[list[dict[str, Any]], pa.Array]]:
         """Yield the samples of a tar from number `first` on; see `shards.Shards.read`."""
         file = self.files[shard]
-        with file.open() as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+        with _open_tar(file) as tar:
             for number, sample in enumerate(iterate_samples(tar)):
                 if number >= first:
                     content = _content(tar, sample, self.image_field)
@@ -92,8 +94,25 @@ class TarShards:
 
 def first_sample(file: DataFile) -> TarSample | None:
     """Return the first sample of a tar, or None where there is none."""
-    with file.open() as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+    with _open_tar(file) as tar:
         return next(iterate_samples(tar), None)
+
+
+@contextmanager
+def _open_tar(file: DataFile) -> Iterator[tarfile.TarFile]:
+    with file.open() as stream:
+        try:
+            tar = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115  # closed below
+        except tarfile.ReadError as error:
+            stream.seek(0)
+            if stream.read(len(max(_COMPRESSED, key=len))).startswith(_COMPRESSED):
+                raise UserError(
+                    f"{file.name} is compressed, and a stream reads tars from any position; unpack it to a .tar, such"
+                    f" as with: gunzip {file.name}"
+                ) from error
+            raise tarfile.ReadError(f"{file.name}: {first_line(error)}") from error
+        with tar:
+            yield tar
 
 
 def iterate_samples(tar: tarfile.TarFile) -> Iterator[TarSample]:
@@ -116,8 +135,22 @@ def iterate_samples(tar: tarfile.TarFile) -> Iterator[TarSample]:
 
 
 def image_fields(sample: TarSample) -> list[str]:
-    """Return the extensions of a sample's members that are images."""
-    return [extension for extension in sample.members if f".{extension}" in IMAGE_EXTENSIONS]
+    """Return the extensions of a sample's members that are images.
+
+    Raises:
+        UserError: The names of the images have further dots, so that members of one sample do not belong together.
+    """
+    fields = [extension for extension in sample.members if f".{extension}" in IMAGE_EXTENSIONS]
+    dotted = [member.name for extension, member in sample.members.items() if extension.endswith(IMAGE_EXTENSIONS)]
+    if not fields and dotted:
+        name = os.path.basename(dotted[0])
+        stem, extension = os.path.splitext(name)
+        better = f"{stem.replace('.', '_')}{extension}"
+        raise UserError(
+            f"{dotted[0]}: the members of a sample share their name up to its first dot, which is {name.split('.')[0]}"
+            f" here; write the tar again without further dots in the names of its members, such as {better}."
+        )
+    return fields
 
 
 def stated_lengths(files: Sequence[DataFile]) -> list[int] | None:
@@ -165,7 +198,7 @@ def _survey(file: DataFile, label_field: str) -> LabelSurvey:
     samples = 0
     labels: set[int | str] = set()
     first_without: int | None = None
-    with file.open() as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+    with _open_tar(file) as tar:
         for sample in iterate_samples(tar):
             label = _label(tar, sample, label_field)
             if label is not None and label != "":

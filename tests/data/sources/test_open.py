@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -235,3 +236,20 @@ def test_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("os.scandir", refuse)
     with pytest.raises(UserError, match=r"cannot be read: \[Errno 13\] Permission denied"):
         sizes(dataset=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["flowers.zip", "flowers.TAR.GZ", "flowers.tar"])
+def test_an_archive_is_to_be_unpacked(tmp_path, name) -> None:
+    (tmp_path / name).write_bytes(b"archive")
+    for dataset in (tmp_path / name, tmp_path):
+        with pytest.raises(UserError, match=rf"archives are not read: unpack .*{re.escape(name)}, and use") as caught:
+            open_source(DataArguments(dataset=str(dataset)))
+        assert ("--streaming" in str(caught.value)) == name.endswith(".tar")
+
+
+@pytest.mark.parametrize("name", ["json", "parquet", "text", "csv", "imagefolder", "webdataset"])
+def test_a_folder_may_be_called_like_a_module_of_datasets(image_folder, tmp_path, monkeypatch, name) -> None:
+    shutil.copytree(image_folder, tmp_path / "here" / name)
+    monkeypatch.chdir(tmp_path / "here")
+    raw, _ = open_source(DataArguments(dataset=name))
+    assert raw.splits and raw.folder == Path(name)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
+import re
+
 import datasets
 import numpy as np
 import pytest
@@ -197,6 +202,23 @@ def test_tars(tmp_path, kind) -> None:
 def test_an_entry_of_json_may_be_the_label(tmp_path) -> None:
     write_tars(tmp_path, "train", 40, 2, lambda class_id: {"json": b'{"kind": "k%d", "label": 1}' % class_id})
     assert load(tmp_path, label_column="json.kind").label_names == ["k0", "k1", "k2"]
+
+
+@pytest.mark.parametrize("module", [gzip, bz2, lzma])
+def test_a_compressed_tar_is_named(tmp_path, datasets_cache, module) -> None:
+    write_tars(tmp_path, "train", 12, 1)
+    tar = next(tmp_path.glob("*.tar"))
+    tar.write_bytes(module.compress(tar.read_bytes()))
+    with pytest.raises(UserError, match=rf"^{re.escape(tar.name)} is compressed, .*; unpack it to a \.tar"):
+        load(tmp_path)
+
+
+def test_a_file_that_is_no_tar_is_named(tmp_path, datasets_cache) -> None:
+    write_tars(tmp_path, "train", 12, 2)
+    _, second = sorted(tmp_path.glob("*.tar"))
+    second.write_bytes(b"<html>not found</html>" * 100)
+    with pytest.raises(UserError, match=rf"split train cannot be read: {re.escape(second.name)}: "):
+        load(tmp_path)
 
 
 def test_names_of_classes_in_the_card_of_tars(tmp_path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hf_finetune.data.streaming import tars
 from hf_finetune.data.streaming.shards import find_file
 from hf_finetune.data.streaming.tars import TarShards, first_sample, image_fields, iterate_samples, stated_lengths
+from hf_finetune.errors import UserError
 from tests.helpers.streamed import write_lengths, write_tars
 
 
@@ -45,6 +46,13 @@ def test_members_of_one_name_are_a_sample(tmp_path) -> None:
         ("./a/" + "n" * 120, ["jpg"]),
     ]
     assert image_fields(first_sample(find_file(str(path)))) == ["jpg"]
+
+
+@pytest.mark.parametrize("name", ["s/pic.v1.000", "000.v1"])
+def test_names_with_further_dots_are_refused(tmp_path, name) -> None:
+    path = write_members(tmp_path / "a.tar", (f"{name}.JPG", b"1"), (f"{name}.cls", b"2"))
+    with pytest.raises(UserError, match=r"^(s/pic\.v1\.000|000\.v1)\.JPG: .* such as (pic_v1_000|000_v1)\.JPG\.$"):
+        image_fields(first_sample(find_file(str(path))))
 
 
 def test_a_tar_is_counted_once(tmp_path, datasets_cache, monkeypatch) -> None:
