@@ -81,11 +81,11 @@ def import_runtime(config: Section, draft: Draft) -> None:
 
 
 def _import_average(hook: Section, draft: Draft) -> None:
-    """Set ema_decay. MMCV's warm-up of the momentum is left out: it is above the usual momenta and has no effect."""
+    """Set ema_decay, which has a warm-up of its own; MMCV's is above the usual momenta and has no effect."""
     momentum = hook.number("momentum", 0.0002)
     draft.settings["ema_decay"] = round(1 - momentum, 12)
     if hook.take("ema_type", "ExponentialMovingAverage") != "ExponentialMovingAverage":
-        draft.remark(hook.at("ema_type"), f"{hook.take('ema_type')}; here the momentum is the same in all steps")
+        draft.remark(hook.at("ema_type"), f"{hook.take('ema_type')}; here the momentum is the same after a warm-up")
     if hook.take("update_buffers"):
         draft.remark(hook.at("update_buffers"), "True; BatchNorm's statistics are those of the last step here")
     for key, default in (("interval", 1), ("begin_iter", 0), ("begin_epoch", 0), ("evaluate_on_origin", False)):

@@ -11,7 +11,28 @@ from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from hf_finetune.errors import UserError
+from hf_finetune.logs import get_logger
 from hf_finetune.training.extensions.base import Extension
+
+logger = get_logger(__name__)
+
+_LARGE_REST = 0.05  # part of the initial weights in an average without warm-up from which a run is short for its decay
+
+
+def warmed_up(decay: float, step: int) -> float:
+    r"""Return the decay of one step, which is low at first: a short run is not to keep its initial weights.
+
+    .. math::
+        d_t = \min(d, (1 + t) / (10 + t))
+
+    This is the warm-up of TensorFlow's `ExponentialMovingAverage(num_updates=...)` and of EfficientNet's training. timm
+    has another of the same kind (`--model-ema-warmup`).
+
+    Args:
+        decay: The final decay :math:`d`, 0 to 1.
+        step: The optimizer step :math:`t`, counted from 1.
+    """
+    return min(decay, (1 + step) / (10 + step))
 
 
 @torch.no_grad()
@@ -34,7 +55,8 @@ def update_average(averages: Sequence[torch.Tensor], weights: Sequence[torch.Ten
 class AveragedWeights(Extension):
     """Keeps an average of the trained parameters: evaluation sees it, checkpoints hold it, the result is it.
 
-    The average begins with the parameters at the start of the training and is updated after each optimizer step.
+    The average begins with the parameters at the start of the training and is updated after each optimizer step, with
+    the decay of `warmed_up`.
     BatchNorm's running statistics are not averaged: those of the last step are used.
     """
 
@@ -44,7 +66,7 @@ class AveragedWeights(Extension):
         """Create the extension.
 
         Args:
-            decay: The part of the average that a step keeps, 0 to 1.
+            decay: The part of the average that a step keeps after the warm-up, 0 to 1.
         """
         self.decay = decay
         self._weights: dict[str, nn.Parameter] = {}
@@ -65,13 +87,20 @@ class AveragedWeights(Extension):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Begin the average, unless a checkpoint's was loaded."""
+        """Begin the average, unless a checkpoint's was loaded, and say where the run is short for the decay."""
+        if self.decay**state.max_steps > _LARGE_REST:
+            logger.info(
+                f"Note: ema_decay {self.decay:g} averages over more steps than the {state.max_steps:,} of this run; the"
+                f" decay starts at {warmed_up(self.decay, 1):.2g} and rises to"
+                f" {warmed_up(self.decay, state.max_steps):.4g}."
+            )
         if not self._averages:
             self._begin()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Update the average."""
-        update_average(list(self._averages.values()), list(self._weights.values()), self.decay)
+        decay = warmed_up(self.decay, state.global_step)
+        update_average(list(self._averages.values()), list(self._weights.values()), decay)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

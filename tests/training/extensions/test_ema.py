@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from hf_finetune.errors import UserError
+from hf_finetune.training.extensions.ema import warmed_up
 from tests.helpers.networks import make_model
 from tests.helpers.trainers import make_trainer
 
@@ -44,18 +45,30 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor])
 def test_the_result_is_the_average_over_the_steps(tmp_path: Path):
     model = make_model("resnet")
     expected = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
-    trainer = make_trainer(tmp_path, model, num_train_epochs=2, ema_decay=DECAY)
+    trainer = make_trainer(tmp_path, model, num_train_epochs=2, ema_decay=0.4)
     trainer.add_callback(recorder := Recorder())
     trainer.train()
     assert len(recorder.weights) == 8
-    for weights in recorder.weights:
-        expected = {name: DECAY * average + (1 - DECAY) * weights[name] for name, average in expected.items()}
+    for weights, decay in zip(recorder.weights, [2 / 11, 3 / 12, 4 / 13, 5 / 14, 0.4, 0.4, 0.4, 0.4], strict=True):
+        expected = {name: decay * average + (1 - decay) * weights[name] for name, average in expected.items()}
     for name, tensor in model.named_parameters():
         torch.testing.assert_close(tensor, expected[name])
     plain = make_model("resnet")
     make_trainer(tmp_path, plain, num_train_epochs=2).train()
     last = recorder.weights[-1]
     assert_same(state(plain), last)  # training is as without it
+
+
+@pytest.mark.parametrize(("decay", "note"), [(0.9999, True), (0.5, False)])
+def test_a_short_run_keeps_little_of_its_initial_weights(tmp_path: Path, caplog: pytest.LogCaptureFixture, decay, note):
+    rest = 1.0
+    for step in range(1, 9):
+        rest *= warmed_up(decay, step)
+    assert rest < 0.001 < 0.9999**8
+    assert warmed_up(0.9999, 10**6) == 0.9999
+    make_trainer(tmp_path, make_model("resnet"), num_train_epochs=2, ema_decay=decay).train()
+    message = "ema_decay 0.9999 averages over more steps than the 8 of this run; the decay starts at 0.18 and rises to 0.5."
+    assert (message in caplog.text) == ("averages over more" in caplog.text) == note
 
 
 def test_evaluation_sees_the_average_and_training_goes_on_with_the_weights(tmp_path: Path):
