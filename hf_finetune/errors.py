@@ -10,12 +10,17 @@ import difflib
 import signal
 from collections.abc import Iterable, Sequence
 
+from hf_finetune.shown_text import without_secrets
+
 _NEAR = 0.75  # of difflib's ratio: twice the letters that agree, in order, over all letters
 _LONG_ENOUGH = 4  # letters from which a word may be the beginning of another
 
 
 class UserError(Exception):
-    """Something that the user can fix. Its message is one line, complete as it stands."""
+    """Something that the user can fix. Its message is one line, complete as it stands, without passwords."""
+
+    def __init__(self, message: object) -> None:
+        super().__init__(without_secrets(str(message)))
 
 
 class Interrupted(Exception):

@@ -14,6 +14,7 @@ PACKAGE = "hf_finetune"
 
 # From the bottom to the top. A new module or package of the top level needs a line here.
 LAYERS = (
+    "shown_text",
     "errors",
     "timeouts",
     "interrupts",

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_finetune.shown_text import without_secrets
+
 # The folders of an absolute path, but not those of a URL.
 _FOLDERS = re.compile(r"""(?<![\w.~/*-])(?!//)/(?:[^\s"'/:,;()]+/)+""")
 
@@ -34,6 +36,7 @@ def without_private_text(value: Any, working_folder: Path | None = None) -> Any:
             value = re.sub(rf"(?<![\w./-]){re.escape(str(folder))}(?![\w.-])", shown, value)
     if is_path and value.startswith("/"):  # as a whole, because its folders may have spaces in their names
         return f".../{Path(value).name}"
+    value = without_secrets(value)
     value = _FOLDERS.sub(".../", value)
     value = re.sub(r"(hub_token[\"']?[=:\s]\s*)(?!null\b)[^\s\"']+", r"\1***", value)
     return re.sub(r"\bhf_[A-Za-z0-9]{20,}\b", "hf_***", value)

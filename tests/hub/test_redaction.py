@@ -31,6 +31,7 @@ def home(monkeypatch: pytest.MonkeyPatch) -> None:
         ("./runs/x ../y ~/z", "./runs/x ../y ~/z"),
         # tokens
         ("hub_token: secret", "hub_token: ***"),
+        ("https://ann:pass@host/a.pth", "https://***@host/a.pth"),
         ("token " + "hf_" + "aB3" * 11, "token hf_***"),
     ],
 )

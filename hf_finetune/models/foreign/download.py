@@ -13,7 +13,9 @@ import re
 import urllib.error
 import urllib.request
 import uuid
+from base64 import b64encode
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -105,7 +107,11 @@ def fetch(url: str, check: Callable[[Path, str], None]) -> Path:
 
 
 def _download(url: str, name: str, path: Path) -> None:
-    request = urllib.request.Request(url, headers={"User-Agent": "hf_finetune"})
+    parts = urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    request = urllib.request.Request(parts._replace(netloc=host).geturl(), headers={"User-Agent": "hf_finetune"})
+    if user:  # not sent to where the address is redirected
+        request.add_unredirected_header("Authorization", f"Basic {b64encode(unquote(user).encode()).decode()}")
     try:
         with urllib.request.urlopen(request, timeout=ANSWER_TIMEOUT) as answer, path.open("xb") as file:
             length = answer.headers.get("Content-Length")
@@ -119,7 +125,7 @@ def _download(url: str, name: str, path: Path) -> None:
                 )
     except urllib.error.HTTPError as error:
         raise UserError(f"load_from: {url} answers {error.code} ({error.reason}); check the address.") from error
-    except OSError as error:
+    except (OSError, HTTPException, ValueError) as error:  # the last two where the address is malformed
         raise UserError(
             f"load_from: {url} cannot be fetched ({getattr(error, 'reason', error)}); fetch it where there is a"
             " network, and name the file instead of the address."

@@ -13,6 +13,7 @@ from hf_finetune.config.run_files import METRICS_FILE, RECIPE_FILE
 from hf_finetune.data.fingerprint import FINGERPRINT_FILE
 from hf_finetune.errors import UserError
 from hf_finetune.logs import get_logger
+from hf_finetune.shown_text import without_secrets
 from hf_finetune.training.checkpoints.store import find_fault, flush, list_checkpoints, remove_all, set_aside
 
 logger = get_logger(__name__)
@@ -88,6 +89,7 @@ def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool, dat
     if not list_checkpoints(folder):
         return None  # it ended before there was anything to lose
     earlier = yaml.safe_load((folder / RECIPE_FILE).read_text()) or {}
+    values = without_secrets(values)  # as in the file; a signature may be another one by now
     for key in sorted((earlier.keys() | values.keys()) - _MAY_CHANGE):
         if earlier.get(key) != values.get(key):
             if key == "dataset" and _may_be_moved(folder, earlier.get(key), values.get(key), data_anywhere):
@@ -119,7 +121,7 @@ def _holds_run(folder: Path) -> bool:
 
 
 def prepare_folder(folder: Path, recipe_yaml: str, overwrite: bool) -> None:
-    """Create the folder of a run and write its recipe there.
+    """Create the folder of a run and write its recipe there, without the passwords of addresses.
 
     Args:
         folder: The folder of the run.
@@ -131,6 +133,6 @@ def prepare_folder(folder: Path, recipe_yaml: str, overwrite: bool) -> None:
         for name in _RESULT_FILES:
             (folder / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _UNFINISHED_RECIPE).write_text(_RECIPE_HEADER + recipe_yaml)
+    (folder / _UNFINISHED_RECIPE).write_text(_RECIPE_HEADER + without_secrets(recipe_yaml))
     flush(folder / _UNFINISHED_RECIPE)
     (folder / _UNFINISHED_RECIPE).replace(folder / RECIPE_FILE)  # without it, the folder counts as no run's

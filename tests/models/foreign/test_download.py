@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,6 +24,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.authorized: list[str | None] = []
         super().__init__(("127.0.0.1", 0), Handler)
 
     @property
@@ -33,6 +35,7 @@ class Server(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.asked.append(self.path)
+        self.server.authorized.append(self.headers["Authorization"])
         if self.path.startswith("/absent"):
             self.send_error(404)
             return
@@ -136,3 +139,17 @@ def test_an_address_is_no_path():
     assert (
         is_url("https://host/x.pth") and is_url("ftp://host/x") and not is_url("runs/x.pth") and not is_url("C:/x.pth")
     )
+
+
+def test_user_and_password_are_sent_and_not_shown(server, cache):
+    address = f"{server.url.replace('://', '://ann:p%40ss@')}/net.pth"
+    assert fetch(address, check()).read_bytes() == CONTENT
+    assert server.authorized == ["Basic " + b64encode(b"ann:p@ss").decode()]
+    with pytest.raises(UserError, match=r"load_from: http://\*\*\*@") as caught:
+        fetch(address.replace("net.pth", "absent.pth?sig=abc"), check())
+    assert "p%40ss" not in str(caught.value) and "abc" not in str(caught.value)
+
+
+def test_a_malformed_address_is_said_in_one_line(cache):
+    with pytest.raises(UserError, match="cannot be fetched"):
+        fetch("http://127.0.0.1:port/net.pth", check())

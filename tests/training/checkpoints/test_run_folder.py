@@ -139,3 +139,14 @@ def test_starting_anew_takes_the_exported_files_of_the_earlier_weights_away(tmp_
         (folder / name).touch()
     prepare_folder(folder, yaml.safe_dump(VALUES), overwrite=True)
     assert {path.name for path in folder.iterdir()} == {"recipe.yaml", "notes.txt"}
+
+
+def test_a_signed_address_is_not_kept_and_may_be_signed_anew(tmp_path: Path):
+    address = "https://ann:pass@host/net.pth?X-Amz-Signature=one"
+    prepare_folder(tmp_path / "run", yaml.safe_dump({"load_from": address}), overwrite=False)
+    assert "pass" not in (text := (tmp_path / "run" / "recipe.yaml").read_text()) and "one" not in text
+    checkpoint = save_checkpoint(tmp_path / "run", 1)
+    anew = address.replace("one", "two")
+    assert find_resumable(tmp_path / "run", {"load_from": anew}, overwrite=False) == checkpoint
+    with pytest.raises(UserError, match=r"load_from .*host/net\.pth.* not .*host/other\.pth"):
+        find_resumable(tmp_path / "run", {"load_from": anew.replace("net", "other")}, overwrite=False)
