@@ -17,6 +17,7 @@ LAYERS = (
     "shown_text",
     "errors",
     "timeouts",
+    "cores",
     "interrupts",
     "streams",
     "logs",

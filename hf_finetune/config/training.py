@@ -20,6 +20,7 @@ from transformers.utils import ExplicitEnum
 
 from hf_finetune.config.training_keys import MULTISTEP, TrainingKeys
 from hf_finetune.config.validation import check_choice, check_devices, check_lists, check_training
+from hf_finetune.cores import usable_cores
 from hf_finetune.distributed import all_see, group_is_ready, join_processes, main_process_first
 from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.logs import get_logger, set_level
@@ -50,7 +51,7 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
         if self.dataloader_num_workers is None:
             has_gpu = torch.accelerator.is_available() and not self.use_cpu
             processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-            self.dataloader_num_workers = default_workers(os.cpu_count() or 1, processes) if has_gpu else 0
+            self.dataloader_num_workers = default_workers(usable_cores(), processes) if has_gpu else 0
         for name, members in _ENUMERATIONS.items():
             check_choice(name, getattr(self, name), [member.value for member in members])
         check_training(self)
@@ -151,7 +152,7 @@ def default_workers(cores: int, processes: int) -> int:
     crops 500 images of ImageNet's size a second (benchmarks/RESULTS.md).
 
     Args:
-        cores: CPU cores of the machine.
+        cores: CPU cores of the machine that the run may use.
         processes: Training processes of the machine.
     """
     return min(8, max(1, cores // processes - 1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
+from hf_finetune.cores import usable_cores
 from hf_finetune.data.columns import arrow_column
 from hf_finetune.data.images.decoding import NO_SUCH_FILE, UnreadableImage, read_image_size
 from hf_finetune.data.images.header_cache import HeaderCache, file_keys
@@ -68,7 +68,7 @@ def check_headers(dataset: Dataset, every: bool, cache: HeaderCache | None = Non
         return _check(chunk, values) if cache is None else _check_files(chunk, values, cache)
 
     bar = progress_bar(total=len(rows), desc="Checking images", unit="image", delay=_SECONDS_BEFORE_BAR)
-    with bar, ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
+    with bar, ThreadPoolExecutor(min(16, 4 * usable_cores())) as pool:
         for chunk, found in zip(chunks, pool.map(check_chunk, chunks), strict=True):
             result.sizes |= found.sizes
             result.bad_rows |= found.bad_rows
