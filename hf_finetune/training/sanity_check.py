@@ -52,7 +52,7 @@ def _check_batch(trainer: ImageClassificationTrainer, batch: dict[str, torch.Ten
         inputs = trainer.prepare_batch(batch)
         labels = inputs.pop("labels")
         if not trainer.is_sharded:  # sharded weights are not whole before the model is wrapped
-            with torch.no_grad():
+            with torch.no_grad(), trainer.extensions.evaluating():
                 trainer.compute_loss_func(model(**inputs), labels)
         height, width = inputs["pixel_values"].shape[-2:]
         return height, width

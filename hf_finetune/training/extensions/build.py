@@ -16,6 +16,7 @@ from hf_finetune.training.extensions.base import Extension
 from hf_finetune.training.extensions.buffers import SameBuffers
 from hf_finetune.training.extensions.ema import AveragedWeights
 from hf_finetune.training.extensions.epochs import EpochOfDraws
+from hf_finetune.training.extensions.evaluation_precision import HalfPrecisionEvaluation
 from hf_finetune.training.extensions.log_lines import LogLines, LogLinesAndBar
 from hf_finetune.training.extensions.non_finite import NonFiniteLosses
 from hf_finetune.training.extensions.stop_signals import StopOnSignals
@@ -59,6 +60,8 @@ def build_extensions(
         extensions.append(SameBuffers())
     if args.ema_decay is not None:
         extensions.append(AveragedWeights(args.ema_decay))
+    if args.bf16_full_eval or args.fp16_full_eval:
+        extensions.append(HalfPrecisionEvaluation(args))
     extensions.append(LogLines(metrics) if args.disable_tqdm else LogLinesAndBar(metrics))
     extensions.append(EpochOfDraws())
     if args.save_on_signal:
