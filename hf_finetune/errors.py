@@ -10,7 +10,7 @@ import difflib
 import signal
 from collections.abc import Iterable, Sequence
 
-from hf_finetune.shown_text import without_secrets
+from hf_finetune.shown_text import one_line, without_secrets
 
 _NEAR = 0.75  # of difflib's ratio: twice the letters that agree, in order, over all letters
 _LONG_ENOUGH = 4  # letters from which a word may be the beginning of another
@@ -55,7 +55,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def listing(names: Sequence[object], limit: int = 5) -> str:
     """Return `a, b, c`, and from `limit` names on `a, b, c, d, e and 7 more`."""
-    shown = ", ".join(str(name) for name in names[:limit])
+    shown = ", ".join(one_line(str(name)) for name in names[:limit])
     return f"{shown} and {len(names) - limit:,} more" if len(names) > limit else shown
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sized
 from types import TracebackType
 from typing import Any, Generic, Protocol, TextIO, TypeVar, overload
 
-from hf_finetune.shown_text import without_secrets
+from hf_finetune.shown_text import printable, without_secrets
 from hf_finetune.streams import give_up
 
 PACKAGE = "hf_finetune"
@@ -97,14 +97,14 @@ def show_logs(level: str = "info") -> None:
 
 
 def write_line(text: str, stream: TextIO | None = None) -> None:
-    """Write a line above any progress bar, without the passwords of addresses.
+    """Write a line above any progress bar, without the passwords of addresses and control characters.
 
     Args:
         text: The line, without its end.
         stream: Where to; standard output by default.
     """
     stream = stream or sys.stdout
-    text = without_secrets(text)
+    text = printable(without_secrets(text))
     tqdm: Any = sys.modules.get("tqdm")  # not imported: then there is no bar
     if tqdm is None:
         print(text, file=stream)
@@ -260,6 +260,7 @@ def progress_bar(
         leave: Whether a finished bar stays on the screen.
         disable: Show nothing.
     """
+    desc = printable(desc)
     if not (sys.stderr.isatty() or _in_notebook()):
         return PlainProgress(() if iterable is None else iterable, total, desc, unit, bool(disable))
     from tqdm.auto import tqdm  # only where a bar is shown

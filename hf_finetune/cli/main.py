@@ -18,6 +18,7 @@ from hf_finetune.config.fields import check_words
 from hf_finetune.errors import Interrupted, UserError, did_you_mean
 from hf_finetune.interrupts import EXIT_CODE, NotedInterrupts
 from hf_finetune.logs import quiet_library_bars, set_level, show_logs, tell
+from hf_finetune.shown_text import one_line
 from hf_finetune.streams import give_up, has_lost_reader, prepare_streams
 
 _SECONDS_FOR_THE_MAIN_PROCESS = 5
@@ -102,7 +103,7 @@ def _run_and_tell(words: Sequence[str], interrupted: str) -> int:
         if os.environ.get("LOCAL_RANK", "0") != "0":
             # The main process of the machine has most likely met it too and tells it; then the launcher ends this one.
             time.sleep(_SECONDS_FOR_THE_MAIN_PROCESS)
-        return _fail(f"error: {error}", 2)
+        return _fail(f"error: {one_line(str(error))}", 2)
     except Interrupted as interruption:
         return _fail(str(interruption), 128 + interruption.signal)
     except KeyboardInterrupt:

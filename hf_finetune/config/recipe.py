@@ -22,6 +22,7 @@ import yaml
 
 from hf_finetune.config.synonyms import answer
 from hf_finetune.errors import UserError, did_you_mean
+from hf_finetune.shown_text import one_line
 
 RECIPES_FOLDER = Path(__file__).resolve().parents[1] / "recipes"
 BASE_KEY = "_base_"
@@ -124,7 +125,7 @@ def to_yaml(recipe: Recipe, explain: bool = False) -> str:
         first_lines = {key: entry.split("\n", 1)[0] for key, entry in entries.items()}
         column = max((len(line) for line in first_lines.values() if len(line) <= _COMMENT_COLUMN), default=0)
         for key, line in first_lines.items():
-            entries[key] = f"{line:<{column}}  # {recipe.origins[key]}{entries[key][len(line) :]}"
+            entries[key] = f"{line:<{column}}  # {one_line(str(recipe.origins[key]))}{entries[key][len(line) :]}"
     return "".join(entries.values())
 
 

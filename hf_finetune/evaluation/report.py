@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from hf_finetune.errors import UserError
 from hf_finetune.evaluation.analysis import ClassFigures
 from hf_finetune.evaluation.metrics import METRICS, Metric, as_percent
+from hf_finetune.shown_text import csv_cell
 
 _SPLIT_WIDTH = 32  # columns; with the registry's five metrics a line of the table has at most 80
 _NAME_WIDTH = 40  # columns
@@ -174,8 +175,9 @@ def save_confusion_matrix(
     elif path.suffix.lower() == ".csv":
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["label", *label_names])
-            writer.writerows([name, *row] for name, row in zip(label_names, matrix.tolist(), strict=True))
+            names = [csv_cell(name) for name in label_names]
+            writer.writerow(["label", *names])
+            writer.writerows([name, *row] for name, row in zip(names, matrix.tolist(), strict=True))
     else:
         raise UserError(f"{path}: a confusion matrix is saved as .png or .csv; use {path.with_suffix('.png')}.")
 

@@ -31,6 +31,7 @@ from hf_finetune.evaluation.plots import CONFUSION_MATRIX_FILE, TRAINING_CURVE_F
 from hf_finetune.evaluation.report import best_classes, class_cells, format_figures, shown_metrics, worst_classes
 from hf_finetune.hub.redaction import without_private_text
 from hf_finetune.models import is_own_architecture
+from hf_finetune.shown_text import one_line, printable
 
 _MOST_WORST, _MOST_BEST = 50, 10  # classes in the card
 _LIBRARIES = ("hf_finetune", "transformers", "torch", "torchvision", "accelerate", "datasets", "evaluate", "timm")
@@ -59,7 +60,7 @@ The {{ flattered }} split also chose the checkpoint, so its figures are higher t
 ```python
 from transformers import pipeline
 
-classifier = pipeline("image-classification", model="{{ title }}"{{ needs.arguments }})
+classifier = pipeline("image-classification", model={{ name }}{{ needs.arguments }})
 classifier("image.jpg")
 ```
 {% if needs.sentence %}
@@ -81,21 +82,15 @@ The path of a copy of this folder works in place of the name.
 {% endif %}
 The recipe:
 
-```yaml
 {{ recipe }}
-```
 
 It was trained with seed {{ seed }} by:
 
-```bash
 {{ command }}
-```
 {% if again %}
 To train it again from the files of this folder, run this command in the folder:
 
-```bash
-{{ again }}
-```
+{{ again_block }}
 {% if stands_for in again %}
 Replace `{{ stands_for }}/...` by where your copy of these files is.
 {% endif %}{% endif %}
@@ -181,21 +176,23 @@ def write_model_card(context: ModelCardContext, folder: str | os.PathLike[str]) 
     card = ModelCard.from_template(
         _metadata(context),
         template_str=_TEMPLATE,
-        title=context.model_name,
+        title=_prose(context.model_name),
+        name=json.dumps(context.model_name, ensure_ascii=False),
         needs=needs,
         num_labels=f"{context.num_labels:,}",
         origin=_origin(context.base_model),
         dataset=_link(context.dataset_name, f"datasets/{context.dataset_id}" if context.dataset_id else None),
-        revision=context.dataset_revision,
+        revision=_prose(context.dataset_revision or ""),
         splits=[_escape(_describe(context, split)) for split in context.splits],
-        notes=context.notes,
+        notes=[_prose(note) for note in context.notes],
         figures=_figures_table(context),
         flattered=context.checkpoint_split if context.checkpoint_split in context.metrics else None,
         curve=TRAINING_CURVE_FILE if (folder / TRAINING_CURVE_FILE).is_file() else None,
         matrix=CONFUSION_MATRIX_FILE if (folder / CONFUSION_MATRIX_FILE).is_file() else None,
-        recipe=context.recipe_yaml.strip(),
-        command=context.command.strip(),
+        recipe=_block("yaml", context.recipe_yaml),
+        command=_block("bash", context.command),
         again=context.again,
+        again_block=_block("bash", context.again or ""),
         stands_for=_STANDS_FOR,
         seed=context.seed,
         versions=", ".join(f"{name} {version}" for name, version in context.versions.items()),
@@ -281,7 +278,7 @@ def _metadata(context: ModelCardContext) -> ModelCardData:
                     )
                 )
     return ModelCardData(
-        license=context.license,
+        license=one_line(context.license) if isinstance(context.license, str) else context.license,
         base_model=context.base_model if _is_hub_id(context.base_model) else None,
         datasets=[context.dataset_id] if context.dataset_id else None,
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
@@ -348,6 +345,17 @@ def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def _block(language: str, text: str) -> str:
+    """Return a block of code whose fence is longer than any in the text."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{printable(text.strip())}\n{fence}"
+
+
+def _prose(text: str) -> str:
+    """Return a sentence or a title on one line, in which nothing is a link, HTML or code."""
+    return re.sub(r"([\\`\[\]<>&])", r"\\\1", printable(" ".join(text.split())))
+
+
 def _escape(text: str) -> str:
     """Return `text` so that Markdown shows it as it is, on one line."""
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", printable(" ".join(text.split())))

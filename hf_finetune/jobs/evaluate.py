@@ -33,6 +33,7 @@ from hf_finetune.logs import get_logger, log_lines, write_result
 from hf_finetune.models.head import class_names
 from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
+from hf_finetune.shown_text import csv_cell
 from hf_finetune.training.host_memory import keep_freed_memory
 from hf_finetune.training.wiring import PreparedImages, build_evaluator, load_data, prepare_images
 
@@ -145,7 +146,8 @@ class EvaluationResult:
                 zip(self.labels.tolist(), self.predictions.tolist(), self.losses.tolist(), strict=True)
             ):
                 known = label >= 0
-                writer.writerow([row, names[label] if known else "", names[prediction], f"{loss:.6f}" if known else ""])
+                cells = [row, names[label] if known else "", names[prediction], f"{loss:.6f}" if known else ""]
+                writer.writerow(map(csv_cell, cells))
 
 
 def check_output(path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from hf_finetune.errors import UserError
 from hf_finetune.mmclassification.importer import import_config
 from hf_finetune.mmclassification.recipe_text import packaged_bases, write_recipe
+from hf_finetune.shown_text import printable
 
 
 def import_as_recipe(config: str, output: Path | None = None) -> str:
@@ -17,7 +18,7 @@ def import_as_recipe(config: str, output: Path | None = None) -> str:
     if output is not None and output.exists():
         raise UserError(f"--output: {output} is there already; use another name, or move it away.")
     draft = import_config(config)
-    text = write_recipe(draft, packaged_bases(), "hf-finetune import-config")
+    text = printable(write_recipe(draft, packaged_bases(), "hf-finetune import-config"))  # YAML refuses controls
     if output is not None:
         if not output.parent.is_dir():
             raise UserError(f"--output: there is no folder {output.parent}; make it first.")

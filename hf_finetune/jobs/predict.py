@@ -27,6 +27,7 @@ from hf_finetune.logs import get_logger, progress_bar, tell, write_line
 from hf_finetune.models.head import class_names, describe_repeated
 from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
+from hf_finetune.shown_text import csv_cell, one_line
 
 logger = get_logger(__name__)
 
@@ -274,11 +275,14 @@ def _written(predictions: Iterable[Prediction], output_format: str) -> Iterator[
     else:
         for prediction in predictions:
             yield (
-                f"{prediction.image}: " + ", ".join(f"{name} {score:.1%}" for name, score in prediction.classes) + "\n"
+                one_line(
+                    f"{prediction.image}: " + ", ".join(f"{name} {score:.1%}" for name, score in prediction.classes)
+                )
+                + "\n"
             )
 
 
 def _csv_line(cells: Sequence[Any]) -> str:
     file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerow(cells)
+    csv.writer(file, lineterminator="\n").writerow(map(csv_cell, cells))
     return file.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from pathlib import Path
 
@@ -249,3 +250,22 @@ def test_library_versions():
     versions = library_versions()
     assert versions["python"] == ".".join(map(str, sys.version_info[:3]))
     assert versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
+
+
+def test_what_others_wrote_is_no_markup(context: ModelCardContext, tmp_path: Path):
+    evil = '<img src=x onerror="a()">\x1b[2J [x](javascript:a) `b` &lt;'
+    row = {"name": evil, "precision": 0.9, "recall": 0.8, "f1": 0.85, "support": 1}
+    fence = "a: |\n  ```\n  <script>\n"
+    licence = "mit\n---\n<script>\ntags: [x]"
+    card, text = write(
+        context, tmp_path, per_class=[row], notes=[evil], model_name='x"<b>\\', recipe_yaml=fence, license=licence,
+        splits={**context.splits, "test": evil}, dataset_name=evil, dataset_id=None,
+    )  # fmt: skip
+    _, _, body = text.partition("\n---\n\n#")
+    assert "\x1b" not in text and r"\u001b[2J" in text.replace(r"\[", "[")
+    shown = body.replace(f"````yaml\n{fence}````", "")
+    assert shown != body, "the fence of the recipe is longer than the one in it"
+    assert re.search(r"(?<!\\)<(?!b>)", shown) is None and re.search(r"(?<!\\)\]\(javascript", shown) is None
+    assert re.search(r"(?<!\\)&", shown) is None and r'model="x\"<b>\\"' in shown and r'x"\<b\>\\' in shown
+    assert card.data.license == r"mit\u000a---\u000a<script>\u000atags: [x]"
+    assert card.data.tags == ["image-classification", "hf_finetune"]

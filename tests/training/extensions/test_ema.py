@@ -67,7 +67,9 @@ def test_a_short_run_keeps_little_of_its_initial_weights(tmp_path: Path, caplog:
     assert rest < 0.001 < 0.9999**8
     assert warmed_up(0.9999, 10**6) == 0.9999
     make_trainer(tmp_path, make_model("resnet"), num_train_epochs=2, ema_decay=decay).train()
-    message = "ema_decay 0.9999 averages over more steps than the 8 of this run; the decay starts at 0.18 and rises to 0.5."
+    message = (
+        "ema_decay 0.9999 averages over more steps than the 8 of this run; the decay starts at 0.18 and rises to 0.5."
+    )
     assert (message in caplog.text) == ("averages over more" in caplog.text) == note
 
 
