@@ -44,6 +44,10 @@ class DataArguments:
     max_eval_samples: int | None = field(
         default=None, metadata={"help": "Evaluate on this many images of each split at most."}
     )
+    drop_duplicates: bool = field(
+        default=False,
+        metadata={"help": "Leave images out of train that validation or test has too."},
+    )
     on_bad_image: str = field(
         default="stop",
         metadata={

@@ -36,6 +36,7 @@ class Settings(TypedDict, total=False):
     dataset_path: str | os.PathLike[str] | None
     dataset_revision: str | None
     decode_cache: str | None
+    drop_duplicates: bool | None
     image_column: str | None
     image_mean: list[float] | None
     image_size: int | None

@@ -81,6 +81,8 @@ def check_data(data: DataArguments) -> None:
             "decode_cache is always, but with streaming no image is kept; use --decode_cache auto, or"
             " --streaming false."
         )
+    if data.streaming and data.drop_duplicates:
+        raise UserError("drop_duplicates reads all images before training, which are streamed; leave --streaming out.")
     if data.label_from_name is not None:
         _check_label_from_name(data.label_from_name)
         if data.streaming:

@@ -11,6 +11,7 @@ from hf_finetune.config.data import DataArguments
 from hf_finetune.data.catalog import DatasetEntry
 from hf_finetune.data.columns import are_files, arrow_column, find_image_column, find_label_column, image_dataset
 from hf_finetune.data.dataset import EarlierImages, ImageDataset
+from hf_finetune.data.duplicates import leave_out_duplicates
 from hf_finetune.data.images.decoding import NO_SUCH_FILE
 from hf_finetune.data.images.header_cache import HeaderCache
 from hf_finetune.data.images.header_check import check_headers, describe_bad_image, list_bad_images
@@ -99,6 +100,9 @@ def load_image_dataset(
     pa.default_memory_pool().release_unused()  # what converting and comparing the columns took
     _limit(result, arguments, seed)
     _check_images(result, raw, arguments.on_bad_image, earlier)
+    # A resumed run leaves out what the run left out when it began, which `_check_images` has done, and no more.
+    if require_train and earlier is None:
+        _leave_out_duplicates(result, arguments.drop_duplicates)
     _note_missing_classes(result, missing_classes(labels.ids[reference], labels.names))
     for role, rows in result.splits.items():
         if len(rows) != totals[role]:
@@ -260,6 +264,15 @@ def _check_images(result: ImageDataset, raw: RawDataset, on_bad_image: str, earl
     # A sample alone is no proof: one image of another size among a million would make its batch fail.
     if len(sizes) == 1 and (complete or (result.entry is not None and sizes == {result.entry.image_size})):
         result.image_sizes = sizes.pop()
+
+
+def _leave_out_duplicates(result: ImageDataset, drop: bool) -> None:
+    kept = leave_out_duplicates(result, drop)
+    train = result.splits.get("train")
+    if train is not None and len(kept) < len(train):
+        gone = np.setdiff1d(np.arange(len(train)), kept)
+        result.left_out.setdefault("train", []).extend(arrow_column(train, "sample_index").to_numpy()[gone].tolist())
+        result.splits["train"] = _select(train, kept)
 
 
 def _class_ids(dataset: Dataset) -> npt.NDArray[np.int32]:

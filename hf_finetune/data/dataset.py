@@ -37,7 +37,8 @@ class ImageDataset:
         entry: The catalog's entry of a named dataset.
         notes: Sentences that the user should read.
         bad_images: The unreadable images that `on_bad_image=skip` leaves out, each with the reason.
-        left_out: By role, the `sample_index` of the images that are in no split because they cannot be read.
+        left_out: By role, the `sample_index` of the images that are in no split: they cannot be read,
+            or are in another split too and `drop_duplicates` is set.
         image_sizes: The (height, width) in pixels that all images are known to have: from every header, or from the
             catalog where a sample agrees with it. None where they differ or are not known.
         revision: The commit of a dataset that the Hub gave.
@@ -92,7 +93,7 @@ class EarlierImages:
 
     Attributes:
         counts: By role, the number of images in the source's split.
-        left_out: By role, the `sample_index` of the images that could not be read when the run began.
+        left_out: By role, the `sample_index` of the images that the run left out when it began.
         lost_files: The files that have vanished since, relative to the dataset's folder.
         unreadable: The images that could not be read, each with the reason.
     """

@@ -164,21 +164,21 @@ def _describe_change(
         if len(renamed):
             return (
                 f"{_count(renamed, data, role)} other names or another order, the first is now"
-                f" {_name(data, role, int(renamed[0]))}"
+                f" {name_of_row(data, role, int(renamed[0]))}"
             )
         relabelled = np.flatnonzero(old.labels != new.labels)
         if len(relabelled):
             row = int(relabelled[0])
             names = [now.label_names[split.labels[row]] for split in (new, old)]
             return (
-                f"{_count(relabelled, data, role)} other labels, the first, {_name(data, role, row)}, is"
+                f"{_count(relabelled, data, role)} other labels, the first, {name_of_row(data, role, row)}, is"
                 f" {names[0]} and was {names[1]}"
             )
         differ = (old.contents != new.contents) & (old.contents != _UNREADABLE) & (new.contents != _UNREADABLE)
         known = {image.rpartition(" (")[0] for image in unreadable}
-        changed = [row for row in np.flatnonzero(differ).tolist() if _name(data, role, row) not in known]
+        changed = [row for row in np.flatnonzero(differ).tolist() if name_of_row(data, role, row) not in known]
         if changed:
-            return f"{_count(changed, data, role)} other contents, the first is {_name(data, role, changed[0])}"
+            return f"{_count(changed, data, role)} other contents, the first is {name_of_row(data, role, changed[0])}"
     return None
 
 
@@ -204,8 +204,14 @@ def _count(rows: Sequence[int] | npt.NDArray[np.int64], data: ImageDataset, role
     return f"1 {unit} of {role} has" if len(rows) == 1 else f"{len(rows):,} {unit}s of {role} have"
 
 
-def _name(data: ImageDataset, role: str, row: int) -> str:
-    """Return an image's path below the dataset's folder, or its row; of a stream, the file's name."""
+def name_of_row(data: ImageDataset, role: str, row: int) -> str:
+    """Return an image's path below the dataset's folder, or its row; of a stream, the file's name.
+
+    Args:
+        data: The dataset.
+        role: The role of a split.
+        row: The row in the source's split, as `sample_index` has it; of a stream, the number of the file.
+    """
     split = data.splits[role]
     if isinstance(split, StreamedSplit):
         return split.shards.files[row].name

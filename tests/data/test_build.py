@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import datasets
@@ -31,6 +32,7 @@ def write_images(root: Path, classes: dict[str, int], size: tuple[int, int] = (2
         (root / name).mkdir(parents=True, exist_ok=True)
         for number in range(count):
             color = np.full((*size, 3), (number, len(name), 7), dtype=np.uint8)
+            color[-1, -1] = list(hashlib.sha256(f"{root.name}/{name}".encode()).digest()[:3])  # in no other split
             PIL.Image.fromarray(color).save(root / name / f"{number}.png")
     return root
 

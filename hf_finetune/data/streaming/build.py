@@ -106,6 +106,8 @@ def load_streamed_dataset(
             result.split_names[role] = split
     _divide(result, arguments, seed)
     _look_at_first_images(result, arguments.on_bad_image)
+    if require_train and len(set(result.split_names.values())) > 1:
+        result.notes.append("Streamed images are not searched for the same image in two splits.")
     return result
 
 

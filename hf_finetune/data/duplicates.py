@@ -1,0 +1,183 @@
+"""The same image in two splits, which makes the figures of evaluation too good.
+
+In a small dataset images are the same if their upright RGB pixels are; in a larger one, whose images would take long to
+decode, if all bytes of their files are. Of more than 20,000 files
+that may be the same by their size, a part is compared.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+from datasets import Dataset
+
+from hf_finetune.cores import usable_cores
+from hf_finetune.data.columns import arrow_column
+from hf_finetune.data.dataset import ImageDataset
+from hf_finetune.data.fingerprint import name_of_row
+from hf_finetune.data.images.decoding import OpenImage, UnreadableImage
+from hf_finetune.errors import UserError
+
+_DECODED = 5_000  # images of a dataset that is compared by pixels
+_DECODED_BYTES = 2**24  # of their files together; a core decodes these in about a second
+_FILES_READ = 20_000  # of larger datasets, unless the same images are to be left out
+_PART = 4096  # bytes at the beginning and the end of a file, which differ where files of one size do
+_CHUNK = 256  # images per task of a thread
+_EXAMPLES = 3
+_UNKNOWN = 0  # the hash of what cannot be read, which is the same as nothing
+
+Hashes = npt.NDArray[np.uint64]
+
+
+def leave_out_duplicates(data: ImageDataset, drop: bool) -> npt.NDArray[np.int64]:
+    """Find images that are in two splits, and add a note of them.
+
+    Args:
+        data: The splits as they are used, of which none is streamed.
+        drop: Whether those of train are to be left out (`drop_duplicates`). Then all images are compared.
+
+    Returns:
+        The rows of train that stay, int64 of shape (rows,).
+
+    Raises:
+        UserError: None of train would stay.
+    """
+    kept = np.arange(len(data.splits.get("train", ())))
+    # Two roles that share a split have all images in common, which another note says.
+    roles = list({name: role for role, name in reversed(data.split_names.items())}.values())[::-1]
+    if len(roles) < 2:
+        return kept
+    splits = [split for role in roles if isinstance(split := data.splits[role], Dataset)]
+    images = [arrow_column(split.select_columns(["image"]), "image") for split in splits]
+    hashes, part = _hash(images, every=drop)
+    by_role = dict(zip(roles, np.split(hashes, np.cumsum([len(column) for column in images])[:-1]), strict=True))
+    counts, examples, dropped = [], [], np.zeros(len(kept), bool)
+    for first, second in combinations(roles, 2):
+        known = by_role[second][by_role[second] != _UNKNOWN]
+        same = np.isin(by_role[first], known)
+        if not same.any():
+            continue
+        if first == "train":
+            dropped |= same
+        number = int(np.count_nonzero(same))
+        counts.append(
+            f"{number:,} image{'s' * (number > 1)} of {first} {'are' if number > 1 else 'is'} also in {second}"
+        )
+        for row in np.flatnonzero(same)[:_EXAMPLES].tolist():
+            other = int(np.argmax(by_role[second] == by_role[first][row]))
+            examples.append(f"{_name(data, first, row)} = {_name(data, second, other)}")
+    if not counts:
+        return kept
+    shown = "; ".join(examples[:_EXAMPLES])
+    what = f"The same image is in two splits: {', '.join(counts)} ({shown})"
+    if part:
+        what += f", found in a part of the files (about {_FILES_READ:,} of the same size)"
+    if drop and dropped.all():
+        raise UserError(
+            f"{data.source}: all images of train are in other splits too ({shown}); leave --drop_duplicates out."
+        )
+    if drop:
+        data.notes.append(f"{what}; {np.count_nonzero(dropped):,} of {len(kept):,} images are left out of train.")
+    else:
+        hint = "; --drop_duplicates leaves those of train out of it" if dropped.any() else ""
+        data.notes.append(f"{what}, so the figures are too good{hint}.")
+    return kept[~dropped] if drop else kept
+
+
+def _name(data: ImageDataset, role: str, row: int) -> str:
+    split = data.splits[role]
+    assert isinstance(split, Dataset)
+    return name_of_row(data, role, split[row]["sample_index"])
+
+
+def _hash(images: Sequence[pa.ChunkedArray], every: bool) -> tuple[Hashes, bool]:
+    """Return a hash for each image of all splits, and whether images were passed over because they are many."""
+    column = pa.chunked_array([chunk for split in images for chunk in split.chunks], images[0].type)
+    split_of = np.repeat(np.arange(len(images)), [len(split) for split in images])
+    sizes = _sizes(column)
+    if len(column) <= _DECODED and sizes.sum() <= _DECODED_BYTES:
+        return _hash_rows(column, np.arange(len(column)), _hash_pixels), False
+    hashes = sizes.astype(np.uint64)
+    candidates = np.flatnonzero(_in_two_splits(hashes, split_of))
+    step = 1 if every else -(-len(candidates) // _FILES_READ)
+    if step > 1:  # whole groups of one size, so that what is compared is compared with all that can be the same
+        candidates = candidates[hashes[candidates] % np.uint64(step) == 0]
+    for hash_value in (_hash_ends, _hash_bytes):  # few are left to be read in full
+        found = np.full(len(column), _UNKNOWN, np.uint64)
+        found[candidates] = _hash_rows(column, candidates, hash_value)
+        candidates = np.flatnonzero(_in_two_splits(found, split_of))
+    return found, step > 1
+
+
+def _sizes(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """Return the lengths of the images' files in bytes, 0 for what cannot be read."""
+    lengths = pc.fill_null(pc.binary_length(pc.struct_field(column, "bytes")), 0).to_numpy().astype(np.int64)
+    files = np.flatnonzero(lengths == 0)
+    if len(files):
+        for row, path in zip(files, pc.struct_field(column, "path").take(pa.array(files)).to_pylist(), strict=True):
+            try:
+                lengths[row] = os.stat(path).st_size if path else 0
+            except OSError:  # the check of headers reports it
+                lengths[row] = 0
+    return lengths
+
+
+def _in_two_splits(hashes: Hashes, split_of: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    values, group = np.unique(hashes, return_inverse=True)
+    least, greatest = np.full(len(values), len(hashes)), np.full(len(values), -1)
+    np.minimum.at(least, group, split_of)
+    np.maximum.at(greatest, group, split_of)
+    found: npt.NDArray[np.bool_] = (least < greatest)[group] & (hashes != _UNKNOWN)
+    return found
+
+
+def _hash_rows(column: pa.ChunkedArray, rows: npt.NDArray[np.int64], hash_value: Callable[[Any], int]) -> Hashes:
+    def hash_chunk(start: int) -> list[int]:
+        # Read here, so that only a few chunks are in memory at a time.
+        return [hash_value(value or {}) for value in column.take(pa.array(rows[start : start + _CHUNK])).to_pylist()]
+
+    with ThreadPoolExecutor(min(16, 4 * usable_cores())) as pool:
+        parts = list(pool.map(hash_chunk, range(0, len(rows), _CHUNK)))
+    return np.array([number for part in parts for number in part], np.uint64)
+
+
+def _hash_pixels(value: Any) -> int:
+    try:
+        with OpenImage(value) as image:
+            pixels = image.decode()
+    except UnreadableImage:  # stops the run, or is left out, when its turn comes
+        return _UNKNOWN
+    return xxhash.xxh3_64_intdigest(pixels.tobytes(), seed=pixels.width)
+
+
+def _hash_ends(value: Any) -> int:
+    return _hash_file(value, whole=False)
+
+
+def _hash_bytes(value: Any) -> int:
+    return _hash_file(value, whole=True)
+
+
+def _hash_file(value: Any, whole: bool) -> int:
+    if value.get("bytes") is not None:
+        return xxhash.xxh3_64_intdigest(value["bytes"])
+    try:
+        with open(value["path"], "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if whole or size <= 2 * _PART:
+                return xxhash.xxh3_64_intdigest(file.readall())
+            digest = xxhash.xxh3_64(file.read(_PART))
+            file.seek(size - _PART)
+            digest.update(file.read(_PART))
+            return digest.intdigest()
+    except (OSError, KeyError, TypeError):
+        return _UNKNOWN
