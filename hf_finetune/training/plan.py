@@ -18,6 +18,7 @@ from hf_finetune.data.sources.open import find_source
 from hf_finetune.errors import UserError
 from hf_finetune.hub.push import check_push
 from hf_finetune.logs import get_logger, log_lines
+from hf_finetune.training.checkpoints.lock import check_unused
 from hf_finetune.training.checkpoints.run_folder import find_resumable
 from hf_finetune.training.given import Given, check_same_objects
 
@@ -92,6 +93,8 @@ def plan_run(recipe: Recipe, given: Given) -> RunPlan:
             " one on a disk that all of them share."
         )
     with args.main_process_first(local=False, desc="checkpoints"):  # the others find corrupt ones set aside
+        if args.process_index == 0:
+            check_unused(base if stated else _newest(base))
         find = _find_run if stated else _find_numbered
         folder, checkpoint = find(base, recipe, given, args.overwrite_output_dir)
     args.output_dir = str(folder)
@@ -134,8 +137,7 @@ def _find_run(
 
 def _find_numbered(base: Path, recipe: Recipe, given: Given, overwrite: bool) -> tuple[Path, Path | None]:
     """Return the newest of runs/name, runs/name-2 ... where its run resumes or was never begun, else the next."""
-    newest = max((number for number in _numbers(base)), default=0)
-    folder = _numbered(base, max(newest, 1))
+    newest, folder = max(_numbers(base), default=0), _newest(base)
     if newest == 0 or overwrite:
         return _find_run(folder, recipe, given, overwrite)
     try:  # another dataset of the same name gets a folder of its own
@@ -145,6 +147,10 @@ def _find_numbered(base: Path, recipe: Recipe, given: Given, overwrite: bool) ->
         found = _find_run(following, recipe, given, overwrite)
         logger.info(f"{str(reason).removeprefix('output_dir: ').split(';')[0]}; this run goes into {following}.")
         return found
+
+
+def _newest(base: Path) -> Path:
+    return _numbered(base, max(_numbers(base), default=1))
 
 
 def _numbers(base: Path) -> list[int]:

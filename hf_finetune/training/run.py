@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +19,8 @@ from hf_finetune.hub.push import push_folder
 from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.processor import default_train_transforms, describe
-from hf_finetune.training.checkpoints.run_folder import prepare_folder
+from hf_finetune.training.checkpoints.lock import locked
+from hf_finetune.training.checkpoints.run_folder import check_unchanged, prepare_folder
 from hf_finetune.training.checkpoints.sizes import check_room_for_run, checkpoint_sizes
 from hf_finetune.training.checkpoints.store import full_disk_told
 from hf_finetune.training.extensions.epochs import SecondEpochCallback
@@ -72,10 +74,20 @@ def run(recipe: Recipe, command: str, given: Given | None = None) -> FinetuneRes
         Interrupted: Where SIGTERM, SIGINT or SIGHUP ended the training, which is saved: the same command resumes it.
     """
     prepared = prepare(recipe, given or Given())
+    plan = prepared.plan
+    leave_if_interrupted()
+    with locked(plan.folder) if plan.args.process_index == 0 else nullcontext():
+        finished = _train_and_save(prepared, command)
+    if plan.repository is not None:
+        push_folder(plan.folder, plan.repository, plan.args.hub_private_repo)
+    return finished
+
+
+def _train_and_save(prepared: PreparedRun, command: str) -> FinetuneResult:
+    """Train, evaluate and save, in a folder that no other run uses."""
     trainer, plan, data = prepared.trainer, prepared.plan, prepared.images.data
 
     # ---- train ----
-    leave_if_interrupted()
     _open_folder(prepared)
     if plan.checkpoint is not None:
         logger.info(f"An interrupted run is here; it resumes from {plan.checkpoint.name}.")
@@ -110,8 +122,6 @@ def run(recipe: Recipe, command: str, given: Given | None = None) -> FinetuneRes
     log_lines(logger, "", record.table(), "", record.how_to_load(plan.folder, trainer.model))
     trainer.end()
     train_on_images(trainer.model)
-    if plan.repository is not None:
-        push_folder(plan.folder, plan.repository, plan.args.hub_private_repo)
     return FinetuneResult(record.metrics, trainer.model, prepared.images.image_processor, plan.folder)
 
 
@@ -166,6 +176,8 @@ def _open_folder(prepared: PreparedRun) -> None:
     """Create the folder of a new run, with its recipe and its list of unreadable images."""
     plan, args = prepared.plan, prepared.plan.args
     with args.main_process_first(local=False, desc="output folder"):
+        if args.process_index == 0:
+            check_unchanged(plan.folder, plan.checkpoint, args.overwrite_output_dir)
         if args.process_index == 0 and plan.checkpoint is None:
             prepare_folder(plan.folder, to_yaml(plan.recipe) + plan.given.as_comments(), args.overwrite_output_dir)
             fingerprint_of(prepared.images.data).save(plan.folder)

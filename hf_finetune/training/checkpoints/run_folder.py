@@ -14,6 +14,7 @@ from hf_finetune.data.fingerprint import FINGERPRINT_FILE
 from hf_finetune.errors import UserError
 from hf_finetune.logs import get_logger
 from hf_finetune.shown_text import without_secrets
+from hf_finetune.training.checkpoints.lock import LOCK_FILE
 from hf_finetune.training.checkpoints.store import find_fault, flush, list_checkpoints, remove_all, set_aside
 
 logger = get_logger(__name__)
@@ -74,7 +75,7 @@ def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool, dat
         raise UserError(f"output_dir: {existing} is a file; use a folder.")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"output_dir: there is no permission to write in {existing}; use another --output_dir.")
-    if not folder.is_dir() or not any(path.name != _UNFINISHED_RECIPE for path in folder.iterdir()):
+    if not folder.is_dir() or not any(path.name not in (_UNFINISHED_RECIPE, LOCK_FILE) for path in folder.iterdir()):
         return None
     if not _holds_run(folder):
         raise UserError(
@@ -105,6 +106,17 @@ def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool, dat
             return checkpoint
         logger.warning(f"Note: {checkpoint.name} is corrupt: {fault}; it is set aside as {set_aside(checkpoint).name}.")
     return None
+
+
+def check_unchanged(folder: Path, checkpoint: Path | None, overwrite: bool) -> None:
+    """Check that no other run has begun and ended in a folder since `find_resumable` has looked at it.
+
+    Raises:
+        UserError: One has; the same command finds what it has left.
+    """
+    newest = next(iter(list_checkpoints(folder)), None)
+    if not overwrite and (newest != checkpoint or (folder / METRICS_FILE).is_file()):
+        raise UserError(f"output_dir: another run has used {folder} since this one began; start it again.")
 
 
 def _may_be_moved(folder: Path, earlier: Any, now: Any, data_anywhere: bool) -> bool:
