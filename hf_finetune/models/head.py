@@ -9,6 +9,9 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.errors import UserError, listing
+from hf_finetune.logs import get_logger
+
+logger = get_logger(__name__)
 
 
 def head_parameter_names(model: PreTrainedModel) -> set[str]:
@@ -67,7 +70,20 @@ def describe_repeated(names: Sequence[str]) -> str | None:
 
 
 def set_class_names(config: PreTrainedConfig, label_names: Sequence[str]) -> None:
-    """Give a network's configuration the classes `label_names`, in the order of the logits."""
+    """Give a network's configuration the classes `label_names`, in the order of the logits, each image in one of them.
+
+    What the configuration says of an old head and its task goes: a `pipeline` would answer by it, with sigmoids where
+    it says `multi_label_classification`.
+    """
+    earlier = config.problem_type
+    if earlier not in (None, "single_label_classification") or hasattr(config, "function_to_apply"):
+        config.problem_type = None  # before the number of classes, which it would be checked against
+        if hasattr(config, "function_to_apply"):
+            del config.function_to_apply
+        logger.info(
+            "Note: the checkpoint's head had another task%s; the model is saved for one class per image.",
+            f" ({earlier})" if earlier else "",
+        )
     config.num_labels = len(label_names)
     config.id2label = dict(enumerate(label_names))
     config.label2id = {name: position for position, name in enumerate(label_names)}

@@ -118,6 +118,8 @@ def initialize(config: PreTrainedConfig, trust_remote_code: bool) -> LoadedWeigh
     Raises:
         UserError: No network can be built from `config`.
     """
+    # Transformers looks through it where a family has several classifiers, as DeiT and LeViT have, and takes the first.
+    config.architectures = config.architectures or []
     try:
         model = AutoModelForImageClassification.from_config(config, trust_remote_code=trust_remote_code)
     except (IndexError, RuntimeError, TypeError, ValueError) as error:

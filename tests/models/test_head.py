@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from PIL import Image
+from transformers import ConvNextImageProcessor, ResNetConfig, ResNetForImageClassification, pipeline
 
 from hf_finetune.errors import UserError
-from hf_finetune.models.head import head_linear, head_module
+from hf_finetune.models.head import head_linear, head_module, set_class_names
 from hf_finetune.models.lenet5 import LeNet5Config, LeNet5ForImageClassification
 from tests.helpers.networks import make_model, norm_and_head, two_heads
-from tests.helpers.tiny import tiny_timm
+from tests.helpers.tiny import TINY_RESNET, tiny_timm
 
 
 def test_the_head_is_the_outermost_module_that_holds_it_all():
@@ -32,3 +36,26 @@ def test_a_head_of_several_modules_is_none_but_may_have_one_linear_layer():
 def test_several_linear_layers_cannot_be_probed(make):
     with pytest.raises(UserError, match="head_init: probe needs a head with one linear layer that gives the logits"):
         head_linear(make())
+
+
+@pytest.mark.parametrize(
+    "left", [{"problem_type": "multi_label_classification"}, {"problem_type": "regression"},
+             {"function_to_apply": "sigmoid"}],
+)  # fmt: skip
+def test_the_task_of_an_old_head_does_not_outlive_it(tmp_path: Path, left: dict[str, str], caplog):
+    config = ResNetConfig(**TINY_RESNET, **left)
+    set_class_names(config, ["cat", "dog", "emu"])
+    assert "had another task" in caplog.text and len(caplog.records) == 1
+    set_class_names(config, ["cat", "dog", "emu"])
+    assert len(caplog.records) == 1
+    ResNetForImageClassification(config).save_pretrained(tmp_path)
+    ConvNextImageProcessor(size={"shortest_edge": 32}).save_pretrained(tmp_path)
+    scores = [found["score"] for found in pipeline("image-classification", str(tmp_path))(Image.new("RGB", (32, 32)))]
+    assert len(scores) == 3 and sum(scores) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("task", [None, "single_label_classification"])
+def test_the_task_of_a_classifier_stays(task: str | None, caplog):
+    config = ResNetConfig(**TINY_RESNET, problem_type=task)
+    set_class_names(config, ["cat", "dog", "emu"])
+    assert config.problem_type == task and not caplog.records

@@ -22,6 +22,7 @@ from transformers import (
     ViTModel,
 )
 from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
 from hf_finetune.config.data import DataArguments
 from hf_finetune.config.model import ModelArguments
@@ -266,3 +267,21 @@ def test_what_the_caller_has_frozen_does_not_count_as_frozen_by_the_recipe():
 def test_a_trained_model_object_is_loaded_as_it_is():
     model = classifier().train()
     assert load_trained(open_source(model)) is model and not model.training
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("deit", {**TINY_VIT, "image_size": 32, "patch_size": 8}),
+        (
+            "levit",
+            {"image_size": 32, "hidden_sizes": [16, 32, 32], "num_attention_heads": [2, 2, 2], "depths": [1, 1, 1],
+             "key_dim": [8, 8, 8]},
+        ),
+    ],
+)  # fmt: skip
+def test_a_family_with_several_classifiers_is_built_from_scratch(family: str, settings: dict[str, object]):
+    source = Architecture(family, settings)
+    loaded = load_model(source, load_config(source, NAMES), NAMES, seed=0)
+    assert type(loaded.model) is MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(loaded.model.config)][0]
+    assert loaded.model.config.num_labels == 3
