@@ -81,14 +81,6 @@ OTHER_NAMES = {
         "augment",
         "augmentation",
         "augmentations",
-        "aa",
-        "auto_augment",
-        "mixup",
-        "cutmix",
-        "hflip",
-        "fliplr",
-        "color_jitter",
-        "reprob",
     ),
     "num_labels": ("num_classes", "nc", "n_classes", "classes"),
     "freeze": ("freeze_backbone", "freeze_layers", "frozen"),
@@ -121,6 +113,26 @@ _NO_EARLY_STOPPING = "early stopping is not built in, but the best checkpoint is
 _LAUNCHER = "one process per GPU is started by: torchrun --nproc_per_node N scripts/run_finetune.py"
 _PRECISION = "use --bf16, or --fp16 for a GPU without bfloat16"
 _NO_CLASS_WEIGHTS = "classes cannot be weighted by a setting; in Python, pass a loss to finetune"
+_NO_ADAPTERS = "adapters are not built in; to train few weights, use --freeze"
+_NO_PADDING = (
+    "evaluation crops the centre and never pads; to train on whole images, use --train_transforms with Resize; to lose"
+    " less at the edges in evaluation, use --crop_pct 1"
+)
+_NO_TTA = "test-time augmentation is not built in"
+# What others switch on by a flag and is a transform of `train_transforms` here: its flags elsewhere.
+_TRANSFORMS = {
+    "MixUp as the last transform": ("mixup", "mixup_alpha", "mixup_prob"),
+    "CutMix as the last transform": ("cutmix", "cutmix_alpha", "cutmix_prob"),
+    "AutoAugment, RandAugment or TrivialAugmentWide": ("aa", "auto_augment", "autoaugment", "augmentation_policy"),
+    "RandAugment": ("randaugment", "rand_augment", "randaug"),
+    "TrivialAugmentWide": ("trivial_augment", "trivialaugment", "trivial_augment_wide"),
+    "AugMix": ("augmix",),
+    "RandomHorizontalFlip": ("hflip", "fliplr", "horizontal_flip", "random_flip"),
+    "RandomVerticalFlip": ("vflip", "flipud", "vertical_flip"),
+    "RandomRotation": ("rotation", "degrees", "random_rotation"),
+    "ColorJitter": ("color_jitter", "colorjitter"),
+    "RandomErasing": ("reprob", "random_erasing", "random_erase", "erasing"),
+}
 # What is asked for: the sentence that answers. Some is not built, and then nothing is guessed at.
 ANSWERS = {
     "resume": "the same command resumes an interrupted run by itself",
@@ -151,11 +163,29 @@ ANSWERS = {
     "dropout": "use --model_config, which holds the settings of an architecture",
     "drop_rate": "use --model_config, which holds the settings of an architecture",
     "drop_path": "use --model_config, which holds the settings of an architecture",
-    "tta": "test-time augmentation is not built in",
+    "oversample": _NO_CLASS_WEIGHTS,
+    "oversampling": _NO_CLASS_WEIGHTS,
+    "weighted_sampler": _NO_CLASS_WEIGHTS,
+    "lora": _NO_ADAPTERS,
+    "lora_r": _NO_ADAPTERS,
+    "lora_rank": _NO_ADAPTERS,
+    "lora_alpha": _NO_ADAPTERS,
+    "use_lora": _NO_ADAPTERS,
+    "peft": _NO_ADAPTERS,
+    "use_peft": _NO_ADAPTERS,
+    "adapter": _NO_ADAPTERS,
+    "letterbox": _NO_PADDING,
+    "pad": _NO_PADDING,
+    "padding": _NO_PADDING,
+    "resize_mode": _NO_PADDING,
+    "keep_aspect_ratio": _NO_PADDING,
+    "tta": _NO_TTA,
+    "test_time_augmentation": _NO_TTA,
     "folds": "cross-validation is not built in",
     "k_folds": "cross-validation is not built in",
     "time_budget": "a time limit is not built in; Ctrl-C saves a checkpoint, from which the same command resumes",
     "max_time": "a time limit is not built in; Ctrl-C saves a checkpoint, from which the same command resumes",
+    **{name: f"use --train_transforms with {step}" for step, names in _TRANSFORMS.items() for name in names},
 }
 
 
@@ -172,6 +202,9 @@ def answer(name: str, known: Collection[str] | None = None, flag: str = "--") ->
     """
     name = name.replace("-", "_").lower()
     if name in ANSWERS:
+        advised = re.findall(r"\b(?:use|or) --(\w+)", ANSWERS[name])
+        if known is not None and not set(advised) <= set(known):
+            return None
         return re.sub(r"\buse --", f"use {flag}", ANSWERS[name]).replace("or --", f"or {flag}")
     key = _KEY_OF.get(name)
     return f"use {flag}{key}" if key and (known is None or key in known) else None

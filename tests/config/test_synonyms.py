@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hf_finetune.config.arguments import argument_fields
 from hf_finetune.config.fields import check_words
 from hf_finetune.config.recipe import load_recipe
 from hf_finetune.config.synonyms import ANSWERS, OTHER_NAMES, answer
+from hf_finetune.data.transforms.build import known_transforms
 from hf_finetune.errors import UserError
 
 KEYS = ["recipe", *argument_fields()]
@@ -59,6 +61,34 @@ def test_a_wish_is_answered_with_a_sentence(flag: str, sentence: str):
     assert str(caught.value) == f'There is no flag "{flag}"; {sentence}.'
 
 
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--class_weights", "in Python, pass a loss"),
+        ("--oversample", "in Python, pass a loss"),
+        ("--mixup", "use --train_transforms with MixUp"),
+        ("--cutmix-alpha=1", "use --train_transforms with CutMix"),
+        ("--auto_augment", "use --train_transforms with AutoAugment"),
+        ("--randaugment", "use --train_transforms with RandAugment"),
+        ("--early_stopping_patience", "use --load_best_model_at_end"),
+        ("--letterbox", "evaluation crops the centre"),
+        ("--tta", "test-time augmentation is not built in"),
+        ("--lora", "adapters are not built in; to train few weights, use --freeze"),
+        ("--lora_r", "adapters are not built in"),
+    ],
+)
+def test_what_is_not_built_in_says_how_it_is_done_here(flag: str, words: str):
+    with pytest.raises(UserError, match=words):
+        check_words([flag], KEYS)
+
+
+def test_the_transforms_that_answers_name_exist():
+    named = [word for text in ANSWERS.values() for word in re.findall(r"transforms with ([\w, ]+)", text)]
+    words = {word for text in named for word in re.findall(r"\b[A-Z]\w+", text)}
+    assert "MixUp" in words
+    assert words <= known_transforms().keys()
+
+
 def test_a_recipe_is_answered_without_dashes(tmp_path: Path):
     path = tmp_path / "own.yaml"
     for key, sentence in (("lr", "use learning_rate"), ("amp", "use bf16, or fp16 for a GPU without bfloat16")):
@@ -71,6 +101,7 @@ def test_what_a_command_does_not_have_is_not_advised():
     assert answer("epochs", ["dataset", "seed"]) is None
     with pytest.raises(UserError, match='There is no flag "--epochs". To list the flags'):
         check_words(["--epochs"], ["dataset", "seed"])
+    assert answer("mixup", ["dataset", "seed"]) is None
 
 
 @pytest.mark.parametrize("flag", ["--label_map", "--verbose_steps", "--tensor", "--dataloader"])
