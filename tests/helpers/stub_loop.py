@@ -17,7 +17,7 @@ class StubLoop:
         self.accelerator = SimpleNamespace(
             device=torch.device("cpu"), num_processes=1, scaler=None, reduce=lambda tensor, how: tensor
         )
-        self.state = SimpleNamespace(global_step=0, epoch=0.0, best_model_checkpoint=None)
+        self.state = SimpleNamespace(global_step=0, max_steps=1000, epoch=0.0, best_model_checkpoint=None)
         self.is_sharded = False
         self.loss = torch.tensor(0.0)
         self.left_out: list[float] = []

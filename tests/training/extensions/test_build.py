@@ -22,7 +22,7 @@ def names(folder: Path, is_sharded: bool = False, **settings: object) -> list[st
 
 def test_the_arguments_decide(tmp_path: Path) -> None:
     always = ["UnreadableImages", "NonFiniteLosses", "SameBuffers"]
-    assert names(tmp_path) == [*always, "LogLinesAndBar", "EpochOfDraws", "StopOnSignals"]
+    assert names(tmp_path, disable_tqdm=False) == [*always, "LogLinesAndBar", "EpochOfDraws", "StopOnSignals"]
     assert names(tmp_path, disable_tqdm=True, save_on_signal=False, ema_decay=0.9) == [
         *always, "AveragedWeights", "LogLines", "EpochOfDraws",
     ]  # fmt: skip

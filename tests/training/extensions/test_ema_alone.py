@@ -17,6 +17,7 @@ def extension() -> AveragedWeights:
     model[1].bias.requires_grad = False
     extension = AveragedWeights(decay=0.75)
     extension.attach(StubLoop(model))
+    extension.loop.state.global_step = 500  # after the warm-up of the decay
     return extension
 
 
