@@ -1,8 +1,8 @@
 """The same image in two splits, which makes the figures of evaluation too good.
 
 In a small dataset images are the same if their upright RGB pixels are; in a larger one, whose images would take long to
-decode, if all bytes of their files are. Of more than 20,000 files
-that may be the same by their size, a part is compared.
+decode, if all bytes of their files are. Of more than 20,000 files that may be the same by their size, a part is
+compared.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -111,9 +112,9 @@ def _hash(images: Sequence[pa.ChunkedArray], every: bool) -> tuple[Hashes, bool]
     step = 1 if every else -(-len(candidates) // _FILES_READ)
     if step > 1:  # whole groups of one size, so that what is compared is compared with all that can be the same
         candidates = candidates[hashes[candidates] % np.uint64(step) == 0]
-    for hash_value in (_hash_ends, _hash_bytes):  # few are left to be read in full
+    for whole in (False, True):  # few are left to be read in full
         found = np.full(len(column), _UNKNOWN, np.uint64)
-        found[candidates] = _hash_rows(column, candidates, hash_value)
+        found[candidates] = _hash_rows(column, candidates, partial(_hash_file, whole=whole))
         candidates = np.flatnonzero(_in_two_splits(found, split_of))
     return found, step > 1
 
@@ -157,14 +158,6 @@ def _hash_pixels(value: Any) -> int:
     except UnreadableImage:  # stops the run, or is left out, when its turn comes
         return _UNKNOWN
     return xxhash.xxh3_64_intdigest(pixels.tobytes(), seed=pixels.width)
-
-
-def _hash_ends(value: Any) -> int:
-    return _hash_file(value, whole=False)
-
-
-def _hash_bytes(value: Any) -> int:
-    return _hash_file(value, whole=True)
 
 
 def _hash_file(value: Any, whole: bool) -> int:

@@ -120,8 +120,14 @@ def test_many_files_are_compared_in_part_but_to_leave_them_out(tmp_path: Path, m
     images = {f"{split}/{name}/{n}.bmp": n for split in ("train", "test") for name in ("cat", "dog") for n in range(9)}
     path = write(tmp_path / "pets", images)
     opened: list[str] = []
-    original = duplicates._hash_ends
-    monkeypatch.setattr(duplicates, "_hash_ends", lambda value: opened.append(value["path"]) or original(value))
+    original = duplicates._hash_file
+
+    def hash_file(value: dict[str, str], whole: bool) -> int:
+        if not whole:
+            opened.append(value["path"])
+        return original(value, whole)
+
+    monkeypatch.setattr(duplicates, "_hash_file", hash_file)
     load(path, validation_fraction=0)
     in_part = len(opened)
     assert in_part < len(images)
