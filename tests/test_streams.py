@@ -6,6 +6,7 @@ import fcntl
 import io
 import os
 import pty
+import signal
 import subprocess
 import sys
 import termios
@@ -121,16 +122,23 @@ def test_evaluation_and_prediction_end_cleanly_where_nobody_reads(tmp_path, imag
 def test_a_run_whose_terminal_is_closed_is_saved(tmp_path, image_folder):
     endless = training(tmp_path, image_folder, num_train_epochs=5000, disable_tqdm=False, dataloader_num_workers=1)
     ours, theirs = pty.openpty()
+
+    def take_terminal() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # it is inherited, and these tests may run under nohup
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
     process = start(
-        *endless, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-    )  # fmt: skip
+        *endless, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, preexec_fn=take_terminal
+    )
     os.close(theirs)
-    shown = b""
-    while b"loss" not in shown:
-        shown += os.read(ours, 1 << 16)
-    os.close(ours)
-    assert process.wait(120) == 129
+    try:
+        shown = b""
+        while b"loss" not in shown:
+            shown += os.read(ours, 1 << 16)
+        os.close(ours)
+        assert process.wait(120) == 129
+    finally:
+        process.kill()
     assert find_fault(list_checkpoints(tmp_path / "run")[0]) is None
 
 

@@ -21,9 +21,8 @@ import os, sys, time
 from pathlib import Path
 from hf_finetune.training.checkpoints.lock import locked
 with locked(Path(sys.argv[1])):
-    child = os.fork()
-    if child:
-        print(child, flush=True)
+    if not os.fork():  # the worker itself says that it has begun
+        print(os.getpid(), flush=True)
     time.sleep(600)
 """
 
