@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 RECIPE_FILE = "recipe.yaml"
-METRICS_FILE = "metrics.json"  # written last: a folder that has it holds a finished run
+METRICS_FILE = "metrics.json"
 
 _READ_AND_WRITE = 0o666
 

@@ -117,8 +117,8 @@ def _train_and_save(prepared: PreparedRun, command: str) -> FinetuneResult:
         trainer.save_model()
         if plan.args.process_index == 0:
             result.save_result(plan.folder, record)
+            (plan.folder / FINGERPRINT_FILE).unlink(missing_ok=True)  # it is for a run that resumes, and ends with it
     prepared.images.bad_images.close()
-    (plan.folder / FINGERPRINT_FILE).unlink(missing_ok=True)  # it is for a run that resumes
     log_lines(logger, "", record.table(), "", record.how_to_load(plan.folder, trainer.model))
     trainer.end()
     train_on_images(trainer.model)

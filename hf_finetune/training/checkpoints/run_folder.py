@@ -85,7 +85,7 @@ def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool, dat
     if overwrite:
         return None
     choice = "use another --output_dir, or --overwrite_output_dir to start anew"
-    if (folder / METRICS_FILE).is_file():
+    if _holds_result(folder):
         raise UserError(f"output_dir: {folder} holds the results of a finished run; {choice}.")
     if not list_checkpoints(folder):
         return None  # it ended before there was anything to lose
@@ -115,8 +115,13 @@ def check_unchanged(folder: Path, checkpoint: Path | None, overwrite: bool) -> N
         UserError: One has; the same command finds what it has left.
     """
     newest = next(iter(list_checkpoints(folder)), None)
-    if not overwrite and (newest != checkpoint or (folder / METRICS_FILE).is_file()):
+    if not overwrite and (newest != checkpoint or _holds_result(folder)):
         raise UserError(f"output_dir: another run has used {folder} since this one began; start it again.")
+
+
+def _holds_result(folder: Path) -> bool:
+    """Return whether a folder holds all that a run writes; one that was killed in its plots has its figures alone."""
+    return (folder / METRICS_FILE).is_file() and not (folder / FINGERPRINT_FILE).is_file()
 
 
 def _may_be_moved(folder: Path, earlier: Any, now: Any, data_anywhere: bool) -> bool:

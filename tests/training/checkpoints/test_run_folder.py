@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hf_finetune.data.fingerprint import FINGERPRINT_FILE
 from hf_finetune.errors import UserError
-from hf_finetune.training.checkpoints.run_folder import find_resumable, prepare_folder
+from hf_finetune.training.checkpoints.run_folder import check_unchanged, find_resumable, prepare_folder
 from hf_finetune.training.checkpoints.store import publish
 
 VALUES = {"dataset": "digits", "learning_rate": 0.1, "lr_milestones": [15]}
@@ -150,3 +151,13 @@ def test_a_signed_address_is_not_kept_and_may_be_signed_anew(tmp_path: Path):
     assert find_resumable(tmp_path / "run", {"load_from": anew}, overwrite=False) == checkpoint
     with pytest.raises(UserError, match=r"load_from .*host/net\.pth.* not .*host/other\.pth"):
         find_resumable(tmp_path / "run", {"load_from": anew.replace("net", "other")}, overwrite=False)
+
+
+def test_a_run_that_was_killed_in_its_plots_is_not_finished(folder: Path):
+    (folder / "metrics.json").write_text("{}")
+    (folder / FINGERPRINT_FILE).touch()
+    assert find_resumable(folder, VALUES, overwrite=False) == folder / "checkpoint-100"
+    check_unchanged(folder, folder / "checkpoint-100", overwrite=False)
+    (folder / FINGERPRINT_FILE).unlink()
+    with pytest.raises(UserError, match="another run has used"):
+        check_unchanged(folder, folder / "checkpoint-100", overwrite=False)
