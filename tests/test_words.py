@@ -86,3 +86,22 @@ def test_a_module_docstring_says_what_is_in_it_not_where_it_stands(folder):
         if path.parent.name != "hf_finetune" and re.match(rf"(?:the )?{parent}(?: \w+)?:", first_line, re.IGNORECASE):
             wrong.append(f"{path.relative_to(REPOSITORY)}: {first_line}")
     assert not wrong
+
+
+@pytest.mark.parametrize("folder", ["hf_finetune", "benchmarks", "scripts", "tests/helpers"])
+def test_a_docstring_of_a_function_is_an_imperative(folder):
+    """As in "Return the figures", not "Returns the figures". A property is named like a thing."""
+    wrong = []
+    for path in sorted((REPOSITORY / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                continue
+            first_line = (ast.get_docstring(node) or "").partition("\n")[0]
+            if re.match(r"[A-Z]\w*[^s\W]s\b", first_line) and not is_property(node):
+                wrong.append(f"{path.relative_to(REPOSITORY)}:{node.lineno}: {first_line}")
+    assert not wrong
+
+
+def is_property(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Return whether a function is read like an attribute."""
+    return any(isinstance(name, ast.Name) and "property" in name.id for name in node.decorator_list)

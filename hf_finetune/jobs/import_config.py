@@ -11,7 +11,7 @@ from hf_finetune.shown_text import printable
 
 
 def import_as_recipe(config: str, output: Path | None = None) -> str:
-    """Returns the recipe of a config, and writes it to `output` if one is given.
+    """Return the recipe of a config, and write it to `output` if one is given.
 
     Raises `UserError` for a config that cannot be imported, and for an output that is there already.
     """

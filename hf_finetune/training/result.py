@@ -112,28 +112,28 @@ class RunRecord:
         return "test" if "test" in self.predictions else "validation"
 
     def split_metrics(self, role: str) -> dict[str, float]:
-        """Returns the figures of one split under their own names: accuracy, loss and so on, and `samples`."""
+        """Return the figures of one split under their own names: accuracy, loss and so on, and `samples`."""
         prefix = f"{METRIC_PREFIXES[role]}_"
         metrics = {name.removeprefix(prefix): value for name, value in (self.predictions[role].metrics or {}).items()}
         return {name: metrics[name] for name in (*self.registry, "samples") if name in metrics}
 
     def describe(self, role: str) -> str:
-        """Returns what a split's figures are from, and whether it chose the checkpoint."""
+        """Return what a split's figures are from, and whether it chose the checkpoint."""
         samples = int(self.split_metrics(role)["samples"])
         return describe_split(role, samples, chose_checkpoint=self.chose_checkpoint and role == "validation")
 
     def per_class(self) -> list[ClassFigures]:
-        """Returns precision, recall, F1 and support of every class on the reported split."""
+        """Return precision, recall, F1 and support of every class on the reported split."""
         output = self.predictions[self.reported_role]
         return per_class_figures(output.predictions[0], np.asarray(output.label_ids), self.data.label_names)
 
     def confusions(self) -> Confusions:
-        """Returns how many images of each label were given each class, on the reported split."""
+        """Return how many images of each label were given each class, on the reported split."""
         output = self.predictions[self.reported_role]
         return Confusions.count(output.predictions[0], np.asarray(output.label_ids), len(self.data.label_names))
 
     def table(self) -> str:
-        """Returns the final table, for people."""
+        """Return the final table, for people."""
         if not self.predictions:
             return "No split was left to evaluate on."
         figures = {self.describe(role): self.split_metrics(role) for role in self.predictions}
@@ -145,13 +145,13 @@ class RunRecord:
         return f"The model is in {folder}; pipeline('image-classification', '{folder}'{own_code}) loads it."
 
     def title(self) -> str:
-        """Returns what was trained on what, for the plots, such as "resnet_small_cifar10 on digits"."""
+        """Return what was trained on what, for the plots, such as "resnet_small_cifar10 on digits"."""
         model = self.base_model or self.recipe.values.get("model_type") or self.recipe.name
         return f"{without_private_text(model, Path.cwd())} on {without_private_text(self.data.source, Path.cwd())}"
 
 
 def license_of(checkpoint: str) -> str | None:
-    """Returns the license that a checkpoint's own model card states, or None where there is no such word to be had."""
+    """Return the license that a checkpoint's own model card states, or None where there is no such word to be had."""
     try:
         folder = Path(resolve_checkpoint(checkpoint))
         if folder.is_dir():
@@ -163,7 +163,7 @@ def license_of(checkpoint: str) -> str | None:
 
 
 def save_result(folder: Path, record: RunRecord) -> None:
-    """Writes the model card, the figures and, last, the plots into the folder that already holds the model.
+    """Write the model card, the figures and, last, the plots into the folder that already holds the model.
 
     The plots are last, because a run whose plots fail, or end the process, is finished all the same. The card is
     written again where there are plots for it to show.

@@ -8,7 +8,7 @@ import PIL.Image
 
 
 def spoil_pixels(path: Path) -> None:
-    """Leaves the header and the end of a PNG file as they are; what lies between cannot be decoded any more."""
+    """Leave the header and the end of a PNG file as they are; what lies between cannot be decoded any more."""
     content = bytearray(path.read_bytes())
     middle = content.index(b"IDAT") + 20
     content[middle : middle + 40] = bytes(40)

@@ -9,7 +9,7 @@ import PIL.Image
 
 
 def touch(root: Path, *names: str) -> Path:
-    """Makes empty files, for tests that open no image; returns the folder."""
+    """Make empty files, for tests that open no image; return the folder."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
@@ -17,7 +17,7 @@ def touch(root: Path, *names: str) -> Path:
 
 
 def write_images(root: Path, *names: str) -> Path:
-    """Writes images of 2 x 3 pixels; returns the folder."""
+    """Write images of 2 x 3 pixels; return the folder."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         PIL.Image.fromarray(np.zeros((2, 3), dtype=np.uint8)).save(root / name)

@@ -20,7 +20,7 @@ EXAMPLES = [60, pytest.param(4000, marks=pytest.mark.faults)]
 
 
 def fuzz(check: Callable[[Any], object], inputs: st.SearchStrategy[Any], examples: int) -> None:
-    """Calls `check` with `examples` of `inputs`; any error but `UserError` fails with the smallest input."""
+    """Call `check` with `examples` of `inputs`; any error but `UserError` fails with the smallest input."""
 
     @settings(
         max_examples=examples,
@@ -42,7 +42,7 @@ def fuzz(check: Callable[[Any], object], inputs: st.SearchStrategy[Any], example
 
 @st.composite
 def damaged(draw: st.DrawFn, files: st.SearchStrategy[bytes]) -> bytes:
-    """Draws a file and damages it: bytes changed, taken out, put in or repeated, and the end cut off."""
+    """Draw a file and damage it: bytes changed, taken out, put in or repeated, and the end cut off."""
     content = bytearray(draw(files))
     for _ in range(draw(st.integers(0, 6))):
         start = draw(st.integers(0, max(0, len(content) - 1)))

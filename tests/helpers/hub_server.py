@@ -24,7 +24,7 @@ _DATE = "2026-01-01T00:00:00.000Z"
 
 
 def git_hash(content: bytes) -> str:
-    """Returns the id that git gives a file."""
+    """Return the id that git gives a file."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
@@ -70,7 +70,7 @@ class Repository:
         return self.commits[-1]
 
     def find(self, revision: str) -> Commit | None:
-        """Returns the commit of a revision, main or a commit's id."""
+        """Return the commit of a revision, main or a commit's id."""
         return self.head if revision == "main" else next((c for c in self.commits if c.oid == revision), None)
 
 

@@ -12,7 +12,7 @@ from tests.helpers.tiny import write_recipe
 
 
 def refuse(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """Runs a command line that holds a mistake; returns the one line that answers it, its prefix taken off."""
+    """Run a command line that holds a mistake; return the one line that answers it, its prefix taken off."""
     capsys.readouterr()
     assert main(words) == 2
     error = capsys.readouterr().err

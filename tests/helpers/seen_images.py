@@ -18,7 +18,7 @@ ITEMS = ("RandAugment", {"RandomCrop": {"size": 16, "padding": 2}}, "RandomHoriz
 
 
 def main(folder: str, workers: str = "0", checkpoint: str | None = None) -> dict[str, str]:
-    """Returns, and writes to FOLDER/seen_RANK.json, the pixels' digest by the draw key, which is a sample's own."""
+    """Return, and write to FOLDER/seen_RANK.json, the pixels' digest by the draw key, which is a sample's own."""
     trainer = make_trainer(
         Path(folder),
         make_model("resnet"),

@@ -21,7 +21,7 @@ CLASSES = {"blue": (30, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
 
 
 def images(count: int, seed: int = 0) -> tuple[list[bytes], list[int]]:
-    """Returns PNGs of 16 x 16 pixels and their class ids, which the colour tells."""
+    """Return PNGs of 16 x 16 pixels and their class ids, which the colour tells."""
     generator = np.random.default_rng(seed)
     labels, encoded = [number % len(CLASSES) for number in range(count)], []
     for label in labels:
@@ -42,7 +42,7 @@ def write_parquet(
     labels: Sequence[Any] | None = None,
     feature: Any = None,
 ) -> Path:
-    """Writes a split as Parquet files of row groups of `row_group` rows; `labels` stand in place of the colours."""
+    """Write a split as Parquet files of row groups of `row_group` rows; `labels` stand in place of the colours."""
     folder.mkdir(parents=True, exist_ok=True)
     encoded, colours = images(count)
     features = Features(
@@ -63,7 +63,7 @@ def write_parquet(
 def write_tars(
     folder: Path, split: str, count: int, files: int, label: Callable[[int], dict[str, bytes]] | None = None
 ) -> Path:
-    """Writes a split as WebDataset tars; `label` makes the members beside an image from its class id."""
+    """Write a split as WebDataset tars; `label` makes the members beside an image from its class id."""
     folder.mkdir(parents=True, exist_ok=True)
     encoded, labels = images(count)
     label = label or (lambda class_id: {"cls": str(class_id).encode()})
@@ -78,7 +78,7 @@ def write_tars(
 
 
 def write_lengths(folder: Path, **lengths: Sequence[int]) -> None:
-    """Writes what timm's tools write beside tars: how many samples each has."""
+    """Write what timm's tools write beside tars: how many samples each has."""
     splits = {
         split: {
             "filenames": sorted(path.name for path in folder.glob(f"{split}-*.tar")),

@@ -31,14 +31,14 @@ TINY_RECIPE = {
 
 
 def write_recipe(folder: Path, **changes: object) -> Path:
-    """Writes the tiny recipe, with changes, as a YAML file and returns its path."""
+    """Write the tiny recipe, with changes, as a YAML file and return its path."""
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump({**TINY_RECIPE, **changes}))
     return path
 
 
 def tiny_timm(num_labels: int, **settings: Any) -> PreTrainedModel:
-    """Returns timm's smallest ResNet as a Transformers model; the test is skipped without timm."""
+    """Return timm's smallest ResNet as a Transformers model; the test is skipped without timm."""
     pytest.importorskip("timm")
     from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 

@@ -38,7 +38,7 @@ class FeaturesNotKept(Exception):
 
 
 def feature_file(split: Dataset, model: PreTrainedModel, head: set[str], settings: Mapping[str, Any]) -> Path:
-    """Returns where the features of a split's images are kept, whether they are there or not.
+    """Return where the features of a split's images are kept, whether they are there or not.
 
     `head` names the tensors that do not matter; `settings` is what else decides the features, as JSON can hold it.
     """
@@ -71,7 +71,7 @@ def _digest_of_weights(model: PreTrainedModel, head: set[str]) -> bytes:
 
 
 def _digest_of_images(split: Dataset) -> bytes:
-    """Digests every image's bytes, or of a file its path, size and time of change, in their order."""
+    """Digest every image's bytes, or of a file its path, size and time of change, in their order."""
     digest = hashlib.sha256()
     for table in split.with_format("arrow").select_columns(["image"]).iter(batch_size=_ROWS):
         for image in table["image"].to_pylist():
@@ -108,7 +108,7 @@ def read_features(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def write_features(path: Path, shape: tuple[int, ...], batches: Iterable[np.ndarray]) -> None:
-    """Writes batches of features, together of `shape`, as float32 with checksums; the file appears when it is whole.
+    """Write batches of features, together of `shape`, as float32 with checksums; the file appears when it is whole.
 
     Raises `FeaturesNotKept` where the disk has too little space, before the first batch, or cannot be written to.
     """

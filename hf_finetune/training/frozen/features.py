@@ -48,7 +48,7 @@ class FeatureDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return len(self.labels)
 
     def __getitems__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Returns the batch, stacked: features under `pixel_values`, which is what the Trainer calls its input."""
+        """Return the batch, stacked: features under `pixel_values`, which is what the Trainer calls its input."""
         return {
             "pixel_values": torch.from_numpy(self.features[rows]),
             "labels": torch.from_numpy(self.labels[rows]),
@@ -73,7 +73,7 @@ def train_on_features(
     splits: Mapping[str, ImageBatches],
     transforms: Sequence[Any] | Callable[..., Any] | None,
 ) -> Mapping[str, ImageBatches | FeatureDataset]:
-    """Turns a trainer with a frozen backbone to features, and returns those of each split, computed or read.
+    """Turn a trainer with a frozen backbone to features, and return those of each split, computed or read.
 
     `transforms` are the train_transforms that the split "train" has been given, None where its images are prepared as
     in evaluation. Where features cannot be kept, says why and returns the splits of images as they are.
@@ -94,14 +94,14 @@ def train_on_features(
 
 
 def train_on_images(model: PreTrainedModel) -> None:
-    """Takes the head's place as the model's `forward` back, so that it is called with images again."""
+    """Take the head's place as the model's `forward` back, so that it is called with images again."""
     vars(model).pop("forward", None)
 
 
 def module_inputs(
     trainer: ImageClassificationTrainer, dataset: Any, module: nn.Module, description: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields what `module` is given for each batch of a dataset, float32 (batch, ...), and its labels, int64 (batch,).
+    """Yield what `module` is given for each batch of a dataset, float32 (batch, ...), and its labels, int64 (batch,).
 
     A label of -100 says that the image cannot be read, and that another was in its place. The model runs in
     evaluation mode, on the trainer's device and in its precision, in this process alone.
@@ -131,7 +131,7 @@ def module_inputs(
 
 @contextmanager
 def _inputs_of(module: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Gives a list to which each call of `module` adds its input."""
+    """Give a list to which each call of `module` adds its input."""
     given: list[torch.Tensor] = []
     hook = module.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
     try:
@@ -148,7 +148,7 @@ def _features(
     split: ImageBatches,
     transforms: Sequence[Any] | Callable[..., Any] | None,
 ) -> FeatureDataset:
-    """Reads a split's features, each of `shape`, or computes and writes them first. Raises `FeaturesNotKept`."""
+    """Read a split's features, each of `shape`, or compute and write them first. Raises `FeaturesNotKept`."""
     args = trainer.args
     settings = {
         "image_processor": cast(BaseImageProcessor, trainer.processing_class).to_json_string(),
@@ -183,7 +183,7 @@ def _of_readable_images(inputs: Iterator[tuple[np.ndarray, np.ndarray]], role: s
 def _after_backbone(
     trainer: ImageClassificationTrainer, transforms: Sequence[Any] | Callable[..., Any] | None
 ) -> tuple[list[nn.Module], tuple[int, ...]]:
-    """Returns the modules that make logits of features, the head and dropout that lies directly before it, and the
+    """Return the modules that make logits of features, the head and dropout that lies directly before it, and the
     shape of an image's features.
 
     Raises `FeaturesNotKept` where they would not be the same in every epoch, and where two images show that these

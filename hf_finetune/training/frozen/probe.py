@@ -39,7 +39,7 @@ _ITERATIONS = 200  # of L-BFGS for each strength
 
 
 def probe_head(trainer: ImageClassificationTrainer, loaded: LoadedModel, dataset: ImageBatches | FeatureDataset) -> str:
-    """Fits a new head on training images, and returns one sentence on it.
+    """Fit a new head on training images, and return one sentence on it.
 
     `loaded` is the trainer's model; `dataset` holds images prepared as in evaluation, or features. The same seed
     gives the same head. Processes other than the first leave theirs as it is: DistributedDataParallel gives them the
@@ -86,7 +86,7 @@ def fit_logistic_regression(
     num_labels: int,
     strengths: Sequence[float],
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Returns weight (num_labels, features), bias (num_labels,) and the accuracy on what was held out, a part of 1.
+    """Return weight (num_labels, features), bias (num_labels,) and the accuracy on what was held out, a part of 1.
 
     Multinomial logistic regression with L2 on features that are centred and brought to unit variance on average, which
     is folded into weight and bias. Of `strengths`, scikit-learn's C in ascending order, the one is chosen that gives
@@ -117,7 +117,7 @@ def fit_logistic_regression(
 def _layer(
     solver: LogisticRegression, mean: np.ndarray, scale: float, num_labels: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns weight and bias on raw features of all classes, float64."""
+    """Return weight and bias on raw features of all classes, float64."""
     coefficients, intercepts = solver.coef_, solver.intercept_
     if len(solver.classes_) == 2:  # one row stands for both there
         coefficients, intercepts = (np.concatenate([-half, half]) for half in (coefficients / 2, intercepts / 2))
