@@ -1,4 +1,4 @@
-"""BatchNorm whose statistics are over the images of all processes rather than of each one alone."""
+"""BatchNorm: whether a network computes it, and its statistics over the images of all processes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_finetune.errors import UserError
+
+
+def computes_batch_norm(model: PreTrainedModel) -> bool:
+    """Whether a network in training mode normalizes by the statistics of a batch; frozen modules do not."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in model.modules())
 
 
 def synchronize_batch_norm(model: PreTrainedModel) -> None:

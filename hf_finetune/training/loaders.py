@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.data.streaming.order import Arrangement
-from hf_finetune.training.sampling import EpochSampler
+from hf_finetune.training.sampling import CountedOnce, EpochSampler, LastTwoTogether, Unpaired
 
 
 def epoch_sampler(count: int, args: FinetuneArguments) -> EpochSampler:
@@ -18,6 +19,55 @@ def epoch_sampler(count: int, args: FinetuneArguments) -> EpochSampler:
     fills_up = args.world_size > 1 and not args.dataloader_drop_last
     multiple = args.train_batch_size * args.world_size if fills_up else 1
     return EpochSampler(count, args.order_seed, multiple)
+
+
+def batch_sizes(count: int, args: FinetuneArguments, joins_lone_image: bool = False) -> list[int]:
+    """Return the numbers of images that a rank's batches of an epoch have, ascending.
+
+    Args:
+        count: The number of training images.
+        args: Images per batch, ranks, and whether an uneven last batch is left out.
+        joins_lone_image: Whether a last batch of one image joins the batch before it, where there is one.
+    """
+    size = args.train_batch_size
+    rest = count % size
+    if rest == 0 or args.world_size > 1 or args.dataloader_drop_last:  # several ranks fill up the last batch
+        return [size]
+    if count < size:
+        return [count]
+    if rest == 1 and joins_lone_image:
+        return [size, size + 1] if count > size + 1 else [size + 1]
+    return [rest, size]
+
+
+def in_order(
+    dataset: Any,
+    batch_size: int,
+    sampler_fn: Callable[[Any], Sampler[Any] | None] | None,
+    args: FinetuneArguments,
+    is_training: bool,
+    joins_lone_image: bool,
+) -> tuple[Any, Callable[[Any], Sampler[Any] | None] | None]:
+    """Return the dataset that a loader asks, and what makes the loader's sampler of it.
+
+    A stream is arranged, and the last batch of training images is one that every rank and the network can take.
+
+    Args:
+        dataset: The images.
+        batch_size: Images of a batch on one rank.
+        sampler_fn: Makes the sampler of images that are not streamed.
+        args: Seed, ranks and workers.
+        is_training: Whether the images are shuffled.
+        joins_lone_image: Whether a last batch of one training image joins the batch before it.
+    """
+    if isinstance(dataset, StreamedBatches):
+        sampler_fn = _stream_order(dataset, batch_size, args, is_training)
+    elif is_training and args.world_size > 1:
+        dataset = CountedOnce(dataset)
+    if not (is_training and joins_lone_image):
+        return dataset, sampler_fn
+    make: Any = sampler_fn
+    return Unpaired(dataset), lambda _: LastTwoTogether(make(dataset))
 
 
 def arrange(count: int, batch_size: int, args: FinetuneArguments, buffer_size: int, is_training: bool) -> Arrangement:
@@ -44,7 +94,7 @@ def arrange(count: int, batch_size: int, args: FinetuneArguments, buffer_size: i
     return Arrangement(count, batch_size, workers * args.world_size, max(1, buffer_size // workers), args.order_seed)
 
 
-def stream_order(
+def _stream_order(
     dataset: StreamedBatches, batch_size: int, args: FinetuneArguments, is_training: bool
 ) -> Callable[[object], SequentialSampler]:
     """Arrange a stream for a loader, and return what makes the loader's sampler.

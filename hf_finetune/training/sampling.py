@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence, Sized
+from typing import Any, Protocol, cast
 
 import torch
 from torch.utils.data import Dataset, Sampler
@@ -84,3 +84,43 @@ class CountedOnce(Dataset[dict[str, torch.Tensor]]):
         repeated = given < 0
         batch = self.dataset.__getitems__(torch.where(repeated, -1 - given, given).tolist())
         return {**batch, "labels": batch["labels"].masked_fill(repeated, NOT_COUNTED)}
+
+
+class LastTwoTogether(Sampler[Any]):
+    """An order whose last two rows come as one pair, so that the loader's last batch takes one image more.
+
+    The stock loader divides an order into batches of one size. A last image that is alone thus joins the batch before
+    it, whatever makes the order. `Unpaired` takes the pair apart.
+    """
+
+    def __init__(self, sampler: Sampler[int]) -> None:
+        """Wrap an order of at least two rows."""
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        """Return the number of rows, of which a pair is one."""
+        return len(cast(Sized, self.sampler)) - 1
+
+    def __iter__(self) -> Iterator[int | tuple[int, ...]]:
+        """Yield the rows of the epoch, the last two as a pair."""
+        rows = iter(self.sampler)
+        for _ in range(len(self) - 1):
+            yield next(rows)
+        yield tuple(rows)
+
+
+class Unpaired(Dataset[dict[str, torch.Tensor]]):
+    """A dataset that is asked for rows of which the last may be a pair of rows."""
+
+    def __init__(self, dataset: Batched) -> None:
+        """Wrap a dataset."""
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.dataset)
+
+    def __getitems__(self, rows: Sequence[int | tuple[int, ...]]) -> dict[str, torch.Tensor]:
+        """Return a batch, which has one image more than `rows` where there is a pair."""
+        flat = [one for row in rows for one in (row if isinstance(row, tuple) else (row,))]
+        return self.dataset.__getitems__(flat)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,9 +11,13 @@ from torch import nn
 
 from hf_finetune.errors import UserError, did_you_mean, first_line
 from hf_finetune.logs import get_logger
+from hf_finetune.models.batch_norm import computes_batch_norm
+from hf_finetune.models.freeze import trains_backbone
+from hf_finetune.training.loaders import batch_sizes
 from hf_finetune.training.optimization import build_schedule
 
 if TYPE_CHECKING:
+    from hf_finetune.config.training import FinetuneArguments
     from hf_finetune.training.trainer import ImageClassificationTrainer
 
 logger = get_logger(__name__)
@@ -20,6 +26,8 @@ logger = get_logger(__name__)
 def sanity_check(trainer: ImageClassificationTrainer) -> None:
     """Take two images of each split through all that a step needs, and make optimizer and schedule once.
 
+    Batches of training images are tried in every size that will occur, made of these two. Where BatchNorm cannot
+    compute with the one image that the last batch would have, the trainer is told to join it to the batch before it.
     Weights, statistics and random numbers stay as they are.
 
     Args:
@@ -30,6 +38,8 @@ def sanity_check(trainer: ImageClassificationTrainer) -> None:
     """
     _check_images(trainer)
     _check_settings(trainer)
+    if not trainer.is_sharded:  # sharded weights are not whole before the model is wrapped
+        _check_batch_sizes(trainer)
     _check_optimizer(trainer)
 
 
@@ -76,6 +86,77 @@ def _check_settings(trainer: ImageClassificationTrainer) -> None:
             f"dataloader_drop_last leaves none of the {count:,} training images, which do not"
             " fill one batch; use --dataloader_drop_last false."
         )
+
+
+def _check_batch_sizes(trainer: ImageClassificationTrainer) -> None:
+    """Try training batches of all sizes; for a lone last image decide what becomes of it."""
+    args, model, count = trainer.args, trainer.model, len(trainer.train_dataset)
+    name = type(model).__name__
+    batch = trainer.train_dataset.first(2)
+    with _trying_to_train(trainer):
+        if not trains_backbone(model) and not computes_batch_norm(model):
+            return  # the head is tried with the backbone, and it treats each image alone
+        sizes = batch_sizes(count, args)
+        if sizes[0] == 1 and not _fits(trainer, batch, 1):
+            if count == 1:
+                raise UserError(f"{name} has BatchNorm, which cannot compute with the one training image; add images.")
+            if args.train_batch_size == 1:
+                raise UserError(
+                    f"{name} has BatchNorm, which cannot compute with one image at a time; use"
+                    f" {_larger_batch(args)}, or --freeze backbone."
+                )
+            trainer.joins_lone_image = True
+            logger.info(
+                f"Note: {count:,} images in batches of {args.train_batch_size:,} leave one image alone; it joins the"
+                " batch before it, because BatchNorm cannot compute with one."
+            )
+            sizes = batch_sizes(count, args, joins_lone_image=True)
+        for size in sizes:
+            _fits(trainer, batch, size)
+
+
+def _larger_batch(args: FinetuneArguments) -> str:
+    if args.global_batch_size < 2 * args.world_size:
+        return f"--global_batch_size {2 * args.world_size} or more"
+    return "--per_device_train_batch_size 2 or more"
+
+
+def _fits(trainer: ImageClassificationTrainer, batch: dict[str, torch.Tensor], size: int) -> bool:
+    """Take `size` images through the network in training mode, and return whether BatchNorm can compute with them."""
+    rows = torch.arange(size) % len(batch["labels"])
+    try:
+        inputs = trainer.prepare_batch({key: values[rows] for key, values in batch.items()})
+        labels = inputs.pop("labels")
+        trainer.compute_loss_func(trainer.model(**inputs), labels)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"A batch of {size:,} images does not fit into the memory of the device; use a smaller"
+            " --per_device_train_batch_size: accumulation makes up for it, and global_batch_size stays."
+        ) from error
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        if "more than 1 value per channel" in str(error):
+            return False
+        raise UserError(
+            f"A training batch of {size:,} images does not go through {type(trainer.model).__name__}:"
+            f" {first_line(error)}; check image_size, train_transforms and model_config, or use another batch size."
+        ) from error
+    return True
+
+
+@contextmanager
+def _trying_to_train(trainer: ImageClassificationTrainer) -> Iterator[None]:
+    """Surround forward passes in training mode after which statistics and random numbers are as before."""
+    model, device = trainer.model, trainer.args.device
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    random_numbers_stay = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    model.train()
+    try:
+        with random_numbers_stay, torch.no_grad(), trainer.accelerator.autocast():
+            yield
+    finally:
+        model.eval()
+        for name, buffer in model.named_buffers():
+            buffer.copy_(before[name])
 
 
 def _check_optimizer(trainer: ImageClassificationTrainer) -> None:

@@ -47,10 +47,10 @@ from hf_finetune.training.checkpoints.writer import CheckpointWriter
 from hf_finetune.training.extensions.base import Extension, gather_names
 from hf_finetune.training.extensions.build import build_extensions
 from hf_finetune.training.extensions.list import Extensions
-from hf_finetune.training.loaders import epoch_sampler, start_workers_alike, stream_order
+from hf_finetune.training.loaders import epoch_sampler, in_order, start_workers_alike
 from hf_finetune.training.loss import classification_loss
 from hf_finetune.training.optimization import build_schedule, decayed_parameters, sgd_settings
-from hf_finetune.training.sampling import CountedOnce, EpochSampler
+from hf_finetune.training.sampling import EpochSampler
 from hf_finetune.training.stock_trainer import TrainerLoop
 
 
@@ -60,6 +60,7 @@ class ImageClassificationTrainer(Trainer):
     Attributes:
         extensions: What is added to the loop, in the order in which it sees each event.
         is_sharded: Whether FSDP or DeepSpeed divides the weights over the ranks.
+        joins_lone_image: Whether a last batch of one training image joins the batch before it.
     """
 
     args: FinetuneArguments
@@ -124,6 +125,7 @@ class ImageClassificationTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         if args.optim == "sgd":  # with momentum; the stock Trainer's is without
             self.optimizer_cls_and_kwargs = (torch.optim.SGD, sgd_settings(args, self.is_sharded))
+        self.joins_lone_image = False
         self.bad_images = bad_images
         self.device_stage = device_stage
         self._training_stage = training_stage
@@ -199,10 +201,8 @@ class ImageClassificationTrainer(Trainer):
         dataloader_key: str | None = None,
     ) -> DataLoader[Any]:  # fmt: skip
         """Arrange streams, count every image once and start workers alike, which the stock loader does not."""
-        if isinstance(dataset, StreamedBatches):
-            sampler_fn = stream_order(dataset, batch_size, self.args, is_training)
-        elif is_training and self.args.world_size > 1:
-            dataset = CountedOnce(dataset)
+        joins = self.joins_lone_image
+        dataset, sampler_fn = in_order(dataset, batch_size, sampler_fn, self.args, is_training, joins)
         drop_last = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = drop_last and is_training  # an evaluation counts every image
         try:

@@ -40,6 +40,13 @@ def make_model(family: str) -> PreTrainedModel:
     return ConvNextForImageClassification(ConvNextConfig(**config))
 
 
+def deep_resnet() -> PreTrainedModel:
+    """A network whose last features are one pixel, of which BatchNorm needs those of two images at least."""
+    set_seed(0)
+    config: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [8, 8, 16], "depths": [1] * 3, "num_labels": CLASSES}
+    return ResNetForImageClassification(ResNetConfig(**config, layer_type="basic", downsample_in_first_stage=True))
+
+
 def two_heads() -> PreTrainedModel:
     """A network whose logits are the mean of two linear layers'."""
     config: dict[str, Any] = {**TINY_VIT, "image_size": SIDE, "patch_size": 4, "num_labels": CLASSES}

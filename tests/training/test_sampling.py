@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate.data_loader import SeedableRandomSampler
 
-from hf_finetune.training.sampling import CountedOnce, EpochSampler
+from hf_finetune.training.sampling import CountedOnce, EpochSampler, LastTwoTogether, Unpaired
 
 
 class Batches:
@@ -45,3 +45,12 @@ def test_orders_longer_than_a_chunk_are_whole():
 
 def test_wrapping_changes_no_length():
     assert len(CountedOnce([1, 2, 3])) == 3
+
+
+@pytest.mark.parametrize("count", [2, 3, 17])
+def test_the_last_two_rows_come_together_and_the_order_stays(count):
+    order = list(EpochSampler(count, seed=1))
+    pairs = list(together := LastTwoTogether(EpochSampler(count, seed=1)))
+    assert len(pairs) == len(together) == count - 1 and pairs[-1] == tuple(order[-2:])
+    assert Unpaired(Batches()).__getitems__(pairs)["pixel_values"].tolist() == order
+    assert len(Unpaired([1, 2, 3])) == 3
