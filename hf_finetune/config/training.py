@@ -65,12 +65,26 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
         self.per_device_train_batch_size, self.gradient_accumulation_steps = 1, 1
         join_processes(self.use_cpu, timedelta(seconds=self.ddp_timeout))
         super().__post_init__()
+        self._use_one_gpu()
         self.lr_scheduler_type = ScheduleType(schedule)
         self.per_device_train_batch_size, self.gradient_accumulation_steps = split_global_batch(
-            self.global_batch_size, self.world_size * max(1, self.n_gpu), *stated
+            self.global_batch_size, self.world_size, *stated
         )
         check_lists(self, get_available_reporting_integrations() if self.report_to else ())
         check_devices(self)
+
+    def _use_one_gpu(self) -> None:
+        """Keep the stock Trainer from dividing batches over all GPUs of one process (`torch.nn.DataParallel`).
+
+        It multiplies the loss and with it the gradient by their number there, and mixed precision has no effect.
+        """
+        count = self.n_gpu
+        if count > 1:
+            self._n_gpu = 1
+            logger.info(
+                f"Note: one process uses one of the {count} GPUs of this machine; to train on all of them use:"
+                f" accelerate launch -q --num_processes {count} scripts/run_finetune.py ..."
+            )
 
     @property
     def max_skipped_steps(self) -> int:

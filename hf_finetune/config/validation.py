@@ -224,6 +224,12 @@ def check_devices(args: FinetuneArguments) -> None:
             "FSDP needs GPUs, and this run is on the CPU, where nothing would be divided; use"
             " --config_file scripts/accelerate/ddp.yaml."
         )
+    if args.n_gpu > 1:  # it has been set to 1, which a version of Transformers may overrule
+        raise UserError(
+            f"One process would train on {args.n_gpu} GPUs, where Transformers multiplies the loss by their number; use"
+            f" accelerate launch -q --num_processes {args.n_gpu} scripts/run_finetune.py ..., or set"
+            " CUDA_VISIBLE_DEVICES=0."
+        )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != args.world_size:
         raise UserError(

@@ -15,6 +15,7 @@ from hf_finetune.config.model import ModelArguments
 from hf_finetune.config.recipe import Recipe, flag_text, override
 from hf_finetune.config.training import MULTISTEP, FinetuneArguments, default_workers
 from hf_finetune.errors import UserError
+from tests.helpers.fake_cuda import pretend_several_gpus
 
 
 def build(**values: Any) -> tuple[ModelArguments, DataArguments, FinetuneArguments]:
@@ -101,6 +102,22 @@ def test_null_takes_a_value_back_to_its_default():
 def test_the_global_batch_is_divided(values: dict[str, int], expected: tuple[int, int]):
     training = build(**values)[2]
     assert (training.per_device_train_batch_size, training.gradient_accumulation_steps) == expected
+
+
+def test_one_process_uses_one_of_several_gpus_and_names_the_launcher(
+    monkeypatch: pytest.MonkeyPatch, logged: list[str]
+):
+    pretend_several_gpus(monkeypatch, 4)
+    _, _, args = build(global_batch_size=128)
+    assert (args.n_gpu, args.train_batch_size, args.gradient_accumulation_steps) == (1, 128, 1)
+    line = "Note: one process uses one of the 4 GPUs of this machine; to train on all of them use: accelerate launch -q"
+    assert len(logged) == 1 and logged[0].startswith(f"{line} --num_processes 4 ")
+
+
+def test_several_gpus_that_cannot_be_left_out_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(FinetuneArguments, "n_gpu", property(lambda self: 2))
+    with pytest.raises(UserError, match="^One process would train on 2 GPUs, .* use accelerate launch -q --num_proc"):
+        build()
 
 
 def test_what_the_stock_arguments_refuse_is_one_line():

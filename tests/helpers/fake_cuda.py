@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import TrainingArguments
 
 _COPIES = ("_to_copy", "copy_")
 _WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique", "is_nonzero", "equal.default")
@@ -70,3 +72,14 @@ def fake_cuda() -> Iterator[Crossings]:
         own = [frame for frame in traceback.extract_tb(error.__traceback__) if "/hf_finetune/" in frame.filename]
         place = f"{own[-1].filename.split('/hf_finetune/')[-1]}:{own[-1].lineno}" if own else "?"
         raise AssertionError(f"{place}: the CPU waits for a value of the GPU ({error})") from error
+
+
+def pretend_several_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Let Transformers count `count` GPUs for one process, as on a machine with so many and without a launcher."""
+    stock = TrainingArguments.__post_init__
+
+    def counting(self: TrainingArguments) -> None:
+        stock(self)
+        self._n_gpu = count
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", counting)

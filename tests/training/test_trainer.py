@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from hf_finetune.errors import UserError
 from hf_finetune.training.sanity_check import sanity_check
+from tests.helpers.fake_cuda import pretend_several_gpus
 from tests.helpers.networks import CLASSES, SIDE, hold_batch_norm, make_model
 from tests.helpers.trainers import PROCESSOR, make_dataset, make_trainer
 
@@ -44,6 +45,17 @@ def test_one_global_batch_gives_one_gradient_however_it_is_made(tmp_path, family
     for accumulation in (2, 4):
         for name, gradient in weights[1].items():
             torch.testing.assert_close(weights[accumulation][name], gradient, atol=1e-6, rtol=0)
+
+
+def test_several_gpus_without_a_launcher_do_not_multiply_the_loss(tmp_path, monkeypatch):
+    losses = {}
+    for count in (1, 4):
+        pretend_several_gpus(monkeypatch, count)
+        trainer = make_trainer(tmp_path / str(count), make_model("resnet"), max_steps=2)
+        trainer.train()
+        losses[count] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        assert not isinstance(trainer.model_wrapped, torch.nn.DataParallel)
+    assert losses[4] == losses[1] and len(losses[1]) == 2
 
 
 @pytest.mark.parametrize("family", ["resnet", "vit"])

@@ -195,8 +195,6 @@ def _after_backbone(
             f"train_transforms are random ({', '.join(drawing)}); with --train_transforms null, the frozen backbone"
             f" would see each training image once instead of {args.num_train_epochs:g} times"
         )
-    if args.n_gpu > 1:
-        raise FeaturesNotKept("one process has several GPUs; start one for each with accelerate launch")
     head = head_module(model)
     if head is None:
         raise FeaturesNotKept(f"the head of {type(model).__name__} is not one module")
