@@ -122,6 +122,7 @@ class Settings(TypedDict, total=False):
     logging_nan_inf_filter: bool | None
     logging_steps: float | None
     logging_strategy: str | None
+    lookahead_steps: int | None
     lr_by_epoch: bool | None
     lr_decay_epochs: float | None
     lr_gamma: float | None

@@ -78,6 +78,10 @@ class TrainingKeys:
             " weights are evaluated and saved. Absent: no average."
         },
     )
+    lookahead_steps: int | None = field(
+        default=None,
+        metadata={"help": "Steps between two updates of Lookahead's slow weights, such as 5. Absent: none are kept."},
+    )
     on_nan: list[Any] = field(
         default_factory=lambda: ["stop"],
         metadata={"help": "On a non-finite loss (NaN or Inf): stop, or skip N to skip at most N optimizer steps."},

@@ -30,6 +30,7 @@ _RANGES = {
     "max_grad_norm": (0, math.inf),
     "lr_gamma": (0, math.inf),
     "ema_decay": (0, 1),
+    "lookahead_steps": (1, math.inf),
     "label_smoothing_factor": (0, 1),
     "warmup_steps": (0, math.inf),
     "warmup_epochs": (0, math.inf),

@@ -18,7 +18,7 @@ from transformers.image_processing_backends import TorchvisionBackend
 from hf_finetune.data.images.decoding import decode_image
 from hf_finetune.data.images.pixels import decode_pixels
 from hf_finetune.data.transforms.build import TrainTransforms
-from hf_finetune.data.transforms.randomness import draw_keys
+from hf_finetune.data.transforms.randomness import alternating_keys, draw_keys
 
 
 class TrainingStage:
@@ -61,7 +61,10 @@ class TrainingStage:
         Raises:
             UnreadableImage: An image cannot be decoded.
         """
-        keys = draw_keys(self.seed, int(self.epoch), torch.as_tensor(rows["sample_index"]))
+        epoch, sample_index = int(self.epoch), torch.as_tensor(rows["sample_index"])
+        keys = draw_keys(self.seed, epoch, sample_index)
+        if self.transforms.alternates:
+            keys = alternating_keys(keys, self.seed, epoch, sample_index)
         images: torch.Tensor | Sequence[torch.Tensor]
         if "pixels" in rows:
             images = torch.from_numpy(rows["pixels"]).permute(0, 3, 1, 2)

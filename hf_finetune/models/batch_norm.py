@@ -17,10 +17,16 @@ def synchronize_batch_norm(model: PreTrainedModel) -> None:
     """Turn every BatchNorm of a network into `torch.nn.SyncBatchNorm` with the same weights, statistics and names.
 
     Raises:
-        UserError: The network has no BatchNorm.
+        UserError: The network has no BatchNorm, or one whose scale is fixed.
     """
-    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
         raise UserError(f"sync_batchnorm: {type(model).__name__} has no BatchNorm; leave it out.")
+    if any(norm.affine and not isinstance(norm.weight, nn.Parameter) for norm in norms):
+        raise UserError(
+            f"sync_batchnorm: the BatchNorm of {type(model).__name__} has a fixed scale, which torch.nn.SyncBatchNorm"
+            " would train; leave it out."
+        )
     if (
         model.config.model_type == "timm_wrapper"
     ):  # timm's layers contain their activation, which torch's function drops

@@ -33,6 +33,7 @@ from hf_finetune.training.network import Network, load_network
 from hf_finetune.training.plan import RunPlan, plan_run
 from hf_finetune.training.plan import choose_recipe as choose_recipe
 from hf_finetune.training.sanity_check import sanity_check
+from hf_finetune.training.start import start_from_images
 from hf_finetune.training.trainer import ImageClassificationTrainer
 from hf_finetune.training.wiring import Batches, PreparedImages, build_trainer, load_data, prepare_images
 
@@ -159,6 +160,7 @@ def prepare(recipe: Recipe, given: Given | None = None) -> PreparedRun:
     check_room_for_run(trainer.model, plan.args, len(trainer.train_dataset))
     splits = policy.use_features(trainer, {**images.batches, "train": trainer.train_dataset})
     if plan.checkpoint is None:
+        start_from_images(trainer, network.loaded)
         features = isinstance(splits["train"], FeatureDataset)
         start_head(plan.model.head_init, trainer, network.loaded, (splits if features else images.batches)["train"])
     return PreparedRun(plan, images, network, trainer, splits)

@@ -71,8 +71,12 @@ class RandomHorizontalFlip(BatchTransform):
 
     dimension = -1
 
+    def flipped(self, keys: torch.Tensor) -> torch.Tensor:
+        """Return which images are flipped, bool of shape (batch,)."""
+        return uniform_draws(keys, self.stream, 1)[:, 0] < self.transform.p
+
     def __call__(self, images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        flipped = uniform_draws(keys, self.stream, 1)[:, 0] < self.transform.p
+        flipped = self.flipped(keys)
         if not _on_cpu(images):  # selecting the flipped images would make the CPU wait for their number
             return torch.where(flipped[:, None, None, None], images.flip(self.dimension), images)
         images = images.clone()
@@ -84,6 +88,13 @@ class RandomVerticalFlip(RandomHorizontalFlip):
     """Flip some images upside down."""
 
     dimension = -2
+
+
+class AlternatingHorizontalFlip(RandomHorizontalFlip):
+    """Flip each image left to right in every second epoch."""
+
+    def flipped(self, keys: torch.Tensor) -> torch.Tensor:
+        return (keys & 1).bool()
 
 
 class RandomCrop(BatchTransform):
@@ -307,6 +318,7 @@ class RandomErasing(BatchTransform):
 
 
 BATCH_TRANSFORMS: dict[str, type[BatchTransform]] = {
+    "AlternatingHorizontalFlip": AlternatingHorizontalFlip,
     "CenterCrop": BatchTransform,
     "Resize": BatchTransform,
     "RandomCrop": RandomCrop,

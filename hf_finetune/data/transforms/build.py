@@ -19,6 +19,7 @@ import torch
 from torchvision.transforms import InterpolationMode, v2
 
 from hf_finetune.data.images.pixels import decode_pixels
+from hf_finetune.data.transforms.alternating_flip import AlternatingHorizontalFlip
 from hf_finetune.data.transforms.batch import BATCH_TRANSFORMS, SMOOTH, BatchTransform, RandomErasing
 from hf_finetune.data.transforms.mixing import MIXING_TRANSFORMS, Mixing
 from hf_finetune.data.transforms.rand_augment import IncreasingRandAugment
@@ -26,7 +27,10 @@ from hf_finetune.data.transforms.reduced_decoding import ReducedRandomResizedCro
 from hf_finetune.errors import UserError, did_you_mean, first_line
 
 # The transforms of this package, beside those of torchvision.transforms.v2.
-OWN_TRANSFORMS: dict[str, type[v2.Transform]] = {"IncreasingRandAugment": IncreasingRandAugment}
+OWN_TRANSFORMS: dict[str, type[v2.Transform]] = {
+    "AlternatingHorizontalFlip": AlternatingHorizontalFlip,
+    "IncreasingRandAugment": IncreasingRandAugment,
+}
 # Transforms that give all images one size.
 _SIZE_FIXING = ("CenterCrop", "RandomCrop", "RandomResizedCrop", "Resize")
 _INTERPOLATIONS = {mode.value: mode for mode in InterpolationMode}
@@ -51,6 +55,12 @@ class TrainTransforms:
     decoding: ReducedRandomResizedCrop | ReducedResize | None = None
     erasing: RandomErasing | None = None
     mixing: Mixing | None = None
+
+    @property
+    def alternates(self) -> bool:
+        """Whether the lowest bit of the draw keys is to change from epoch to epoch (`alternating_keys`)."""
+        transforms = (*self.single, *(batched.transform for batched in self.batch))
+        return any(isinstance(transform, AlternatingHorizontalFlip) for transform in transforms)
 
     def decode(self, values: Sequence[Any], keys: torch.Tensor) -> list[torch.Tensor]:
         """Decode images.

@@ -41,6 +41,19 @@ def draw_keys(seed: int, epoch: int, sample_index: torch.Tensor) -> torch.Tensor
     return _mix(_mix(sample_index * _GOLDEN + 1) ^ origin.to(sample_index.device))
 
 
+def alternating_keys(keys: torch.Tensor, seed: int, epoch: int, sample_index: torch.Tensor) -> torch.Tensor:
+    """Return draw keys whose lowest bit changes from each epoch to the next.
+
+    Args:
+        keys: The examples' draw keys of this epoch.
+        seed: The run's seed, which decides with which value of the bit an example begins.
+        epoch: The number of the epoch.
+        sample_index: The examples' row numbers, int64 of the shape of `keys`.
+    """
+    bits = (draw_keys(seed, 0, sample_index) + epoch) & 1
+    return (keys & ~1) | bits
+
+
 def split_keys(keys: torch.Tensor, stream: int) -> torch.Tensor:
     """Return other keys of the same shape, for a transform that draws more per example than a stream holds."""
     return _mix(_mix(keys) ^ (stream + 1))

@@ -16,13 +16,13 @@ def checkpoint_sizes(model: nn.Module, args: FinetuneArguments) -> tuple[int, in
     """Return the bytes of the weights, and about those of a checkpoint.
 
     Beside the weights a checkpoint holds the optimizer's state, one tensor for each trained weight with SGD's momentum
-    and two with Adam, and the average of the weights (`ema_decay`).
+    and two with Adam, and one for the average of the weights (`ema_decay`) or Lookahead's slow ones.
     """
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     optimizer = str(getattr(args.optim, "value", args.optim))
     states = int(args.momentum > 0) if optimizer == "sgd" else 1 + ("adam" in optimizer)
-    states += args.ema_decay is not None
+    states += (args.ema_decay is not None) + (args.lookahead_steps is not None)
     return weights, weights + states * trained
 
 

@@ -18,6 +18,7 @@ from hf_finetune.training.extensions.ema import AveragedWeights
 from hf_finetune.training.extensions.epochs import EpochOfDraws
 from hf_finetune.training.extensions.evaluation_precision import HalfPrecisionEvaluation
 from hf_finetune.training.extensions.log_lines import LogLines, LogLinesAndBar
+from hf_finetune.training.extensions.lookahead import Lookahead
 from hf_finetune.training.extensions.non_finite import NonFiniteLosses
 from hf_finetune.training.extensions.stop_signals import StopOnSignals
 from hf_finetune.training.extensions.streaming_state import StreamingState
@@ -47,6 +48,10 @@ def build_extensions(
         raise UserError("on_nan skip does not go with FSDP or DeepSpeed; use --on_nan stop.")
     if is_sharded and args.ema_decay is not None:
         raise UserError("ema_decay needs whole weights in each process; leave it out with FSDP and DeepSpeed.")
+    if is_sharded and args.lookahead_steps is not None:
+        raise UserError("lookahead_steps needs whole weights in each process; leave it out with FSDP and DeepSpeed.")
+    if args.ema_decay is not None and args.lookahead_steps is not None:
+        raise UserError("ema_decay and lookahead_steps both average the weights; leave one out.")
 
     def image_name(row: int) -> str:
         return f"row {row} of train" if bad_images is None else bad_images.name("train", row)
@@ -60,6 +65,8 @@ def build_extensions(
         extensions.append(SameBuffers())
     if args.ema_decay is not None:
         extensions.append(AveragedWeights(args.ema_decay))
+    if args.lookahead_steps is not None:
+        extensions.append(Lookahead(args.lookahead_steps))
     if args.bf16_full_eval or args.fp16_full_eval:
         extensions.append(HalfPrecisionEvaluation(args))
     extensions.append(LogLines(metrics) if args.disable_tqdm else LogLinesAndBar(metrics))
