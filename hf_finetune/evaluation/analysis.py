@@ -13,13 +13,19 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_finetune.evaluation.intervals import Interval, wilson
+
 
 class ClassFigures(TypedDict):
-    """The figures of one class: parts of 1, and `support`, the number of images with that label."""
+    """The figures of one class: parts of 1, and `support`, the number of images with that label.
+
+    `recall_interval` is the 95 % score interval of the recall, None for a class without an image.
+    """
 
     name: str
     precision: float
     recall: float
+    recall_interval: Interval | None
     f1: float
     support: int
 
@@ -145,11 +151,13 @@ def per_class_figures(
         recall = correct / support
         precision = np.where(support > 0, correct / np.maximum(predicted, 1), np.nan)
         f1 = np.where(support > 0, 2 * correct / (support + predicted), np.nan)
+    low, high = wilson(correct, support)
     return [
         {
             "name": name,
             "precision": float(precision[class_id]),
             "recall": float(recall[class_id]),
+            "recall_interval": (float(low[class_id]), float(high[class_id])) if support[class_id] else None,
             "f1": float(f1[class_id]),
             "support": int(support[class_id]),
         }

@@ -22,9 +22,11 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 from transformers import EvalPrediction
+from transformers.trainer_utils import PredictionOutput
 
 from hf_finetune.data.batches import NOT_COUNTED
 from hf_finetune.errors import UserError
+from hf_finetune.evaluation.intervals import Interval, interval_around, resampled_figures, wilson_interval
 
 UserMetric = Callable[[NDArray[np.float32], NDArray[np.int64]], float]
 """A user's metric: (probabilities, float32 (images, classes), labels, int64 (images,)) -> one number."""
@@ -67,6 +69,11 @@ class Predictions:
         """Number of images of each label that were given that class, int64 (classes,)."""
         return np.bincount(self.labels[self.labels == self.classes], minlength=self.num_classes)
 
+    @cached_property
+    def resampled(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Macro F1 and balanced accuracy of resampled images, float64 (resamples,) each; it takes up to a second."""
+        return resampled_figures(self.classes, self.labels)
+
 
 def as_percent(value: float) -> str:
     """Return a part of 1 as "87.21 %", NaN as "-"."""
@@ -93,6 +100,7 @@ class Metric:
         in_log: Whether the line after each evaluation shows it.
         needs_probabilities: Whether `compute` reads `Predictions.probabilities`, which costs 4 bytes per image and
             class of memory.
+        interval: The 95 % interval of the figure; None where it has none. It is computed for final figures only.
     """
 
     compute: Callable[[Predictions], float]
@@ -104,6 +112,7 @@ class Metric:
     min_classes: int = 1
     in_log: bool = True
     needs_probabilities: bool = False
+    interval: Callable[[Predictions], Interval] | None = None
 
 
 def accuracy(predictions: Predictions) -> float:
@@ -137,13 +146,52 @@ def mean_loss(predictions: Predictions) -> float:
     return float(np.mean(predictions.losses, dtype=np.float64))
 
 
+def accuracy_interval(predictions: Predictions) -> Interval:
+    """Return the score interval of the accuracy."""
+    return wilson_interval(int(predictions.correct.sum()), len(predictions.labels))
+
+
+def top5_interval(predictions: Predictions) -> Interval:
+    """Return the score interval of the top-5 accuracy."""
+    return wilson_interval(int(predictions.top5_hits.sum()), len(predictions.labels))
+
+
+def macro_f1_interval(predictions: Predictions) -> Interval:
+    """Return the bootstrap interval of the macro F1."""
+    return _mean_interval(predictions, macro_f1(predictions), predictions.resampled[0])
+
+
+def balanced_interval(predictions: Predictions) -> Interval:
+    """Return the bootstrap interval of the balanced accuracy."""
+    return _mean_interval(predictions, balanced_accuracy(predictions), predictions.resampled[1])
+
+
+def _mean_interval(predictions: Predictions, figure: float, resampled: NDArray[np.float64]) -> Interval:
+    if int(predictions.correct.sum()) in (0, len(predictions.labels)):
+        return accuracy_interval(predictions)  # resampling cannot draw a mistake where there is none
+    return interval_around(figure, resampled)
+
+
 METRICS: Mapping[str, Metric] = {
-    "accuracy": Metric(accuracy, "accuracy", "accuracy", "accuracy"),
+    "accuracy": Metric(accuracy, "accuracy", "accuracy", "accuracy", interval=accuracy_interval),
     "top5_accuracy": Metric(
-        top5_accuracy, "top-5", "top-5 accuracy", "top5_accuracy", min_classes=_TOP_K + 1, in_log=False
+        top5_accuracy,
+        "top-5",
+        "top-5 accuracy",
+        "top5_accuracy",
+        min_classes=_TOP_K + 1,
+        in_log=False,
+        interval=top5_interval,
     ),
-    "macro_f1": Metric(macro_f1, "macro F1", "macro F1", "f1", in_log=False),
-    "balanced_accuracy": Metric(balanced_accuracy, "balanced", "balanced accuracy", "balanced_accuracy", in_log=False),
+    "macro_f1": Metric(macro_f1, "macro F1", "macro F1", "f1", in_log=False, interval=macro_f1_interval),
+    "balanced_accuracy": Metric(
+        balanced_accuracy,
+        "balanced",
+        "balanced accuracy",
+        "balanced_accuracy",
+        in_log=False,
+        interval=balanced_interval,
+    ),
     "loss": Metric(mean_loss, "loss", "loss", "loss", as_number, greater_is_better=False),
 }
 """The metrics of every run by name, in the order of the tables' columns."""
@@ -273,6 +321,22 @@ class ClassificationMetrics:
         Raises:
             UserError: If no image has a label, or a user's metric does not return one number.
         """
+        predictions = self._predictions(prediction)
+        figures = {name: _one_number(name, metric.compute(predictions)) for name, metric in self.metrics.items()}
+        return {**figures, "samples": len(predictions.labels)}
+
+    def intervals(self, prediction: EvalPrediction | PredictionOutput) -> dict[str, Interval]:
+        """Return the 95 % intervals of the figures that have one, by the name of the figure.
+
+        Args:
+            prediction: As for the figures.
+        """
+        predictions = self._predictions(prediction)
+        return {
+            name: metric.interval(predictions) for name, metric in self.metrics.items() if metric.interval is not None
+        }
+
+    def _predictions(self, prediction: EvalPrediction | PredictionOutput) -> Predictions:
         labels = np.asarray(prediction.label_ids)
         labelled = labels >= 0
         if not labelled.any():
@@ -281,7 +345,7 @@ class ClassificationMetrics:
                 " choose a split with labels by --test_split or --validation_split."
             )
         arrays = [np.asarray(array)[labelled] for array in prediction.predictions]
-        predictions = Predictions(
+        return Predictions(
             classes=arrays[0],
             labels=labels[labelled],
             top5_hits=arrays[1],
@@ -289,8 +353,6 @@ class ClassificationMetrics:
             num_classes=self.num_classes,
             probabilities=arrays[3] if self._keep_probabilities else None,
         )
-        figures = {name: _one_number(name, metric.compute(predictions)) for name, metric in self.metrics.items()}
-        return {**figures, "samples": len(predictions.labels)}
 
 
 def _one_number(name: str, value: Any) -> float:

@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 
 from hf_finetune.errors import UserError
 from hf_finetune.evaluation.analysis import ClassFigures
+from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.metrics import METRICS, Metric, as_percent
 from hf_finetune.shown_text import csv_cell
 
-_SPLIT_WIDTH = 32  # columns; with the registry's five metrics a line of the table has at most 80
+_LINE_WIDTH, _SPLIT_WIDTH = 80, 32  # columns of a line, and the most of them for the split
+_WIDE = 0.1  # of an interval: ten points
 _NAME_WIDTH = 40  # columns
 _MOST_WORST, _MOST_BEST = 20, 5  # classes in the final table
 
@@ -43,6 +45,17 @@ def shown_metrics(figures: Sequence[Mapping[str, float]], metrics: Mapping[str, 
 def format_figures(values: Mapping[str, float], metrics: Mapping[str, Metric]) -> list[str]:
     """Return the texts of a split's figures in the order of `metrics`; "-" for NaN and for a missing one."""
     return [metric.format(values.get(name, math.nan)) for name, metric in metrics.items()]
+
+
+def format_interval(interval: Interval) -> str:
+    """Return an interval as percent, such as "87.1-88.4"."""
+    low, high = (f"{100 * limit:.1f}".replace("100.0", "100") for limit in interval)
+    return f"{low}-{high}"
+
+
+def interval_keys(intervals: Mapping[str, Interval]) -> dict[str, list[float]]:
+    """Return intervals as JSON has them beside the figures: `accuracy_interval: [0.8710, 0.8839]`."""
+    return {f"{name}_interval": list(interval) for name, interval in intervals.items()}
 
 
 def format_log_figures(
@@ -115,6 +128,7 @@ def format_report(
     per_class: Sequence[ClassFigures] = (),
     per_class_split: str = "",
     metrics: Mapping[str, Metric] = METRICS,
+    intervals: Mapping[str, Mapping[str, Interval]] | None = None,
 ) -> str:
     """Return the final table as plain text of about 80 columns, without a newline at its end.
 
@@ -124,14 +138,29 @@ def format_report(
             worst are shown.
         per_class_split: The description of that split.
         metrics: The metrics of the run: a column each.
+        intervals: By the description of a split, the intervals of its figures: a row below them, and a note where the
+            accuracy's is wide.
     """
     shown = shown_metrics(list(figures.values()), metrics)
-    rows = [["split", *(metric.heading for metric in shown.values())]]
-    for description, values in figures.items():
-        first, *rest = textwrap.wrap(description, _SPLIT_WIDTH)
-        rows.append([first, *format_figures(values, shown)])
+    intervals = intervals or {}
+    heading = ["split", *(metric.heading for metric in shown.values())]
+    cells = {description: format_figures(values, shown) for description, values in figures.items()}
+    limits = {
+        description: [format_interval(of_split[name]) if name in of_split else "" for name in shown]
+        for description, of_split in intervals.items()
+    }
+    columns = zip(*(map(_width, row) for row in (heading[1:], *cells.values(), *limits.values())), strict=True)
+    width = min(_SPLIT_WIDTH, max(20, _LINE_WIDTH - sum(2 + max(column) for column in columns)))
+    rows = [heading]
+    for description in figures:
+        first, *rest = textwrap.wrap(description, width)
+        rows.append([first, *cells[description]])
         rows.extend([line, *[""] * len(shown)] for line in rest)
+        if description in limits:
+            rows.append(["  95 % interval", *limits[description]])
     lines = _align(rows)
+    for description, of_split in intervals.items():
+        lines += _wide_note(description, of_split)
     if per_class:
         for rows_of, caption in (
             best_classes(per_class, _MOST_WORST, _MOST_BEST),
@@ -141,13 +170,25 @@ def format_report(
     return "\n".join(lines)
 
 
+def _wide_note(description: str, intervals: Mapping[str, Interval]) -> list[str]:
+    low, high = intervals.get("accuracy", (0.0, 0.0))
+    if high - low <= _WIDE:
+        return []
+    split = description.partition(")")[0] + ")" * (")" in description)
+    return textwrap.wrap(
+        f"Note: so few images leave the accuracy open between {100 * low:.1f} % and {100 * high:.1f} %, {split}; a"
+        " smaller difference between two models may be chance.",
+        _LINE_WIDTH,
+    )
+
+
 def _class_lines(rows: Sequence[ClassFigures], heading: str) -> list[str]:
     if not rows:
         return []
     cells = [[_shorten(row["name"]), *class_cells(row)] for row in rows]
     return [
         "",
-        *textwrap.wrap(f"{heading}:", 80),
+        *textwrap.wrap(f"{heading}:", _LINE_WIDTH),
         *_align([["class", "precision", "recall", "F1", "images"], *cells]),
     ]
 

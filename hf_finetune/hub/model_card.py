@@ -26,9 +26,17 @@ from huggingface_hub.utils import validate_repo_id
 from hf_finetune.config.run_files import METRICS_FILE, RECIPE_FILE
 from hf_finetune.data.catalog import CATALOG
 from hf_finetune.evaluation.analysis import ClassFigures
+from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.metrics import METRICS, Metric
 from hf_finetune.evaluation.plots import CONFUSION_MATRIX_FILE, TRAINING_CURVE_FILE
-from hf_finetune.evaluation.report import best_classes, class_cells, format_figures, shown_metrics, worst_classes
+from hf_finetune.evaluation.report import (
+    best_classes,
+    class_cells,
+    format_figures,
+    format_interval,
+    shown_metrics,
+    worst_classes,
+)
 from hf_finetune.hub.redaction import without_private_text
 from hf_finetune.models import is_own_architecture
 from hf_finetune.shown_text import one_line, printable
@@ -52,7 +60,10 @@ An image classifier of {{ num_labels }} classes: {{ origin }}, trained on {{ dat
 ## Figures
 
 {{ figures }}
-{% if flattered %}
+{% if intervals %}
+In brackets: 95 % intervals in percent, what other images of the same kind may give. Those of accuracies are Wilson
+score intervals, those of means over classes come from resampled images (bootstrap).
+{% endif %}{% if flattered %}
 The {{ flattered }} split also chose the checkpoint, so its figures are higher than on new images.
 {% endif %}{% endif %}
 ## How to use it
@@ -129,6 +140,7 @@ class ModelCardContext:
         per_class_split: Name of that split.
         notes: Sentences on the data.
         registry: The metrics of the run by name: a column each.
+        intervals: By split, the 95 % intervals of its figures.
     """
 
     model_name: str
@@ -150,6 +162,7 @@ class ModelCardContext:
     per_class_split: str | None = None
     notes: Sequence[str] = ()
     registry: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
+    intervals: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
 
 
 def write_model_card(context: ModelCardContext, folder: str | os.PathLike[str]) -> Path:
@@ -186,6 +199,7 @@ def write_model_card(context: ModelCardContext, folder: str | os.PathLike[str]) 
         splits=[_escape(_describe(context, split)) for split in context.splits],
         notes=[_prose(note) for note in context.notes],
         figures=_figures_table(context),
+        intervals=any(context.intervals.values()),
         flattered=context.checkpoint_split if context.checkpoint_split in context.metrics else None,
         curve=TRAINING_CURVE_FILE if (folder / TRAINING_CURVE_FILE).is_file() else None,
         matrix=CONFUSION_MATRIX_FILE if (folder / CONFUSION_MATRIX_FILE).is_file() else None,
@@ -318,7 +332,12 @@ def _describe(context: ModelCardContext, split: str) -> str:
 
 def _figures_table(context: ModelCardContext) -> str:
     shown = shown_metrics(list(context.metrics.values()), context.registry)
-    rows = [[_describe(context, split), *format_figures(figures, shown)] for split, figures in context.metrics.items()]
+    rows = []
+    for split, figures in context.metrics.items():
+        limits = context.intervals.get(split, {})
+        cells = zip(shown, format_figures(figures, shown), strict=True)
+        bracketed = [f"{cell} ({format_interval(limits[name])})" if name in limits else cell for name, cell in cells]
+        rows.append([_describe(context, split), *bracketed])
     return _table(["split", *(metric.title for metric in shown.values())], rows) if rows else ""
 
 

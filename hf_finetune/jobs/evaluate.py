@@ -26,8 +26,9 @@ from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.data.streaming.split import StreamedSplit
 from hf_finetune.errors import UserError, did_you_mean, listing
 from hf_finetune.evaluation.analysis import ClassFigures, Confusions, per_class_figures
+from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.metrics import ClassificationMetrics, Metric, UserMetric, run_metrics
-from hf_finetune.evaluation.report import describe_split, format_report, to_json, write_metrics
+from hf_finetune.evaluation.report import describe_split, format_report, interval_keys, to_json, write_metrics
 from hf_finetune.hub.redaction import without_private_text
 from hf_finetune.logs import get_logger, log_lines, write_result
 from hf_finetune.models.head import class_names
@@ -57,6 +58,7 @@ class EvaluationResult:
         split: What was evaluated, such as "test".
         report: The table that the command prints.
         title: What was evaluated on what, such as "resnet_small_cifar10 on digits".
+        intervals: The 95 % intervals of the figures that have one, by the name of the figure, parts of 1.
     """
 
     metrics: dict[str, float]
@@ -67,6 +69,7 @@ class EvaluationResult:
     split: str = "test"
     report: str = ""
     title: str = ""
+    intervals: dict[str, Interval] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Return one line with the figures."""
@@ -98,6 +101,8 @@ class EvaluationResult:
     def as_mapping(self) -> dict[str, Any]:
         """Return what the JSON file holds: split, metrics, per_class, label_names and confusion_matrix.
 
+        Beside the figures stand their intervals, `accuracy_interval: [low, high]`.
+
         Beyond 1,000 classes `confusions` takes the place of confusion_matrix: each pair of different classes that
         occurs, with its number of images, the most frequent first.
         """
@@ -107,7 +112,7 @@ class EvaluationResult:
             confused = {"confusions": self.confusions().most_frequent(self.label_names)}
         return {
             "split": self.split,
-            "metrics": self.metrics,
+            "metrics": {**self.metrics, **interval_keys(self.intervals)},
             "per_class": self.per_class(),
             "label_names": self.label_names,
             **confused,
@@ -269,7 +274,8 @@ def _evaluate(
     keep_freed_memory(args.device)
     with tempfile.TemporaryDirectory() as folder:
         args.output_dir = folder  # the Trainer creates its folder even if nothing is ever written there
-        trainer = build_evaluator(network, args, images, ClassificationMetrics(names, metrics))
+        computed = ClassificationMetrics(names, metrics)
+        trainer = build_evaluator(network, args, images, computed)
         predicted = trainer.predict(images.batches[role], metric_key_prefix="test")
         log_lines(logger, *note_lost(data, trainer.unreadable_images()))
         trainer.end()
@@ -280,6 +286,7 @@ def _evaluate(
     description = describe_split(role, int(figures["samples"]))
     classes, _, losses = (np.asarray(array) for array in predicted.predictions[:3])
     per_class = per_class_figures(classes, labels, names)
+    intervals = computed.intervals(predicted)
     batches = images.batches[role]
     rows = np.arange(len(labels))
     if isinstance(batches, StreamedBatches):
@@ -291,5 +298,6 @@ def _evaluate(
         losses[rows],
         names,
         data.split_names[role] if data.split_names[role].startswith(role) else role,
-        format_report({description: figures}, per_class, description, metrics),
+        format_report({description: figures}, per_class, description, metrics, {description: intervals}),
+        intervals=intervals,
     )

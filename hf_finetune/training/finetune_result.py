@@ -6,10 +6,12 @@ import base64
 import html
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers import BaseImageProcessor, PreTrainedModel
+
+from hf_finetune.evaluation.intervals import Interval
 
 _PLOTS = ("training_curve.png", "confusion_matrix.png")
 _SPLITS = {"test": "test", "eval": "validation"}
@@ -25,12 +27,14 @@ class FinetuneResult:
         model: The trained model.
         image_processor: What prepares images for it.
         output_dir: The folder that holds both, the model card, the figures and the plots.
+        intervals: The 95 % intervals of the figures that have one, by the names of `metrics`, parts of 1.
     """
 
     metrics: dict[str, float]
     model: PreTrainedModel
     image_processor: BaseImageProcessor
     output_dir: Path
+    intervals: dict[str, Interval] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Return four lines: the figures, the model, the folder and how to load it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ from hf_finetune.config.run_files import METRICS_FILE, apply_umask
 from hf_finetune.config.training_keys import MULTISTEP
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.evaluation.analysis import ClassFigures, Confusions, per_class_figures
-from hf_finetune.evaluation.metrics import METRICS, Metric, run_metrics
+from hf_finetune.evaluation.intervals import Interval
+from hf_finetune.evaluation.metrics import METRICS, ClassificationMetrics, Metric, run_metrics
 from hf_finetune.evaluation.plots import (
     CONFUSION_MATRIX_FILE,
     TRAINING_CURVE_FILE,
     plot_confusion_matrix,
     plot_training_curve,
 )
-from hf_finetune.evaluation.report import describe_split, format_report, write_metrics
+from hf_finetune.evaluation.report import describe_split, format_report, interval_keys, write_metrics
 from hf_finetune.hub.model_card import ModelCardContext, library_versions, training_command, write_model_card
 from hf_finetune.hub.redaction import without_private_text
 from hf_finetune.models.checkpoint import resolve_checkpoint
@@ -106,6 +108,20 @@ class RunRecord:
             figures |= output.metrics or {}
         return figures
 
+    @cached_property
+    def intervals(self) -> dict[str, dict[str, Interval]]:
+        """The 95 % intervals of the figures that have one, by role and by the figure's own name."""
+        computed = ClassificationMetrics(self.data.label_names, self.registry)
+        return {role: computed.intervals(output) for role, output in self.predictions.items()}
+
+    def named_intervals(self) -> dict[str, Interval]:
+        """Return all intervals in one flat mapping, by the names of `metrics`."""
+        return {
+            f"{METRIC_PREFIXES[role]}_{name}": interval
+            for role, intervals in self.intervals.items()
+            for name, interval in intervals.items()
+        }
+
     @property
     def reported_role(self) -> str:
         """The split whose figures count: test, or validation where there is no test."""
@@ -137,7 +153,8 @@ class RunRecord:
         if not self.predictions:
             return "No split was left to evaluate on."
         figures = {self.describe(role): self.split_metrics(role) for role in self.predictions}
-        return format_report(figures, self.per_class(), self.describe(self.reported_role), self.registry)
+        intervals = {self.describe(role): of_split for role, of_split in self.intervals.items()}
+        return format_report(figures, self.per_class(), self.describe(self.reported_role), self.registry, intervals)
 
     def how_to_load(self, folder: Path, model: PreTrainedModel) -> str:
         """Return the sentence that says where the model is and what loads it."""
@@ -175,7 +192,7 @@ def save_result(folder: Path, record: RunRecord) -> None:
     write_metrics(
         folder / METRICS_FILE,
         {
-            "metrics": record.metrics,
+            "metrics": {**record.metrics, **interval_keys(record.named_intervals())},
             "reported_split": record.reported_role if record.predictions else None,
             "validation_chose_checkpoint": record.chose_checkpoint,
             "splits": record.data.split_names,
@@ -219,4 +236,5 @@ def _card(folder: Path, record: RunRecord) -> ModelCardContext:
         per_class=record.per_class() if record.predictions else [],
         per_class_split=record.reported_role if record.predictions else None,
         notes=data.notes,
+        intervals=record.intervals,
     )

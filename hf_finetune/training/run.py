@@ -123,7 +123,8 @@ def _train_and_save(prepared: PreparedRun, command: str) -> FinetuneResult:
     log_lines(logger, "", record.table(), "", record.how_to_load(plan.folder, trainer.model))
     trainer.end()
     train_on_images(trainer.model)
-    return FinetuneResult(record.metrics, trainer.model, prepared.images.image_processor, plan.folder)
+    processor = prepared.images.image_processor
+    return FinetuneResult(record.metrics, trainer.model, processor, plan.folder, record.named_intervals())
 
 
 def prepare(recipe: Recipe, given: Given | None = None) -> PreparedRun:

@@ -17,6 +17,7 @@ from transformers import EvalPrediction
 
 from hf_finetune.errors import UserError
 from hf_finetune.evaluation.analysis import confusion_matrix, per_class_figures
+from hf_finetune.evaluation.intervals import wilson_interval
 from hf_finetune.evaluation.metrics import (
     METRICS,
     ClassificationMetrics,
@@ -138,8 +139,10 @@ def test_per_class_figures_and_confusion_matrix():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figures = per_class_figures(predictions, labels, names(4))
-    assert figures[0] == {"name": "class 0", "precision": 1.0, "recall": pytest.approx(2 / 3), "f1": 0.8, "support": 3}
-    assert figures[1] == {"name": "class 1", "precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2}
+    recall = {"recall": pytest.approx(2 / 3), "recall_interval": wilson_interval(2, 3)}
+    assert figures[0] == {"name": "class 0", "precision": 1.0, **recall, "f1": 0.8, "support": 3}
+    recall = {"recall": 0.5, "recall_interval": wilson_interval(1, 2)}
+    assert figures[1] == {"name": "class 1", "precision": 0.5, **recall, "f1": 0.5, "support": 2}
     # Class 2 was predicted but has no image, class 3 neither: their figures are unknown, not 0.
     for row in figures[2:]:
         assert row["support"] == 0 and all(np.isnan(row[name]) for name in ("precision", "recall", "f1"))

@@ -145,6 +145,14 @@ def test_a_metric_of_the_run_is_in_the_table_and_the_metadata(context: ModelCard
     assert [result.metric_name for result in card.data.eval_results] == ["Accuracy", "Brier score"]
 
 
+def test_intervals_stand_in_brackets_and_are_explained(context: ModelCardContext, tmp_path: Path):
+    assert "In brackets" not in write(context, tmp_path)[1]
+    split = next(iter(context.metrics))
+    text = write(context, tmp_path, intervals={split: {"accuracy": (0.861, 0.8801)}})[1]
+    assert re.search(r"\| \d+\.\d\d % \(86\.1-88\.0\) \|", text) and text.count("(86.1-88.0)") == 1
+    assert "In brackets: 95 % intervals" in text
+
+
 def test_images_only_where_they_are(context: ModelCardContext, tmp_path: Path):
     assert "![" not in write(context, tmp_path)[1]
     (tmp_path / "training_curve.png").touch()

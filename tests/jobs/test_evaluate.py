@@ -15,6 +15,7 @@ from transformers import pipeline
 from hf_finetune import UserError, evaluate, evaluate_model, finetune
 from hf_finetune.cli.main import main
 from hf_finetune.evaluation import plots
+from hf_finetune.evaluation.intervals import wilson_interval
 from hf_finetune.jobs.evaluate import EvaluationResult
 from hf_finetune.jobs.predict import predict_files
 
@@ -36,6 +37,10 @@ def test_figures_and_parity_on_a_folder(finished_run, image_folder):
     result = evaluate_model(str(finished_run), dataset=str(image_folder), use_cpu=True, disable_tqdm=True)
     images = [str(path) for path in sorted((image_folder / "test").rglob("*.png"))]
     assert result.metrics["samples"] == 24
+    right = int((result.predictions == result.labels).sum())
+    assert result.intervals["accuracy"] == wilson_interval(right, 24) and "95 % interval" in result.report
+    written = result.as_mapping()["metrics"]
+    assert written["accuracy_interval"] == list(result.intervals["accuracy"]) and "macro_f1_interval" in written
     assert result.metrics["accuracy"] == pytest.approx((result.predictions == result.labels).mean())
     assert_parity(result, str(finished_run), images, ["blue", "green", "red"])
 

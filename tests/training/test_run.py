@@ -31,7 +31,10 @@ def test_the_figures_say_which_split_they_are_from(finished_run):
     content = json.loads((finished_run / "metrics.json").read_text())
     assert content["reported_split"] == "test" and content["validation_chose_checkpoint"] is True
     assert content["metrics"]["test_samples"] == 24 and content["metrics"]["test_accuracy"] > 0.9
+    low, high = content["metrics"]["test_accuracy_interval"]
+    assert low < content["metrics"]["test_accuracy"] <= high
     assert [row["support"] for row in content["per_class"]] == [8, 8, 8]
+    assert content["per_class"][0]["recall_interval"][0] < content["per_class"][0]["recall"]
     assert "test_top5_accuracy" not in content["metrics"]  # three classes only
 
 
