@@ -10,15 +10,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import torch
 from transformers import BaseImageProcessor
-from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 
-from hf_finetune.data.images.decoding import decode_image
+from hf_finetune.data.images.decoding import AS_STORED, Decoding, decode_image
 from hf_finetune.data.images.pixels import decode_pixels
 from hf_finetune.data.transforms.build import TrainTransforms
 from hf_finetune.data.transforms.randomness import alternating_keys, draw_keys
+
+
+def decoding_of(image_processor: BaseImageProcessor) -> Decoding:
+    """Return how images must be decoded to be what `pipeline` makes of them with this image processor.
+
+    `pipeline` hands it images in RGB, in which only a transparent colour is left of transparency. The processor itself
+    is tried, because not every version of Transformers fills it with white.
+    """
+    of_transformers = isinstance(image_processor, TorchvisionBackend | PilBackend)
+    if not (of_transformers and getattr(image_processor, "do_convert_rgb", None)):
+        return AS_STORED
+    black = PIL.Image.new("RGB", (1, 1))
+    black.info["transparency"] = (0, 0, 0)
+    converted = image_processor.process_image(black, do_convert_rgb=True)
+    return Decoding(on_white=bool(np.asarray(converted).any()))
 
 
 class TrainingStage:
@@ -27,19 +43,24 @@ class TrainingStage:
     Attributes:
         transforms: The recipe's transforms.
         seed: The run's seed, which the draw keys depend on.
+        decoding: What decides the pixels beside the files.
         epoch: The current epoch, an int64 scalar that the draw keys depend on.
     """
 
-    def __init__(self, transforms: TrainTransforms, seed: int, shared: bool = True) -> None:
+    def __init__(
+        self, transforms: TrainTransforms, seed: int, shared: bool = True, decoding: Decoding = AS_STORED
+    ) -> None:
         """Set the stage up.
 
         Args:
             transforms: The recipe's transforms.
             seed: The run's seed.
             shared: Whether to keep the epoch in shared memory, where persistent workers see it change.
+            decoding: What decides the pixels beside the files, see `decoding_of`.
         """
         self.transforms = transforms
         self.seed = seed
+        self.decoding = decoding
         self.epoch = torch.zeros((), dtype=torch.int64)
         if shared:
             self.epoch.share_memory_()
@@ -69,7 +90,7 @@ class TrainingStage:
         if "pixels" in rows:
             images = torch.from_numpy(rows["pixels"]).permute(0, 3, 1, 2)
         else:
-            images = self.transforms.decode(rows["image"], keys)
+            images = self.transforms.decode(rows["image"], keys, self.decoding)
         if self.transforms.single:
             images = [
                 self.transforms.apply_to_image(image, key) for image, key in zip(images, keys.tolist(), strict=True)
@@ -95,6 +116,7 @@ class EvaluationStage:
         self.uniform = uniform
         self.class_ids = class_ids
         self.batched = isinstance(image_processor, TorchvisionBackend)
+        self.decoding = decoding_of(image_processor)
 
     def __call__(self, rows: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """Prepare a batch; see `TrainingStage`.
@@ -107,12 +129,15 @@ class EvaluationStage:
         if "pixels" in rows and self.batched:
             images = torch.from_numpy(rows["pixels"]).permute(0, 3, 1, 2)
         elif self.batched:
-            images = [decode_pixels(image) for image in rows["image"]]
+            images = [decode_pixels(image, self.decoding) for image in rows["image"]]
             if not self.uniform:
                 images = self.image_processor(images, do_rescale=False, do_normalize=False)["pixel_values"]
         else:
-            decoded = map(PIL.Image.fromarray, rows["pixels"]) if "pixels" in rows else map(decode_image, rows["image"])
-            images = self.image_processor(list(decoded), return_tensors="pt")["pixel_values"]
+            if "pixels" in rows:
+                decoded = [PIL.Image.fromarray(pixels) for pixels in rows["pixels"]]
+            else:
+                decoded = [decode_image(image, self.decoding) for image in rows["image"]]
+            images = self.image_processor(decoded, return_tensors="pt")["pixel_values"]
         labels = rows["label"] if self.class_ids is None else [self.class_ids[label] for label in rows["label"]]
         return {"pixel_values": _stack(images), "labels": torch.as_tensor(labels)}
 

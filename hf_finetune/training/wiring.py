@@ -20,7 +20,7 @@ from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.images.cache import DecodedImages, open_decoded_images
 from hf_finetune.data.images.unreadable import BadImages
 from hf_finetune.data.sources.raw import RawDataset
-from hf_finetune.data.stages import EvaluationStage, TrainingStage
+from hf_finetune.data.stages import EvaluationStage, TrainingStage, decoding_of
 from hf_finetune.data.streaming.dataset import StreamedBatches, image_batches
 from hf_finetune.data.transforms.build import TrainTransforms
 from hf_finetune.evaluation.metrics import ClassificationMetrics, run_metrics
@@ -110,7 +110,9 @@ def prepare_images(
         class_ids: For each class id of the dataset the model's, where they differ.
     """
     with args.main_process_first(desc="decoded images"):
-        decoded = open_decoded_images(data, arguments.decode_cache, args.world_size, args.local_process_index)
+        decoded = open_decoded_images(
+            data, arguments.decode_cache, args.world_size, args.local_process_index, decoding_of(image_processor)
+        )
     bad_images = BadImages(data, arguments.on_bad_image)
     stage = EvaluationStage(image_processor, data.uniform, class_ids)
     batches = {
@@ -168,7 +170,9 @@ def build_trainer(
         chosen_by = (args.metric_for_best_model or "loss").removeprefix("eval_")
         args.greater_is_better = metrics.greater_is_better(chosen_by, args.greater_is_better)
     with loader_errors_in_one_line():  # the number of the epoch is in shared memory too
-        stage = TrainingStage(transforms, args.seed, shared=bool(args.dataloader_num_workers))
+        stage = TrainingStage(
+            transforms, args.seed, bool(args.dataloader_num_workers), decoding_of(images.image_processor)
+        )
     figures = describe(images.image_processor)
     trainer = ImageClassificationTrainer(
         network,

@@ -29,7 +29,7 @@ from datasets import Dataset
 from hf_finetune.data.checked_rows import CheckedRows, DamagedFile, write_sums
 from hf_finetune.data.columns import are_files, arrow_column
 from hf_finetune.data.dataset import ImageDataset
-from hf_finetune.data.images.decoding import UnreadableImage, image_name
+from hf_finetune.data.images.decoding import AS_STORED, Decoding, UnreadableImage, image_name
 from hf_finetune.data.images.pixels import decode_pixels
 from hf_finetune.errors import UserError
 from hf_finetune.logs import get_logger, progress_bar
@@ -48,7 +48,9 @@ _runs = itertools.count()
 class DecodedImages:
     """The pixels of a source's split, each image decoded when it is first read."""
 
-    def __init__(self, source: Dataset, size: tuple[int, int], finished: Path, unfinished: Path) -> None:
+    def __init__(
+        self, source: Dataset, size: tuple[int, int], finished: Path, unfinished: Path, how: Decoding = AS_STORED
+    ) -> None:
         """Map the file.
 
         Args:
@@ -56,11 +58,12 @@ class DecodedImages:
             size: The (height, width) in pixels of all images.
             finished: The file, uint8 of shape (images, height, width, 3) with checksums, if it is complete.
             unfinished: The same file while it is incomplete. A second file marks the images that are in it.
+            how: What decides the pixels beside the images.
 
         Raises:
             DamagedFile: The complete file is truncated, empty or of another shape.
         """
-        self.source, self.size, self.finished, self.unfinished = source, size, finished, unfinished
+        self.source, self.size, self.finished, self.unfinished, self.how = source, size, finished, unfinished, how
         self._filled: np.ndarray | None = None
         self._checked: CheckedRows | None = None
         self._told = False
@@ -93,7 +96,13 @@ class DecodedImages:
         return pixels
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.source, self.size, self.finished, self.unfinished)  # a worker maps the same file
+        return type(self), (
+            self.source,
+            self.size,
+            self.finished,
+            self.unfinished,
+            self.how,
+        )  # a worker maps the same file
 
     def _decode(self, rows: np.ndarray, filled: np.ndarray) -> None:
         for row, pixels in zip(rows.tolist(), self._decoded(rows), strict=True):
@@ -103,7 +112,7 @@ class DecodedImages:
     def _decoded(self, rows: np.ndarray | range) -> Iterator[np.ndarray]:
         """Yield the pixels of images, uint8 (height, width, 3), decoded from the source."""
         for value in self.source[rows]["image"]:
-            pixels = decode_pixels(value)
+            pixels = decode_pixels(value, self.how)
             if pixels.shape[1:] != self.size:
                 height, width = pixels.shape[1:]
                 raise UnreadableImage(
@@ -157,6 +166,7 @@ def open_decoded_images(
     mode: str,
     processes: int = 1,
     local_process_index: int = 0,
+    how: Decoding = AS_STORED,
 ) -> dict[str, DecodedImages]:
     """Open the caches of decoded pixels.
 
@@ -167,6 +177,7 @@ def open_decoded_images(
         processes: The world size.
         local_process_index: The process's number on its machine. The processes of one machine share the files, and
             number 0 must call this before the others.
+        how: What decides the pixels beside the images.
 
     Returns:
         By role, the decoded images of those that are cached.
@@ -187,14 +198,14 @@ def open_decoded_images(
     run = f"{socket.gethostname()}-{os.getppid() if processes > 1 else os.getpid()}-{next(_runs)}"
     creates = local_process_index == 0
     # A held-out part shares the source, and so the file, with the rest of train; two roles may share a split.
-    keys = {role: _key(data.sources[role]) for role in data.splits}
+    keys = {role: _key(data.sources[role], how) for role in data.splits}
     decoded: dict[str, DecodedImages | None] = {}
     for role, key in keys.items():
         if key not in decoded:
             source = data.sources[role]
             used = sum(len(split) for other, split in data.splits.items() if keys[other] == key)
             worth_it = mode == "always" or 2 * used >= len(source)
-            decoded[key] = _open(source, sizes, mode, key, run, creates) if worth_it else None
+            decoded[key] = _open(source, sizes, mode, key, run, creates, how) if worth_it else None
     return {role: images for role, key in keys.items() if (images := decoded[key]) is not None}
 
 
@@ -211,6 +222,7 @@ def _open(
     key: str,
     run: str,
     creates: bool,
+    how: Decoding,
 ) -> DecodedImages | None:
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_finetune"
     finished = folder / f"decoded-{key}.npy"
@@ -230,7 +242,7 @@ def _open(
             _create(unfinished, shape)
             if needed > _WORTH_LOGGING:
                 logger.info(f"Images are decoded once, for this and later runs: {needed / 1e6:,.0f} MB in {folder}.")
-        return DecodedImages(source, size, finished, unfinished)
+        return DecodedImages(source, size, finished, unfinished, how)
     except OSError as error:
         if mode == "always":
             raise UserError(f"decode_cache is always, but nothing can be written to {folder}: {error}.") from error
@@ -252,12 +264,12 @@ def _is_sound(finished: Path, shape: tuple[int, ...]) -> bool:
     return True
 
 
-def _key(source: Dataset) -> str:
+def _key(source: Dataset, how: Decoding = AS_STORED) -> str:
     """Return a hash of the images: of their dataset's fingerprint, or of their files' paths, sizes and dates.
 
-    The version of Pillow is part of it, because another one may decode to other pixels.
+    What else decides their pixels is part of it, and the version of Pillow, because another one may decode otherwise.
     """
-    digest = hashlib.sha256(f"{PIL.__version__} {len(source)}".encode())
+    digest = hashlib.sha256(f"{PIL.__version__} {how} {len(source)}".encode())
     if are_files(source):
         for path in pc.struct_field(arrow_column(source, "image"), "path").to_pylist():
             status = os.stat(path) if os.path.exists(path) else None  # a missing file is in no split

@@ -11,6 +11,7 @@ import io
 import os
 import stat
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -18,6 +19,7 @@ import numpy as np
 import PIL.ExifTags
 import PIL.Image
 import PIL.ImageOps
+import PIL.TiffImagePlugin
 
 from hf_finetune.data.images.heif import MissingDecoder, open_image
 from hf_finetune.errors import UserError
@@ -33,9 +35,25 @@ IMAGE_EXTENSIONS = (
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 NO_SUCH_FILE = "no such file"  # the reason of an UnreadableImage whose file does not exist
 _TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+_WIDTH, _LENGTH = PIL.ExifTags.Base.ImageWidth, PIL.ExifTags.Base.ImageLength
 
 
 ImageValue: TypeAlias = Mapping[str, Any] | str | bytes | Path | PIL.Image.Image
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What decides the pixels of an image beside its file.
+
+    Attributes:
+        on_white: Whether pixels of a transparent colour (`tRNS` of PNG, GIF) become white. Image processors with
+            `do_convert_rgb` do this in `pipeline`, which has dropped every other kind of alpha before.
+    """
+
+    on_white: bool = False
+
+
+AS_STORED = Decoding()
 
 
 class UnreadableImage(UserError):
@@ -87,7 +105,11 @@ class OpenImage:
             self.close()
             raise UnreadableImage(image_name(value), _reason(error, value)) from error
         width, height = self._image.size
-        self.height, self.width = (width, height) if orientation in _TRANSPOSING_ORIENTATIONS else (height, width)
+        turns = orientation in _TRANSPOSING_ORIENTATIONS
+        if turns and isinstance(self._image, PIL.TiffImagePlugin.TiffImageFile):
+            # Pillow 11.1 and later give the size of the upright image already.
+            width, height = (self._image.tag_v2[tag] for tag in (_WIDTH, _LENGTH))
+        self.height, self.width = (width, height) if turns else (height, width)
 
     def __enter__(self) -> OpenImage:
         return self
@@ -100,10 +122,11 @@ class OpenImage:
         if self._file is not None:
             self._file.close()
 
-    def decode(self, reduction: int = 1) -> PIL.Image.Image:
+    def decode(self, reduction: int = 1, how: Decoding = AS_STORED) -> PIL.Image.Image:
         """Decode the image to upright RGB, 8 bits per channel.
 
         EXIF orientation is applied. Alpha, also that of a palette, is dropped without a background, as `pipeline` does.
+        Colour profiles and gamma are not applied.
         16-bit images keep their high byte, and 32-bit integers are taken as 16-bit values. Floating-point images are
         taken as 0 to 1 where no value is above 1, and as 0 to 255 otherwise.
 
@@ -111,6 +134,7 @@ class OpenImage:
             reduction: 1, 2, 4 or 8. A JPEG is decoded at one over this fraction of its sides, rounded up, which saves
                 the same share of the inverse cosine transform (scaled decoding of libjpeg). Other formats are decoded
                 at full size.
+            how: What decides the pixels beside the file.
 
         Returns:
             The image in mode RGB.
@@ -122,7 +146,8 @@ class OpenImage:
             if reduction > 1 and self._image.format != "HEIF":  # pillow-heif would take the embedded thumbnail
                 width, height = self._image.size
                 self._image.draft(None, (max(1, width // reduction), max(1, height // reduction)))
-            return _to_rgb(self._image)
+            image = _to_rgb(self._image)
+            return _on_white(image) if how.on_white else image
         except Exception as error:
             raise UnreadableImage(image_name(self._value), _reason(error, self._value)) from error
 
@@ -146,10 +171,10 @@ class OpenImage:
             raise UnreadableImage(image_name(self._value), _reason(error, self._value)) from error
 
 
-def decode_image(value: ImageValue) -> PIL.Image.Image:
+def decode_image(value: ImageValue, how: Decoding = AS_STORED) -> PIL.Image.Image:
     """Return an image as upright RGB, 8 bits per channel; see `OpenImage`. Raises `UnreadableImage`."""
     with OpenImage(value) as image:
-        return image.decode()
+        return image.decode(how=how)
 
 
 def read_image_size(value: ImageValue) -> tuple[int, int]:
@@ -191,9 +216,19 @@ def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
         pixels = np.nan_to_num(np.asarray(image), posinf=255.0)
         scale = 255.0 if pixels.max(initial=0.0) <= 1.0 else 1.0
         image = PIL.Image.fromarray((pixels * scale).clip(0, 255).round().astype(np.uint8))
-    elif image.mode == "P" and "transparency" in image.info:
+    elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
         image = image.convert("RGBA")  # the colours are the same without this step, but Pillow would warn
     return image.convert("RGB")
+
+
+def _on_white(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Return an RGB image whose transparent colour, if Pillow has kept one in `info`, is white."""
+    if image.info.get("transparency") is None:
+        return image
+    transparent = image.convert("RGBA")
+    result = PIL.Image.new("RGB", image.size, "white")
+    result.paste(transparent, mask=transparent)
+    return result
 
 
 def _reason(error: Exception, value: Any) -> str:

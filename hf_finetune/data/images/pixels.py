@@ -16,7 +16,7 @@ import PIL.Image
 import torch
 from torchvision.io import decode_jpeg
 
-from hf_finetune.data.images.decoding import ImageValue, decode_image
+from hf_finetune.data.images.decoding import AS_STORED, Decoding, ImageValue, decode_image
 
 # Markers of a JPEG file, ITU-T T.81 table B.1.
 _START, _END = b"\xff\xd8", b"\xff\xd9"
@@ -29,11 +29,12 @@ def to_tensor(image: PIL.Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def decode_pixels(value: ImageValue) -> torch.Tensor:
+def decode_pixels(value: ImageValue, how: Decoding = AS_STORED) -> torch.Tensor:
     """Decode an image to upright RGB.
 
     Args:
         value: An image as `decoding.OpenImage` takes it.
+        how: What decides the pixels beside the file.
 
     Returns:
         uint8 of shape (3, height, width), channels last in memory.
@@ -46,10 +47,10 @@ def decode_pixels(value: ImageValue) -> torch.Tensor:
         try:
             pixels = _decode_jpeg(content)
         except RuntimeError:
-            return to_tensor(decode_image(value))  # its errors are clearer
+            return to_tensor(decode_image(value, how))  # its errors are clearer
         if pixels.shape[0] in (1, 3):
             return pixels.expand(3, -1, -1)
-    return to_tensor(decode_image(value))
+    return to_tensor(decode_image(value, how))
 
 
 def _decode_jpeg(content: bytes) -> torch.Tensor:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torchvision.transforms import InterpolationMode, v2
 
+from hf_finetune.data.images.decoding import AS_STORED, Decoding
 from hf_finetune.data.images.pixels import decode_pixels
 from hf_finetune.data.transforms.alternating_flip import AlternatingHorizontalFlip
 from hf_finetune.data.transforms.batch import BATCH_TRANSFORMS, SMOOTH, BatchTransform, RandomErasing
@@ -62,12 +63,13 @@ class TrainTransforms:
         transforms = (*self.single, *(batched.transform for batched in self.batch))
         return any(isinstance(transform, AlternatingHorizontalFlip) for transform in transforms)
 
-    def decode(self, values: Sequence[Any], keys: torch.Tensor) -> list[torch.Tensor]:
+    def decode(self, values: Sequence[Any], keys: torch.Tensor, how: Decoding = AS_STORED) -> list[torch.Tensor]:
         """Decode images.
 
         Args:
             values: Images as `decoding.OpenImage` takes them.
             keys: The examples' draw keys, int64 of shape (batch,).
+            how: What decides the pixels beside the files.
 
         Returns:
             uint8 tensors of shape (channels, height, width), after the transform that is part of decoding.
@@ -76,8 +78,8 @@ class TrainTransforms:
             UnreadableImage: An image cannot be decoded.
         """
         if self.decoding is not None:
-            return self.decoding(values, keys)
-        return [decode_pixels(value) for value in values]
+            return self.decoding(values, keys, how)
+        return [decode_pixels(value, how) for value in values]
 
     def apply_to_image(self, image: torch.Tensor, key: int) -> torch.Tensor:
         """Return a uint8 image after the transforms of single images, whose draws depend on `key` alone."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import PIL.Image
 import torch
 from torchvision.transforms import v2
 
-from hf_finetune.data.images.decoding import OpenImage
+from hf_finetune.data.images.decoding import AS_STORED, Decoding, OpenImage
 from hf_finetune.data.images.pixels import to_tensor
 from hf_finetune.data.transforms.batch import RandomResizedCrop
 
@@ -32,12 +33,13 @@ class ReducedRandomResizedCrop:
         self.transform = transform
         self._drawing = RandomResizedCrop(transform, stream)
 
-    def __call__(self, values: Sequence[Any], keys: torch.Tensor) -> list[torch.Tensor]:
+    def __call__(self, values: Sequence[Any], keys: torch.Tensor, how: Decoding = AS_STORED) -> list[torch.Tensor]:
         """Decode, crop and resize images.
 
         Args:
             values: Images as `OpenImage` takes them.
             keys: The examples' draw keys, int64 of shape (batch,).
+            how: What decides the pixels beside the files.
 
         Returns:
             uint8 tensors of shape (3, height, width), channels last in memory.
@@ -55,17 +57,17 @@ class ReducedRandomResizedCrop:
                     heights = torch.tensor([opened.height for opened in images])
                     widths = torch.tensor([opened.width for opened in images])
                     boxes = torch.stack(self._drawing.boxes(heights, widths, keys[chunk]), dim=1).tolist()
-                    for crop in pool.map(self._crop, images, boxes):
+                    for crop in pool.map(partial(self._crop, how), images, boxes):
                         resized = v2.functional.resize(
                             to_tensor(crop), self.transform.size, self.transform.interpolation, antialias=True
                         )
                         crops.append(resized)
         return crops
 
-    def _crop(self, opened: OpenImage, box: Sequence[int]) -> PIL.Image.Image:
+    def _crop(self, how: Decoding, opened: OpenImage, box: Sequence[int]) -> PIL.Image.Image:
         """Return the box (top, left, height, width) of an image, at the scale at which it is decoded."""
         top, left, height, width = box
-        image = opened.decode(_reduction(height, width, *self.transform.size))
+        image = opened.decode(_reduction(height, width, *self.transform.size), how)
         vertical, horizontal = image.height / opened.height, image.width / opened.width
         rows = round(top * vertical), round((top + height) * vertical)
         columns = round(left * horizontal), round((left + width) * horizontal)
@@ -78,13 +80,13 @@ class ReducedResize:
     def __init__(self, transform: v2.Resize) -> None:
         self.transform = transform
 
-    def __call__(self, values: Sequence[Any], keys: torch.Tensor) -> list[torch.Tensor]:
+    def __call__(self, values: Sequence[Any], keys: torch.Tensor, how: Decoding = AS_STORED) -> list[torch.Tensor]:
         """Decode and resize images; see `ReducedRandomResizedCrop`. `keys` are not used."""
         resized = []
         for value in values:
             with OpenImage(value) as opened:
                 height, width = self._target(opened.height, opened.width)
-                image = opened.decode(_reduction(opened.height, opened.width, height, width))
+                image = opened.decode(_reduction(opened.height, opened.width, height, width), how)
             resized.append(
                 v2.functional.resize(to_tensor(image), [height, width], self.transform.interpolation, antialias=True)
             )

@@ -88,7 +88,7 @@ def test_each_image_is_decoded_once(images, monkeypatch):
     decoded = open_decoded_images(images, "auto")["test"]
     count = []
     decode = decode_cache.decode_pixels
-    monkeypatch.setattr(decode_cache, "decode_pixels", lambda value: count.append(1) or decode(value))
+    monkeypatch.setattr(decode_cache, "decode_pixels", lambda *given: count.append(1) or decode(*given))
     for rows in ([0, 1, 2], [2, 3], [0, 1, 2, 3]):
         decoded[np.array(rows)]
     assert len(count) == 4
@@ -181,7 +181,7 @@ def test_never_and_too_large_leave_nothing(images, cache, monkeypatch):
 
 
 def test_a_image_that_cannot_be_read_leaves_no_file(images, cache, monkeypatch):
-    def broken(value):
+    def broken(value, how):
         raise UnreadableImage("cats/3.jpg", "cut short")
 
     monkeypatch.setattr(decode_cache, "decode_pixels", broken)
@@ -270,10 +270,10 @@ def test_an_image_that_is_lost_does_not_hide_the_others_of_a_damaged_block(image
     lost = decoded.source[0]["image"]["path"]
     decode = decode_cache.decode_pixels
 
-    def losing(value):
+    def losing(value, how):
         if value["path"] == lost:
             raise UnreadableImage(lost, "no such file")
-        return decode(value)
+        return decode(value, how)
 
     monkeypatch.setattr(decode_cache, "decode_pixels", losing)
     assert np.array_equal(decoded[np.array([1])], expected)

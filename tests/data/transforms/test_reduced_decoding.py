@@ -39,9 +39,9 @@ def scales(monkeypatch) -> list[int]:
     asked: list[int] = []
     decode = decoding.OpenImage.decode
 
-    def noting(self, reduction=1):
+    def noting(self, reduction=1, *how, **named):
         asked.append(reduction)
-        return decode(self, reduction)
+        return decode(self, reduction, *how, **named)
 
     monkeypatch.setattr(decoding.OpenImage, "decode", noting)
     return asked
