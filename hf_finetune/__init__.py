@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hf_finetune.api import compare as compare
     from hf_finetune.api import evaluate as evaluate
     from hf_finetune.api import export as export
     from hf_finetune.api import finetune as finetune
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from hf_finetune.config.settings import Settings as Settings
     from hf_finetune.errors import Interrupted as Interrupted
     from hf_finetune.errors import UserError as UserError
+    from hf_finetune.jobs.compare import Comparison as Comparison
     from hf_finetune.jobs.evaluate import EvaluationResult as EvaluationResult
     from hf_finetune.jobs.evaluate import evaluate_model as evaluate_model
     from hf_finetune.jobs.export import export_model as export_model
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _PUBLIC = {
+    "Comparison": "hf_finetune.jobs.compare",
     "EvaluationResult": "hf_finetune.jobs.evaluate",
     "FinetuneResult": "hf_finetune.training.finetune_result",
     "Interrupted": "hf_finetune.errors",
@@ -36,6 +39,7 @@ _PUBLIC = {
     "Settings": "hf_finetune.config.settings",
     "Trainer": "hf_finetune.training.trainer:ImageClassificationTrainer",
     "UserError": "hf_finetune.errors",
+    "compare": "hf_finetune.api",
     "evaluate": "hf_finetune.api",
     "evaluate_model": "hf_finetune.jobs.evaluate",  # the name of evaluate in the first version
     "export": "hf_finetune.api",

@@ -1,4 +1,4 @@
-"""The functions of the package for Python programs: finetune, evaluate, predict and export."""
+"""The functions of the package for Python programs: finetune, evaluate, compare, predict and export."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from hf_finetune.config.recipe import BASE_KEY, Recipe, flag_text, load_recipe, 
 from hf_finetune.config.settings import Settings
 from hf_finetune.config.synonyms import answer
 from hf_finetune.config.wording import python_wording
-from hf_finetune.data.sources.objects import as_image, read_object
+from hf_finetune.data.sources.objects import GivenDataset, as_image, read_object
 from hf_finetune.data.transforms.given import ImageFunction
 from hf_finetune.errors import Interrupted, UserError, did_you_mean
 from hf_finetune.evaluation.metrics import Metric, UserMetric
+from hf_finetune.jobs.compare import Comparison, compare_models
 from hf_finetune.jobs.evaluate import EvaluationResult, evaluate_model
 from hf_finetune.jobs.export import export_model
 from hf_finetune.jobs.predict import Prediction, classify, find_images
@@ -138,11 +139,7 @@ def evaluate(
     """
     with in_python_words():
         values = _settings(settings)
-        given = None
-        if isinstance(dataset, (str, os.PathLike)):
-            values["dataset"] = os.fspath(dataset)
-        else:
-            given = read_object(dataset)
+        given = _name_or_object(dataset, values)
         checked = checked_model(model)
         return evaluate_model(
             checked,
@@ -152,6 +149,49 @@ def evaluate(
             given=given,
             metrics=own_metrics(metrics),
             image_processor=image_processor,
+            **values,
+        )
+
+
+def compare(
+    first: str | os.PathLike[str] | PreTrainedModel,
+    second: str | os.PathLike[str] | PreTrainedModel,
+    *,
+    dataset: DatasetLike | None = None,
+    split: str | None = None,
+    output: str | os.PathLike[str] | None = None,
+    labels_by_index: bool = False,
+    **settings: Unpack[Settings],
+) -> Comparison:
+    """Compare two models on the same images. Classes are matched by name, in whatever order the models have them.
+
+    Args:
+        first: As in `evaluate`.
+        second: Likewise.
+        dataset: As in `evaluate`. Absent, the images that both runs report their figures on; both must be folders of
+            runs that were evaluated on the same ones.
+        split: As in `evaluate`.
+        output: A .csv file for the images that only one of the models classifies correctly, or a .json file for them
+            and all figures.
+        labels_by_index: As in `evaluate`, for both.
+        settings: Keys of a recipe that say which images and how they are run (`hf_finetune.Settings`).
+
+    Returns:
+        Both accuracies, the difference with its interval and p-value, and the images on which the models differ.
+
+    Raises:
+        UserError: For models and datasets that cannot be had, and for runs that were not evaluated on the same images.
+    """
+    with in_python_words():
+        values = _settings(settings)
+        given = _name_or_object(dataset, values)
+        return compare_models(
+            checked_model(first),
+            checked_model(second),
+            split=split,
+            output=None if output is None else os.fspath(output),
+            labels_by_index=labels_by_index,
+            given=given,
             **values,
         )
 
@@ -245,6 +285,14 @@ def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         if key not in known:
             check_flags([f"--{key}"])
     return {key: plain(value) for key, value in settings.items()}
+
+
+def _name_or_object(dataset: DatasetLike | None, values: dict[str, Any]) -> GivenDataset | None:
+    """Put the name of a dataset among the values; return an object of one, opened."""
+    if dataset is None or isinstance(dataset, (str, os.PathLike)):
+        values |= {} if dataset is None else {"dataset": os.fspath(dataset)}
+        return None
+    return read_object(dataset)
 
 
 def _origin(key: str) -> str:

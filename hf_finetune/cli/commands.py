@@ -82,6 +82,39 @@ class Evaluate(Command):
         return 0
 
 
+class Compare(Command):
+    """Compares two models."""
+
+    name = "compare"
+    help = "compare two models on the same images"
+    details = "Without --dataset, on the images that both runs report their figures on."
+    usage = "RUN RUN [--dataset DATASET] [--json] [--output FILE] [--KEY VALUE]..."
+
+    def register(self, parser: argparse.ArgumentParser) -> None:
+        for number, word in (("first", "A run's folder, or any other MODEL of evaluate."), ("second", "Another one.")):
+            parser.add_argument(number, metavar="RUN", help=word)
+        parser.add_argument("--split", metavar="NAME", help="Split to compare on, as in evaluate.")
+        _add_output(parser, "Write the images that only one model classifies correctly to FILE, .csv or .json.")
+        parser.add_argument("--json", action="store_true", help="Print the figures as JSON.")
+        parser.add_argument("--labels_by_index", action="store_true", help="Match classes by their order, not by name.")
+        add_argument_flags(parser, DATA_FLAGS)
+
+    def run(self, namespace: argparse.Namespace) -> int:
+        with importing():
+            from hf_finetune.jobs.compare import compare_models
+
+        compare_models(
+            namespace.first,
+            namespace.second,
+            split=namespace.split,
+            output=namespace.output,
+            show="json" if namespace.json else "table",
+            labels_by_index=namespace.labels_by_index,
+            **flag_values(namespace),
+        )
+        return 0
+
+
 class Predict(Command):
     """Classifies images."""
 
@@ -267,6 +300,7 @@ COMMANDS: dict[str, Command] = {
     for command in (
         Train(),
         Evaluate(),
+        Compare(),
         Predict(),
         Export(),
         Push(),

@@ -158,7 +158,7 @@ def format_report(
         rows.extend([line, *[""] * len(shown)] for line in rest)
         if description in limits:
             rows.append(["  95 % interval", *limits[description]])
-    lines = _align(rows)
+    lines = aligned(rows)
     for description, of_split in intervals.items():
         lines += _wide_note(description, of_split)
     if per_class:
@@ -185,11 +185,11 @@ def _wide_note(description: str, intervals: Mapping[str, Interval]) -> list[str]
 def _class_lines(rows: Sequence[ClassFigures], heading: str) -> list[str]:
     if not rows:
         return []
-    cells = [[_shorten(row["name"]), *class_cells(row)] for row in rows]
+    cells = [[shortened(row["name"]), *class_cells(row)] for row in rows]
     return [
         "",
         *textwrap.wrap(f"{heading}:", _LINE_WIDTH),
-        *_align([["class", "precision", "recall", "F1", "images"], *cells]),
+        *aligned([["class", "precision", "recall", "F1", "images"], *cells]),
     ]
 
 
@@ -265,7 +265,8 @@ def _width(text: str) -> int:
     return sum(map(_columns, text))
 
 
-def _shorten(name: str) -> str:
+def shortened(name: str) -> str:
+    """Return a name as a table shows it: on one line of at most 40 columns."""
     name = " ".join(name.split())
     if _width(name) <= _NAME_WIDTH:
         return name
@@ -277,7 +278,7 @@ def _shorten(name: str) -> str:
     return kept + "..."
 
 
-def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Pad the columns to their widest cell. The first column is aligned to the left, the others to the right."""
     widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
     lines = []

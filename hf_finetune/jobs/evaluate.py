@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ class EvaluationResult:
         report: The table that the command prints.
         title: What was evaluated on what, such as "resnet_small_cifar10 on digits".
         intervals: The 95 % intervals of the figures that have one, by the name of the figure, parts of 1.
+        image_name: Returns what an image is called, by its place in `predictions`: its path below the dataset's
+            folder, or its row.
     """
 
     metrics: dict[str, float]
@@ -70,6 +73,7 @@ class EvaluationResult:
     report: str = ""
     title: str = ""
     intervals: dict[str, Interval] = field(default_factory=dict)
+    image_name: Callable[[int], str] = "row {}".format
 
     def __repr__(self) -> str:
         """Return one line with the figures."""
@@ -300,4 +304,10 @@ def _evaluate(
         data.split_names[role] if data.split_names[role].startswith(role) else role,
         format_report({description: figures}, per_class, description, metrics, {description: intervals}),
         intervals=intervals,
+        image_name=partial(_image_name, images, role),
     )
+
+
+def _image_name(images: PreparedImages, role: str, row: int) -> str:
+    split = images.data.splits[role]
+    return images.bad_images.name(role, row if isinstance(split, StreamedSplit) else split[row]["sample_index"])
