@@ -32,6 +32,7 @@ ESSENTIALS = {
         "learning_rate": "after the warm-up",
         "optim": "sgd, adamw_torch, ...",
         "weight_decay": "weight decay",
+        "layer_decay": "lower rates for earlier blocks",
         "lr_scheduler_type": "multistep, cosine, linear, ...",
         "lr_milestones": "epochs at which multistep falls",
         "warmup_epochs": "epochs of warm-up",

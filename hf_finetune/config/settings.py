@@ -103,6 +103,7 @@ class Settings(TypedDict, total=False):
     gradient_checkpointing: bool | None
     gradient_checkpointing_kwargs: dict[str, Any] | str | None
     greater_is_better: bool | None
+    head_lr_multiplier: float | None
     hub_model_id: str | None
     hub_private_repo: bool | None
     ignore_data_skip: bool | None
@@ -110,6 +111,7 @@ class Settings(TypedDict, total=False):
     include_num_input_tokens_seen: str | bool | None
     label_names: list[str] | None
     label_smoothing_factor: float | None
+    layer_decay: float | None
     learning_rate: float | None
     length_column_name: str | None
     license: str | None
@@ -144,6 +146,7 @@ class Settings(TypedDict, total=False):
     output_dir: str | os.PathLike[str] | None
     overwrite_output_dir: bool | None
     parallelism_config: Any
+    param_groups: dict[str, Any] | None
     per_device_eval_batch_size: int | None
     per_device_train_batch_size: int | None
     prediction_loss_only: bool | None

@@ -66,6 +66,23 @@ class TrainingKeys:
     no_decay: list[str] | None = field(
         default=None, metadata={"help": "Parameters, or modules, without weight decay, such as cls_token."}
     )
+    layer_decay: float = field(
+        default=1.0,
+        metadata={
+            "help": "Factor on the learning rate from each block of the network to the one before it, such as 0.75; the"
+            " head has the full rate. 1: one rate for all."
+        },
+    )
+    head_lr_multiplier: float = field(
+        default=1.0, metadata={"help": "Factor on the learning rate of the classification head."}
+    )
+    param_groups: dict[str, Any] | None = field(
+        default=None,
+        metadata={
+            "help": "Patterns of parameters' names, such as '*.bias', each with its lr_multiplier, its weight_decay or"
+            " both."
+        },
+    )
     max_grad_norm: float = field(
         default=0.0, metadata={"help": "Clip the norm of the gradient to this value; 0 does not clip."}
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ _RANGES = {
     "learning_rate": (0, math.inf),
     "momentum": (0, 1),
     "weight_decay": (0, math.inf),
+    "layer_decay": (0, 1),
+    "head_lr_multiplier": (0, math.inf),
     "max_grad_norm": (0, math.inf),
     "lr_gamma": (0, math.inf),
     "ema_decay": (0, 1),
@@ -41,7 +43,8 @@ _RANGES = {
     "ddp_timeout": (1, 365 * 24 * 3600),
     "seed": (0, 2**32 - 1),
 }
-_ABOVE_ZERO = ("num_train_epochs", "lr_decay_epochs", "logging_steps", "eval_steps", "save_steps")
+_GROUP_OPTIONS = ("lr_multiplier", "weight_decay")  # of a pattern in param_groups
+_ABOVE_ZERO = ("num_train_epochs", "lr_decay_epochs", "layer_decay", "logging_steps", "eval_steps", "save_steps")
 
 
 # ---- any dataclass ----
@@ -128,6 +131,7 @@ def check_training(args: FinetuneArguments) -> None:
     _check_on_nan(args.on_nan)
     _check_best_model(args)
     _check_sgd(args)
+    _check_param_groups(args.param_groups or {})
     _check_hub(args)
     _check_warm_up(args)
     if args.dataloader_persistent_workers and not args.dataloader_num_workers:
@@ -171,6 +175,19 @@ def _check_sgd(args: FinetuneArguments) -> None:
         raise UserError("optim_args is not read where optim is sgd; use --momentum, --nesterov, --weight_decay.")
     if args.nesterov and not args.momentum:
         raise UserError("nesterov needs a momentum, which is 0; use --momentum 0.9 or --nesterov false.")
+
+
+def _check_param_groups(groups: Mapping[str, Any]) -> None:
+    example = "use such as {'*.bias': {lr_multiplier: 2, weight_decay: 0}}"
+    for pattern, options in groups.items():
+        if not isinstance(options, Mapping) or not options:
+            raise UserError(f'param_groups: "{pattern}" holds {options!r}; {example}.')
+        for name, value in options.items():
+            if name not in _GROUP_OPTIONS:
+                near = did_you_mean(str(name), _GROUP_OPTIONS)
+                raise UserError(f'param_groups: "{pattern}" has no option "{name}".{near} {example.capitalize()}.')
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+                raise UserError(f'param_groups: {name} of "{pattern}" is {value!r}; use a number of at least 0.')
 
 
 def _check_hub(args: FinetuneArguments) -> None:

@@ -1,9 +1,8 @@
-"""Imports the optimizer, parameter-wise options, gradient clipping and accumulation, and half precision."""
+"""Imports the optimizer, gradient clipping and accumulation, and half precision."""
 
 from __future__ import annotations
 
-from typing import Any
-
+from hf_finetune.mmclassification.paramwise import import_paramwise
 from hf_finetune.mmclassification.section import Draft, Section
 
 # Optimizers that Transformers lacks: the one that takes their place, and what the remark says of it.
@@ -17,25 +16,12 @@ _STAND_INS = {
     "Lion": ("lion_32bit", "lion_32bit is taken, which needs bitsandbytes"),
 }
 _ADAM_DEFAULTS = {"adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8}
+_CONSTRUCTORS = (
+    "DefaultOptimizerConstructor",
+    "DefaultOptimWrapperConstructor",
+    "LearningRateDecayOptimWrapperConstructor",
+)
 _WRAPPERS = ("OptimWrapper", "AmpOptimWrapper", "ApexOptimWrapper", "DeepSpeedOptimWrapper")
-# The parameters of `custom_keys` by their names in the networks here, which have no others of them.
-_NAMES_HERE = {
-    "vit": {"cls_token": "cls_token", "pos_embed": "position_embeddings"},
-    "swin": {
-        "absolute_pos_embed": "position_embeddings",
-        "relative_position_bias_table": "relative_position_bias_table",
-    },
-    "timm_wrapper": {
-        name: name
-        for name in (
-            *("attention_biases", "cls_token", "gamma", "pos_embed", "q_bias", "rel_pos_h", "rel_pos_w"),
-            *("relative_position_bias_table", "v_bias"),
-        )
-    },
-}
-# Layers and parameters of one dimension, which `decay_norm_and_bias` covers.
-_OF_ONE_DIMENSION = ("bias", "bn", "gamma", "ln", "norm", "q_bias", "v_bias")
-_TRANSFORMERS_ALONE = ("absolute_pos_embed", "cls_token", "pos_embed", "relative_position_bias_table")
 
 
 def import_optimizer(config: Section, draft: Draft) -> None:
@@ -52,10 +38,9 @@ def import_optimizer(config: Section, draft: Draft) -> None:
     _import_figures(optimizer, draft)
     constructor = optimizer if old else wrapper
     paramwise = constructor.section("paramwise_cfg")
-    _import_paramwise(paramwise, draft)
-    if constructor.take("constructor") not in (None, "DefaultOptimizerConstructor"):
-        reason = "is not supported; all layers have one learning rate"
-        draft.remark(constructor.at("constructor"), f"{constructor.take('constructor')} {reason}")
+    import_paramwise(paramwise, draft)
+    if constructor.take("constructor") not in (None, *_CONSTRUCTORS):
+        draft.remark(constructor.at("constructor"), f"{constructor.take('constructor')} is not supported")
     hook = config.section("optimizer_config") if old else wrapper
     clip = hook.section("grad_clip" if old else "clip_grad")
     draft.settings["max_grad_norm"] = clip.number("max_norm", 0)
@@ -94,38 +79,6 @@ def _import_figures(optimizer: Section, draft: Draft) -> None:
         figures = {key: optimizer.take(key) for key in ("alpha", "momentum", "eps") if optimizer.take(key) is not None}
         if figures:
             settings["optim_args"] = ",".join(f"{key}={value}" for key, value in figures.items())
-
-
-def _import_paramwise(paramwise: Section, draft: Draft) -> None:
-    norm, bias = paramwise.number("norm_decay_mult", 1.0), paramwise.number("bias_decay_mult", 1.0)
-    if (norm, bias) == (0, 0):
-        draft.settings["decay_norm_and_bias"] = False
-    elif (norm, bias) != (1, 1):
-        words = f"norm_decay_mult {norm:g} and bias_decay_mult {bias:g}"
-        draft.remark(paramwise.place, f"{words}; here norms and biases are decayed both or neither, and both are")
-    paramwise.skip("flat_decay_mult" if norm == bias else "bypass_duplicate", "bypass_duplicate", "_delete")
-    here = _NAMES_HERE.get(draft.settings.get("model_type", ""), {})
-    custom = paramwise.section("custom_keys")
-    no_decay: list[str] = []
-    for key, options in custom.values.items():
-        name = key.rsplit(".", 1)[-1]
-        custom.take(key)
-        undecayed = isinstance(options, dict) and set(options) == {"decay_mult"} and options["decay_mult"] == 0
-        covered = draft.settings.get("decay_norm_and_bias") is False and name in _OF_ONE_DIMENSION
-        absent = name in _TRANSFORMERS_ALONE and name not in here
-        if undecayed and name in here and not covered:
-            no_decay.append(here[name])
-        elif not (undecayed and (absent or covered)):
-            draft.remark(custom.at(key), f"{_words(options)}; single parameters have no options of their own here")
-    if no_decay:
-        draft.settings["no_decay"] = no_decay
-    if paramwise.take("layer_decay_rate"):
-        rate = paramwise.take("layer_decay_rate")
-        draft.remark(paramwise.at("layer_decay_rate"), f"{rate:g}; all layers have one learning rate")
-
-
-def _words(options: Any) -> str:
-    return ", ".join(f"{key} {value}" for key, value in options.items()) if isinstance(options, dict) else str(options)
 
 
 def _import_accumulation(hook: Section, key: str, draft: Draft) -> None:

@@ -20,8 +20,9 @@ def head_parameter_names(model: PreTrainedModel) -> set[str]:
     A network that does not tell its backbone from its head (`base_model_prefix` names no module) is all head.
     """
     if model.config.model_type == "timm_wrapper":  # timm's network holds both the backbone and the head
-        classifier = model.get_submodule("timm_model").get_classifier()  # type: ignore[operator]
-        head = {id(parameter) for parameter in classifier.parameters()}
+        found = model.get_submodule("timm_model").get_classifier()  # type: ignore[operator]
+        classifiers = found if isinstance(found, tuple) else (found,)  # of a distilled network: the teacher's as well
+        head = {id(parameter) for classifier in classifiers for parameter in classifier.parameters()}
         return {name for name, parameter in model.named_parameters() if id(parameter) in head}
     return {name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")}
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hf_finetune.errors import UserError, did_you_mean, first_line
-from hf_finetune.logs import get_logger
+from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.batch_norm import computes_batch_norm
 from hf_finetune.models.freeze import trains_backbone
 from hf_finetune.training.loaders import batch_sizes
@@ -161,6 +161,7 @@ def _trying_to_train(trainer: ImageClassificationTrainer) -> Iterator[None]:
 
 def _check_optimizer(trainer: ImageClassificationTrainer) -> None:
     args = trainer.args
+    log_lines(logger, *trainer.rates.report)
     # A parameter of its own, because some optimizers and schedules leave hooks on what they are made for.
     parameters = [nn.Parameter(torch.zeros(1))]
     try:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate.accelerator import Accelerator
 from torch import nn
-from transformers import TrainerState
+from transformers import PrinterCallback, ProgressCallback, TrainerState
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from hf_finetune.training.checkpoints.resume import RunningLoss
 
@@ -78,6 +79,16 @@ def missing_members(trainer: type) -> list[str]:
     source = inspect.getsource(trainer)
     missing += [f"It lacks Trainer.{name}." for name in PRIVATE_ATTRIBUTES if f"self.{name} " not in source]
     return missing
+
+
+def adapt_stock_trainer(trainer: ImageClassificationTrainer) -> None:
+    """Set what the stock Trainer's constructor decides otherwise, and remove its progress bars and printed lines."""
+    if trainer.accelerator.ddp_handler is not None:
+        trainer.accelerator.ddp_handler.gradient_as_bucket_view = True  # gradients are reduced where they lie
+    # The loss is divided in `batch_loss` alone, and no model is handed arguments it may misread.
+    trainer.model_accepts_loss_kwargs = False
+    for stock in (ProgressCallback, PrinterCallback, DEFAULT_PROGRESS_CALLBACK):  # the last differs in a notebook
+        trainer.remove_callback(stock)
 
 
 class TrainerLoop:

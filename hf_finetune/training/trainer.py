@@ -18,16 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import (
-    BaseImageProcessor,
-    EvalPrediction,
-    PreTrainedModel,
-    PrinterCallback,
-    ProgressCallback,
-    Trainer,
-    TrainerCallback,
-)
-from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+from transformers import BaseImageProcessor, EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from hf_finetune.config.training import FinetuneArguments
@@ -50,8 +41,9 @@ from hf_finetune.training.extensions.list import Extensions
 from hf_finetune.training.loaders import epoch_sampler, in_order, start_workers_alike
 from hf_finetune.training.loss import classification_loss
 from hf_finetune.training.optimization import build_schedule, decayed_parameters, sgd_settings
+from hf_finetune.training.rates import Rates, parameter_rates
 from hf_finetune.training.sampling import EpochSampler
-from hf_finetune.training.stock_trainer import TrainerLoop
+from hf_finetune.training.stock_trainer import TrainerLoop, adapt_stock_trainer
 
 
 class ImageClassificationTrainer(Trainer):
@@ -59,6 +51,7 @@ class ImageClassificationTrainer(Trainer):
 
     Attributes:
         extensions: What is added to the loop, in the order in which it sees each event.
+        rates: How the learning rates of the parameters differ.
         is_sharded: Whether FSDP or DeepSpeed divides the weights over the ranks.
         joins_lone_image: Whether a last batch of one training image joins the batch before it.
     """
@@ -119,10 +112,7 @@ class ImageClassificationTrainer(Trainer):
         self.is_sharded: bool = self.is_fsdp_enabled or self.is_deepspeed_enabled
         if not self.is_sharded:  # DeepSpeed lays weights out itself
             use_channels_last(self.model, is_trained=train_dataset is not None)
-        if self.accelerator.ddp_handler is not None:
-            self.accelerator.ddp_handler.gradient_as_bucket_view = True  # gradients are reduced where they lie
-        # The loss is divided in `batch_loss` alone, and no model is handed arguments it may misread.
-        self.model_accepts_loss_kwargs = False
+        adapt_stock_trainer(self)
         if args.optim == "sgd":  # with momentum; the stock Trainer's is without
             self.optimizer_cls_and_kwargs = (torch.optim.SGD, sgd_settings(args, self.is_sharded))
         self.joins_lone_image = False
@@ -134,8 +124,7 @@ class ImageClassificationTrainer(Trainer):
         self._seen_step = -1
         self._resumed_from: Path | None = None
         self._stopped_by: signal.Signals | None = None
-        for stock in (ProgressCallback, PrinterCallback, DEFAULT_PROGRESS_CALLBACK):  # the last differs in a notebook
-            self.remove_callback(stock)
+        self.rates = parameter_rates(self.model, args) if train_dataset is not None else Rates({})
         if extensions is None:
             metrics = compute_metrics.metrics if isinstance(compute_metrics, ClassificationMetrics) else METRICS
             extensions = build_extensions(args, train_dataset, bad_images, self.is_sharded, metrics)
@@ -170,6 +159,13 @@ class ImageClassificationTrainer(Trainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Return the parameters with weight decay; the stock rule goes by names and misses ResNet's `normalization`."""
         return decayed_parameters(model, self.args.decay_norm_and_bias, self.args.no_decay or ())
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        """Make the stock optimizer, whose groups have one rate, and divide its groups by layer, head and name."""
+        is_new, optimizer = self.optimizer is None, super().create_optimizer(model)
+        if is_new:
+            self.rates.apply(optimizer, (self.model if model is None else model).named_parameters())
+        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
         """Make the step schedule or MMClassification's warm-ups, which Transformers lacks; else the stock schedule."""

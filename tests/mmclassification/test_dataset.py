@@ -275,11 +275,37 @@ def test_parameterwise_options(tmp_path: Path) -> None:
     absent = wrapped(custom_keys={".cls_token": dict(decay_mult=0.0)})  # a ResNet has none
     assert "decay_norm_and_bias" not in absent.settings and not absent.remarks
     for paramwise, remark in (
-        (dict(norm_decay_mult=0), "norm_decay_mult 0 and bias_decay_mult 1; here"),
-        (dict(custom_keys={"head": dict(lr_mult=10)}), "lr_mult 10; single parameters have no options of their own"),
-        (dict(layer_decay_rate=0.65), "0.65; all layers have one learning rate"),
+        (dict(custom_keys={"backbone.conv1": dict(lr_mult=10)}), "lr_mult 10; its parameters have other names here"),
+        (dict(custom_keys={"head": dict(momentum=1)}), "momentum 1; its parameters have other names here"),
+        (dict(layer_decay_rate=0.65), "0.65; MMPretrain has no depths for this network and ignores it"),
     ):
         assert remark in remarks(wrapped(**paramwise))
+    for paramwise, expected in (
+        (dict(norm_decay_mult=0), {"*norm*": {"weight_decay": 0.0}, "*.bias": {"weight_decay": 0.01}}),
+        (dict(bias_lr_mult=2), {"*.bias": {"lr_multiplier": 2}, "*norm*.bias": {"lr_multiplier": 1.0}}),
+        (
+            dict(custom_keys={"backbone.layer1": dict(lr_mult=0.1), "backbone": dict(decay_mult=0.5)}),
+            {"resnet.encoder.stages.0.*": {"lr_multiplier": 0.1}, "resnet.*": {"weight_decay": 0.005}},
+        ),
+    ):
+        draft = wrapped(**paramwise)
+        assert expected.items() <= draft.settings["param_groups"].items() and not draft.remarks
+    assert wrapped(custom_keys={"head": dict(lr_mult=10)}).settings["head_lr_multiplier"] == 10
+
+
+def test_rates_by_depth(tmp_path: Path) -> None:
+    wrapper = dict(
+        optimizer=dict(type="AdamW", lr=0.1),
+        constructor="LearningRateDecayOptimWrapperConstructor",
+        paramwise_cfg=dict(layer_decay_rate=0.65),
+    )
+    for backbone, remark in (
+        (dict(type="VisionTransformer", arch="b"), ""),
+        (dict(type="ConvNeXt", arch="tiny"), "it falls from block to block here, not every three blocks"),
+    ):
+        draft = imported(tmp_path, new_config(model={**RESNET, "backbone": backbone}, optim_wrapper=wrapper))
+        assert draft.settings["layer_decay"] == 0.65
+        assert remark in remarks(draft) and "constructor" not in remarks(draft)
 
 
 def test_parameters_that_are_not_decayed_go_by_their_names_here(tmp_path: Path) -> None:
