@@ -76,8 +76,8 @@ def finetune(
             place. It keeps its head where its config.id2label names the dataset's classes in their order; else its
             head is new.
         image_processor: What prepares images in evaluation and is saved with the model: a checkpoint's name, or an
-            object, which the recipe's image_size, crop_pct, image_mean, image_std and resample do not change. Absent,
-            the model's own.
+            object, which the recipe's image_size, resize_mode, crop_pct, image_mean, image_std and resample do not
+            change. Absent, the model's own.
         train_transforms: A recipe's list of torchvision.transforms.v2 names, or a function of one training image,
             uint8 (3, height, width), that returns one of the same kind, all of one size; such as a v2.Compose. What it
             draws from torch's generator is keyed by the example.

@@ -48,6 +48,7 @@ CONVERT_FLAGS = (
     "load_from_sha256",
     "model_config",
     "image_size",
+    "resize_mode",
     "crop_pct",
     "image_mean",
     "image_std",
@@ -168,7 +169,8 @@ def flag_values(namespace: argparse.Namespace, types: Mapping[str, tuple[Any, ..
 def _value(name: str, typed: Any, types: tuple[Any, ...]) -> Any:
     if isinstance(typed, list):
         items = [read_value(word, f"--{name}") for word in typed]
-        return items[0] if len(items) == 1 and isinstance(items[0], (list, type(None))) else items
+        alone = len(items) == 1 and (int in types or isinstance(items[0], (list, type(None))))
+        return items[0] if alone else items
     if str in types and not {bool, int, float, dict} & set(types):
         return None if typed == "null" else typed  # words as typed: a folder may be called 2024
     return read_value(typed, f"--{name}")

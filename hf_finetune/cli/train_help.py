@@ -17,7 +17,7 @@ ESSENTIALS = {
         "dataset": "named dataset, Hub id, folder or table",
         "validation_fraction": "of train, if there is no such split",
         "max_train_samples": "train on at most N images",
-        "image_size": "height and width in pixels",
+        "image_size": "side, or height and width, in pixels",
         "train_transforms": "names of torchvision.transforms.v2",
         "on_bad_image": "what to do on an unreadable image",
     },

@@ -46,7 +46,7 @@ def coerce(name: str, value: Any, origin: str) -> Any:
     if value is None:
         return None
     for hint in hints:
-        if typing.get_origin(hint) is list and (isinstance(value, list) or str not in hints):
+        if typing.get_origin(hint) is list and (isinstance(value, list) or not {str, int} & set(hints)):
             (item,) = typing.get_args(hint) or (Any,)
             items = value if isinstance(value, list) else [value]
             return [_number(name, entry, origin) for entry in items] if item is float else items

@@ -74,12 +74,20 @@ class DataArguments:
         default=None,
         metadata={"help": "Transforms of training images, in order: torchvision.transforms.v2 names with arguments."},
     )
-    image_size: int | None = field(
-        default=None, metadata={"help": "Height and width in pixels of what the network gets."}
+    image_size: int | list[int] | None = field(
+        default=None,
+        metadata={"help": "Side in pixels of what the network gets, or its height and width, such as 224 112."},
+    )
+    resize_mode: str | None = field(
+        default=None,
+        metadata={
+            "help": "Images of another shape than image_size: crop cuts, squash distorts them, pad adds borders.",
+            "choices": ("crop", "squash", "pad"),
+        },
     )
     crop_pct: float | None = field(
         default=None,
-        metadata={"help": "Evaluation resizes the short side to image_size / crop_pct and crops the centre."},
+        metadata={"help": "With crop, evaluation resizes the short side to image_size / crop_pct before it crops."},
     )
     image_mean: list[float] | None = field(
         default=None, metadata={"help": "Mean of each channel on the scale of 0 to 255."}

@@ -39,7 +39,7 @@ class Settings(TypedDict, total=False):
     drop_duplicates: bool | None
     image_column: str | None
     image_mean: list[float] | None
-    image_size: int | None
+    image_size: int | list[int] | None
     image_std: list[float] | None
     label_column: str | None
     label_from_name: str | None
@@ -48,6 +48,7 @@ class Settings(TypedDict, total=False):
     max_train_samples: int | None
     on_bad_image: str | None
     resample: str | None
+    resize_mode: str | None
     shuffle_buffer_size: int | None
     streaming: bool | None
     test_split: str | None

@@ -76,6 +76,7 @@ OTHER_NAMES = {
     "image_size": ("imgsz", "img_size", "input_size", "img", "resolution", "size"),
     "image_mean": ("mean",),
     "image_std": ("std",),
+    "resize_mode": ("crop_mode", "resize_type"),
     "crop_pct": ("crop_ratio",),
     "resample": ("interpolation",),
     "train_transforms": (
@@ -117,10 +118,7 @@ _LAUNCHER = "one process per GPU is started by: torchrun --nproc_per_node N scri
 _PRECISION = "use --bf16, or --fp16 for a GPU without bfloat16"
 _NO_CLASS_WEIGHTS = "classes cannot be weighted by a setting; in Python, pass a loss to finetune"
 _NO_ADAPTERS = "adapters are not built in; to train few weights, use --freeze"
-_NO_PADDING = (
-    "evaluation crops the centre and never pads; to train on whole images, use --train_transforms with Resize; to lose"
-    " less at the edges in evaluation, use --crop_pct 1"
-)
+_PADDING = "use --resize_mode pad, which fits whole images into borders, or --resize_mode squash"
 _NO_TTA = "test-time augmentation is not built in"
 # What others switch on by a flag and is a transform of `train_transforms` here: its flags elsewhere.
 _TRANSFORMS = {
@@ -175,11 +173,14 @@ ANSWERS = {
     "peft": _NO_ADAPTERS,
     "use_peft": _NO_ADAPTERS,
     "adapter": _NO_ADAPTERS,
-    "letterbox": _NO_PADDING,
-    "pad": _NO_PADDING,
-    "padding": _NO_PADDING,
-    "resize_mode": _NO_PADDING,
-    "keep_aspect_ratio": _NO_PADDING,
+    "letterbox": _PADDING,
+    "pad": _PADDING,
+    "padding": _PADDING,
+    "keep_aspect_ratio": _PADDING,
+    "keep_ratio": _PADDING,
+    "squash": "use --resize_mode squash",
+    "stretch": "use --resize_mode squash",
+    "rect": "use --image_size with height and width, such as --image_size 224 112",
     "tta": _NO_TTA,
     "test_time_augmentation": _NO_TTA,
     "folds": "cross-validation is not built in",

@@ -91,10 +91,25 @@ def check_data(data: DataArguments) -> None:
         _check_label_from_name(data.label_from_name)
         if data.streaming:
             raise UserError("label_from_name is for a folder of images, which is not streamed; leave --streaming out.")
+    if data.image_size is not None:
+        _check_image_size(data.image_size)
+    if data.resize_mode in ("squash", "pad") and data.crop_pct not in (None, 1):
+        raise UserError(
+            f"crop_pct is {data.crop_pct}, but with resize_mode {data.resize_mode} nothing is cropped; use --crop_pct"
+            " null, or --resize_mode crop."
+        )
     _check_at_least_one(data, ("max_train_samples", "max_eval_samples", "shuffle_buffer_size"))
     if not 0 <= data.validation_fraction < 1:
         raise UserError(
             f"validation_fraction is {data.validation_fraction}; use a fraction of at least 0 and below 1, such as 0.1."
+        )
+
+
+def _check_image_size(size: int | list[int]) -> None:
+    sides = size if isinstance(size, list) else [size, size]
+    if len(sides) != 2 or not all(type(side) is int and side >= 1 for side in sides):
+        raise UserError(
+            f"image_size is {size}; use the side in pixels, such as 224, or height and width, such as 224 112."
         )
 
 

@@ -233,7 +233,7 @@ def evaluate_model(
 
 def _figures(arguments: DataArguments) -> DataArguments | None:
     """Return the arguments where they say how images are prepared; else the checkpoint's own processor is kept."""
-    stated = ("image_size", "crop_pct", "image_mean", "image_std", "resample")
+    stated = ("image_size", "resize_mode", "crop_pct", "image_mean", "image_std", "resample")
     return arguments if any(getattr(arguments, name) is not None for name in stated) else None
 
 

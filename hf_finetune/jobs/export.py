@@ -77,7 +77,7 @@ def export_model(
     uniform = data is not None and data.uniform
     stage, device_stage = EvaluationStage(image_processor, uniform), DeviceStage(image_processor, uniform)
     if data is None:
-        samples: Any = _noise(stage, describe(image_processor).image_size, args.seed)
+        samples: Any = _noise(stage, describe(image_processor).sides, args.seed)
         name = "noise; for real ones use --dataset, as for hf-finetune evaluate"
     else:
         role = next(role for role in ("test", "validation", "train") if role in data.splits)
@@ -164,9 +164,9 @@ def _check_wishes(
     return form, path
 
 
-def _noise(stage: EvaluationStage, image_size: int, seed: int) -> list[dict[str, Any]]:
+def _noise(stage: EvaluationStage, sides: tuple[int, int], seed: int) -> list[dict[str, Any]]:
     generator = np.random.default_rng(seed)
-    pixels = generator.integers(0, 256, (_NOISE_IMAGES, image_size, image_size, 3), dtype=np.uint8)
+    pixels = generator.integers(0, 256, (_NOISE_IMAGES, *sides, 3), dtype=np.uint8)
     rows = stage({"image": [PIL.Image.fromarray(image) for image in pixels], "label": [-1] * _NOISE_IMAGES})
     return [{"pixel_values": image, "labels": -1} for image in rows["pixel_values"]]
 

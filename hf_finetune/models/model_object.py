@@ -51,6 +51,9 @@ class ModelObject:
     @property
     def preprocessing(self) -> Mapping[str, Any]:
         size = getattr(self.model.config, "image_size", None)
+        if isinstance(size, (list, tuple)) and len(size) == 2:
+            height, width = size
+            return {"image_size": height if height == width else (height, width)}
         return {"image_size": size} if isinstance(size, int) else {}
 
     def load_config(self) -> PreTrainedConfig:

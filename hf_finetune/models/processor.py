@@ -1,7 +1,8 @@
 """The image processor: how an image becomes the network's input in evaluation.
 
-A recipe may change its size, crop, mean, standard deviation or resampling. The resulting processor prepares the images
-of every evaluation, is saved with the model, and is what `pipeline("image-classification")` applies.
+A recipe may change its size, what becomes of images of another shape, mean, standard deviation or resampling. The
+resulting processor prepares the images of every evaluation, is saved with the model, and is what
+`pipeline("image-classification")` applies. It is always of a class of Transformers, so `pipeline` needs no other code.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from transformers import BaseImageProcessor, BitImageProcessor, PreTrainedConfig
+from transformers import BaseImageProcessor, BitImageProcessor, ConvNextImageProcessor, PreTrainedConfig
 from transformers.image_utils import PILImageResampling
 
 from hf_finetune.config.data import DataArguments
@@ -23,6 +24,7 @@ RESAMPLINGS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
 # Of ImageNet's training images, in pixel units (0 to 255): the figures of torchvision's models, times 255.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+_TIMM_MODES = {"center": "crop", "squash": "squash", "border": "pad"}
 
 
 @dataclass(frozen=True)
@@ -30,18 +32,32 @@ class Preprocessing:
     """What an image processor does, by the names that a recipe uses.
 
     Attributes:
-        image_size: Side of the square that the network sees, in pixels.
-        crop_pct: That side divided by the shorter side of the resized image, above 0 and at most 1.
+        image_size: Side of the square that the network sees, or its (height, width) where they differ, in pixels.
+        crop_pct: The shorter of these sides divided by the shorter side of the resized image, above 0 and at most 1.
+        resize_mode: What becomes of an image of another shape. "crop" resizes it by its shorter side and cuts out the
+            centre; "squash" resizes both sides; "pad" resizes it to fit as a whole and adds borders.
+        fill: The values of these borders, 0 to 255, one for each channel.
         mean: Mean of each channel, in pixel units (0 to 255).
         std: Standard deviation of each channel, in pixel units.
         resample: The filter that resizes, one of `RESAMPLINGS`.
     """
 
-    image_size: int = 224
+    image_size: int | tuple[int, int] = 224
     crop_pct: float = 0.875
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     resample: str = "bilinear"
+    resize_mode: str = "crop"
+    fill: tuple[int, ...] = (0, 0, 0)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The height and the width of what the network sees, in pixels."""
+        return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
+
+
+def _image_size(height: int, width: int) -> int | tuple[int, int]:
+    return height if height == width else (height, width)
 
 
 def _is_timm(processor: BaseImageProcessor) -> bool:
@@ -56,36 +72,53 @@ def describe(processor: Any) -> Preprocessing:
     """
     if _is_timm(processor):
         config = processor.data_config
+        mean = tuple(255 * value for value in config["mean"])
+        mode = _TIMM_MODES[config["crop_mode"]]
         return Preprocessing(
-            image_size=config["input_size"][-1],
+            image_size=_image_size(*config["input_size"][-2:]),
             crop_pct=config["crop_pct"],
-            mean=tuple(255 * value for value in config["mean"]),
+            mean=mean,
             std=tuple(255 * value for value in config["std"]),
             resample=config["interpolation"],
+            resize_mode=mode,
+            fill=tuple(map(round, mean)) if mode == "pad" else (0, 0, 0),
         )
     size = dict(processor.size)
     crop_size = dict(getattr(processor, "crop_size", None) or {}) if getattr(processor, "do_center_crop", False) else {}
-    edge: int = size.get("shortest_edge") or size["height"]
-    image_size: int = crop_size.get("height") or edge
-    crop_pct = image_size / edge
-    if getattr(processor, "crop_pct", None) and image_size < 384:  # ConvNextImageProcessor crops below 384 pixels
-        crop_pct = processor.crop_pct
+    edge: int | None = size.get("shortest_edge")
+    mode = "crop" if edge else "pad" if size.get("max_height") else "squash"
+    resized = (edge, edge) if edge else (size["height"], size["width"]) if mode == "squash" else ()
+    sides = (crop_size["height"], crop_size["width"]) if crop_size else resized
+    crop_pct = min(sides) / min(resized or sides)
+    if getattr(processor, "crop_pct", None):
+        if min(sides) < 384:  # ConvNextImageProcessor crops below 384 pixels, and squashes from there
+            crop_pct = processor.crop_pct
+        elif isinstance(processor, ConvNextImageProcessor):
+            mode = "squash"
     scale = 255.0 if processor.do_rescale else 1.0
     normalized = processor.do_normalize
     return Preprocessing(
-        image_size=image_size,
+        image_size=_image_size(*sides),
         crop_pct=crop_pct,
         mean=tuple(scale * value for value in processor.image_mean) if normalized else (0.0, 0.0, 0.0),
         std=tuple(scale * value for value in processor.image_std) if normalized else (scale, scale, scale),
         resample=PILImageResampling(processor.resample).name.lower(),
+        resize_mode=mode,
     )
 
 
 def _build(preprocessing: Preprocessing) -> BaseImageProcessor:
-    image_size = preprocessing.image_size
+    height, width = preprocessing.sides
+    crop_pct = preprocessing.crop_pct
+    if preprocessing.resize_mode == "pad":  # the centre crop of an image that is too small pads it
+        size = {"max_height": height, "max_width": width}
+    elif preprocessing.resize_mode == "squash":
+        size = {"height": int(height / crop_pct), "width": int(width / crop_pct)}
+    else:
+        size = {"shortest_edge": int(min(height, width) / crop_pct)}
     return BitImageProcessor(
-        size={"shortest_edge": int(image_size / preprocessing.crop_pct)},
-        crop_size={"height": image_size, "width": image_size},
+        size=size,
+        crop_size={"height": height, "width": width},
         resample=RESAMPLINGS[preprocessing.resample],
         image_mean=[value / 255 for value in preprocessing.mean],
         image_std=[value / 255 for value in preprocessing.std],
@@ -109,9 +142,12 @@ def _three_channels(name: str, values: list[float]) -> tuple[float, ...]:
 def _overridden(preprocessing: Preprocessing, arguments: DataArguments) -> Preprocessing:
     changes: dict[str, Any] = {}
     if arguments.image_size is not None:
-        if arguments.image_size < 1:
-            raise UserError(f"image_size is {arguments.image_size}; use the side in pixels, such as 224.")
-        changes["image_size"] = arguments.image_size
+        size = arguments.image_size
+        changes["image_size"] = _image_size(*size) if isinstance(size, list) else size
+    if arguments.resize_mode is not None:
+        changes["resize_mode"] = arguments.resize_mode
+        if arguments.resize_mode != "crop":
+            changes["crop_pct"] = 1.0  # all of an image is seen; `check_data` refuses another figure
     if arguments.crop_pct is not None:
         if not 0 < arguments.crop_pct <= 1:
             raise UserError(f"crop_pct is {arguments.crop_pct}; use a number above 0 and at most 1, such as 0.875.")
@@ -130,10 +166,24 @@ def _overridden(preprocessing: Preprocessing, arguments: DataArguments) -> Prepr
     return replace(preprocessing, **changes)
 
 
-def default_train_transforms(preprocessing: Preprocessing) -> list[dict[str, Any]]:
-    """Return the training transforms of a recipe that names none: a random crop to the network's size, and a flip."""
-    crop = {"size": preprocessing.image_size, "interpolation": preprocessing.resample}
-    return [{"RandomResizedCrop": crop}, {"RandomHorizontalFlip": {"p": 0.5}}]
+def default_train_transforms(preprocessing: Preprocessing, resize_mode: str | None = None) -> list[dict[str, Any]]:
+    """Return the training transforms of a recipe that names none: one to the network's size, and a flip.
+
+    Args:
+        preprocessing: What the image processor does.
+        resize_mode: The recipe's. "squash" and "pad" treat an image as evaluation does. Otherwise it is a random crop,
+            whatever the checkpoint's image processor does.
+    """
+    size, interpolation = list(preprocessing.sides), preprocessing.resample
+    if resize_mode == "squash":
+        step: dict[str, Any] = {"Resize": {"size": size, "interpolation": interpolation}}
+    elif resize_mode == "pad":
+        fill = list(preprocessing.fill) if any(preprocessing.fill) else 0
+        step = {"Letterbox": {"size": size, "interpolation": interpolation, "fill": fill}}
+    else:
+        square = isinstance(preprocessing.image_size, int)
+        step = {"RandomResizedCrop": {"size": size[0] if square else size, "interpolation": interpolation}}
+    return [step, {"RandomHorizontalFlip": {"p": 0.5}}]
 
 
 def load_image_processor(
@@ -160,15 +210,21 @@ def load_image_processor(
     own = describe(processor) if processor is not None else Preprocessing()
     if processor is None and source is not None:
         own = replace(own, **source.preprocessing)
-    wanted = own if data is None else _overridden(own, data)
+    before = own
+    if data is not None and data.crop_pct is not None and not (processor is not None and _is_timm(processor)):
+        before = replace(
+            own, resize_mode="crop"
+        )  # a figure for crops asks for one; timm's also apply to squashed images
+    wanted = own if data is None else _overridden(before, data)
     if processor is not None and wanted == own:
         return processor
     if processor is None or not _is_timm(processor):
         return _build(wanted)
     pretrained_config = {key: value for key, value in config.pretrained_cfg.items() if not key.startswith("test_")}
     pretrained_config |= {
-        "input_size": [3, wanted.image_size, wanted.image_size],
+        "input_size": [3, *wanted.sides],
         "crop_pct": wanted.crop_pct,
+        "crop_mode": next(name for name, mode in _TIMM_MODES.items() if mode == wanted.resize_mode),
         "mean": [value / 255 for value in wanted.mean],
         "std": [value / 255 for value in wanted.std],
         "interpolation": wanted.resample,

@@ -17,7 +17,7 @@ from hf_finetune.training.given import Given
 # Keys of a recipe that say which images, or which network: an argument takes the place of them all.
 _DATASET_KEYS = ("dataset", "dataset_path", "dataset_config", "dataset_revision")
 _MODEL_KEYS = ("model_name_or_path", "model_type", "model_config", "load_from", "load_from_sha256")
-_PROCESSOR_KEYS = ("image_size", "crop_pct", "image_mean", "image_std", "resample")
+_PROCESSOR_KEYS = ("image_size", "resize_mode", "crop_pct", "image_mean", "image_std", "resample")
 _FILES_OF_WEIGHTS = (".pth", ".pt", ".safetensors")
 
 

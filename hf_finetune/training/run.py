@@ -171,8 +171,9 @@ def _train_transforms(plan: RunPlan, network: Network, data: ImageDataset) -> Tr
     if plan.given.train_transforms is not None:
         return transforms_of_function(plan.given.train_transforms)
     items = plan.data.train_transforms
-    stated = default_train_transforms(describe(network.image_processor)) if items is None else items
-    return build_train_transforms(stated, data.uniform)
+    if items is None:
+        items = default_train_transforms(describe(network.image_processor), plan.data.resize_mode)
+    return build_train_transforms(items, data.uniform)
 
 
 def _open_folder(prepared: PreparedRun) -> None:

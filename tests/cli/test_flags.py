@@ -48,6 +48,10 @@ def parse(*words: str, names: tuple[str, ...] | None = None) -> dict[str, Any]:
         (("--use_cpu", "--seed", "3"), {"use_cpu": True, "seed": 3}),
         (("--pretrained", "false"), {"pretrained": False}),
         # what is a word stays as it was typed, whatever YAML would make of it
+        (("--image_size", "224"), {"image_size": 224}),
+        (("--image_size", "224", "112"), {"image_size": [224, 112]}),
+        (("--image_size", "[224, 112]"), {"image_size": [224, 112]}),
+        (("--image_size", "null"), {"image_size": None}),
         (("--dataset", "2024"), {"dataset": "2024"}),
         (("--dataset", "true"), {"dataset": "true"}),
         (("--dataset", "./a b: c"), {"dataset": "./a b: c"}),

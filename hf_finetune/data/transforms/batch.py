@@ -320,6 +320,7 @@ class RandomErasing(BatchTransform):
 BATCH_TRANSFORMS: dict[str, type[BatchTransform]] = {
     "AlternatingHorizontalFlip": AlternatingHorizontalFlip,
     "CenterCrop": BatchTransform,
+    "Letterbox": BatchTransform,
     "Resize": BatchTransform,
     "RandomCrop": RandomCrop,
     "RandomErasing": RandomErasing,

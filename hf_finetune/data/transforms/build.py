@@ -22,19 +22,23 @@ from hf_finetune.data.images.decoding import AS_STORED, Decoding
 from hf_finetune.data.images.pixels import decode_pixels
 from hf_finetune.data.transforms.alternating_flip import AlternatingHorizontalFlip
 from hf_finetune.data.transforms.batch import BATCH_TRANSFORMS, SMOOTH, BatchTransform, RandomErasing
+from hf_finetune.data.transforms.letterbox import Letterbox
 from hf_finetune.data.transforms.mixing import MIXING_TRANSFORMS, Mixing
 from hf_finetune.data.transforms.rand_augment import IncreasingRandAugment
-from hf_finetune.data.transforms.reduced_decoding import ReducedRandomResizedCrop, ReducedResize
+from hf_finetune.data.transforms.reduced_decoding import ReducedLetterbox, ReducedRandomResizedCrop, ReducedResize
 from hf_finetune.errors import UserError, did_you_mean, first_line
 
 # The transforms of this package, beside those of torchvision.transforms.v2.
 OWN_TRANSFORMS: dict[str, type[v2.Transform]] = {
     "AlternatingHorizontalFlip": AlternatingHorizontalFlip,
     "IncreasingRandAugment": IncreasingRandAugment,
+    "Letterbox": Letterbox,
 }
 # Transforms that give all images one size.
-_SIZE_FIXING = ("CenterCrop", "RandomCrop", "RandomResizedCrop", "Resize")
+_SIZE_FIXING = ("CenterCrop", "Letterbox", "RandomCrop", "RandomResizedCrop", "Resize")
 _INTERPOLATIONS = {mode.value: mode for mode in InterpolationMode}
+# A first transform that decodes no more of an image than it needs.
+FirstTransform = ReducedRandomResizedCrop | ReducedResize | ReducedLetterbox
 # They convert from or to something other than uint8 images, so they fit nowhere in the list.
 _NOT_FOR_IMAGES = ("ToTensor", "ToImage", "ToDtype", "PILToTensor", "ToPILImage", "Normalize")
 
@@ -53,7 +57,7 @@ class TrainTransforms:
 
     single: tuple[v2.Transform, ...]
     batch: tuple[BatchTransform, ...]
-    decoding: ReducedRandomResizedCrop | ReducedResize | None = None
+    decoding: FirstTransform | None = None
     erasing: RandomErasing | None = None
     mixing: Mixing | None = None
 
@@ -267,10 +271,12 @@ def _mixing(transform: v2.Transform, stream: int) -> Mixing | None:
     )
 
 
-def _reduced(transform: v2.Transform) -> ReducedRandomResizedCrop | ReducedResize | None:
+def _reduced(transform: v2.Transform) -> FirstTransform | None:
     """Return what decodes images for a first transform at a reduced scale, None where it needs whole images."""
     if isinstance(transform, v2.RandomResizedCrop) and _runs_on_batches(transform):
         return ReducedRandomResizedCrop(transform, stream=0)
+    if isinstance(transform, Letterbox) and transform.interpolation in SMOOTH:
+        return ReducedLetterbox(transform)
     if isinstance(transform, v2.Resize) and transform.max_size is None and transform.interpolation in SMOOTH:
         return ReducedResize(transform) if transform.size is not None and transform.antialias is not False else None
     return None

@@ -20,6 +20,7 @@ from torchvision.transforms import v2
 from hf_finetune.data.images.decoding import AS_STORED, Decoding, OpenImage
 from hf_finetune.data.images.pixels import to_tensor
 from hf_finetune.data.transforms.batch import RandomResizedCrop
+from hf_finetune.data.transforms.letterbox import Letterbox
 
 _REDUCTIONS = (8, 4, 2)
 _OPEN_AT_ONCE = 32  # images whose crops are drawn together; each keeps a file open until it is decoded
@@ -98,6 +99,23 @@ class ReducedResize:
             return height, width
         (side,) = self.transform.size
         return (side, int(side * width / height)) if height <= width else (int(side * height / width), side)
+
+
+class ReducedLetterbox:
+    """`Letterbox` on encoded images."""
+
+    def __init__(self, transform: Letterbox) -> None:
+        self.transform = transform
+
+    def __call__(self, values: Sequence[Any], keys: torch.Tensor, how: Decoding = AS_STORED) -> list[torch.Tensor]:
+        """Decode and letterbox images; see `ReducedRandomResizedCrop`. `keys` are not used."""
+        framed = []
+        for value in values:
+            with OpenImage(value) as opened:
+                height, width = opened.height, opened.width
+                image = opened.decode(_reduction(height, width, *self.transform.fitted(height, width)), how)
+            framed.append(self.transform.resized(to_tensor(image), height, width))
+        return framed
 
 
 def _reduction(height: int, width: int, target_height: int, target_width: int) -> int:

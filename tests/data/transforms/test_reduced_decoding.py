@@ -14,6 +14,8 @@ from torchvision.transforms.v2 import functional
 from hf_finetune.data.images import decoding
 from hf_finetune.data.images.decoding import decode_image
 from hf_finetune.data.transforms.batch import RandomResizedCrop
+from hf_finetune.data.transforms.build import build_train_transforms
+from hf_finetune.data.transforms.letterbox import Letterbox
 from hf_finetune.data.transforms.randomness import draw_keys
 from hf_finetune.data.transforms.reduced_decoding import ReducedRandomResizedCrop, ReducedResize, to_tensor
 
@@ -118,3 +120,15 @@ def test_an_unreadable_image_is_named(tmp_path):
     path.write_bytes(photograph(400, 300)[:2000])
     with pytest.raises(decoding.UnreadableImage, match="broken.jpg"):
         ReducedRandomResizedCrop(v2.RandomResizedCrop(32), 0)([str(path)], KEYS[:1])
+
+
+def test_a_letterbox_decodes_no_more_than_it_needs(scales):
+    transforms = build_train_transforms([{"Letterbox": {"size": [40, 80]}}], uniform=False)
+    values = [photograph(800, 200), photograph(200, 800), photograph(200, 800, orientation=6), photograph(90, 40)]
+    wide, tall, turned, small = transforms.decode(values, torch.zeros(4, dtype=torch.int64))
+    assert scales == [8, 8, 8, 1]
+    for framed, value in zip((wide, tall, turned, small), values, strict=True):
+        whole = Letterbox([40, 80])(to_tensor(decode_image(value)))
+        assert framed.shape == (3, 40, 80)
+        assert (framed.float() - whole.float()).abs().mean() < 3
+    assert turned[:, 0].max() == 0 and tall[:, 20, 0].max() == 0  # borders above, and at the left

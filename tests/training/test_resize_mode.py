@@ -1,0 +1,112 @@
+"""Each `resize_mode`, square or not, on long images of both orientations: a pipeline gives what was evaluated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+from transformers import BitImageProcessor, pipeline
+
+from hf_finetune import UserError, evaluate, finetune, predict
+from tests.helpers.tiny import write_recipe
+
+pytestmark = pytest.mark.slow
+
+
+def write_long_images(folder: Path, shapes: list[tuple[int, int]], suffix: str) -> Path:
+    """Write images whose class shows at their ends only, whichever way they are flipped."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 6)):
+        for label in ("marked", "plain"):
+            (folder / split / label).mkdir(parents=True)
+            for number in range(count):
+                height, width = shapes[number % len(shapes)]
+                pixels = generator.normal(60, 10, (height, width, 3))
+                long = pixels if height > width else pixels.swapaxes(0, 1)
+                edge = len(long) // 8
+                if label == "marked":
+                    long[:edge] += 150
+                    long[-edge:] += 150
+                image = PIL.Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+                image.save(folder / split / label / f"{number}.{suffix}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def long_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    shapes = [(300, 60), (60, 300), (49, 49), (33, 200)]
+    return write_long_images(tmp_path_factory.mktemp("long"), shapes, "jpg")
+
+
+@pytest.fixture(scope="module")
+def uniform_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_long_images(tmp_path_factory.mktemp("uniform"), [(24, 160)], "png")
+
+
+@pytest.mark.parametrize("mode", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("size", [16, [16, 40]])
+@pytest.mark.parametrize("kind", ["long_images", "uniform_images"])
+def test_pipeline_evaluate_and_predict_agree_with_the_run(kind, size, mode, tmp_path, request):
+    images = request.getfixturevalue(kind)
+    changes: dict[str, Any] = {"train_transforms": None, "crop_pct": None, "image_size": size, "num_train_epochs": 1}
+    recipe = write_recipe(tmp_path, **changes, resize_mode=mode)
+    output = tmp_path / "output"
+    result = finetune(str(recipe), dataset=str(images), output_dir=str(output))
+
+    files = sorted((images / "test").rglob("*.*"))
+    classifier = pipeline("image-classification", model=str(output), device="cpu", function_to_apply="none")
+    assert type(classifier.image_processor) is BitImageProcessor
+    logits = [{entry["label"]: entry["score"] for entry in answer} for answer in classifier(list(map(str, files)))]
+    array = np.array([[row["marked"], row["plain"]] for row in logits])
+    log_probabilities = array - np.logaddexp(array[:, 0], array[:, 1])[:, None]
+    loss = -np.mean([row[int(file.parent.name == "plain")] for row, file in zip(log_probabilities, files, strict=True)])
+    assert loss == pytest.approx(result.metrics["test_loss"], abs=1e-5)
+    assert evaluate(str(output), dataset=str(images), use_cpu=True).metrics["loss"] == pytest.approx(loss, abs=1e-5)
+    for row, answer in zip(log_probabilities, predict(str(output), files, top_k=2), strict=True):
+        scores = dict(answer.classes)
+        assert np.log([scores["marked"], scores["plain"]]) == pytest.approx(row, abs=1e-5)
+
+
+@pytest.mark.parametrize(("mode", "learns"), [("crop", False), ("squash", True), ("pad", True)])
+def test_what_shows_at_the_ends_is_learned_where_they_are_seen(mode, learns, uniform_images, tmp_path):
+    changes = {"train_transforms": None, "crop_pct": None, "image_size": 32, "num_train_epochs": 12}
+    recipe = write_recipe(tmp_path, **changes, resize_mode=mode, lr_milestones=[11])
+    result = finetune(str(recipe), dataset=str(uniform_images), output_dir=str(tmp_path / "output"), seed=1)
+    assert (result.metrics["test_accuracy"] > 0.9) is learns
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings"),
+    [
+        ("vit", {"image_size": [16, 40], "patch_size": 8}),
+        (
+            "swin",
+            {
+                "image_size": [16, 40],
+                "patch_size": 4,
+                "window_size": 2,
+                "embed_dim": 8,
+                "depths": [1],
+                "num_heads": [2],
+            },
+        ),
+    ],
+)
+def test_a_transformer_that_is_built_for_a_rectangle_trains_on_it(model_type, settings, uniform_images, tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = {**(sizes if model_type == "vit" else {}), **settings}
+    changes = {"train_transforms": None, "crop_pct": None, "image_size": [16, 40], "num_train_epochs": 1}
+    recipe = write_recipe(tmp_path, **changes, resize_mode="squash", model_type=model_type, model_config=config)
+    result = finetune(str(recipe), dataset=str(uniform_images), output_dir=str(tmp_path / "output"))
+    assert result.metrics["test_samples"] == 12
+
+
+def test_a_transformer_of_a_fixed_size_refuses_another(uniform_images, tmp_path):
+    config = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    changes = {"train_transforms": None, "crop_pct": None, "image_size": [16, 40], "model_type": "vit"}
+    recipe = write_recipe(tmp_path, **changes, model_config={**config, "image_size": 16, "patch_size": 8})
+    with pytest.raises(UserError, match=r"^[^\n]*\(16\*40\) doesn't match model \(16\*16\)[^\n]*model_config\.$"):
+        finetune(str(recipe), dataset=str(uniform_images), output_dir=str(tmp_path / "output"))
