@@ -14,7 +14,7 @@ from hf_finetune.data.dataset import EarlierImages, ImageDataset
 from hf_finetune.data.duplicates import leave_out_duplicates
 from hf_finetune.data.images.decoding import NO_SUCH_FILE
 from hf_finetune.data.images.header_cache import HeaderCache
-from hf_finetune.data.images.header_check import check_headers, describe_bad_image, list_bad_images
+from hf_finetune.data.images.header_check import check_headers, count_pages, describe_bad_image, list_bad_images
 from hf_finetune.data.labels import Labels, map_labels, missing_classes
 from hf_finetune.data.sources.in_memory import InMemoryDataset, read_objects
 from hf_finetune.data.sources.open import open_source
@@ -230,6 +230,7 @@ def _check_images(result: ImageDataset, raw: RawDataset, on_bad_image: str, earl
         files = are_files(dataset)
         check = check_headers(dataset, on_bad_image == "skip" or files, cache if files else None)
         sizes |= check.sizes
+        result.pages[role] = count_pages(check.headers)
         complete &= check.complete
         bad_rows = sorted(check.bad_rows)
         if len(bad_rows) == len(dataset):
@@ -261,6 +262,7 @@ def _check_images(result: ImageDataset, raw: RawDataset, on_bad_image: str, earl
     if count:
         are = "is" if count == 1 else "are"
         result.notes.append(f"{images} cannot be read and {are} left out: {list_bad_images(result.bad_images)}.")
+    result.notes += result.page_notes(result.splits)
     # A sample alone is no proof: one image of another size among a million would make its batch fail.
     if len(sizes) == 1 and (complete or (result.entry is not None and sizes == {result.entry.image_size})):
         result.image_sizes = sizes.pop()

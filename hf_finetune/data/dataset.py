@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -14,6 +15,8 @@ import numpy.typing as npt
 from datasets import Dataset
 
 from hf_finetune.data.catalog import DatasetEntry
+from hf_finetune.data.images.decoding import Pages
+from hf_finetune.data.images.header_check import describe_pages
 from hf_finetune.data.streaming.split import StreamedSplit
 
 Split: TypeAlias = Dataset | StreamedSplit
@@ -37,6 +40,7 @@ class ImageDataset:
         entry: The catalog's entry of a named dataset.
         notes: Sentences that the user should read.
         bad_images: The unreadable images that `on_bad_image=skip` leaves out, each with the reason.
+        pages: By role, how many of the files that were looked at hold what beside the image that is used.
         left_out: By role, the `sample_index` of the images that are in no split: they cannot be read,
             or are in another split too and `drop_duplicates` is set.
         image_sizes: The (height, width) in pixels that all images are known to have: from every header, or from the
@@ -55,6 +59,7 @@ class ImageDataset:
     entry: DatasetEntry | None
     notes: list[str] = field(default_factory=list)
     bad_images: list[str] = field(default_factory=list)
+    pages: dict[str, Counter[Pages]] = field(default_factory=dict)
     left_out: dict[str, list[int]] = field(default_factory=dict)
     image_sizes: tuple[int, int] | None = None
     revision: str | None = None
@@ -71,6 +76,12 @@ class ImageDataset:
     def streamed(self) -> bool:
         """Whether the images are read from shards during training."""
         return any(isinstance(split, StreamedSplit) for split in self.splits.values())
+
+    def page_notes(self, roles: Iterable[str]) -> list[str]:
+        """Return notes on the images of some roles that have more than one page."""
+        by_split = {self.split_names[role]: role for role in roles}  # two roles may be one split
+        pages = sum((self.pages[role] for role in by_split.values()), Counter[Pages]())
+        return describe_pages(pages, sampled=pages.total() < sum(len(self.splits[role]) for role in by_split.values()))
 
     def note_final_split(self) -> None:
         """Add a note where the final figures come from a split that also chose the checkpoint, or from none."""

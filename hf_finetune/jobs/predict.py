@@ -6,8 +6,9 @@ import csv
 import io
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,7 +18,9 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.data.device import DeviceStage
+from hf_finetune.data.images.decoding import OpenImage, Pages
 from hf_finetune.data.images.files import LeftOut, image_files
+from hf_finetune.data.images.header_check import describe_pages
 from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError
 from hf_finetune.exporters.base import LogitsOf
@@ -222,15 +225,16 @@ def predict_files(
     named = [(path, {"path": str(path), "bytes": None}) for path in images]
     predictions = classify(model_name, named, top_k, batch_size, show_bar=True)
     unreadable: list[str] = []
+    pages: Counter[Pages] = Counter()
     with _writing(output) as file:
-        for text in _written(_readable(predictions, unreadable), output_format):
+        for text in _written(_readable(predictions, unreadable, pages), output_format):
             if file is sys.stdout:
                 write_line(text.removesuffix("\n"))  # above the bar
             else:
                 file.write(text)
     if output is not None:
         logger.info(f"Written: {output}.")
-    for line in unreadable:
+    for line in [*describe_pages(pages), *unreadable]:
         tell(f"hf-finetune: {line}", sys.stderr)
     return unreadable
 
@@ -248,9 +252,11 @@ def _writing(output: str | Path | None) -> Iterator[TextIO]:
         yield file
 
 
-def _readable(predictions: Iterable[Prediction], unreadable: list[str]) -> Iterator[Prediction]:
+def _readable(predictions: Iterable[Prediction], unreadable: list[str], pages: Counter[Pages]) -> Iterator[Prediction]:
     for prediction in predictions:
         if prediction.error is None:
+            with suppress(UserError), OpenImage(str(prediction.image)) as image:  # unless it has vanished since
+                pages[image.pages] += 1
             yield prediction
         else:
             unreadable.append(prediction.error)

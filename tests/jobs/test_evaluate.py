@@ -45,6 +45,15 @@ def test_figures_and_parity_on_a_folder(finished_run, image_folder):
     assert_parity(result, str(finished_run), images, ["blue", "green", "red"])
 
 
+def test_pages_that_are_not_used_are_counted(finished_run, image_folder, tmp_path, capsys):
+    shutil.copytree(image_folder / "test", tmp_path / "test")
+    page = PIL.Image.new("RGB", (16, 16), (200, 50, 40))
+    page.save(tmp_path / "test" / "red" / "many.tif", save_all=True, append_images=[page])
+    capsys.readouterr()
+    assert main(["evaluate", str(finished_run), "--dataset", str(tmp_path), "--use_cpu", "--disable_tqdm"]) == 0
+    assert "1 of 25 images has more than one page or frame; the first is used." in capsys.readouterr().out
+
+
 def test_the_command_shows_its_table_at_any_level_and_the_function_shows_nothing(
     finished_run, image_folder, tmp_path, capsys
 ):

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 
+import PIL.Image
 import pytest
 from transformers import pipeline
 
@@ -109,3 +110,14 @@ def test_a_mistake_in_a_path_is_one_line(finished_run, capsys):
     assert main(["predict", str(finished_run), ""]) == 2
     error = capsys.readouterr().err
     assert 'An empty path ("")' in error and error.count("\n") == 1
+
+
+def test_pages_that_are_not_used_are_counted(finished_run, tmp_path, capsys):
+    page = PIL.Image.new("RGB", (16, 16), (200, 50, 40))
+    page.save(tmp_path / "one.png")
+    page.save(tmp_path / "many.tif", save_all=True, append_images=[page, page])
+    capsys.readouterr()
+    assert main(["predict", str(finished_run), str(tmp_path), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert len(json.loads(printed.out)) == 2
+    assert "hf-finetune: 1 of 2 images has more than one page or frame; the first is used." in printed.err

@@ -12,8 +12,9 @@ import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 import PIL.ExifTags
@@ -33,12 +34,40 @@ IMAGE_EXTENSIONS = (
 
 # The last bytes of a complete file. A file that ends otherwise may be truncated, or have something appended.
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+_OF_CAMERAS = ("HEIF", "MPO")  # formats in which a camera stores more than the photo
 NO_SUCH_FILE = "no such file"  # the reason of an UnreadableImage whose file does not exist
 _TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 _WIDTH, _LENGTH = PIL.ExifTags.Base.ImageWidth, PIL.ExifTags.Base.ImageLength
 
 
 ImageValue: TypeAlias = Mapping[str, Any] | str | bytes | Path | PIL.Image.Image
+
+
+class Pages(IntEnum):
+    """What a file holds beside its first image, which is the one that is used, here and by `pipeline`."""
+
+    NONE = 0
+    MORE = 1  # pages of a TIFF, frames of an animation
+    OF_CAMERA = 2  # what cameras add to a photo: a gain map, a depth map, a second view
+
+
+class Header(NamedTuple):
+    """What the header of an image shows.
+
+    Attributes:
+        height: The height of the upright image in pixels.
+        width: Its width in pixels.
+        pages: What the file holds beside it.
+    """
+
+    height: int
+    width: int
+    pages: Pages = Pages.NONE
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.height, self.width
 
 
 @dataclass(frozen=True)
@@ -122,6 +151,18 @@ class OpenImage:
         if self._file is not None:
             self._file.close()
 
+    @property
+    def pages(self) -> Pages:
+        """What the file holds beside this image."""
+        if self._image.format == "PSD":  # its layers are parts of the one image
+            return Pages.NONE
+        try:
+            if not getattr(self._image, "is_animated", False):
+                return Pages.NONE
+        except Exception:  # a GIF that is broken after its first frame, which counts alone
+            return Pages.NONE
+        return Pages.OF_CAMERA if self._image.format in _OF_CAMERAS else Pages.MORE
+
     def decode(self, reduction: int = 1, how: Decoding = AS_STORED) -> PIL.Image.Image:
         """Decode the image to upright RGB, 8 bits per channel.
 
@@ -177,15 +218,15 @@ def decode_image(value: ImageValue, how: Decoding = AS_STORED) -> PIL.Image.Imag
         return image.decode(how=how)
 
 
-def read_image_size(value: ImageValue) -> tuple[int, int]:
-    """Return (height, width) in pixels of the upright image from its header.
+def read_header(value: ImageValue) -> Header:
+    """Return what an image's header shows.
 
     Only a file without the end marker of its format is decoded, to find out whether it is truncated. Raises
     `UnreadableImage`.
     """
     with OpenImage(value) as image:
         image.check_end()
-        return image.height, image.width
+        return Header(image.height, image.width, image.pages)
 
 
 def image_name(value: Any) -> str:

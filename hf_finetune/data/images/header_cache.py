@@ -21,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 
+from hf_finetune.data.images.decoding import Header, Pages
+
 # A file that changes twice within one tick of the file system's clock has the same times both times. Ticks of Linux are
 # 1 to 10 ms; a file system that keeps whole seconds (FAT: two) shows by the times themselves.
 _TICK = 20_000_000  # nanoseconds
@@ -32,7 +34,7 @@ Keys = npt.NDArray[np.uint64]
 
 
 class HeaderCache:
-    """The sizes of the images of one dataset, as a file in the cache folder of `datasets`.
+    """The headers of the images of one dataset, as a file in the cache folder of `datasets`.
 
     Where that folder cannot be written or the file is corrupt, headers are read again.
     """
@@ -48,18 +50,18 @@ class HeaderCache:
         self._path = Path(datasets.config.HF_DATASETS_CACHE, "hf_finetune", f"headers-{key}.npz")
         self._keys: Keys = np.zeros((0, 2), np.uint64)
         self._numbers = np.zeros(0, np.int32)
-        self._sizes: list[tuple[int, int]] = []
+        self._headers: list[Header] = []
         with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(self._path) as kept:
-            keys, numbers, sizes = kept["keys"], kept["numbers"], kept["sizes"]
-            if len(keys) == len(numbers) and (not len(numbers) or numbers.max() < len(sizes)):
+            keys, numbers, headers = kept["keys"], kept["numbers"], kept["headers"]
+            if len(keys) == len(numbers) and (not len(numbers) or numbers.max() < len(headers)):
+                self._headers = [Header(height, width, Pages(pages)) for height, width, pages in headers.tolist()]
                 self._keys, self._numbers = keys, numbers
-                self._sizes = [(int(height), int(width)) for height, width in sizes]
         self._used = np.zeros(len(self._keys), bool)
-        self._added: dict[bytes, tuple[int, int]] = {}
+        self._added: dict[bytes, Header] = {}
         self._lock = threading.Lock()
 
-    def find(self, keys: Keys) -> list[tuple[int, int] | None]:
-        """Return the (height, width) in pixels of each file, None for one that is not known."""
+    def find(self, keys: Keys) -> list[Header | None]:
+        """Return the header of each file, None for one that is not known."""
         if not len(self._keys):
             return [None] * len(keys)
         # Sorted by the first half of the hash. Where two files shared it, one of them would be read again.
@@ -67,11 +69,13 @@ class HeaderCache:
         found = (self._keys[places] == keys).all(axis=1) & (keys[:, 0] != 0)
         self._used[places[found]] = True
         numbers = np.where(found, self._numbers[places], _UNKNOWN).tolist()
-        return [None if number == _UNKNOWN else self._sizes[number] for number in numbers]
+        return [None if number == _UNKNOWN else self._headers[number] for number in numbers]
 
-    def add(self, keys: Keys, sizes: Sequence[tuple[int, int] | None]) -> None:
-        """Keep the sizes of files; None stands for an unreadable one. Any thread may call this."""
-        new = {key.tobytes(): size for key, size in zip(keys, sizes, strict=True) if key[0] and size is not None}
+    def add(self, keys: Keys, headers: Sequence[Header | None]) -> None:
+        """Keep the headers of files; None stands for an unreadable one. Any thread may call this."""
+        new = {
+            key.tobytes(): header for key, header in zip(keys, headers, strict=True) if key[0] and header is not None
+        }
         with self._lock:
             self._added.update(new)
 
@@ -80,18 +84,18 @@ class HeaderCache:
         if not self._added:
             return
         keep = self._used | (np.count_nonzero(~self._used) <= np.count_nonzero(self._used) + len(self._added))
-        sizes = list(dict.fromkeys([*self._sizes, *self._added.values()]))
-        number_of = {size: number for number, size in enumerate(sizes)}
+        headers = list(dict.fromkeys([*self._headers, *self._added.values()]))
+        number_of = {header: number for number, header in enumerate(headers)}
         keys = np.frombuffer(b"".join(self._added), np.uint64).reshape(-1, 2)
         keys = np.concatenate([self._keys[keep], keys])
-        numbers = np.array([number_of[size] for size in self._added.values()], np.int32)
+        numbers = np.array([number_of[header] for header in self._added.values()], np.int32)
         numbers = np.concatenate([self._numbers[keep], numbers])
         order = np.argsort(keys[:, 0])
         unfinished = self._path.with_name(f".{self._path.stem}.{os.getpid()}.tmp.npz")
         with suppress(OSError):  # without a cache that can be written, headers are read again
             self._path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                np.savez(unfinished, keys=keys[order], numbers=numbers[order], sizes=np.array(sizes, np.int64))
+                np.savez(unfinished, keys=keys[order], numbers=numbers[order], headers=np.array(headers, np.int64))
                 os.replace(unfinished, self._path)
             finally:
                 unfinished.unlink(missing_ok=True)

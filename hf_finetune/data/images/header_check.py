@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from datasets import Dataset
 
 from hf_finetune.cores import usable_cores
 from hf_finetune.data.columns import arrow_column
-from hf_finetune.data.images.decoding import NO_SUCH_FILE, UnreadableImage, read_image_size
+from hf_finetune.data.images.decoding import NO_SUCH_FILE, Header, Pages, UnreadableImage, read_header
 from hf_finetune.data.images.header_cache import HeaderCache, file_keys
 from hf_finetune.data.images.heif import NEEDS_AVIF, NEEDS_HEIF
 from hf_finetune.errors import listing
@@ -32,13 +33,18 @@ class HeaderCheck:
 
     Attributes:
         complete: Whether every image was checked.
-        sizes: The sizes found, (height, width) in pixels.
+        headers: How many images have each header.
         bad_rows: The error of each unreadable row.
     """
 
     complete: bool = False
-    sizes: set[tuple[int, int]] = field(default_factory=set)
+    headers: Counter[Header] = field(default_factory=Counter)
     bad_rows: dict[int, UnreadableImage] = field(default_factory=dict)
+
+    @property
+    def sizes(self) -> set[tuple[int, int]]:
+        """The sizes found, (height, width) in pixels."""
+        return {header.size for header in self.headers}
 
 
 def check_headers(dataset: Dataset, every: bool, cache: HeaderCache | None = None) -> HeaderCheck:
@@ -51,7 +57,7 @@ def check_headers(dataset: Dataset, every: bool, cache: HeaderCache | None = Non
             split whose images are all files.
 
     Returns:
-        The sizes, and the unreadable rows, numbered within `dataset`.
+        The headers, and the unreadable rows, numbered within `dataset`.
     """
     rows = np.arange(len(dataset)) if every else np.linspace(0, len(dataset) - 1, min(_SAMPLE, len(dataset)))
     chunks = np.split(rows.astype(np.int64), range(_CHUNK, len(rows), _CHUNK))
@@ -70,7 +76,7 @@ def check_headers(dataset: Dataset, every: bool, cache: HeaderCache | None = Non
     bar = progress_bar(total=len(rows), desc="Checking images", unit="image", delay=_SECONDS_BEFORE_BAR)
     with bar, ThreadPoolExecutor(min(16, 4 * usable_cores())) as pool:
         for chunk, found in zip(chunks, pool.map(check_chunk, chunks), strict=True):
-            result.sizes |= found.sizes
+            result.headers.update(found.headers)
             result.bad_rows |= found.bad_rows
             bar.update(len(chunk))
     return result
@@ -80,7 +86,7 @@ def _check(rows: np.ndarray, values: pa.ChunkedArray) -> HeaderCheck:
     found = HeaderCheck()
     for row, value in zip(rows.tolist(), values.to_pylist(), strict=True):
         try:
-            found.sizes.add(read_image_size(value or {}))
+            found.headers[read_header(value or {})] += 1
         except UnreadableImage as error:
             found.bad_rows[row] = error
     return found
@@ -90,17 +96,46 @@ def _check_files(rows: np.ndarray, values: pa.ChunkedArray, cache: HeaderCache) 
     found = HeaderCheck()
     paths = [path or "" for path in pc.struct_field(values, "path").to_pylist()]
     keys = file_keys(paths)
-    sizes = cache.find(keys)
-    unknown = [number for number, size in enumerate(sizes) if size is None]
+    headers = cache.find(keys)
+    unknown = [number for number, header in enumerate(headers) if header is None]
     for number in unknown:
         try:
-            sizes[number] = read_image_size({"bytes": None, "path": paths[number] or None})
+            headers[number] = read_header({"bytes": None, "path": paths[number] or None})
         except UnreadableImage as error:
             found.bad_rows[int(rows[number])] = error
     if unknown:
-        cache.add(keys[unknown], [sizes[number] for number in unknown])
-    found.sizes.update(size for size in sizes if size is not None)
+        cache.add(keys[unknown], [headers[number] for number in unknown])
+    found.headers.update(header for header in headers if header is not None)
     return found
+
+
+def count_pages(headers: Counter[Header]) -> Counter[Pages]:
+    """Return how many files hold what beside their first image."""
+    pages: Counter[Pages] = Counter()
+    for header, count in headers.items():
+        pages[header.pages] += count
+    return pages
+
+
+def describe_pages(pages: Counter[Pages], sampled: bool = False) -> list[str]:
+    """Return notes on the images that have more than one page.
+
+    Args:
+        pages: How many files hold what beside their first image (`count_pages`).
+        sampled: Whether these are not all files.
+    """
+    total = f"{'the ' * sampled}{pages.total():,} images{' looked at' * sampled}"
+    notes = []
+    if more := pages[Pages.MORE]:
+        notes.append(
+            f"{more:,} of {total} {'has' if more == 1 else 'have'} more than one page or frame; the first is used."
+        )
+    if photos := pages[Pages.OF_CAMERA]:
+        notes.append(
+            f"{photos:,} of {total} {'is a photo' if photos == 1 else 'are photos'} to which the phone or camera has"
+            " added a second image (a gain map, a depth map, a second view); the photo itself is used."
+        )
+    return notes
 
 
 def list_bad_images(described: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,8 +22,8 @@ from hf_finetune.data.catalog import DatasetEntry
 from hf_finetune.data.class_names import note_similar_names
 from hf_finetune.data.columns import find_image_column, find_label_column
 from hf_finetune.data.dataset import ImageDataset
-from hf_finetune.data.images.decoding import UnreadableImage, read_image_size
-from hf_finetune.data.images.header_check import describe_bad_image
+from hf_finetune.data.images.decoding import Header, UnreadableImage, read_header
+from hf_finetune.data.images.header_check import count_pages, describe_bad_image
 from hf_finetune.data.labels import UNLABELLED
 from hf_finetune.data.sources.hub import hub_id_of, open_on_hub
 from hf_finetune.data.sources.hub_copy import open_hub_copy
@@ -251,12 +252,13 @@ def _look_at_first_images(result: ImageDataset, on_bad_image: str) -> None:
 
     That all images have the size of the sample is only assumed where the catalog says so.
     """
-    sizes = set()
+    sizes: set[tuple[int, int]] = set()
     for role, split in result.splits.items():
+        headers: Counter[Header] = Counter()
         shard = int(np.flatnonzero(split.counts)[0])
         for _, row in zip(range(_SAMPLE), split.read(shard), strict=False):
             try:
-                sizes.add(read_image_size(row.image))
+                headers[read_header(row.image)] += 1
             except UnreadableImage as error:
                 if on_bad_image == "stop":
                     bad = describe_bad_image(error, None, role, row.sample_index)
@@ -264,5 +266,8 @@ def _look_at_first_images(result: ImageDataset, on_bad_image: str) -> None:
                         f"{result.source}: an image cannot be read: {bad}; fix or remove it, or use --on_bad_image"
                         " skip."
                     ) from error
+        sizes |= {header.size for header in headers}
+        result.pages[role] = count_pages(headers)
+    result.notes += result.page_notes(result.splits)
     if result.entry is not None and sizes == {result.entry.image_size}:
         result.image_sizes = result.entry.image_size

@@ -8,11 +8,12 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import PIL.GifImagePlugin
 import PIL.Image
 import pytest
 from transformers.image_utils import load_image
 
-from hf_finetune.data.images.decoding import UnreadableImage, decode_image, read_image_size
+from hf_finetune.data.images.decoding import OpenImage, Pages, UnreadableImage, decode_image, read_header
 from hf_finetune.errors import UserError
 
 _GENERATOR = np.random.default_rng(0)
@@ -75,15 +76,15 @@ def test_ordinary_image_is_what_the_pipeline_sees(name: str, tmp_path: Path) -> 
         image = decode_image(value)
         assert image.mode == "RGB"
         np.testing.assert_array_equal(np.asarray(image), np.asarray(expected))
-    assert read_image_size(tmp_path / name) == (expected.height, expected.width)
-    assert read_image_size({"bytes": ORDINARY_IMAGES[name], "path": None}) == (expected.height, expected.width)
+    assert read_header(tmp_path / name).size == (expected.height, expected.width)
+    assert read_header({"bytes": ORDINARY_IMAGES[name], "path": None}).size == (expected.height, expected.width)
 
 
 def test_orientation_turns_the_image_upright() -> None:
     pixels = np.asarray(color_image())
     turned = encode(PIL.Image.fromarray(np.rot90(pixels)), "PNG", **rotated(6))  # 6: turn clockwise to see it upright
     np.testing.assert_array_equal(np.asarray(decode_image(turned)), pixels)
-    assert read_image_size(turned) == (12, 20)
+    assert read_header(turned).size == (12, 20)
 
 
 def test_palette_transparency_does_not_warn() -> None:
@@ -130,7 +131,7 @@ def broken_images(folder: Path) -> dict[str, str]:
 
 def test_broken_images_are_named(tmp_path: Path) -> None:
     for name, reason in broken_images(tmp_path).items():
-        for read in (decode_image, read_image_size):
+        for read in (decode_image, read_header):
             with pytest.raises(UserError) as caught:
                 read({"bytes": None, "path": str(tmp_path / name)})
             assert str(tmp_path / name) in str(caught.value)
@@ -149,12 +150,12 @@ def test_bytes_without_a_name() -> None:
 
 def test_bytes_appended_to_a_whole_image_do_no_harm() -> None:
     for name in ("rgb.jpg", "rgb.png"):
-        assert read_image_size(ORDINARY_IMAGES[name] + b"\x00\x00camera notes") == (12, 20)
+        assert read_header(ORDINARY_IMAGES[name] + b"\x00\x00camera notes").size == (12, 20)
 
 
 def test_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)
-    for read in (decode_image, read_image_size):
+    for read in (decode_image, read_header):
         with pytest.raises(UnreadableImage, match="more than 200 pixels"):
             read(ORDINARY_IMAGES["rgb.png"])
 
@@ -166,3 +167,50 @@ def test_error_crosses_processes() -> None:
         "empty file",
         "cats/1.jpg cannot be read as an image: empty file.",
     )
+
+
+def _several(image_format: str, **options) -> bytes:
+    return encode(color_image(), image_format, save_all=True, append_images=[color_image(), color_image()], **options)
+
+
+PAGES = {
+    "one.tif": (encode(color_image(), "TIFF"), Pages.NONE),
+    "pages.tif": (_several("TIFF"), Pages.MORE),
+    "compressed.tif": (_several("TIFF", compression="tiff_lzw"), Pages.MORE),
+    "one.gif": (ORDINARY_IMAGES["palette.gif"], Pages.NONE),
+    "moving.gif": (_several("GIF"), Pages.MORE),
+    "broken after the first frame.gif": (_several("GIF")[:1200], Pages.NONE),
+    "one.png": (ORDINARY_IMAGES["rgb.png"], Pages.NONE),
+    "moving.png": (_several("PNG"), Pages.MORE),
+    "moving beside an image.png": (_several("PNG", default_image=True), Pages.MORE),
+    "one.webp": (ORDINARY_IMAGES["webp.webp"], Pages.NONE),
+    "moving.webp": (_several("WEBP", lossless=True), Pages.MORE),
+    "one.jpg": (ORDINARY_IMAGES["rgb.jpg"], Pages.NONE),
+    "camera.mpo": (_several("MPO"), Pages.OF_CAMERA),
+    "sizes.ico": (encode(color_image(64, 64), "ICO", sizes=[(16, 16), (32, 32), (64, 64)]), Pages.NONE),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_are_seen_and_the_first_is_decoded(name: str) -> None:
+    content, pages = PAGES[name]
+    assert read_header(content).pages == pages
+    with OpenImage(content) as image:
+        assert image.pages == pages
+        np.testing.assert_array_equal(
+            np.asarray(image.decode()), np.asarray(load_image(PIL.Image.open(io.BytesIO(content))))
+        )
+
+
+def test_a_second_frame_that_cannot_be_read_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = PAGES["moving.gif"][0]
+    seek = PIL.GifImagePlugin.GifImageFile._seek
+
+    def broken(self, frame, *rest):
+        if frame:
+            raise SyntaxError("a broken frame")
+        seek(self, frame, *rest)
+
+    monkeypatch.setattr(PIL.GifImagePlugin.GifImageFile, "_seek", broken)
+    assert read_header(content) == (12, 20, Pages.NONE)
+    assert decode_image(content).size == (20, 12)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import strategies as st
 from torchvision.transforms import v2
 
-from hf_finetune.data.images.decoding import decode_image, read_image_size
+from hf_finetune.data.images.decoding import decode_image, read_header
 from hf_finetune.data.images.pixels import decode_pixels
 from hf_finetune.data.transforms.randomness import draw_keys
 from hf_finetune.data.transforms.reduced_decoding import ReducedRandomResizedCrop, ReducedResize
@@ -63,7 +63,7 @@ KEYS = draw_keys(0, 0, torch.arange(1))
 
 
 def check_header(content: bytes) -> None:
-    height, width = read_image_size({"bytes": content, "path": None})
+    height, width = read_header({"bytes": content, "path": None}).size
     assert height > 0 and width > 0
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 
 from hf_finetune.config.data import DataArguments
 from hf_finetune.data.build import load_image_dataset
 from hf_finetune.data.images import header_cache, header_check
+from hf_finetune.data.images.decoding import Header
 from hf_finetune.data.images.header_cache import HeaderCache, file_keys
 from hf_finetune.errors import UserError
 from tests.helpers.folders import write_images
@@ -28,13 +30,13 @@ def _old_files(datasets_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files whose headers are read."""
     names: list[str] = []
-    read = header_check.read_image_size
+    read = header_check.read_header
 
-    def remember(value: dict) -> tuple[int, int]:
+    def remember(value: dict) -> Header:
         names.append(Path(value["path"]).name)
         return read(value)
 
-    monkeypatch.setattr(header_check, "read_image_size", remember)
+    monkeypatch.setattr(header_check, "read_header", remember)
     return names
 
 
@@ -60,6 +62,19 @@ def test_an_unchanged_folder_is_not_opened_again(folder: Path, opened: list[str]
     opened.clear()
     assert load(folder) == first and opened == []
     assert load(folder, max_train_samples=1) and opened == []
+
+
+def test_pages_are_counted_without_opening_files_again(folder: Path, opened: list[str]) -> None:
+    page = PIL.Image.fromarray(np.zeros((2, 3), np.uint8))
+    page.save(folder / "cats" / "1.tif", save_all=True, append_images=[page] * 4)
+    page.save(folder / "dogs" / "3.gif", save_all=True, append_images=[PIL.ImageOps.invert(page)])
+    page.convert("RGB").save(folder / "dogs" / "5.jpg", "MPO", save_all=True, append_images=[page.convert("RGB")])
+    for count in (7, 0):
+        opened.clear()
+        notes = load_image_dataset(DataArguments(dataset=str(folder)), seed=0).notes
+        assert len(opened) == count
+        assert "2 of 7 images have more than one page or frame; the first is used." in notes
+        assert any(note.startswith("1 of 7 images is a photo to which the phone or camera") for note in notes)
 
 
 def test_what_has_changed_is_read_again(folder: Path, opened: list[str]) -> None:
@@ -142,7 +157,7 @@ def test_entries_that_nobody_uses_go_when_they_are_more_than_the_others(folder: 
     def used(keys: np.ndarray) -> int:
         cache = HeaderCache("name")
         unknown = [row for row, size in enumerate(cache.find(keys)) if size is None]
-        cache.add(keys[unknown], [(1, 1)] * len(unknown))
+        cache.add(keys[unknown], [Header(1, 1)] * len(unknown))
         cache.save()
         return len(HeaderCache("name")._keys)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 from datasets import Dataset, Features, Image
 
-from hf_finetune.data.images.decoding import UnreadableImage
-from hf_finetune.data.images.header_check import check_headers, describe_bad_image
+from hf_finetune.data.images.decoding import Pages, UnreadableImage
+from hf_finetune.data.images.header_check import check_headers, count_pages, describe_bad_image, describe_pages
 
 _FEATURES = Features({"image": Image(decode=False)})
 
@@ -36,6 +37,20 @@ def test_sample_is_spread_from_first_to_last(tmp_path: Path) -> None:
     check = check_headers(Dataset.from_dict({"image": rows}, _FEATURES), every=False)
     assert sorted(check.bad_rows) == [0, 1001]
     assert check_headers(Dataset.from_dict({"image": [good]}, _FEATURES), every=False).sizes == {(4, 6)}
+
+
+def test_pages_of_a_sample(tmp_path: Path) -> None:
+    page = PIL.Image.fromarray(np.zeros((4, 6), dtype=np.uint8))
+    page.save(tmp_path / "many.tif", save_all=True, append_images=[page])
+    rows = [str(tmp_path / "many.tif")] * 80
+    pages = count_pages(check_headers(Dataset.from_dict({"image": rows}, _FEATURES), every=False).headers)
+    assert describe_pages(pages, sampled=True) == [
+        "64 of the 64 images looked at have more than one page or frame; the first is used."
+    ]
+    assert describe_pages(Counter({Pages.NONE: 5})) == []
+    assert describe_pages(Counter({Pages.NONE: 1_999, Pages.MORE: 1})) == [
+        "1 of 2,000 images has more than one page or frame; the first is used."
+    ]
 
 
 def test_row_without_a_image() -> None:

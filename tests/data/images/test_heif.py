@@ -13,7 +13,7 @@ import pytest
 
 from hf_finetune.config.data import DataArguments
 from hf_finetune.data.build import load_image_dataset
-from hf_finetune.data.images.decoding import UnreadableImage, decode_image, read_image_size
+from hf_finetune.data.images.decoding import UnreadableImage, decode_image, read_header
 from hf_finetune.data.images.header_check import list_bad_images
 from hf_finetune.data.images.heif import NEEDS_AVIF, NEEDS_HEIF
 from hf_finetune.errors import UserError
@@ -52,7 +52,7 @@ def heic(size: tuple[int, int] = (40, 24), orientation: int = 1) -> bytes:
 @pytest.mark.usefixtures("_not_registered")
 def test_it_is_read_by_its_content_and_upright(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(heic())  # as many programs name what a phone took
-    assert read_image_size(str(tmp_path / "a.jpg")) == (24, 40)
+    assert read_header(str(tmp_path / "a.jpg")).size == (24, 40)
     image = decode_image({"bytes": heic(orientation=6), "path": None})
     assert (image.size, image.mode) == ((24, 40), "RGB")
     assert np.abs(np.asarray(image).astype(int) - (200, 40, 30)).max() < 12

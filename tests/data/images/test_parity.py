@@ -30,7 +30,7 @@ from hf_finetune import evaluate, finetune
 from hf_finetune.config.data import DataArguments
 from hf_finetune.data.build import load_image_dataset
 from hf_finetune.data.images.cache import open_decoded_images
-from hf_finetune.data.images.decoding import AS_STORED, Decoding, UnreadableImage, decode_image, read_image_size
+from hf_finetune.data.images.decoding import AS_STORED, Decoding, UnreadableImage, decode_image, read_header
 from hf_finetune.data.images.pixels import decode_pixels
 from hf_finetune.data.stages import EvaluationStage, TrainingStage, decoding_of
 from hf_finetune.data.transforms.build import build_train_transforms
@@ -153,7 +153,7 @@ def test_every_file_is_decoded_as_the_pipeline_does(container: str) -> None:
             assert image.mode == "RGB", name
             np.testing.assert_array_equal(np.asarray(image), np.asarray(expected), name)
             assert image.info.get("transparency") == expected.info.get("transparency"), name
-        assert read_image_size(content) == (expected.height, expected.width), name
+        assert read_header(content).size == (expected.height, expected.width), name
         for kind, processor in PROCESSORS.items():
             wanted = processor(expected, return_tensors="pt")["pixel_values"][0]
             found = EvaluationStage(processor, uniform=False)({"image": [content], "label": [0]})["pixel_values"][0]
@@ -173,7 +173,7 @@ def test_every_image_object_is_what_the_pipeline_sees(mode: str) -> None:
         return
     expected = load_image(IMAGES[mode])
     np.testing.assert_array_equal(np.asarray(decode_image(IMAGES[mode])), np.asarray(expected))
-    assert (read_image_size(IMAGES[mode])) == (HEIGHT, WIDTH)
+    assert read_header(IMAGES[mode]).size == (HEIGHT, WIDTH)
 
 
 def test_profiles_and_gamma_change_nothing() -> None:

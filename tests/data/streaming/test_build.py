@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import re
 
 import datasets
 import numpy as np
+import PIL.Image
 import pytest
 from datasets import ClassLabel, Value
 
@@ -163,6 +165,18 @@ def test_an_unreadable_image_among_the_first_stops_the_run(tmp_path, monkeypatch
     with pytest.raises(UserError, match=r"an image cannot be read: row 0 of train \(not an image\)"):
         load(tmp_path, validation_fraction=0)
     assert len(load(tmp_path, validation_fraction=0, on_bad_image="skip").splits["train"]) == 30
+
+
+def test_pages_among_the_first_images_are_counted(tmp_path, monkeypatch) -> None:
+    encoded, labels = images(80)
+    page, pages = PIL.Image.open(io.BytesIO(encoded[0])), io.BytesIO()
+    page.save(pages, "TIFF", save_all=True, append_images=[page])
+    monkeypatch.setattr(
+        "tests.helpers.streamed.images", lambda count: ([pages.getvalue(), *encoded[1:count]], labels[:count])
+    )
+    write_parquet(tmp_path, "train", 80)
+    notes = load(tmp_path, validation_fraction=0).notes
+    assert "1 of the 64 images looked at has more than one page or frame; the first is used." in notes
 
 
 def test_a_named_dataset_is_known_to_be_uniform(shared) -> None:
