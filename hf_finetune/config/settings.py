@@ -85,6 +85,7 @@ class Settings(TypedDict, total=False):
     decay_norm_and_bias: bool | None
     deepspeed: dict[str, Any] | str | None
     disable_tqdm: bool | None
+    early_stopping_patience: int | None
     ema_decay: float | None
     enable_jit_checkpoint: bool | None
     eval_accumulation_steps: int | None

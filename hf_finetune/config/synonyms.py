@@ -97,6 +97,7 @@ OTHER_NAMES = {
     "dataloader_num_workers": ("workers", "num_workers", "n_workers", "loader_workers"),
     "seed": ("random_seed", "random_state", "manual_seed"),
     "eval_strategy": ("evaluation_strategy", "eval_interval", "val_interval", "check_val_every_n_epoch"),
+    "early_stopping_patience": ("patience", "early_stopping", "early_stop", "early_stopping_rounds"),
     "logging_steps": ("log_interval", "print_freq", "log_every_n_steps"),
     "save_total_limit": ("max_keep_ckpts", "save_top_k", "checkpoint_hist"),
     "metric_for_best_model": ("monitor", "metric", "save_best", "eval_metric"),
@@ -113,7 +114,6 @@ OTHER_NAMES = {
 }
 _KEY_OF = {other: key for key, others in OTHER_NAMES.items() for other in others}
 
-_NO_EARLY_STOPPING = "early stopping is not built in, but the best checkpoint is kept; use --load_best_model_at_end"
 _LAUNCHER = "one process per GPU is started by: torchrun --nproc_per_node N scripts/run_finetune.py"
 _PRECISION = "use --bf16, or --fp16 for a GPU without bfloat16"
 _NO_CLASS_WEIGHTS = "classes cannot be weighted by a setting; in Python, pass a loss to finetune"
@@ -151,9 +151,6 @@ ANSWERS = {
     "mixed_precision": _PRECISION,
     "precision": _PRECISION,
     "half": _PRECISION,
-    "patience": _NO_EARLY_STOPPING,
-    "early_stopping": _NO_EARLY_STOPPING,
-    "early_stopping_patience": _NO_EARLY_STOPPING,
     "class_weights": _NO_CLASS_WEIGHTS,
     "class_weight": _NO_CLASS_WEIGHTS,
     "focal_loss": _NO_CLASS_WEIGHTS,

@@ -18,7 +18,7 @@ from transformers.trainer_utils import IntervalStrategy, SchedulerType
 from transformers.training_args import OptimizerNames
 from transformers.utils import ExplicitEnum
 
-from hf_finetune.config.training_keys import MULTISTEP, TrainingKeys
+from hf_finetune.config.training_keys import MULTISTEP, ONE_CYCLE, TrainingKeys
 from hf_finetune.config.validation import check_choice, check_devices, check_lists, check_training
 from hf_finetune.cores import usable_cores
 from hf_finetune.distributed import all_see, group_is_ready, join_processes, main_process_first
@@ -29,7 +29,8 @@ logger = get_logger(__name__)
 
 # `SchedulerType` is a closed enum, and parts of the Trainer call `.value` on the field, so a plain string will not do.
 ScheduleType: Any = ExplicitEnum(  # type: ignore[call-overload]  # the functional form of an enum
-    "ScheduleType", {**{member.name: member.value for member in SchedulerType}, "MULTISTEP": MULTISTEP}
+    "ScheduleType",
+    {**{member.name: member.value for member in SchedulerType}, "MULTISTEP": MULTISTEP, "ONE_CYCLE": ONE_CYCLE},
 )
 # Keys of one word whose choices are Transformers' own.
 _ENUMERATIONS: dict[str, Iterable[ExplicitEnum]] = {
@@ -60,7 +61,7 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
         schedule = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)
         # The base class validates against its closed enum, and needs a number for the batch, which depends on the
         # number of devices that it is about to find.
-        self.lr_scheduler_type = SchedulerType.CONSTANT if schedule == MULTISTEP else schedule
+        self.lr_scheduler_type = SchedulerType.CONSTANT if schedule in (MULTISTEP, ONE_CYCLE) else schedule
         stated = (self.per_device_train_batch_size, self.gradient_accumulation_steps)
         self.per_device_train_batch_size, self.gradient_accumulation_steps = 1, 1
         join_processes(self.use_cpu, timedelta(seconds=self.ddp_timeout))
@@ -142,6 +143,10 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
             self.dataloader_pin_memory = False  # it would warn that there is no device to pin for
         elif self.dataloader_pin_memory:
             self.accelerator_config.non_blocking = True  # type: ignore[union-attr]  # a pinned batch is copied while the device still computes
+        if not has_validation and self.early_stopping_patience is not None:
+            raise UserError(
+                "early_stopping_patience needs a validation split, and there is none; use --validation_fraction 0.1."
+            )
         if not has_validation:
             self.eval_strategy = IntervalStrategy.NO
             self.load_best_model_at_end = False

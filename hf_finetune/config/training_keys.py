@@ -11,7 +11,7 @@ from typing import Any
 
 from hf_finetune.losses import LOSSES
 
-MULTISTEP = "multistep"
+MULTISTEP, ONE_CYCLE = "multistep", "one_cycle"  # the schedules that Transformers lacks
 WARM_UPS = ("linear", "constant", "exponential")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical", "passive")
 
@@ -107,7 +107,7 @@ class TrainingKeys:
     # Learning rate schedule
     lr_scheduler_type: str = field(
         default=MULTISTEP,
-        metadata={"help": "Learning rate schedule: multistep, or any that Transformers knows, such as cosine."},
+        metadata={"help": "Learning rate schedule: multistep, one_cycle, or any of Transformers, such as cosine."},
     )
     lr_milestones: list[float] = field(
         default_factory=lambda: [15.0],
@@ -161,6 +161,12 @@ class TrainingKeys:
     )
     metric_for_best_model: str | None = field(
         default="accuracy", metadata={"help": "Metric of the validation split that chooses the best checkpoint."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluations without a better metric_for_best_model after which the run ends. Absent: no early end."
+        },
     )
     logging_steps: float = field(
         default=100, metadata={"help": "Optimizer steps between two lines of the log; below 1, a fraction of the run."}

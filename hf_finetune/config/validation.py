@@ -37,6 +37,7 @@ _RANGES = {
     "warmup_steps": (0, math.inf),
     "warmup_epochs": (0, math.inf),
     "warmup_start_factor": (0, 1),
+    "early_stopping_patience": (1, math.inf),
     "per_device_eval_batch_size": (1, math.inf),
     "save_total_limit": (1, math.inf),
     "dataloader_num_workers": (0, math.inf),
@@ -145,6 +146,7 @@ def check_training(args: FinetuneArguments) -> None:
     _check_numbers(args)
     _check_on_nan(args.on_nan)
     _check_best_model(args)
+    _check_early_stopping(args)
     _check_sgd(args)
     _check_param_groups(args.param_groups or {})
     _check_hub(args)
@@ -182,6 +184,14 @@ def _check_best_model(args: FinetuneArguments) -> None:
         raise UserError(
             f"eval_strategy is {evaluates} and save_strategy is {saves}, but only a checkpoint that was evaluated"
             f" can be chosen as the best; use {advice}."
+        )
+
+
+def _check_early_stopping(args: FinetuneArguments) -> None:
+    strategy = getattr(args.eval_strategy, "value", args.eval_strategy)
+    if args.early_stopping_patience is not None and strategy == "no":
+        raise UserError(
+            "early_stopping_patience counts evaluations, but eval_strategy is no; use --eval_strategy epoch."
         )
 
 
@@ -223,6 +233,11 @@ def _check_warm_up(args: FinetuneArguments) -> None:
         name = "warmup_between_epochs" if args.warmup_between_epochs else "warmup_type"
         raise UserError(f"{name} needs to know where the warm-up begins; use --warmup_start_factor 0.1.")
     schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    if schedule == "one_cycle" and (args.warmup_steps or args.warmup_epochs):
+        raise UserError(
+            "one_cycle has a warm-up of its own; leave warmup_epochs and warmup_steps out, or use"
+            " --lr_scheduler_kwargs '{pct_start: 0.3}' for its share of the run."
+        )
     for name in ("lr_decay_epochs", "lr_reaches_end"):
         if getattr(args, name) and schedule == "multistep":
             raise UserError(f"{name} has no meaning for multistep; its lr_milestones say when it falls.")

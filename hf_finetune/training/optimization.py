@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import get_scheduler
 
 from hf_finetune.config.training import FinetuneArguments
-from hf_finetune.config.training_keys import MULTISTEP
+from hf_finetune.config.training_keys import MULTISTEP, ONE_CYCLE
 
 
 def decayed_parameters(model: nn.Module, norms_and_biases: bool, left_out: Collection[str]) -> list[str]:
@@ -79,6 +79,39 @@ def multistep_schedule(
         gamma=gamma,
     )
     return LambdaLR(optimizer, factor)
+
+
+def one_cycle_factor(
+    step: int,
+    *,
+    total_steps: int,
+    pct_start: float = 0.25,
+    div: float = 25.0,
+    div_final: float = 1e5,
+    anneal: str = "cosine",
+) -> float:
+    """Return the factor on the learning rate of the one-cycle policy, without cycling the momentum.
+
+    Shape and defaults are those of fastai's `fit_one_cycle`, after Smith, "Super-convergence" (arXiv 1708.07120).
+
+    Args:
+        step: The optimizer step, from 0.
+        total_steps: The steps of the cycle.
+        pct_start: The share of the cycle in which the rate rises, above 0 and below 1.
+        div: The rate rises from 1 / div ...
+        div_final: ... and falls to 1 / div_final.
+        anneal: cosine, or linear for a triangle.
+
+    Raises:
+        ValueError: A setting cannot be.
+    """
+    if not 0 < pct_start < 1 or div < 1 or div_final < 1 or anneal not in ("cosine", "linear"):
+        raise ValueError("pct_start is between 0 and 1, div and div_final are at least 1, anneal is cosine or linear")
+    share = min(1.0, step / max(1, total_steps))
+    start, end, part = 1 / div, 1.0, share / pct_start
+    if share >= pct_start:
+        start, end, part = 1.0, 1 / div_final, (share - pct_start) / (1 - pct_start)
+    return start + (end - start) * (part if anneal == "linear" else (1 - math.cos(math.pi * part)) / 2)
 
 
 # The factor on the rate at a share of a warm-up, 0 to 1, that begins at `start`: MMCV's linear, constant and exp.
@@ -182,6 +215,10 @@ def build_schedule(
             milestones=args.lr_milestones,
             gamma=args.lr_gamma,
         )
+    elif schedule_type == ONE_CYCLE:
+        shape = cast("dict[str, Any]", args.lr_scheduler_kwargs or {})
+        one_cycle_factor(0, total_steps=end, **shape)  # of a setting that cannot be
+        schedule = LambdaLR(optimizer, partial(one_cycle_factor, total_steps=end, **shape))
     else:
         schedule = get_scheduler(
             schedule_type,

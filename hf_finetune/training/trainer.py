@@ -297,7 +297,7 @@ class ImageClassificationTrainer(Trainer):
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Run an epoch unless the run is complete: it may have been stopped between its last step and its result."""
         self._loop.restore_running_loss()
-        if self.state.global_step < self.state.max_steps:
+        if self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
             super()._run_epoch(*args, **kwargs)
 
     def _maybe_log_save_evaluate(

@@ -53,7 +53,7 @@ def test_another_name_is_answered_with_ours(flag: str, key: str):
         ("--resume", "the same command resumes an interrupted run by itself"),
         ("--device", "use --use_cpu for the CPU, or choose GPUs with CUDA_VISIBLE_DEVICES"),
         ("--amp", "use --bf16, or --fp16 for a GPU without bfloat16"),
-        ("--patience", "early stopping is not built in, but the best checkpoint is kept; use --load_best_model_at_end"),
+        ("--patience", "use --early_stopping_patience"),
     ],
 )
 def test_a_wish_is_answered_with_a_sentence(flag: str, sentence: str):
@@ -71,7 +71,6 @@ def test_a_wish_is_answered_with_a_sentence(flag: str, sentence: str):
         ("--cutmix-alpha=1", "use --train_transforms with CutMix"),
         ("--auto_augment", "use --train_transforms with AutoAugment"),
         ("--randaugment", "use --train_transforms with RandAugment"),
-        ("--early_stopping_patience", "use --load_best_model_at_end"),
         ("--letterbox", "use --resize_mode pad, which fits whole images into borders, or --resize_mode squash"),
         ("--keep_aspect_ratio", "use --resize_mode pad"),
         ("--rect", "use --image_size with height and width"),

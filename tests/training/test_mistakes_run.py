@@ -37,7 +37,7 @@ Refused = Callable[..., str]
         (("--batch_size", "8"), 'There is no flag "--batch_size"; use --global_batch_size.'),
         (("--epochs", "5"), 'There is no flag "--epochs"; use --num_train_epochs.'),
         (("--resume",), 'There is no flag "--resume"; the same command resumes an interrupted run by itself.'),
-        (("--patience", "3"), 'There is no flag "--patience"; early stopping is not built in'),
+        (("--patience", "3"), 'There is no flag "--patience"; use --early_stopping_patience.'),
         (("--do_train",), "There is no flag --do_train here: training and the final evaluation are always done"),
         (("--resume_from_checkpoint", "x"), "the same command resumes an interrupted run by itself"),
         (("--auto_find_batch_size",), "it would change global_batch_size"),

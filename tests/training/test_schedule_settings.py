@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hf_finetune.config.training import FinetuneArguments
+from hf_finetune.errors import UserError
 from hf_finetune.training.optimization import build_schedule, multistep_factor
 
 UPDATES = 4  # optimizer steps of an epoch
@@ -104,3 +105,24 @@ def test_a_schedule_that_has_ended_stays_at_its_end(tmp_path):
     found = rates(tmp_path, lr_scheduler_type="cosine", lr_decay_epochs=2)
     assert found[0] == 1 and found[4] == pytest.approx(0.5)
     assert found[8:] == pytest.approx([0] * 4)
+
+
+def test_one_cycle_rises_for_a_quarter_and_falls_along_cosines(tmp_path):
+    """fastai's `combined_cos(0.25, 1 / 25, 1, 1e-5)` at the shares 0, 1/12, ..., 11/12."""
+    found = rates(tmp_path, lr_scheduler_type="one_cycle")
+    assert found[:4] == pytest.approx([0.04, 0.28, 0.76, 1.0])
+    assert found[6] == pytest.approx(0.75, abs=1e-4) and found[-1] == pytest.approx(0.03016, abs=1e-4)
+    line = rates(
+        tmp_path,
+        lr_scheduler_type="one_cycle",
+        lr_scheduler_kwargs={"anneal": "linear", "pct_start": 0.5, "div": 10, "div_final": 10},
+    )
+    assert line == pytest.approx([0.1 + 0.15 * min(step, 12 - step) for step in range(12)])
+    assert rates(tmp_path, lr_scheduler_type="one_cycle", lr_reaches_end=True)[-1] == pytest.approx(1e-5)
+
+
+def test_one_cycle_refuses_what_it_cannot_be(tmp_path):
+    with pytest.raises(UserError, match="one_cycle has a warm-up of its own"):
+        rates(tmp_path, lr_scheduler_type="one_cycle", warmup_epochs=1)
+    with pytest.raises(ValueError, match="pct_start is between 0 and 1"):
+        rates(tmp_path, lr_scheduler_type="one_cycle", lr_scheduler_kwargs={"pct_start": 1.0})

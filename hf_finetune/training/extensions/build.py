@@ -14,6 +14,7 @@ from hf_finetune.errors import UserError
 from hf_finetune.evaluation.metrics import METRICS, Metric
 from hf_finetune.training.extensions.base import Extension
 from hf_finetune.training.extensions.buffers import SameBuffers
+from hf_finetune.training.extensions.early_stopping import EarlyStopping
 from hf_finetune.training.extensions.ema import AveragedWeights
 from hf_finetune.training.extensions.epochs import EpochOfDraws
 from hf_finetune.training.extensions.evaluation_precision import HalfPrecisionEvaluation
@@ -73,6 +74,8 @@ def build_extensions(
     extensions.append(EpochOfDraws())
     if args.save_on_signal:
         extensions.append(StopOnSignals())
+    if args.early_stopping_patience is not None:
+        extensions.append(EarlyStopping(args.early_stopping_patience))
     if isinstance(train_dataset, StreamedBatches):
         extensions.append(StreamingState(train_dataset, args.world_size))
     return extensions
