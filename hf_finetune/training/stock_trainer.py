@@ -48,6 +48,7 @@ PRIVATE_METHODS: dict[str, tuple[str, ...]] = {
     "_save_checkpoint": ("model", "trial"),
     "_save": ("output_dir", "state_dict"),
     "_load_from_checkpoint": ("resume_from_checkpoint", "model"),
+    "_load_optimizer_and_scheduler": ("checkpoint",),
     "_load_best_model": (),
 }  # fmt: skip
 

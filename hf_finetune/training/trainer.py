@@ -28,11 +28,10 @@ from hf_finetune.data.images.unreadable import BadImages
 from hf_finetune.data.stages import TrainingStage
 from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.errors import Interrupted
-from hf_finetune.evaluation.metrics import METRICS, ClassificationMetrics
 from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.models.layout import use_channels_last
-from hf_finetune.training.checkpoints import store
-from hf_finetune.training.checkpoints.resume import ResumeState, find_best_again
+from hf_finetune.training.checkpoints.resume import RESUME_FILE, ResumeState
+from hf_finetune.training.checkpoints.usable import find_best_again, misfits_told
 from hf_finetune.training.checkpoints.weights import reload_whole, save_whole
 from hf_finetune.training.checkpoints.writer import CheckpointWriter
 from hf_finetune.training.extensions.base import Extension, gather_names
@@ -120,19 +119,16 @@ class ImageClassificationTrainer(Trainer):
         self.device_stage = device_stage
         self._training_stage = training_stage
         self._sampler: EpochSampler | None = None
-        self._updates_per_epoch = 1
-        self._seen_step = -1
+        self._updates_per_epoch, self._seen_step = 1, -1
         self._resumed_from: Path | None = None
         self._stopped_by: signal.Signals | None = None
         self.rates = parameter_rates(self.model, args) if train_dataset is not None else Rates({})
         if extensions is None:
-            metrics = compute_metrics.metrics if isinstance(compute_metrics, ClassificationMetrics) else METRICS
-            extensions = build_extensions(args, train_dataset, bad_images, self.is_sharded, metrics)
+            extensions = build_extensions(args, train_dataset, bad_images, self.is_sharded, compute_metrics)
         self.extensions = Extensions(extensions)
         self._loop = TrainerLoop(self)
         self._checkpoints = CheckpointWriter(args, self._loop, self.extensions)
-        for extension in self.extensions:
-            extension.attach(self._loop)
+        self.extensions.attach(self._loop)
         for callback in (*self.extensions, *callbacks):
             self.add_callback(callback)
 
@@ -278,8 +274,7 @@ class ImageClassificationTrainer(Trainer):
         self._resumed_from = Path(str(resume_from_checkpoint)) if resume_from_checkpoint else None
         if self._resumed_from is not None:
             self.args.eval_on_start = False  # the run was evaluated when it did start
-        if self.args.should_save:
-            store.remove_unfinished(self._run_folder)
+        self._checkpoints.remove_unfinished()
         with self.extensions.loading(), self.extensions.training():
             return super().train(resume_from_checkpoint, *args, **kwargs)
 
@@ -290,7 +285,8 @@ class ImageClassificationTrainer(Trainer):
             find_best_again(self.state, self._resumed_from, self.args.load_best_model_at_end)
             saved = ResumeState.load(self._resumed_from)
             self._loop.restored_loss = saved.running_loss
-            self.extensions.load_state_dicts(saved.extensions)
+            with misfits_told(self._resumed_from, RESUME_FILE):
+                self.extensions.load_state_dicts(saved.extensions)
             self._checkpoints.saved_step = self.state.global_step
         return position
 
@@ -354,10 +350,6 @@ class ImageClassificationTrainer(Trainer):
 
     # ---- checkpoints ----
 
-    @property
-    def _run_folder(self) -> Path:
-        return Path(str(self.args.output_dir))
-
     def _get_output_dir(self, trial: Any) -> str:
         """Return the folder in which a checkpoint is being written, or the folder of the run."""
         return self._checkpoints.folder_in_use or super()._get_output_dir(trial)
@@ -373,7 +365,9 @@ class ImageClassificationTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """Save weights, config and processor, without the stock pickle of the arguments: the recipe says it all."""
         if self.args.should_save:
-            save_whole(self._unwrapped, self.processing_class, Path(output_dir or self._run_folder), state_dict)
+            save_whole(
+                self._unwrapped, self.processing_class, Path(output_dir or str(self.args.output_dir)), state_dict
+            )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load weights strictly, which the stock method does not (`reload_whole`)."""
@@ -381,6 +375,11 @@ class ImageClassificationTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             reload_whole(self._unwrapped, Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load what belongs to the same network; else torch tells it by a traceback."""
+        with misfits_told(Path(str(checkpoint)), "optimizer.pt and scheduler.pt"):
+            super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_best_model(self) -> None:
         """Load the best checkpoint's weights strictly, and what the extensions keep of them."""

@@ -5,9 +5,7 @@ A file is in the format of safetensors, or of `torch.save`, which is read with `
 
 from __future__ import annotations
 
-import pickle
 import re
-import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from safetensors.torch import load_file
 
 from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.models.foreign.download import check_hash, fetch, is_url
+from hf_finetune.models.torch_file import NotDataError, open_as_data
 
 _SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors")
 
@@ -60,16 +59,6 @@ class StateDict:
     label_names: list[str] | None
 
 
-class _Replaced:
-    """Takes the place of an object that is not weights."""
-
-    def __init__(self, *args: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
 def read_state_dict(source: str, sha256: str | None = None) -> StateDict:
     """Read a state dict from a file or an address.
 
@@ -105,20 +94,13 @@ def _find(source: str) -> Path:
 
 def _open(path: Path) -> Any:
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        allowed = torch.serialization.safe_globals([(_Replaced, name) for name in _REPLACED])
-        with allowed, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the pickle's protocol, which the user did not choose
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return load_file(path) if path.suffix == ".safetensors" else open_as_data(path, _REPLACED)
     except OSError as error:
         raise UserError(f"load_from: {path} cannot be read ({error.strerror or error}).") from error
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, LookupError) as error:
-        code = re.search(r"Unsupported global: GLOBAL ([\w.]+)|`?([\w.]+)`? was not an allowed global", str(error))
-        if code:
+    except (SafetensorError, LookupError, RuntimeError, ValueError, NotDataError) as error:
+        if isinstance(error, NotDataError) and error.code is not None:
             raise UserError(
-                f"load_from: {path.name} holds a Python object ({code[1] or code[2]}), which may run code and is not"
-                " opened; where you trust it, load it yourself and save its state_dict() alone."
+                f"load_from: {path.name} {error}; where you trust it, load it yourself and save its state_dict() alone."
             ) from error
         raise UserError(
             f"load_from: {path.name} is neither safetensors nor a file of torch.save; it may be an incomplete download."

@@ -10,13 +10,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import TrainerState
 
 from hf_finetune.errors import UserError
-from hf_finetune.logs import get_logger
-from hf_finetune.training.checkpoints.store import STATE_FILE, find_fault
-
-logger = get_logger(__name__)
 
 RESUME_FILE = "resume_state.json"
 
@@ -83,27 +78,3 @@ class ResumeState:
             if (checkpoint / f"{name}.safetensors").is_file():
                 state.update(load_file(checkpoint / f"{name}.safetensors"))
         return cls(RunningLoss(**read["running_loss"]), extensions)
-
-
-def find_best_again(state: TrainerState, checkpoint: Path, is_chosen: bool) -> None:
-    """Set the state's best checkpoint to the one that lies beside the resumed one, wherever the run was begun.
-
-    Where the best checkpoint is missing or corrupt, nothing is the best any more.
-
-    Args:
-        state: Position and history of the run, which is changed.
-        checkpoint: The checkpoint from which the run resumes.
-        is_chosen: Whether the best checkpoint becomes the result (`load_best_model_at_end`). Then its loss is logged,
-            and the best is chosen among the evaluations that follow.
-    """
-    recorded = json.loads((checkpoint / STATE_FILE).read_text())["best_model_checkpoint"]
-    if recorded is None:
-        return
-    best = checkpoint.with_name(Path(recorded).name)
-    fault = find_fault(best) if best.is_dir() else "it is missing"
-    state.best_model_checkpoint = str(best) if fault is None else None
-    if fault is not None and is_chosen:
-        logger.warning(
-            f"Note: the best checkpoint so far, {best.name}, is lost ({fault}); the best of those to come is chosen."
-        )
-        state.best_metric = state.best_global_step = None

@@ -15,7 +15,8 @@ from hf_finetune.errors import UserError
 from hf_finetune.logs import get_logger
 from hf_finetune.shown_text import without_secrets
 from hf_finetune.training.checkpoints.lock import LOCK_FILE
-from hf_finetune.training.checkpoints.store import find_fault, flush, list_checkpoints, remove_all, set_aside
+from hf_finetune.training.checkpoints.store import flush, list_checkpoints, remove_all, set_aside
+from hf_finetune.training.checkpoints.usable import why_unusable
 
 logger = get_logger(__name__)
 
@@ -101,7 +102,7 @@ def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool, dat
                 f" {values.get(key)!r}; {choice}."
             )
     for checkpoint in list_checkpoints(folder):
-        fault = find_fault(checkpoint)
+        fault = why_unusable(checkpoint)
         if fault is None:
             return checkpoint
         logger.warning(f"Note: {checkpoint.name} is corrupt: {fault}; it is set aside as {set_aside(checkpoint).name}.")

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from hf_finetune.errors import listing
 from hf_finetune.models.quiet import quiet_transformers
+from hf_finetune.training.checkpoints.usable import misfits_told
 
 
 def save_whole(
-    model: PreTrainedModel, image_processor: Any, folder: Path, state_dict: dict[str, torch.Tensor] | None
+    model: PreTrainedModel, image_processor: Any, folder: str | Path, state_dict: dict[str, torch.Tensor] | None
 ) -> None:
     """Save a model and its image processor as `from_pretrained` reads them.
 
@@ -36,7 +38,15 @@ def reload_whole(model: PreTrainedModel, folder: Path) -> None:
     Args:
         model: The model, without wrappers; its weights are replaced.
         folder: Where `save_whole` has saved it.
+
+    Raises:
+        UserError: The weights are those of another network.
     """
-    with quiet_transformers():
-        saved = type(model).from_pretrained(folder, config=model.config, use_safetensors=True, dtype=model.dtype)
-    model.load_state_dict(saved.state_dict(), strict=True)
+    with quiet_transformers(), misfits_told(folder, "its weights"):
+        read: Any = type(model).from_pretrained(
+            folder, config=model.config, use_safetensors=True, dtype=model.dtype, output_loading_info=True
+        )
+        saved, keys = read
+        if keys["missing_keys"]:  # which would keep their initial values
+            raise LookupError(f"without {listing(sorted(keys['missing_keys']))}")
+        model.load_state_dict(saved.state_dict(), strict=True)

@@ -36,6 +36,11 @@ class CheckpointWriter:
         self.folder_in_use: str | None = None
         self._args, self._loop, self._extensions = args, loop, extensions
 
+    def remove_unfinished(self) -> None:
+        """Remove what a run that was killed has left half written."""
+        if self._args.should_save:
+            store.remove_unfinished(Path(str(self._args.output_dir)))
+
     def write(self, folder: Path, is_due: bool, save: Callable[[], None]) -> None:
         """Write a checkpoint, and remove the surplus ones. All ranks call it.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from torch.utils.data import Dataset
@@ -11,7 +10,7 @@ from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.data.images.unreadable import BadImages
 from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.errors import UserError
-from hf_finetune.evaluation.metrics import METRICS, Metric
+from hf_finetune.evaluation.metrics import METRICS, ClassificationMetrics
 from hf_finetune.training.extensions.base import Extension
 from hf_finetune.training.extensions.buffers import SameBuffers
 from hf_finetune.training.extensions.early_stopping import EarlyStopping
@@ -31,7 +30,7 @@ def build_extensions(
     train_dataset: Dataset[object] | None,
     bad_images: BadImages | None,
     is_sharded: bool,
-    metrics: Mapping[str, Metric] = METRICS,
+    compute_metrics: object = None,
 ) -> list[Extension]:
     """Return the extensions that the arguments ask for, in the order in which they see each event.
 
@@ -40,7 +39,7 @@ def build_extensions(
         train_dataset: The training images; None where nothing is trained.
         bad_images: The list of unreadable images; None where nobody keeps one.
         is_sharded: Whether FSDP or DeepSpeed divides the weights over the ranks.
-        metrics: The metrics of the run, for the log.
+        compute_metrics: Computes the figures of an evaluation, for the log.
 
     Raises:
         UserError: The arguments ask for something that needs whole weights in each process, and they are divided.
@@ -70,6 +69,7 @@ def build_extensions(
         extensions.append(Lookahead(args.lookahead_steps))
     if args.bf16_full_eval or args.fp16_full_eval:
         extensions.append(HalfPrecisionEvaluation(args))
+    metrics = compute_metrics.metrics if isinstance(compute_metrics, ClassificationMetrics) else METRICS
     extensions.append(LogLines(metrics) if args.disable_tqdm else LogLinesAndBar(metrics))
     extensions.append(EpochOfDraws())
     if args.save_on_signal:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hf_finetune.training.extensions.base import Extension
+from hf_finetune.training.extensions.base import Extension, Loop
 
 
 class Extensions(Sequence[Extension]):
@@ -34,6 +34,11 @@ class Extensions(Sequence[Extension]):
     def __len__(self) -> int:
         """Return how many there are."""
         return len(self._extensions)
+
+    def attach(self, loop: Loop) -> None:
+        """Give all of them the loop."""
+        for extension in self._extensions:
+            extension.attach(loop)
 
     def state_dicts(self) -> dict[str, dict[str, Any]]:
         """Return the state of each extension that keeps one, by its name. All ranks call it."""

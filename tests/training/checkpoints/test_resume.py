@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save as serialized
 from transformers import TrainerState
 
 from hf_finetune.errors import UserError
-from hf_finetune.training.checkpoints.resume import ResumeState, RunningLoss, find_best_again
+from hf_finetune.training.checkpoints.resume import ResumeState, RunningLoss
+from hf_finetune.training.checkpoints.usable import find_best_again
 from tests.helpers.checkpoints import save
 
 
@@ -42,7 +44,7 @@ def test_a_checkpoint_of_another_version_is_one_line(tmp_path: Path) -> None:
 @pytest.fixture
 def resumed(tmp_path: Path) -> Path:
     """The newest checkpoint of a run that was moved, whose best one lies beside it."""
-    save(tmp_path, 4)
+    save(tmp_path, 4, serialized({}))
     newest = save(tmp_path, 8)
     best = {"best_model_checkpoint": "/elsewhere/checkpoint-4"}
     (newest / "trainer_state.json").write_text(json.dumps(best))

@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from hf_finetune.data.fingerprint import FINGERPRINT_FILE
 from hf_finetune.errors import UserError
@@ -15,14 +17,14 @@ from hf_finetune.training.checkpoints.run_folder import check_unchanged, find_re
 from hf_finetune.training.checkpoints.store import publish
 
 VALUES = {"dataset": "digits", "learning_rate": 0.1, "lr_milestones": [15]}
-CHECKPOINT_FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt")
 
 
 def save_checkpoint(folder: Path, step: int, state: str = '{"global_step": 1}') -> Path:
     unfinished = folder / ".unfinished" / f"checkpoint-{step}"
     unfinished.mkdir(parents=True)
-    for name in CHECKPOINT_FILES:
-        (unfinished / name).write_bytes(b"")
+    save_file({}, unfinished / "model.safetensors")
+    torch.save({"state": {}, "param_groups": []}, unfinished / "optimizer.pt")
+    torch.save({}, unfinished / "scheduler.pt")
     (unfinished / "trainer_state.json").write_text(state)
     return publish(unfinished, folder)
 
