@@ -263,9 +263,7 @@ def _check_images(result: ImageDataset, raw: RawDataset, on_bad_image: str, earl
         are = "is" if count == 1 else "are"
         result.notes.append(f"{images} cannot be read and {are} left out: {list_bad_images(result.bad_images)}.")
     result.notes += result.page_notes(result.splits)
-    # A sample alone is no proof: one image of another size among a million would make its batch fail.
-    if len(sizes) == 1 and (complete or (result.entry is not None and sizes == {result.entry.image_size})):
-        result.image_sizes = sizes.pop()
+    result.note_sizes(sizes, complete)
 
 
 def _leave_out_duplicates(result: ImageDataset, drop: bool) -> None:

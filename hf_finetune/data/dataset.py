@@ -45,6 +45,7 @@ class ImageDataset:
             or are in another split too and `drop_duplicates` is set.
         image_sizes: The (height, width) in pixels that all images are known to have: from every header, or from the
             catalog where a sample agrees with it. None where they differ or are not known.
+        aspects: The least and the greatest height / width of the images whose headers were read, None without any.
         revision: The commit of a dataset that the Hub gave.
         sources: By role, the undivided split of the source that `sample_index` refers to, as the one column `image`.
             A streamed split has none.
@@ -62,6 +63,7 @@ class ImageDataset:
     pages: dict[str, Counter[Pages]] = field(default_factory=dict)
     left_out: dict[str, list[int]] = field(default_factory=dict)
     image_sizes: tuple[int, int] | None = None
+    aspects: tuple[float, float] | None = None
     revision: str | None = None
     sources: dict[str, Dataset] = field(default_factory=dict)
     source_labels: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
@@ -71,6 +73,14 @@ class ImageDataset:
     def uniform(self) -> bool:
         """Whether all images have one size, small enough to transform whole batches of them on the device."""
         return self.image_sizes is not None and math.prod(self.image_sizes) <= _SMALL_IMAGE
+
+    def note_sizes(self, sizes: set[tuple[int, int]], complete: bool) -> None:
+        """Keep what the (height, width) in pixels of images say, those of all of them or of a sample."""
+        ratios = [height / width for height, width in sizes]
+        self.aspects = (min(ratios), max(ratios)) if ratios else None
+        # A sample alone is no proof: one image of another size among a million would make its batch fail.
+        if len(sizes) == 1 and (complete or (self.entry is not None and sizes == {self.entry.image_size})):
+            (self.image_sizes,) = sizes
 
     @property
     def streamed(self) -> bool:

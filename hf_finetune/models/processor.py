@@ -60,7 +60,8 @@ def _image_size(height: int, width: int) -> int | tuple[int, int]:
     return height if height == width else (height, width)
 
 
-def _is_timm(processor: BaseImageProcessor) -> bool:
+def is_timm(processor: BaseImageProcessor) -> bool:
+    """Return whether an image processor applies timm's own transforms."""
     return type(processor).__name__ == "TimmWrapperImageProcessor"
 
 
@@ -70,7 +71,7 @@ def describe(processor: Any) -> Preprocessing:
     Args:
         processor: An image processor of Transformers; which attributes it has depends on its class.
     """
-    if _is_timm(processor):
+    if is_timm(processor):
         config = processor.data_config
         mean = tuple(255 * value for value in config["mean"])
         mode = _TIMM_MODES[config["crop_mode"]]
@@ -211,14 +212,14 @@ def load_image_processor(
     if processor is None and source is not None:
         own = replace(own, **source.preprocessing)
     before = own
-    if data is not None and data.crop_pct is not None and not (processor is not None and _is_timm(processor)):
+    if data is not None and data.crop_pct is not None and not (processor is not None and is_timm(processor)):
         before = replace(
             own, resize_mode="crop"
         )  # a figure for crops asks for one; timm's also apply to squashed images
     wanted = own if data is None else _overridden(before, data)
     if processor is not None and wanted == own:
         return processor
-    if processor is None or not _is_timm(processor):
+    if processor is None or not is_timm(processor):
         return _build(wanted)
     pretrained_config = {key: value for key, value in config.pretrained_cfg.items() if not key.startswith("test_")}
     pretrained_config |= {

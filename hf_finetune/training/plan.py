@@ -21,6 +21,7 @@ from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.training.checkpoints.lock import check_unused
 from hf_finetune.training.checkpoints.run_folder import find_resumable
 from hf_finetune.training.given import Given, check_same_objects
+from hf_finetune.training.resizing import shown_whole
 
 logger = get_logger(__name__)
 
@@ -73,7 +74,10 @@ def choose_recipe(recipe: str | None, settings: Mapping[str, Any], origin: Calla
             raise UserError("There is nothing to train on; use --dataset cifar10 or --recipe resnet50_cifar10.")
         entry = None if Path(dataset).exists() and dataset not in CATALOG else find_entry(dataset)
         recipe = entry.recipe if entry else "finetune"
-    return override(load_recipe(recipe, argument_fields()), settings, origin)
+    chosen = override(load_recipe(recipe, argument_fields()), settings, origin)
+    if settings.get("resize_mode") is None or "train_transforms" in settings:
+        return chosen
+    return shown_whole(chosen, settings["resize_mode"])
 
 
 def plan_run(recipe: Recipe, given: Given) -> RunPlan:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from hf_finetune.config.recipe import Recipe, to_yaml
 from hf_finetune.data.dataset import ImageDataset
@@ -32,6 +33,7 @@ from hf_finetune.training.host_memory import keep_freed_memory
 from hf_finetune.training.network import Network, load_network
 from hf_finetune.training.plan import RunPlan, plan_run
 from hf_finetune.training.plan import choose_recipe as choose_recipe
+from hf_finetune.training.resizing import report_resizing, training_mode
 from hf_finetune.training.sanity_check import sanity_check
 from hf_finetune.training.start import start_from_images
 from hf_finetune.training.trainer import ImageClassificationTrainer
@@ -146,13 +148,16 @@ def prepare(recipe: Recipe, given: Given | None = None) -> PreparedRun:
     # ---- model ----
     leave_if_interrupted()
     network = load_network(plan, data.label_names)
-    transforms = _train_transforms(plan, network, data)
+    items = _transform_list(plan, network)
+    transforms = _train_transforms(plan, items, data)
     images = prepare_images(data, network.image_processor, plan.data, plan.args)
 
     # ---- trainer ----
     leave_if_interrupted()
     stated = plan.given.train_transforms or plan.data.train_transforms
     policy = frozen_policy(network.frozen.backbone, plan.data.streaming, stated)
+    training = describe(network.image_processor).resize_mode if policy.as_evaluated else training_mode(items)
+    log_lines(logger, *report_resizing(training, network.image_processor, data, plan.data))
     keep_freed_memory(plan.args.device)
     trainer = build_trainer(network.loaded.model, plan.args, images, transforms, policy.as_evaluated, plan.given)
     if plan.args.local_process_index == 0:
@@ -167,12 +172,18 @@ def prepare(recipe: Recipe, given: Given | None = None) -> PreparedRun:
     return PreparedRun(plan, images, network, trainer, splits)
 
 
-def _train_transforms(plan: RunPlan, network: Network, data: ImageDataset) -> TrainTransforms:
+def _transform_list(plan: RunPlan, network: Network) -> list[Any]:
+    """Return the list of training transforms, empty where the caller gave a function."""
+    if plan.given.train_transforms is not None:
+        return []
+    if plan.data.train_transforms is not None:
+        return plan.data.train_transforms
+    return default_train_transforms(describe(network.image_processor), plan.data.resize_mode)
+
+
+def _train_transforms(plan: RunPlan, items: list[Any], data: ImageDataset) -> TrainTransforms:
     if plan.given.train_transforms is not None:
         return transforms_of_function(plan.given.train_transforms)
-    items = plan.data.train_transforms
-    if items is None:
-        items = default_train_transforms(describe(network.image_processor), plan.data.resize_mode)
     return build_train_transforms(items, data.uniform)
 
 

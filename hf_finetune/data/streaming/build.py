@@ -269,5 +269,4 @@ def _look_at_first_images(result: ImageDataset, on_bad_image: str) -> None:
         sizes |= {header.size for header in headers}
         result.pages[role] = count_pages(headers)
     result.notes += result.page_notes(result.splits)
-    if result.entry is not None and sizes == {result.entry.image_size}:
-        result.image_sizes = result.entry.image_size
+    result.note_sizes(sizes, complete=False)
