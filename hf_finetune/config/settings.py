@@ -97,6 +97,7 @@ class Settings(TypedDict, total=False):
     eval_use_gather_object: bool | None
     fp16: bool | None
     fp16_full_eval: bool | None
+    freeze_epochs: int | None
     fsdp: str | None
     fsdp_config: dict[str, Any] | str | None
     full_determinism: bool | None

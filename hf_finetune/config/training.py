@@ -143,6 +143,8 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
             self.dataloader_pin_memory = False  # it would warn that there is no device to pin for
         elif self.dataloader_pin_memory:
             self.accelerator_config.non_blocking = True  # type: ignore[union-attr]  # a pinned batch is copied while the device still computes
+        if self.freeze_epochs is not None:
+            self.ddp_find_unused_parameters = True  # at first the backbone has no gradients to wait for
         if not has_validation and self.early_stopping_patience is not None:
             raise UserError(
                 "early_stopping_patience needs a validation split, and there is none; use --validation_fraction 0.1."

@@ -53,6 +53,10 @@ class TrainingKeys:
     )
 
     # Optimizer
+    freeze_epochs: int | None = field(
+        default=None,
+        metadata={"help": "Epochs that train the head alone, before the others train everything. Absent: none."},
+    )
     optim: str = field(default="sgd", metadata={"help": "Optimizer: sgd, or any that Transformers knows."})
     learning_rate: float = field(
         default=0.01, metadata={"help": "Learning rate after the warm-up, for a batch of global_batch_size."}

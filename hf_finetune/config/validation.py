@@ -37,6 +37,7 @@ _RANGES = {
     "warmup_steps": (0, math.inf),
     "warmup_epochs": (0, math.inf),
     "warmup_start_factor": (0, 1),
+    "freeze_epochs": (1, math.inf),
     "early_stopping_patience": (1, math.inf),
     "per_device_eval_batch_size": (1, math.inf),
     "save_total_limit": (1, math.inf),
@@ -147,6 +148,7 @@ def check_training(args: FinetuneArguments) -> None:
     _check_on_nan(args.on_nan)
     _check_best_model(args)
     _check_early_stopping(args)
+    _check_freeze_epochs(args)
     _check_sgd(args)
     _check_param_groups(args.param_groups or {})
     _check_hub(args)
@@ -184,6 +186,15 @@ def _check_best_model(args: FinetuneArguments) -> None:
         raise UserError(
             f"eval_strategy is {evaluates} and save_strategy is {saves}, but only a checkpoint that was evaluated"
             f" can be chosen as the best; use {advice}."
+        )
+
+
+def _check_freeze_epochs(args: FinetuneArguments) -> None:
+    epochs = args.freeze_epochs
+    if epochs is not None and args.max_steps < 0 and epochs >= args.num_train_epochs:
+        raise UserError(
+            f"freeze_epochs is {epochs}, which leaves none of {args.num_train_epochs:g} epochs to train everything;"
+            " use fewer, or --freeze backbone to train the head alone."
         )
 
 

@@ -6,7 +6,7 @@ dropout is off. Otherwise the statistics would change although the weights do no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import MethodType
 
@@ -71,6 +71,38 @@ def freeze_modules(model: PreTrainedModel, names: Sequence[str]) -> Frozen:
     frozen = total - model.num_parameters(only_trainable=True)
     report = f"Frozen: {', '.join(names)}, {frozen:,} of {total:,} parameters."
     return Frozen(bool(names) and not trains_backbone(model), (report,) if names else ())
+
+
+def hold_backbone(model: PreTrainedModel) -> Callable[[], None]:
+    """Freeze all but the head for a while, in place.
+
+    Args:
+        model: The network; what is frozen already stays so.
+
+    Returns:
+        A function that takes it back, and leaves the network in the mode of training that it then has.
+    """
+    head = head_parameter_names(model)
+    held = [own for name, own in model.named_parameters() if name not in head and own.requires_grad]
+    modules = [
+        module
+        for module in _modules_outside(model, {id(model.get_parameter(name)) for name in head})
+        if "train" not in vars(module)  # frozen for good
+    ]
+    for parameter in held:
+        parameter.requires_grad_(False)
+    for module in modules:
+        module.eval()
+        module.train = MethodType(_stay_in_evaluation, module)  # type: ignore[method-assign]
+
+    def release() -> None:
+        for parameter in held:
+            parameter.requires_grad_(True)
+        for module in modules:
+            del module.train
+            module.train(model.training)
+
+    return release
 
 
 def trains_backbone(model: PreTrainedModel) -> bool:

@@ -194,6 +194,35 @@ def build_schedule(
         ValueError: The schedule is no function of the step, where it must be one, or Transformers cannot use the
             settings; then it may raise `TypeError` too.
     """
+    head_alone = args.freeze_epochs or 0
+    steps = head_alone * updates_per_epoch
+    milestones = [milestone - head_alone for milestone in args.lr_milestones]
+    schedule = _schedule(args, optimizer, max(1, num_training_steps - steps), updates_per_epoch, milestones)
+    if not steps:
+        return schedule
+    if not isinstance(schedule, LambdaLR):
+        raise ValueError("it is no function of the step, so it cannot begin after freeze_epochs")
+    return LambdaLR(optimizer, partial(delayed_factor, shape=schedule.lr_lambdas[0], steps=steps))
+
+
+def delayed_factor(step: int, *, shape: Callable[[int], float], steps: int) -> float:
+    """Return the factor on the learning rate of a schedule that begins after some steps, 1 before it begins.
+
+    Args:
+        step: The optimizer step, from 0.
+        shape: The schedule's own factor at a step.
+        steps: The step at which it begins.
+    """
+    return 1.0 if step < steps else shape(step - steps)
+
+
+def _schedule(
+    args: FinetuneArguments,
+    optimizer: Optimizer,
+    num_training_steps: int,
+    updates_per_epoch: int,
+    milestones: Sequence[float],
+) -> LRScheduler:
     warmup_steps = args.get_warmup_steps(num_training_steps)
     if args.warmup_epochs is not None:
         warmup_steps = round(args.warmup_epochs * updates_per_epoch)
@@ -212,7 +241,7 @@ def build_schedule(
             optimizer,
             warmup_steps=0 if own_warm_up else warmup_steps,
             updates_per_epoch=updates_per_epoch,
-            milestones=args.lr_milestones,
+            milestones=milestones,
             gamma=args.lr_gamma,
         )
     elif schedule_type == ONE_CYCLE:

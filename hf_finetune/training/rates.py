@@ -27,11 +27,14 @@ class Rate:
 
     Attributes:
         multiplier: Factor on the learning rate of every step.
-        weight_decay: Its weight decay, None for what `weight_decay`, `decay_norm_and_bias` and `no_decay` say.
+        weight_decay: Its weight decay; None for what `weight_decay`, `decay_norm_and_bias` and `no_decay` say.
+        is_alone_at_first: Whether it is of the head, which `freeze_epochs` trains before the rest. The head has a group
+            of its own then: torch's fused SGD fails where a part of a group has no momentum yet.
     """
 
     multiplier: float
     weight_decay: float | None = None
+    is_alone_at_first: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,20 +64,21 @@ class Rates:
         if not self.by_name:
             return
         rates = {id(parameter): self.by_name.get(_WRAPPERS.sub("", name)) for name, parameter in parameters}
-        divided: dict[tuple[float, float], dict[str, Any]] = {}
+        divided: dict[tuple[float, float, bool], dict[str, Any]] = {}
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 rate = rates.get(id(parameter))
                 if rate is None or not isinstance(group.get("lr"), (int, float)):
                     raise UserError(
-                        f"layer_decay, head_lr_multiplier and param_groups do not go with {type(optimizer).__name__},"
+                        f"layer_decay, head_lr_multiplier, param_groups and freeze_epochs do not go with"
+                        f" {type(optimizer).__name__},"
                         " which does not keep one learning rate for each of the network's parameters; use another"
                         " --optim, and fsdp_version 2 with FSDP."
                     )
                 decay = group.get("weight_decay", 0.0) if rate.weight_decay is None else rate.weight_decay
                 own = {**group, "params": [], "lr": group["lr"] * rate.multiplier, "weight_decay": decay}
-                divided.setdefault((rate.multiplier, decay), own)["params"].append(parameter)
-        order = sorted(divided, key=lambda key: (abs(key[0] - 1), -key[0], -key[1]))
+                divided.setdefault((rate.multiplier, decay, rate.is_alone_at_first), own)["params"].append(parameter)
+        order = sorted(divided, key=lambda key: (abs(key[0] - 1), -key[0], -key[1], key[2]))
         optimizer.param_groups = [divided[key] for key in order]
 
 
@@ -89,7 +93,8 @@ def parameter_rates(model: PreTrainedModel, args: FinetuneArguments) -> Rates:
         UserError: The network has no blocks, or a pattern matches none of its parameters.
     """
     groups: Mapping[str, Mapping[str, float]] = args.param_groups or {}
-    if args.layer_decay == 1 and args.head_lr_multiplier == 1 and not groups:
+    differ = args.layer_decay != 1 or args.head_lr_multiplier != 1 or bool(groups)
+    if not differ and args.freeze_epochs is None:
         return Rates({})
     names = [name for name, _ in model.named_parameters()]
     head = _head(model, names)
@@ -107,9 +112,9 @@ def parameter_rates(model: PreTrainedModel, args: FinetuneArguments) -> Rates:
         own = groups[pattern] if pattern is not None else {}
         multiplier = args.layer_decay ** (deepest - depths[name]) * own.get("lr_multiplier", 1.0)
         multiplier *= args.head_lr_multiplier if name in head else 1.0
-        rates[name] = Rate(multiplier, own.get("weight_decay"))
+        rates[name] = Rate(multiplier, own.get("weight_decay"), args.freeze_epochs is not None and name in head)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    return Rates(rates, (_describe(rates, depths, head, chosen, trained, args),))
+    return Rates(rates, (_describe(depths, head, chosen, trained, args),) if differ else ())
 
 
 def _head(model: PreTrainedModel, names: Sequence[str]) -> set[str]:
@@ -142,7 +147,6 @@ def _check_matched(patterns: Iterable[str], chosen: Mapping[str, str | None], mo
 
 
 def _describe(
-    rates: Mapping[str, Rate],
     depths: Mapping[str, int],
     head: set[str],
     chosen: Mapping[str, str | None],

@@ -13,6 +13,7 @@ from hf_finetune.errors import UserError, did_you_mean, first_line
 from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.batch_norm import computes_batch_norm
 from hf_finetune.models.freeze import trains_backbone
+from hf_finetune.models.head import head_parameter_names
 from hf_finetune.training.loaders import batch_sizes
 from hf_finetune.training.optimization import build_schedule
 
@@ -77,6 +78,11 @@ def _check_settings(trainer: ImageClassificationTrainer) -> None:
     args, model, count = trainer.args, trainer.model, len(trainer.train_dataset)
     if args.gradient_checkpointing and not model.supports_gradient_checkpointing:
         raise UserError(f"{type(model).__name__} does not support gradient_checkpointing; leave it out.")
+    if args.freeze_epochs is not None and (not trains_backbone(model) or not head_parameter_names(model)):
+        raise UserError(
+            f"freeze_epochs trains the head of {type(model).__name__} before its backbone, of which nothing is trained;"
+            " leave freeze_epochs out."
+        )
     parts = {part for name, _ in model.named_parameters() for part in name.split(".")}
     for name in args.no_decay or ():
         if name not in parts:

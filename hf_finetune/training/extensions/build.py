@@ -17,6 +17,7 @@ from hf_finetune.training.extensions.early_stopping import EarlyStopping
 from hf_finetune.training.extensions.ema import AveragedWeights
 from hf_finetune.training.extensions.epochs import EpochOfDraws
 from hf_finetune.training.extensions.evaluation_precision import HalfPrecisionEvaluation
+from hf_finetune.training.extensions.frozen_start import FrozenStart
 from hf_finetune.training.extensions.log_lines import LogLines, LogLinesAndBar
 from hf_finetune.training.extensions.lookahead import Lookahead
 from hf_finetune.training.extensions.non_finite import NonFiniteLosses
@@ -50,6 +51,8 @@ def build_extensions(
         raise UserError("ema_decay needs whole weights in each process; leave it out with FSDP and DeepSpeed.")
     if is_sharded and args.lookahead_steps is not None:
         raise UserError("lookahead_steps needs whole weights in each process; leave it out with FSDP and DeepSpeed.")
+    if is_sharded and args.freeze_epochs is not None:
+        raise UserError("freeze_epochs does not go with FSDP or DeepSpeed; leave it out, or use --freeze backbone.")
     if args.ema_decay is not None and args.lookahead_steps is not None:
         raise UserError("ema_decay and lookahead_steps both average the weights; leave one out.")
 
@@ -74,6 +77,8 @@ def build_extensions(
     extensions.append(EpochOfDraws())
     if args.save_on_signal:
         extensions.append(StopOnSignals())
+    if args.freeze_epochs is not None:
+        extensions.append(FrozenStart(args.freeze_epochs))
     if args.early_stopping_patience is not None:
         extensions.append(EarlyStopping(args.early_stopping_patience))
     if isinstance(train_dataset, StreamedBatches):
