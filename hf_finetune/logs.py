@@ -155,6 +155,8 @@ def wrapped(line: str, width: int = COLUMNS) -> str:
 class Progress(Protocol[Item]):
     """What a progress bar can do, a part of tqdm's interface."""
 
+    total: float | None  # how many there are, which may change
+
     def update(self, n: int = 1) -> Any: ...
     def set_description(self, desc: str, refresh: bool = True) -> None: ...
     def close(self) -> None: ...
@@ -186,7 +188,7 @@ class PlainProgress(Generic[Item]):
     ) -> None:
         length = len(iterable) if isinstance(iterable, Sized) else None
         self.iterable = iterable
-        self.total = total if total is not None else length
+        self.total: float | None = total if total is not None else length
         self.desc = desc
         self.unit = unit
         self.disable = disable

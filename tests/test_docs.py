@@ -105,7 +105,7 @@ class Reader:
             if name.startswith("hf_finetune.config.") and hasattr(module, "get_available_reporting_integrations"):
                 monkeypatch.setattr(module, "get_available_reporting_integrations", lambda: TRACKERS)
 
-    def train(self, recipe: Recipe, command: str) -> None:
+    def train(self, recipe: Recipe, command: str, began: float) -> None:
         self.jobs.append("train")
         self.check(recipe)
 

@@ -42,7 +42,7 @@ class Train(Command):
             from hf_finetune.training.run import choose_recipe, run
 
         recipe = choose_recipe(namespace.recipe, flag_values(namespace, KEY_TYPES), "--{}".format)
-        run(recipe, namespace.command_line)
+        run(recipe, namespace.command_line, began=namespace.began)
         return 0
 
 

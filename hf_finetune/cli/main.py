@@ -117,6 +117,7 @@ def _advice(words: Sequence[str]) -> str:
 
 
 def _run(name: str, words: Sequence[str]) -> int:
+    began = time.monotonic()
     if name not in COMMANDS:
         advice = f"{did_you_mean(name, COMMANDS)} The commands are {', '.join(COMMANDS)}."
         raise UserError(f'there is no command "{name}".{advice}')
@@ -129,6 +130,7 @@ def _run(name: str, words: Sequence[str]) -> int:
         namespace, unknown = parser.parse_known_args(words)
     check_words(unknown, parser.flag_names)
     set_level(getattr(namespace, "log_level", "info"))
+    namespace.began = began
     namespace.command_line = shlex.join(["hf-finetune", name, *words])
     return command.run(namespace)
 

@@ -28,6 +28,7 @@ ESSENTIALS = {
     },
     "training": {
         "num_train_epochs": "passes over the training split",
+        "time_budget": "10m, ... for all: epochs follow from it",
         "global_batch_size": "images per step over all processes",
         "learning_rate": "after the warm-up",
         "optim": "sgd, adamw_torch, ...",

@@ -168,6 +168,7 @@ class Settings(TypedDict, total=False):
     skip_memory_metrics: bool | None
     sync_batchnorm: bool | None
     tf32: bool | None
+    time_budget: str | None
     torch_compile: bool | None
     torch_compile_backend: str | None
     torch_compile_mode: str | None

@@ -48,6 +48,7 @@ OTHER_NAMES = {
     ),
     "overwrite_output_dir": ("overwrite", "force", "exist_ok"),
     "num_train_epochs": ("epochs", "epoch", "num_epochs", "n_epochs", "max_epochs", "train_epochs"),
+    "time_budget": ("max_time", "time", "time_limit", "max_duration"),
     "max_steps": ("steps", "max_iters", "iterations", "num_steps", "total_steps", "train_steps"),
     "learning_rate": ("lr", "lr0", "base_lr", "init_lr", "initial_lr", "max_lr"),
     "global_batch_size": ("batch", "batch_size", "bs", "train_batch_size", "total_batch_size"),
@@ -182,8 +183,6 @@ ANSWERS = {
     "test_time_augmentation": _NO_TTA,
     "folds": "cross-validation is not built in",
     "k_folds": "cross-validation is not built in",
-    "time_budget": "a time limit is not built in; Ctrl-C saves a checkpoint, from which the same command resumes",
-    "max_time": "a time limit is not built in; Ctrl-C saves a checkpoint, from which the same command resumes",
     **{name: f"use --train_transforms with {step}" for step, names in _TRANSFORMS.items() for name in names},
 }
 

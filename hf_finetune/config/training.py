@@ -18,6 +18,7 @@ from transformers.trainer_utils import IntervalStrategy, SchedulerType
 from transformers.training_args import OptimizerNames
 from transformers.utils import ExplicitEnum
 
+from hf_finetune.config.durations import parse_duration
 from hf_finetune.config.training_keys import MULTISTEP, ONE_CYCLE, TrainingKeys
 from hf_finetune.config.validation import check_choice, check_devices, check_lists, check_training
 from hf_finetune.cores import usable_cores
@@ -38,6 +39,7 @@ _ENUMERATIONS: dict[str, Iterable[ExplicitEnum]] = {
     "optim": OptimizerNames,
     "logging_strategy": IntervalStrategy,
 }
+_MOST_STEPS = 10**9  # of a run that ends by the clock
 
 
 @dataclass
@@ -47,6 +49,8 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
     Raises:
         UserError: For a value that cannot be, and for settings that contradict each other or do not fit the machine.
     """
+
+    seconds_to_use = None  # of time_budget; no field, since no recipe sets it
 
     def __post_init__(self) -> None:
         if self.dataloader_num_workers is None:
@@ -58,6 +62,8 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
         check_training(self)
         if self.log_level != "passive":
             set_level(self.log_level)
+        if self.time_budget is not None:
+            self._follow_the_clock()
         schedule = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)
         # The base class validates against its closed enum, and needs a number for the batch, which depends on the
         # number of devices that it is about to find.
@@ -73,6 +79,16 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
         )
         check_lists(self, get_available_reporting_integrations() if self.report_to else ())
         check_devices(self)
+
+    def _follow_the_clock(self) -> None:
+        """Leave length, schedule, evaluations and checkpoints to the time budget (`training.budget`)."""
+        if self.early_stopping_patience is not None:
+            raise UserError("time_budget and early_stopping_patience both end a run; leave one out.")
+        self.seconds_to_use = parse_duration("time_budget", str(self.time_budget))
+        self.max_steps, self.num_train_epochs = _MOST_STEPS, _MOST_STEPS
+        self.lr_scheduler_type = SchedulerType.CONSTANT
+        self.eval_strategy = self.save_strategy = IntervalStrategy.NO
+        self.load_best_model_at_end = False
 
     def _use_one_gpu(self) -> None:
         """Keep the stock Trainer from dividing batches over all GPUs of one process (`torch.nn.DataParallel`).
@@ -91,6 +107,11 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
     def max_skipped_steps(self) -> int:
         """The number of optimizer steps with a non-finite loss (NaN or Inf) that may be skipped; 0 if none."""
         return self.on_nan[1] if self.on_nan and self.on_nan[0] == "skip" else 0
+
+    @property
+    def chosen_by(self) -> str:
+        """The metric of validation that chooses the best weights."""
+        return (self.metric_for_best_model or "loss").removeprefix("eval_")
 
     @property
     def order_seed(self) -> int:
@@ -152,7 +173,7 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
         if not has_validation:
             self.eval_strategy = IntervalStrategy.NO
             self.load_best_model_at_end = False
-        chosen_by = (self.metric_for_best_model or "loss").removeprefix("eval_")
+        chosen_by = self.chosen_by
         if has_validation and chosen_by not in metrics:
             raise UserError(
                 f'metric_for_best_model is "{chosen_by}", which is not measured.{did_you_mean(chosen_by, metrics)}'

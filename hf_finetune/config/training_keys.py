@@ -48,6 +48,13 @@ class TrainingKeys:
         default=128, metadata={"help": "Images per process and forward pass of evaluation."}
     )
     num_train_epochs: float = field(default=200.0, metadata={"help": "Passes over the training split."})
+    time_budget: str | None = field(
+        default=None,
+        metadata={
+            "help": "Time of the whole run, such as 90s, 10m or 1h30m: epochs and schedule follow from it. Absent:"
+            " num_train_epochs counts."
+        },
+    )
     max_steps: int = field(
         default=-1, metadata={"help": "Optimizer steps in place of num_train_epochs; -1 counts in epochs."}
     )

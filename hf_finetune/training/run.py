@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+from transformers.trainer_utils import TrainOutput
 
 from hf_finetune.config.recipe import Recipe, to_yaml
 from hf_finetune.data.dataset import ImageDataset
@@ -20,6 +23,7 @@ from hf_finetune.hub.push import push_folder
 from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.processor import default_train_transforms, describe
+from hf_finetune.training.budget import TimePlan, plan_by_the_clock
 from hf_finetune.training.checkpoints.lock import locked
 from hf_finetune.training.checkpoints.run_folder import check_unchanged, prepare_folder
 from hf_finetune.training.checkpoints.sizes import check_room_for_run, checkpoint_sizes
@@ -35,11 +39,13 @@ from hf_finetune.training.plan import RunPlan, plan_run
 from hf_finetune.training.plan import choose_recipe as choose_recipe
 from hf_finetune.training.resizing import report_resizing, training_mode
 from hf_finetune.training.sanity_check import sanity_check
-from hf_finetune.training.start import start_from_images
+from hf_finetune.training.start import choose_head_init, keep_better_start, start_from_images
 from hf_finetune.training.trainer import ImageClassificationTrainer
 from hf_finetune.training.wiring import Batches, PreparedImages, build_trainer, load_data, prepare_images
 
 logger = get_logger(__name__)
+
+_NOT_TRAINED = TrainOutput(global_step=0, training_loss=float("nan"), metrics={})
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class PreparedRun:
         network: The network.
         trainer: The Trainer of both.
         splits: By role, what the trainer is given: the images, or features of them.
+        time: How the time is divided, None without a time budget and for a run that resumes.
     """
 
     plan: RunPlan
@@ -59,15 +66,17 @@ class PreparedRun:
     network: Network
     trainer: ImageClassificationTrainer
     splits: Mapping[str, Batches | FeatureDataset]
+    time: TimePlan | None
 
 
-def run(recipe: Recipe, command: str, given: Given | None = None) -> FinetuneResult:
+def run(recipe: Recipe, command: str, given: Given | None = None, began: float | None = None) -> FinetuneResult:
     """Fine-tune by a resolved recipe.
 
     Args:
         recipe: The recipe.
         command: The command line that asks for it, for the model card.
         given: What a Python caller gave as objects.
+        began: When the run began, as `time.monotonic` counts, for a time budget; None for now.
 
     Returns:
         The figures, the model and the folder.
@@ -76,7 +85,7 @@ def run(recipe: Recipe, command: str, given: Given | None = None) -> FinetuneRes
         UserError: For whatever the caller can fix.
         Interrupted: Where SIGTERM, SIGINT or SIGHUP ended the training, which is saved: the same command resumes it.
     """
-    prepared = prepare(recipe, given or Given())
+    prepared = prepare(recipe, given or Given(), time.monotonic() if began is None else began)
     plan = prepared.plan
     leave_if_interrupted()
     with locked(plan.folder) if plan.args.process_index == 0 else nullcontext():
@@ -95,7 +104,9 @@ def _train_and_save(prepared: PreparedRun, command: str) -> FinetuneResult:
     if plan.checkpoint is not None:
         logger.info(f"An interrupted run is here; it resumes from {plan.checkpoint.name}.")
     try:
-        training = trainer.train(resume_from_checkpoint=str(plan.checkpoint) if plan.checkpoint else None)
+        training = _NOT_TRAINED
+        if prepared.time is None or prepared.time.trains:
+            training = trainer.train(resume_from_checkpoint=str(plan.checkpoint) if plan.checkpoint else None)
     except Interrupted:
         trainer.end()
         raise
@@ -104,11 +115,12 @@ def _train_and_save(prepared: PreparedRun, command: str) -> FinetuneResult:
     leave_if_interrupted()
     from hf_finetune.training import result  # plots: not before they are due
 
-    predictions = {
-        role: trainer.predict(prepared.splits[role], metric_key_prefix=prefix)
-        for role, prefix in result.METRIC_PREFIXES.items()
-        if role in prepared.splits
-    }
+    predictions = {}
+    for role, prefix in result.METRIC_PREFIXES.items():  # validation is the first
+        if role in prepared.splits:
+            predictions[role] = trainer.predict(prepared.splits[role], metric_key_prefix=prefix)
+            if role == "validation" and keep_better_start(trainer, predictions[role].metrics or {}):
+                predictions[role] = trainer.predict(prepared.splits[role], metric_key_prefix=prefix)
     log_lines(logger, *note_lost(data, trainer.unreadable_images()))
     record = result.RunRecord.of_run(plan, prepared.network.base, command, data, trainer, training, predictions)
 
@@ -129,7 +141,7 @@ def _train_and_save(prepared: PreparedRun, command: str) -> FinetuneResult:
     return FinetuneResult(record.metrics, trainer.model, processor, plan.folder, record.named_intervals())
 
 
-def prepare(recipe: Recipe, given: Given | None = None) -> PreparedRun:
+def prepare(recipe: Recipe, given: Given | None = None, began: float = 0.0) -> PreparedRun:
     """Load images and network, join them in a trainer, and take two images through.
 
     Raises:
@@ -165,11 +177,16 @@ def prepare(recipe: Recipe, given: Given | None = None) -> PreparedRun:
     sanity_check(trainer)
     check_room_for_run(trainer.model, plan.args, len(trainer.train_dataset))
     splits = policy.use_features(trainer, {**images.batches, "train": trainer.train_dataset})
+    time_plan = None
     if plan.checkpoint is None:
         start_from_images(trainer, network.loaded)
+        head_init = choose_head_init(plan, network.loaded)
+        counts = {role: len(split) for role, split in splits.items()}
+        time_plan = plan_by_the_clock(trainer, counts, head_init == "probe", began)
         features = isinstance(splits["train"], FeatureDataset)
-        start_head(plan.model.head_init, trainer, network.loaded, (splits if features else images.batches)["train"])
-    return PreparedRun(plan, images, network, trainer, splits)
+        as_evaluated = (splits if features else images.batches)["train"]
+        start_head(head_init, trainer, network.loaded, as_evaluated, time_plan.probe_images if time_plan else None)
+    return PreparedRun(plan, images, network, trainer, splits, time_plan)
 
 
 def _transform_list(plan: RunPlan, network: Network) -> list[Any]:
@@ -194,7 +211,8 @@ def _open_folder(prepared: PreparedRun) -> None:
         if args.process_index == 0:
             check_unchanged(plan.folder, plan.checkpoint, args.overwrite_output_dir)
         if args.process_index == 0 and plan.checkpoint is None:
-            prepare_folder(plan.folder, to_yaml(plan.recipe) + plan.given.as_comments(), args.overwrite_output_dir)
+            remarks = plan.given.as_comments() + (f"# {prepared.time.sentence}\n" if prepared.time else "")
+            prepare_folder(plan.folder, to_yaml(plan.recipe) + remarks, args.overwrite_output_dir)
             fingerprint_of(prepared.images.data).save(plan.folder)
         prepared.images.bad_images.persist_to(
             plan.folder, resumed=plan.checkpoint is not None, first=args.local_process_index == 0

@@ -164,11 +164,12 @@ class ImageClassificationTrainer(Trainer):
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
-        """Make the step schedule or MMClassification's warm-ups, which Transformers lacks; else the stock schedule."""
+        """Make an extension's schedule, the step schedule or MMClassification's warm-ups; else the stock schedule."""
         if self.lr_scheduler is not None:
             return self.lr_scheduler
         used = optimizer if optimizer is not None else cast(Optimizer, self.optimizer)
-        schedule = build_schedule(self.args, used, num_training_steps, self._updates_per_epoch)
+        own = self.extensions.schedule(used)
+        schedule = own or build_schedule(self.args, used, num_training_steps, self._updates_per_epoch)
         self.lr_scheduler, self._created_lr_scheduler = schedule, True  # type: ignore[assignment]
         return schedule
 

@@ -167,8 +167,7 @@ def build_trainer(
     given.check_metrics(len(names))
     args.prepare_for_run(has_validation="validation" in images.data.splits, metrics=metrics.names)
     if args.load_best_model_at_end or args.early_stopping_patience is not None:
-        chosen_by = (args.metric_for_best_model or "loss").removeprefix("eval_")
-        args.greater_is_better = metrics.greater_is_better(chosen_by, args.greater_is_better)
+        args.greater_is_better = metrics.greater_is_better(args.chosen_by, args.greater_is_better)
     with loader_errors_in_one_line():  # the number of the epoch is in shared memory too
         stage = TrainingStage(
             transforms, args.seed, bool(args.dataloader_num_workers), decoding_of(images.image_processor)

@@ -11,6 +11,8 @@ import torch
 from accelerate.accelerator import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainerCallback, TrainerState
 
 
@@ -107,6 +109,12 @@ class Extension(TrainerCallback):
     def evaluating(self) -> AbstractContextManager[None]:
         """Return a context that surrounds an evaluation."""
         return nullcontext()
+
+    # ---- what an extension brings along ----
+
+    def schedule(self, optimizer: Optimizer) -> LRScheduler | None:
+        """Return a schedule that takes the place of the recipe's, None to leave that."""
+        return None
 
     # ---- events that Transformers has no callback for ----
 

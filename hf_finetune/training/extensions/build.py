@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from torch.utils.data import Dataset
@@ -21,8 +22,10 @@ from hf_finetune.training.extensions.frozen_start import FrozenStart
 from hf_finetune.training.extensions.log_lines import LogLines, LogLinesAndBar
 from hf_finetune.training.extensions.lookahead import Lookahead
 from hf_finetune.training.extensions.non_finite import NonFiniteLosses
+from hf_finetune.training.extensions.probed_start import ProbedStart
 from hf_finetune.training.extensions.stop_signals import StopOnSignals
 from hf_finetune.training.extensions.streaming_state import StreamingState
+from hf_finetune.training.extensions.time_budget import Budget, TimeBudget
 from hf_finetune.training.extensions.unreadable import UnreadableImages
 
 
@@ -53,6 +56,8 @@ def build_extensions(
         raise UserError("lookahead_steps needs whole weights in each process; leave it out with FSDP and DeepSpeed.")
     if is_sharded and args.freeze_epochs is not None:
         raise UserError("freeze_epochs does not go with FSDP or DeepSpeed; leave it out, or use --freeze backbone.")
+    if is_sharded and args.time_budget is not None:
+        raise UserError("time_budget needs whole weights in each process; leave it out with FSDP and DeepSpeed.")
     if args.ema_decay is not None and args.lookahead_steps is not None:
         raise UserError("ema_decay and lookahead_steps both average the weights; leave one out.")
 
@@ -64,6 +69,8 @@ def build_extensions(
         UnreadableImages(bad_images, run_folder),
         NonFiniteLosses(args.max_skipped_steps, image_name),
     ]
+    if args.seconds_to_use is not None and train_dataset is not None:
+        extensions += [TimeBudget(Budget(args.seconds_to_use, began=time.monotonic())), ProbedStart(args.chosen_by)]
     if not is_sharded:
         extensions.append(SameBuffers())
     if args.ema_decay is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from hf_finetune.errors import UserError
 from hf_finetune.logs import get_logger
+from hf_finetune.training.averages import update_average
 from hf_finetune.training.extensions.base import Extension
 
 logger = get_logger(__name__)
@@ -33,23 +34,6 @@ def warmed_up(decay: float, step: int) -> float:
         step: The optimizer step :math:`t`, counted from 1.
     """
     return min(decay, (1 + step) / (10 + step))
-
-
-@torch.no_grad()
-def update_average(averages: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], decay: float) -> None:
-    r"""Move each average towards its weight by one step, in place.
-
-    .. math::
-        a_{t} = d \cdot a_{t-1} + (1 - d) \cdot w_{t}
-
-    This is the moving average of timm's `--model-ema` and of MMEngine's EMAHook.
-
-    Args:
-        averages: The averages :math:`a`, floating point.
-        weights: The weights :math:`w` after the optimizer step, with the shapes and dtypes of the averages.
-        decay: The decay :math:`d`, 0 to 1. With 0 the average is the last weight, with 1 it never changes.
-    """
-    torch._foreach_lerp_(list(averages), list(weights), 1 - decay)
 
 
 class AveragedWeights(Extension):

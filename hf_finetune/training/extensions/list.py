@@ -5,11 +5,15 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from hf_finetune.training.extensions.base import Extension, Loop
+
+_Kind = TypeVar("_Kind", bound=Extension)
 
 
 class Extensions(Sequence[Extension]):
@@ -39,6 +43,10 @@ class Extensions(Sequence[Extension]):
         """Give all of them the loop."""
         for extension in self._extensions:
             extension.attach(loop)
+
+    def find(self, kind: type[_Kind]) -> _Kind | None:
+        """Return the extension of a class, None where there is none."""
+        return next((extension for extension in self._extensions if isinstance(extension, kind)), None)
 
     def state_dicts(self) -> dict[str, dict[str, Any]]:
         """Return the state of each extension that keeps one, by its name. All ranks call it."""
@@ -77,6 +85,11 @@ class Extensions(Sequence[Extension]):
             for extension in self._extensions:
                 stack.enter_context(extension.evaluating())
             yield
+
+    def schedule(self, optimizer: Optimizer) -> LRScheduler | None:
+        """Return the first schedule that one brings along, None where none does."""
+        schedules = (extension.schedule(optimizer) for extension in self._extensions)
+        return next((schedule for schedule in schedules if schedule is not None), None)
 
     def after_pass(self, loss: torch.Tensor, sample_index: torch.Tensor | None) -> None:
         """Show a forward and backward pass to all."""

@@ -54,6 +54,12 @@ class LogLinesAndBar(LogLines, ProgressCallback):
         if state.is_world_process_zero:
             self.training_bar = progress_bar(total=state.max_steps, desc="training")
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Count the step; a run that ends by the clock foretells another end after each."""
+        if self.training_bar is not None:
+            self.training_bar.total = state.max_steps
+        ProgressCallback.on_step_end(self, args, state, control, **kwargs)
+
     def on_prediction_step(
         self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
     ) -> None:

@@ -9,8 +9,8 @@ import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from hf_finetune.errors import UserError
+from hf_finetune.training.averages import update_average
 from hf_finetune.training.extensions.base import Extension
-from hf_finetune.training.extensions.ema import update_average
 
 _DECAY = 0.95  # of the slow weights per step, at the end of the run
 

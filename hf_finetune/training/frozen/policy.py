@@ -56,7 +56,11 @@ def frozen_policy(
 
 
 def start_head(
-    head_init: str, trainer: ImageClassificationTrainer, loaded: LoadedModel, dataset: Batches | FeatureDataset
+    head_init: str,
+    trainer: ImageClassificationTrainer,
+    loaded: LoadedModel,
+    dataset: Batches | FeatureDataset,
+    images: int | None = None,
 ) -> None:
     """Start a new head as `head_init` says, before the first step of a run that does not resume.
 
@@ -65,9 +69,10 @@ def start_head(
         trainer: The trainer of the model.
         loaded: The model, and which of its tensors are new.
         dataset: Training images as in evaluation, or features of them.
+        images: For how many there is time, None for no limit.
     """
     if head_init == "probe":
-        from hf_finetune.training.frozen.probe import probe_head  # scikit-learn: only where it is needed
+        from hf_finetune.training.frozen.probe import IMAGES, probe_head  # scikit-learn: only where it is needed
 
         assert not isinstance(dataset, StreamedBatches)  # `load_network` has refused it
-        logger.info(probe_head(trainer, loaded, dataset))
+        logger.info(probe_head(trainer, loaded, dataset, IMAGES if images is None else min(images, IMAGES)))

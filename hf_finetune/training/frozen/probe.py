@@ -38,10 +38,16 @@ _STRENGTHS_FOR_FROZEN = (*_STRENGTHS, 1e-1, 1.0)
 _ITERATIONS = 200  # of L-BFGS for each strength
 
 
-def probe_head(trainer: ImageClassificationTrainer, loaded: LoadedModel, dataset: ImageBatches | FeatureDataset) -> str:
+def probe_head(
+    trainer: ImageClassificationTrainer,
+    loaded: LoadedModel,
+    dataset: ImageBatches | FeatureDataset,
+    images: int = IMAGES,
+) -> str:
     """Fit a new head on training images, and return one sentence on it.
 
-    `loaded` is the trainer's model; `dataset` holds images prepared as in evaluation, or features. The same seed
+    `loaded` is the trainer's model; `dataset` holds images prepared as in evaluation, or features, of which about
+    `images` are used. The same seed
     gives the same head. Processes other than the first leave theirs as it is: DistributedDataParallel gives them the
     first one's.
     """
@@ -52,8 +58,8 @@ def probe_head(trainer: ImageClassificationTrainer, loaded: LoadedModel, dataset
         return ""
     began = time.perf_counter()
     rows = np.arange(len(dataset))
-    if len(rows) > IMAGES:
-        _, rows = stratified_split(dataset.labels, IMAGES / len(rows), args.seed)
+    if len(rows) > images:
+        _, rows = stratified_split(dataset.labels, images / len(rows), args.seed)
     sample = Subset(dataset, rows.tolist())
     features, labels = map(np.concatenate, zip(*module_inputs(trainer, sample, linear, "Features"), strict=True))
     readable = labels != NOT_COUNTED

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from hf_finetune.errors import UserError
-from hf_finetune.training.extensions.ema import AveragedWeights, update_average
+from hf_finetune.training.averages import update_average
+from hf_finetune.training.extensions.ema import AveragedWeights
 from tests.helpers.stub_loop import StubLoop, call
 
 

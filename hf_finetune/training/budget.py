@@ -1,0 +1,185 @@
+"""The plan of a run with a time budget: what it measures first, and how the time is divided."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list
+
+from hf_finetune.config.durations import format_duration
+from hf_finetune.data.batches import ImageBatches
+from hf_finetune.logs import get_logger
+from hf_finetune.training.extensions.time_budget import TimeBudget
+from hf_finetune.training.trainer import ImageClassificationTrainer
+from hf_finetune.training.wiring import Batches
+
+logger = get_logger(__name__)
+
+_MEASURING = 0.03  # of the budget at most
+_EVALUATING = 0.05  # of the time for training, at most, for evaluations during it
+_PROBING = 0.3  # of the budget at most, for the features of the probe; the fit itself takes less
+_SAVING = 2.0  # seconds for the model, its card, the plots and the end of the process
+_MARGIN = 1.1  # on what was measured
+_FEWEST_STEPS = 20  # of training; where fewer fit, the probe alone is the result
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a run is.
+
+    Attributes:
+        step: Seconds of an optimizer step, with the loading of its images.
+        image: Seconds of an evaluated image.
+    """
+
+    step: float
+    image: float
+
+
+@dataclass(frozen=True)
+class TimePlan:
+    """How the time of a run is divided.
+
+    Attributes:
+        probe_images: Images that the head is probed on; 0 where there is no time for it.
+        steps: Optimizer steps for which there is time after the probe; 0 where too few fit.
+        evaluations: How often the run is evaluated during the training.
+        reserve: Seconds for evaluating and saving at the end.
+        sentence: The plan in words.
+    """
+
+    probe_images: int
+    steps: int
+    evaluations: int
+    reserve: float
+    sentence: str
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained after the probe."""
+        return self.steps > 0
+
+
+def plan_time(
+    budget: float, spent: float, speed: Speed, counts: Mapping[str, int], batch: int, probes: bool
+) -> TimePlan:
+    """Divide the time of a run.
+
+    Args:
+        budget: Seconds of the whole run.
+        spent: Seconds that are spent already.
+        speed: As it was measured.
+        counts: The number of images of train, and of validation and test where they are there.
+        batch: Images of an optimizer step.
+        probes: Whether the head can be probed.
+    """
+    held_out = counts.get("validation", 0) + counts.get("test", 0)
+    evaluation = speed.image * counts.get("validation", 0) * _MARGIN
+    reserve = speed.image * held_out * _MARGIN + _SAVING
+    probe_images = min(counts["train"], int(_PROBING * budget / (speed.image * _MARGIN))) if probes else 0
+    probe = probe_images * speed.image * _MARGIN + (evaluation if probes else 0)
+    training = budget - spent - reserve - probe
+    steps = max(0, int(training / speed.step))
+    if steps < _FEWEST_STEPS:
+        steps = 0 if probes else max(1, steps)  # without a probe something must be trained
+    epochs = steps * batch / counts["train"]
+    evaluations = int(min(epochs, _EVALUATING * training / evaluation)) if evaluation else 0
+    parts = [f"{format_duration(spent)} are spent"]
+    if probe_images:
+        parts.append(f"{format_duration(probe)} for the probe of the head on {probe_images:,} images")
+    if steps:
+        seconds = format_duration(max(0.0, training))
+        parts.append(f"{seconds} for about {epochs:.3g} epochs of training ({steps:,} steps)")
+    parts.append(f"{format_duration(reserve)} to evaluate and save")
+    sentence = f"Time budget {format_duration(budget)}: {', '.join(parts)}."
+    return TimePlan(probe_images, steps, max(0, evaluations), reserve, sentence)
+
+
+def measure(trainer: ImageClassificationTrainer, budget: float) -> Speed:
+    """Measure how fast a run is. Weights, statistics and random numbers stay as they are.
+
+    Args:
+        trainer: A trainer with training images that has passed the sanity check.
+        budget: Seconds of the whole run, of which a small part is used.
+    """
+    model, args = trainer.model, trainer.args
+    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    devices = [args.device] if args.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), trainer.extensions.loading():
+        try:
+            step = _seconds(partial(_pass, trainer, args.train_batch_size, True), _MEASURING * budget / 2)
+            dataset = trainer.eval_dataset or trainer.train_dataset
+            count = min(args.per_device_eval_batch_size, len(dataset))
+            evaluation = _seconds(partial(_pass, trainer, count, False), _MEASURING * budget / 2)
+        finally:
+            model.load_state_dict(kept)
+            model.zero_grad(set_to_none=True)
+    return Speed(step * (args.gradient_accumulation_steps or 1), evaluation / count / args.world_size)
+
+
+def _pass(trainer: ImageClassificationTrainer, count: int, trains: bool) -> None:
+    """Load a batch and take it through the network, and back where it trains."""
+    dataset = trainer.train_dataset if trains or trainer.eval_dataset is None else trainer.eval_dataset
+    inputs = trainer.prepare_batch(evenly_spaced(dataset, count))
+    labels = inputs.pop("labels")
+    trainer.model.train(trains)
+    with torch.set_grad_enabled(trains), trainer.accelerator.autocast():
+        logits = trainer.model(**inputs)
+        if trains:
+            trainer.compute_loss_func(logits, labels).backward()
+    if trainer.args.device.type == "cuda":
+        torch.cuda.synchronize(trainer.args.device)
+
+
+def evenly_spaced(dataset: Batches, count: int) -> dict[str, torch.Tensor]:
+    """Return a batch of `count` images from all of a dataset, at equal distances; of a stream the first ones."""
+    if not isinstance(dataset, ImageBatches):
+        return dataset.first(count)
+    rows = np.linspace(0, len(dataset) - 1, num=min(count, len(dataset)), dtype=np.int64)
+    return dataset.__getitems__(rows.tolist())
+
+
+def _seconds(call: Callable[[], None], limit: float) -> float:
+    """Return the least seconds of a call, after a first one, of up to three within a limit."""
+    began = time.perf_counter()
+    call()
+    first = time.perf_counter() - began
+    best = first
+    for _ in range(3):
+        if time.perf_counter() - began + best > max(limit, 2 * first):
+            break
+        before = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - before)
+    return best
+
+
+def plan_by_the_clock(
+    trainer: ImageClassificationTrainer, counts: Mapping[str, int], probes: bool, began: float
+) -> TimePlan | None:
+    """Measure, divide the time of the run, and say how; None where the run has no time budget.
+
+    Args:
+        trainer: A trainer that has passed the sanity check.
+        counts: The number of images of each role.
+        probes: Whether the head can be probed.
+        began: When the run began, as `time.monotonic` counts.
+    """
+    clock = trainer.extensions.find(TimeBudget)
+    if clock is None:
+        return None
+    clock.budget.began = began
+    speed = measure(trainer, clock.budget.seconds)
+    args = trainer.args
+    plan = plan_time(clock.budget.seconds, clock.budget.spent, speed, counts, args.global_batch_size, probes)
+    if args.world_size > 1:  # the others follow the first
+        plan = broadcast_object_list([plan])[0]
+    clock.reserve, clock.evaluations, clock.steps = plan.reserve, plan.evaluations, plan.steps
+    args.eval_on_start = probes and plan.trains and "validation" in counts
+    logger.info(plan.sentence)
+    return plan
