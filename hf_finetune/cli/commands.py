@@ -46,6 +46,41 @@ class Train(Command):
         return 0
 
 
+class LrFinder(Command):
+    """Looks for a learning rate."""
+
+    name = "lr-finder"
+    help = "suggest a learning rate by a short training with rising rates"
+    details = "It takes the flags of train, draws a plot and keeps no model."
+    usage = "[--recipe RECIPE] [--dataset DATASET] [--steps N] [--output FILE.png] [--KEY VALUE]..."
+
+    def register(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--recipe", metavar="NAME_OR_PATH", help="A packaged recipe's name or a YAML file.")
+        parser.add_argument("--lowest", type=float, metavar="X", help="Rate of the first step. Default: 1e-6.")
+        parser.add_argument("--highest", type=float, metavar="X", help="Rate of the last step. Default: 10.")
+        parser.add_argument("--steps", type=int, metavar="N", help="Optimizer steps, at most. Default: 100.")
+        _add_output(parser, "Draw into FILE. Absent: lr_finder.png, or lr_finder-2.png and so on.")
+        add_argument_flags(parser)
+
+    def register_inherited(self, parser: argparse.ArgumentParser) -> bool:
+        with importing():
+            add_inherited_flags(parser)
+        return True
+
+    def run(self, namespace: argparse.Namespace) -> int:
+        with importing():
+            from hf_finetune.config.arguments import KEY_TYPES
+            from hf_finetune.jobs.lr_finder import find_learning_rate
+            from hf_finetune.training.run import choose_recipe
+
+        recipe = choose_recipe(namespace.recipe, flag_values(namespace, KEY_TYPES), "--{}".format)
+        stated = {name: getattr(namespace, name) for name in ("lowest", "highest", "steps")}
+        find_learning_rate(
+            recipe, namespace.output, **{name: value for name, value in stated.items() if value is not None}
+        )
+        return 0
+
+
 class Evaluate(Command):
     """Evaluates a model."""
 
@@ -299,6 +334,7 @@ COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         Train(),
+        LrFinder(),
         Evaluate(),
         Compare(),
         Predict(),

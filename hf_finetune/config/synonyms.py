@@ -115,6 +115,7 @@ OTHER_NAMES = {
 }
 _KEY_OF = {other: key for key, others in OTHER_NAMES.items() for other in others}
 
+_LR_FINDER = "a learning rate is suggested by: hf-finetune lr-finder --dataset DATASET"
 _LAUNCHER = "one process per GPU is started by: torchrun --nproc_per_node N scripts/run_finetune.py"
 _PRECISION = "use --bf16, or --fp16 for a GPU without bfloat16"
 _NO_CLASS_WEIGHTS = "classes cannot be weighted by a setting; in Python, pass a loss to finetune"
@@ -155,8 +156,9 @@ ANSWERS = {
     "class_weights": _NO_CLASS_WEIGHTS,
     "class_weight": _NO_CLASS_WEIGHTS,
     "focal_loss": _NO_CLASS_WEIGHTS,
-    "lr_finder": "the learning rate is not searched for; start from that of a recipe",
-    "auto_lr_find": "the learning rate is not searched for; start from that of a recipe",
+    "lr_finder": _LR_FINDER,
+    "lr_find": _LR_FINDER,
+    "auto_lr_find": _LR_FINDER,
     "dropout": "use --model_config, which holds the settings of an architecture",
     "drop_rate": "use --model_config, which holds the settings of an architecture",
     "drop_path": "use --model_config, which holds the settings of an architecture",

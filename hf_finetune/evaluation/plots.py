@@ -1,4 +1,4 @@
-"""The confusion matrix and the training curve as PNG files.
+"""The confusion matrix, the training curve and the search for a learning rate as PNG files.
 
 Only matplotlib's object-oriented interface is used: no pyplot, no window, no state that outlives a call. A plot that
 cannot be drawn is left out and the log says why: it must not cost a result.
@@ -155,6 +155,46 @@ def plot_training_curve(
             axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
             axes.spines[["top", "right"]].set_visible(False)
         figure.align_ylabels(panels)
+        _save(figure, path, dots_per_inch=120)
+
+
+def plot_rate_search(
+    rates: Sequence[float],
+    losses: Sequence[float],
+    smoothed: Sequence[float],
+    path: str | os.PathLike[str],
+    suggestion: float | None = None,
+    current: float | None = None,
+) -> None:
+    """Draw the loss over a rising learning rate into a PNG file.
+
+    Args:
+        rates: The learning rate of each step, ascending.
+        losses: The loss of each step in nats, finite.
+        smoothed: Their moving average.
+        path: The PNG file.
+        suggestion: The rate that is suggested, if one is.
+        current: The rate that the recipe has.
+    """
+    with _drawing(path, ""):
+        figure = Figure(figsize=(8, 4.5), layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot(rates, losses, "o", color=_TRAIN, markersize=3, alpha=0.6, label="each step")
+        axes.plot(rates, smoothed, color=_RATE, linewidth=1.8, label="moving average")
+        if suggestion is not None:
+            axes.axvline(suggestion, color=_HELD_OUT, linewidth=1.6, label=f"suggested: {suggestion:.2g}")
+        if current is not None and rates and rates[0] <= current <= rates[-1]:
+            axes.axvline(current, color=_GREY, linewidth=1.2, linestyle="--", label=f"the recipe's: {current:g}")
+        axes.set_xscale("log")
+        if smoothed:  # the last steps diverge, and would flatten all else
+            low, first = min(*smoothed, *losses), max(losses[: max(1, len(losses) // 2)])
+            axes.set_ylim(max(0, low - 0.1 * first), 1.5 * first)
+        axes.set_xlabel("learning rate")
+        axes.set_ylabel("loss (nats)")
+        _set_title(axes, "Loss over a rising learning rate")
+        axes.legend(frameon=False)
+        axes.grid(color="#e6e6e6", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
         _save(figure, path, dots_per_inch=120)
 
 
