@@ -19,6 +19,7 @@ from transformers.image_processing_backends import PilBackend, TorchvisionBacken
 from hf_finetune.data.images.decoding import AS_STORED, Decoding, decode_image
 from hf_finetune.data.images.pixels import decode_pixels
 from hf_finetune.data.transforms.build import TrainTransforms
+from hf_finetune.data.transforms.letterbox import check_room
 from hf_finetune.data.transforms.randomness import alternating_keys, draw_keys
 
 
@@ -35,6 +36,19 @@ def decoding_of(image_processor: BaseImageProcessor) -> Decoding:
     black.info["transparency"] = (0, 0, 0)
     converted = image_processor.process_image(black, do_convert_rgb=True)
     return Decoding(on_white=bool(np.asarray(converted).any()))
+
+
+def padded_size(image_processor: BaseImageProcessor) -> tuple[int, int] | None:
+    """Return the (height, width) in pixels that an image processor pads images to, None where it does not."""
+    size = getattr(image_processor, "size", None) or {}
+    config = getattr(image_processor, "data_config", {})  # timm's
+    if config.get("crop_mode") == "border":
+        height, width = config["input_size"][-2:]
+    elif dict(size).get("max_height"):
+        height, width = size["max_height"], size["max_width"]
+    else:
+        return None
+    return height, width
 
 
 class TrainingStage:
@@ -117,6 +131,7 @@ class EvaluationStage:
         self.class_ids = class_ids
         self.batched = isinstance(image_processor, TorchvisionBackend)
         self.decoding = decoding_of(image_processor)
+        self._padded_size = padded_size(image_processor)
 
     def __call__(self, rows: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """Prepare a batch; see `TrainingStage`.
@@ -124,12 +139,16 @@ class EvaluationStage:
         Returns:
             `pixel_values` of shape (batch, 3, height, width), uint8, or float32 where the processor has normalized them
             already; and `labels`, int64 of shape (batch,).
+
+        Raises:
+            UnreadableImage: An image cannot be decoded, or is so long that padding leaves nothing of it.
         """
         images: torch.Tensor | Sequence[torch.Tensor]
         if "pixels" in rows and self.batched:
             images = torch.from_numpy(rows["pixels"]).permute(0, 3, 1, 2)
         elif self.batched:
             images = [decode_pixels(image, self.decoding) for image in rows["image"]]
+            self._check_room(rows, [(image.shape[1], image.shape[2]) for image in images])
             if not self.uniform:
                 images = self.image_processor(images, do_rescale=False, do_normalize=False)["pixel_values"]
         else:
@@ -137,9 +156,15 @@ class EvaluationStage:
                 decoded = [PIL.Image.fromarray(pixels) for pixels in rows["pixels"]]
             else:
                 decoded = [decode_image(image, self.decoding) for image in rows["image"]]
+                self._check_room(rows, [(image.height, image.width) for image in decoded])
             images = self.image_processor(decoded, return_tensors="pt")["pixel_values"]
         labels = rows["label"] if self.class_ids is None else [self.class_ids[label] for label in rows["label"]]
         return {"pixel_values": _stack(images), "labels": torch.as_tensor(labels)}
+
+    def _check_room(self, rows: Mapping[str, Any], sizes: Sequence[tuple[int, int]]) -> None:
+        if self._padded_size is not None:
+            for value, (height, width) in zip(rows["image"], sizes, strict=True):
+                check_room(value, height, width, self._padded_size)
 
 
 def _stack(images: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:

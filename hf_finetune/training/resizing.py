@@ -90,10 +90,14 @@ def report_resizing(
     lines = [f"Images: {size} pixels for the network; {_both(training, mode)}."]
     if longer < 1.001 and wanted.crop_pct == 1:
         lines = [f"Images: {size} pixels for the network; they keep their shape."]
-    if mode == "pad" and min(height, width * aspects[0], width, height / aspects[1]) < 1:
+    if (
+        mode == "pad"
+        and arguments.on_bad_image == "stop"
+        and min(height, width * aspects[0], width, height / aspects[1]) < 1
+    ):
         raise UserError(
             f"{data.source}: an image is so long ({longer:,.0f} times the shape {size}) that resize_mode pad leaves"
-            " nothing of it; use --resize_mode squash, or remove it."
+            " nothing of it; use --resize_mode squash, or --on_bad_image skip."
         )
     seen = min(_share_seen(wanted, aspect, is_timm(image_processor)) for aspect in aspects)
     share = f" (it sees {100 * seen:.0f} % of the longest)" if mode == "crop" else ""

@@ -33,6 +33,7 @@ from tests.helpers.stub_loop import StubLoop, call
 CLASSES, BATCH, SIDE = 10, 8, 32
 TRANSFORMS: dict[str, list[Any]] = {
     "flips": ["RandomHorizontalFlip", "RandomVerticalFlip"],
+    "alternating flips": ["AlternatingHorizontalFlip"],
     "crop": [{"RandomCrop": {"size": 32, "padding": 4}}],
     "crop, one fill": [{"RandomCrop": {"size": 32, "padding": 4, "fill": 7}}],
     "crop, a fill for each channel": [{"RandomCrop": {"size": 32, "padding": 4, "fill": [1, 2, 3]}}],
@@ -43,6 +44,8 @@ TRANSFORMS: dict[str, list[Any]] = {
     "erasing": [{"RandomErasing": {"p": 0.5}}],
     "erasing, a value for each channel": [{"RandomErasing": {"p": 0.5, "value": [1, 2, 3]}}],
     "erasing, noise": [{"RandomErasing": {"p": 0.5, "value": "random"}}],
+    "letterbox": [{"Letterbox": {"size": [48, 40]}}],
+    "letterbox, a fill for each channel": [{"Letterbox": {"size": [40, 48], "fill": [1, 2, 3]}}],
     "resize and centre crop": [{"Resize": {"size": 40}}, {"CenterCrop": {"size": 32}}],
     "MixUp": [{"MixUp": {"alpha": 0.2}}],
     "CutMix": [{"CutMix": {"alpha": 1.0}}],

@@ -12,6 +12,24 @@ import torch
 from torchvision.transforms import InterpolationMode, v2
 from transformers.image_utils import get_image_size_for_max_height_width
 
+from hf_finetune.data.images.decoding import ImageValue, UnreadableImage, image_name
+
+
+def check_room(value: ImageValue | None, height: int, width: int, size: Sequence[int]) -> None:
+    """Check that letterboxing leaves something of an image.
+
+    Args:
+        value: The image, for the message.
+        height: Its height in pixels.
+        width: Its width in pixels.
+        size: The (height, width) in pixels that it is fitted into.
+
+    Raises:
+        UnreadableImage: It is so long that its other side would have no pixel.
+    """
+    if min(get_image_size_for_max_height_width((height, width), *size)) < 1:
+        raise UnreadableImage(image_name(value), f"{height} x {width} pixels, of which padding leaves nothing")
+
 
 class Letterbox(v2.Transform):  # torchvision has no types
     """Resize images to fit into a size with their aspect ratio, and add borders around them."""

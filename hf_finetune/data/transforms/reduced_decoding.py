@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from hf_finetune.data.images.decoding import AS_STORED, Decoding, OpenImage
 from hf_finetune.data.images.pixels import to_tensor
 from hf_finetune.data.transforms.batch import RandomResizedCrop
-from hf_finetune.data.transforms.letterbox import Letterbox
+from hf_finetune.data.transforms.letterbox import Letterbox, check_room
 
 _REDUCTIONS = (8, 4, 2)
 _OPEN_AT_ONCE = 32  # images whose crops are drawn together; each keeps a file open until it is decoded
@@ -113,6 +113,7 @@ class ReducedLetterbox:
         for value in values:
             with OpenImage(value) as opened:
                 height, width = opened.height, opened.width
+                check_room(value, height, width, self.transform.size)
                 image = opened.decode(_reduction(height, width, *self.transform.fitted(height, width)), how)
             framed.append(self.transform.resized(to_tensor(image), height, width))
         return framed

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from torchvision.transforms import InterpolationMode
-from transformers import BaseImageProcessor
+from transformers import BaseImageProcessor, PreTrainedConfig
 
 from hf_finetune.config.data import DataArguments
+from hf_finetune.data.images.decoding import UnreadableImage
+from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.data.transforms.build import build_train_transforms
 from hf_finetune.data.transforms.letterbox import Letterbox
 from hf_finetune.errors import UserError
@@ -20,7 +23,7 @@ SHAPES = ((90, 20), (20, 90), (49, 49), (7, 5))
 
 def padding_processor(size: list[int], resample: str = "bilinear") -> BaseImageProcessor:
     data = DataArguments(image_size=size, resize_mode="pad", resample=resample)
-    return load_image_processor(None, None, data)  # type: ignore[arg-type]
+    return load_image_processor(None, PreTrainedConfig(), data)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -49,3 +52,18 @@ def test_it_gives_images_of_different_sizes_one_size_and_runs_on_batches_of_one_
     assert len(build_train_transforms(items, uniform=True).batch) == 2
     with pytest.raises(UserError, match="Letterbox: its size is the side in pixels, or height and width"):
         build_train_transforms([{"Letterbox": {"size": [1, 2, 3]}}], uniform=False)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_image_of_which_nothing_is_left_counts_as_unreadable(size):
+    stage = EvaluationStage(padding_processor(size), uniform=False)
+    transforms = build_train_transforms([{"Letterbox": {"size": size}}], uniform=False)
+    for height, width in ((2, 400), (400, 2)):
+        image = PIL.Image.new("RGB", (width, height))
+        with pytest.raises(UnreadableImage, match=f"{height} x {width} pixels, of which padding leaves nothing"):
+            stage({"image": [image], "label": [0]})
+        with pytest.raises(UnreadableImage, match=f"{height} x {width} pixels, of which padding leaves nothing"):
+            transforms.decode([image], torch.zeros(1, dtype=torch.int64))
+    squashed = load_image_processor(None, PreTrainedConfig(), DataArguments(image_size=size, resize_mode="squash"))
+    batch = EvaluationStage(squashed, uniform=False)({"image": [image], "label": [0]})
+    assert batch["pixel_values"].shape == (1, 3, *size)
