@@ -65,6 +65,7 @@ class Settings(TypedDict, total=False):
     adam_epsilon: float | None
     average_tokens_across_devices: bool | None
     batch_eval_metrics: bool | None
+    best_k_soup: int | None
     bf16: bool | None
     bf16_full_eval: bool | None
     data_seed: int | None

@@ -170,6 +170,8 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
             raise UserError(
                 "early_stopping_patience needs a validation split, and there is none; use --validation_fraction 0.1."
             )
+        if not has_validation and self.best_k_soup is not None:
+            raise UserError("best_k_soup needs a validation split, and there is none; use --validation_fraction 0.1.")
         if not has_validation:
             self.eval_strategy = IntervalStrategy.NO
             self.load_best_model_at_end = False

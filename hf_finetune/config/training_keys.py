@@ -170,6 +170,13 @@ class TrainingKeys:
     load_best_model_at_end: bool = field(
         default=True, metadata={"help": "Keep the best checkpoint as the result, not the last."}
     )
+    best_k_soup: int | None = field(
+        default=None,
+        metadata={
+            "help": "Average the weights of this many of the best checkpoints, such as 5, and keep the average if"
+            " validation finds it better than the best one. Absent: no average."
+        },
+    )
     metric_for_best_model: str | None = field(
         default="accuracy", metadata={"help": "Metric of the validation split that chooses the best checkpoint."}
     )

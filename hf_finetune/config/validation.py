@@ -37,6 +37,7 @@ _RANGES = {
     "warmup_steps": (0, math.inf),
     "warmup_epochs": (0, math.inf),
     "warmup_start_factor": (0, 1),
+    "best_k_soup": (2, math.inf),
     "freeze_epochs": (1, math.inf),
     "early_stopping_patience": (1, math.inf),
     "per_device_eval_batch_size": (1, math.inf),
@@ -149,6 +150,7 @@ def check_training(args: FinetuneArguments) -> None:
     _check_best_model(args)
     _check_early_stopping(args)
     _check_freeze_epochs(args)
+    _check_soup(args)
     _check_sgd(args)
     _check_param_groups(args.param_groups or {})
     _check_hub(args)
@@ -191,11 +193,24 @@ def _check_best_model(args: FinetuneArguments) -> None:
 
 def _check_freeze_epochs(args: FinetuneArguments) -> None:
     epochs = args.freeze_epochs
+    if epochs is not None and args.time_budget is not None:
+        raise UserError("time_budget starts with a probed head, which is trained already; leave freeze_epochs out.")
     if epochs is not None and args.max_steps < 0 and epochs >= args.num_train_epochs:
         raise UserError(
             f"freeze_epochs is {epochs}, which leaves none of {args.num_train_epochs:g} epochs to train everything;"
             " use fewer, or --freeze backbone to train the head alone."
         )
+
+
+def _check_soup(args: FinetuneArguments) -> None:
+    if args.best_k_soup is None:
+        return
+    if not args.load_best_model_at_end:
+        raise UserError("best_k_soup averages the best checkpoints; use --load_best_model_at_end true.")
+    if args.ema_decay is not None:
+        raise UserError("ema_decay and best_k_soup both average the weights; leave one out.")
+    if args.time_budget is not None:
+        raise UserError("best_k_soup takes time after the training, which time_budget does not plan; leave one out.")
 
 
 def _check_early_stopping(args: FinetuneArguments) -> None:

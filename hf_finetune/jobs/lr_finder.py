@@ -29,7 +29,13 @@ _DIVERGED = 4.0  # times the least loss, as in fastai
 # What a run writes or reports, none of which a search does.
 _NOT_HERE = {
     **{"push_to_hub": False, "hub_model_id": None, "hub_private_repo": None, "report_to": "none"},
-    **{"overwrite_output_dir": False, "early_stopping_patience": None, "freeze_epochs": None},
+    **{
+        "overwrite_output_dir": False,
+        "early_stopping_patience": None,
+        "freeze_epochs": None,
+        "time_budget": None,
+        "best_k_soup": None,
+    },
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -28,6 +29,7 @@ from hf_finetune.training.checkpoints.lock import locked
 from hf_finetune.training.checkpoints.run_folder import check_unchanged, prepare_folder
 from hf_finetune.training.checkpoints.sizes import check_room_for_run, checkpoint_sizes
 from hf_finetune.training.checkpoints.store import full_disk_told
+from hf_finetune.training.extensions.best_weights import FOLDER as BEST_WEIGHTS_FOLDER
 from hf_finetune.training.extensions.epochs import SecondEpochCallback
 from hf_finetune.training.finetune_result import FinetuneResult
 from hf_finetune.training.frozen.features import FeatureDataset, train_on_images
@@ -39,6 +41,7 @@ from hf_finetune.training.plan import RunPlan, plan_run
 from hf_finetune.training.plan import choose_recipe as choose_recipe
 from hf_finetune.training.resizing import report_resizing, training_mode
 from hf_finetune.training.sanity_check import sanity_check
+from hf_finetune.training.soup import keep_better_soup
 from hf_finetune.training.start import choose_head_init, keep_better_start, start_from_images
 from hf_finetune.training.trainer import ImageClassificationTrainer
 from hf_finetune.training.wiring import Batches, PreparedImages, build_trainer, load_data, prepare_images
@@ -115,6 +118,8 @@ def _train_and_save(prepared: PreparedRun, command: str) -> FinetuneResult:
     leave_if_interrupted()
     from hf_finetune.training import result  # plots: not before they are due
 
+    if plan.args.best_k_soup is not None:
+        training.metrics["train_soup_of_checkpoints"] = keep_better_soup(trainer, prepared.splits["validation"])
     predictions = {}
     for role, prefix in result.METRIC_PREFIXES.items():  # validation is the first
         if role in prepared.splits:
@@ -132,6 +137,7 @@ def _train_and_save(prepared: PreparedRun, command: str) -> FinetuneResult:
         trainer.save_model()
         if plan.args.process_index == 0:
             result.save_result(plan.folder, record)
+            shutil.rmtree(plan.folder / BEST_WEIGHTS_FOLDER, ignore_errors=True)
             (plan.folder / FINGERPRINT_FILE).unlink(missing_ok=True)  # it is for a run that resumes, and ends with it
     prepared.images.bad_images.close()
     log_lines(logger, "", record.table(), "", record.how_to_load(plan.folder, trainer.model))

@@ -55,4 +55,5 @@ def check_room_for_run(model: nn.Module, args: FinetuneArguments, images: int) -
     # The newest, the best and the one that is being written; or all that are saved, where none is removed.
     at_a_time = math.inf if args.save_total_limit is None else max(args.save_total_limit, 1 + evaluates) + 1
     checkpoints = int(min(at_a_time, checkpoints_to_come(args, images)))
-    check_room(Path(str(args.output_dir)), checkpoint_bytes, weight_bytes, checkpoints)
+    written = weight_bytes * (1 + (args.best_k_soup or 0))
+    check_room(Path(str(args.output_dir)), checkpoint_bytes, written, checkpoints)

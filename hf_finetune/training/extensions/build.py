@@ -13,6 +13,7 @@ from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.errors import UserError
 from hf_finetune.evaluation.metrics import METRICS, ClassificationMetrics
 from hf_finetune.training.extensions.base import Extension
+from hf_finetune.training.extensions.best_weights import BestWeights
 from hf_finetune.training.extensions.buffers import SameBuffers
 from hf_finetune.training.extensions.early_stopping import EarlyStopping
 from hf_finetune.training.extensions.ema import AveragedWeights
@@ -54,6 +55,8 @@ def build_extensions(
         raise UserError("ema_decay needs whole weights in each process; leave it out with FSDP and DeepSpeed.")
     if is_sharded and args.lookahead_steps is not None:
         raise UserError("lookahead_steps needs whole weights in each process; leave it out with FSDP and DeepSpeed.")
+    if is_sharded and args.best_k_soup is not None:
+        raise UserError("best_k_soup needs whole weights in each process; leave it out with FSDP and DeepSpeed.")
     if is_sharded and args.freeze_epochs is not None:
         raise UserError("freeze_epochs does not go with FSDP or DeepSpeed; leave it out, or use --freeze backbone.")
     if is_sharded and args.time_budget is not None:
@@ -84,6 +87,8 @@ def build_extensions(
     extensions.append(EpochOfDraws())
     if args.save_on_signal:
         extensions.append(StopOnSignals())
+    if args.best_k_soup is not None and run_folder is not None:
+        extensions.append(BestWeights(args.best_k_soup, run_folder))
     if args.freeze_epochs is not None:
         extensions.append(FrozenStart(args.freeze_epochs))
     if args.early_stopping_patience is not None:
