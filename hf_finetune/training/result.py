@@ -30,6 +30,7 @@ from hf_finetune.evaluation.report import describe_split, format_report, interva
 from hf_finetune.hub.model_card import ModelCardContext, library_versions, training_command, write_model_card
 from hf_finetune.hub.redaction import without_private_text
 from hf_finetune.models.checkpoint import resolve_checkpoint
+from hf_finetune.shown_text import one_line
 from hf_finetune.timeouts import ANSWER_TIMEOUT
 from hf_finetune.training.plan import RunPlan
 from hf_finetune.training.trainer import ImageClassificationTrainer
@@ -156,6 +157,24 @@ class RunRecord:
         intervals = {self.describe(role): of_split for role, of_split in self.intervals.items()}
         return format_report(figures, self.per_class(), self.describe(self.reported_role), self.registry, intervals)
 
+    def warning(self) -> str | None:
+        """Return a sentence where the network is right no more often than one that knows no image, None elsewhere.
+
+        Such a one answers with the largest class of the reported split each time.
+        """
+        if not self.predictions:
+            return None
+        largest = max(self.per_class(), key=lambda figures: figures["support"])
+        metrics = self.split_metrics(self.reported_role)
+        share, accuracy = largest["support"] / metrics["samples"], metrics.get("accuracy")
+        if accuracy is None or accuracy > share or len(self.data.label_names) == 1:
+            return None
+        return (
+            f"Warning: the model is no better than one that knows no image: it is right on {accuracy:.2%} of"
+            f" {self.describe(self.reported_role)}, and {share:.2%} are of the class {one_line(largest['name'])}."
+            " Train longer or with another learning rate, and look at the images and their labels."
+        )
+
     def how_to_load(self, folder: Path, model: PreTrainedModel) -> str:
         """Return the sentence that says where the model is and what loads it."""
         own_code = ", trust_remote_code=True" if getattr(model.config, "auto_map", None) else ""
@@ -235,6 +254,6 @@ def _card(folder: Path, record: RunRecord) -> ModelCardContext:
         checkpoint_split="validation" if record.chose_checkpoint else None,
         per_class=record.per_class() if record.predictions else [],
         per_class_split=record.reported_role if record.predictions else None,
-        notes=data.notes,
+        notes=[*data.notes, *filter(None, [record.warning()])],
         intervals=record.intervals,
     )

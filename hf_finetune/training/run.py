@@ -140,7 +140,10 @@ def _train_and_save(prepared: PreparedRun, command: str) -> FinetuneResult:
             shutil.rmtree(plan.folder / BEST_WEIGHTS_FOLDER, ignore_errors=True)
             (plan.folder / FINGERPRINT_FILE).unlink(missing_ok=True)  # it is for a run that resumes, and ends with it
     prepared.images.bad_images.close()
-    log_lines(logger, "", record.table(), "", record.how_to_load(plan.folder, trainer.model))
+    log_lines(logger, "", record.table(), "")
+    if (warning := record.warning()) is not None:
+        logger.warning(warning)
+    log_lines(logger, record.how_to_load(plan.folder, trainer.model))
     trainer.end()
     train_on_images(trainer.model)
     processor = prepared.images.image_processor

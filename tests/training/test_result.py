@@ -131,3 +131,14 @@ def test_a_plot_that_fails_does_not_cost_the_run(image_folder, tmp_path, monkeyp
     )
     figures = json.loads((output / "metrics.json").read_text())
     assert all(pair["label"] != pair["prediction"] for pair in figures["most_frequent_confusions"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rate", "warned"), [(0.0, True), (None, False)])
+def test_a_result_that_is_no_better_than_the_largest_class_says_so(image_folder, tmp_path, logged, rate, warned):
+    settings = {} if rate is None else {"learning_rate": rate}
+    output = tmp_path / "output"
+    finetune(str(write_recipe(tmp_path)), dataset=str(image_folder), output_dir=str(output), **settings)
+    message = "the model is no better than one that knows no image"
+    assert (message in " ".join(logged)) == warned
+    assert (message in " ".join((output / "README.md").read_text().split())) == warned
