@@ -223,11 +223,11 @@ def predict_files(
     if output is not None and output_format == "text":
         output_format = {".json": "json", ".csv": "csv"}.get(Path(output).suffix.lower(), "text")
     named = [(path, {"path": str(path), "bytes": None}) for path in images]
-    predictions = classify(model_name, named, top_k, batch_size, show_bar=True)
-    unreadable: list[str] = []
     pages: Counter[Pages] = Counter()
+    predictions = counting_pages(classify(model_name, named, top_k, batch_size, show_bar=True), pages)
+    unreadable: list[str] = []
     with _writing(output) as file:
-        for text in _written(_readable(predictions, unreadable, pages), output_format):
+        for text in _written(_readable(predictions, unreadable), output_format):
             if file is sys.stdout:
                 write_line(text.removesuffix("\n"))  # above the bar
             else:
@@ -252,11 +252,18 @@ def _writing(output: str | Path | None) -> Iterator[TextIO]:
         yield file
 
 
-def _readable(predictions: Iterable[Prediction], unreadable: list[str], pages: Counter[Pages]) -> Iterator[Prediction]:
+def counting_pages(predictions: Iterable[Prediction], pages: Counter[Pages]) -> Iterator[Prediction]:
+    """Yield predictions as they come, and add to `pages` what each file holds beside the image that is used."""
+    for prediction in predictions:
+        if prediction.error is None and isinstance(prediction.image, Path):
+            with suppress(UserError), OpenImage(prediction.image) as image:  # unless it has vanished since
+                pages[image.pages] += 1
+        yield prediction
+
+
+def _readable(predictions: Iterable[Prediction], unreadable: list[str]) -> Iterator[Prediction]:
     for prediction in predictions:
         if prediction.error is None:
-            with suppress(UserError), OpenImage(str(prediction.image)) as image:  # unless it has vanished since
-                pages[image.pages] += 1
             yield prediction
         else:
             unreadable.append(prediction.error)

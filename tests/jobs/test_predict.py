@@ -112,7 +112,7 @@ def test_a_mistake_in_a_path_is_one_line(finished_run, capsys):
     assert 'An empty path ("")' in error and error.count("\n") == 1
 
 
-def test_pages_that_are_not_used_are_counted(finished_run, tmp_path, capsys):
+def test_pages_that_are_not_used_are_counted(finished_run, tmp_path, capsys, caplog):
     page = PIL.Image.new("RGB", (16, 16), (200, 50, 40))
     page.save(tmp_path / "one.png")
     page.save(tmp_path / "many.tif", save_all=True, append_images=[page, page])
@@ -121,3 +121,6 @@ def test_pages_that_are_not_used_are_counted(finished_run, tmp_path, capsys):
     printed = capsys.readouterr()
     assert len(json.loads(printed.out)) == 2
     assert "hf-finetune: 1 of 2 images has more than one page or frame; the first is used." in printed.err
+    with caplog.at_level("WARNING", "hf_finetune"):
+        assert len(predict(finished_run, [tmp_path, page])) == 3
+    assert caplog.messages == ["1 of 2 images has more than one page or frame; the first is used."]

@@ -34,6 +34,7 @@ IMAGE_EXTENSIONS = (
 
 # The last bytes of a complete file. A file that ends otherwise may be truncated, or have something appended.
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+_LATE_EXIF = 4096  # bytes at the end of a PNG in which EXIF and XMP are looked for
 _OF_CAMERAS = ("HEIF", "MPO")  # formats in which a camera stores more than the photo
 NO_SUCH_FILE = "no such file"  # the reason of an UnreadableImage whose file does not exist
 _TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
@@ -128,8 +129,7 @@ class OpenImage:
             else:
                 self._file = _open_file(value)
                 self._image = open_image(self._file)
-            # getexif of PNG images would decode the image, to look for a tag after the pixels.
-            orientation = PIL.Image.Image.getexif(self._image).get(PIL.ExifTags.Base.Orientation)
+            orientation = self._orientation()
         except Exception as error:  # decoders raise errors of any kind for broken files
             self.close()
             raise UnreadableImage(image_name(value), _reason(error, value)) from error
@@ -162,6 +162,24 @@ class OpenImage:
         except Exception:  # a GIF that is broken after its first frame, which counts alone
             return Pages.NONE
         return Pages.OF_CAMERA if self._image.format in _OF_CAMERAS else Pages.MORE
+
+    def _orientation(self) -> int | None:
+        """Return the EXIF orientation, None without. Only a PNG that has it after its pixels is decoded."""
+        image = self._image
+        if image.format == "PNG" and self._file is not None:
+            tail = self._tail(self._file, _LATE_EXIF)
+            if not any(name in tail for name in (b"eXIf", b"Orientation")):
+                image = PIL.Image.Image()  # its getexif does not look behind the pixels
+                image.info = self._image.info
+        return image.getexif().get(PIL.ExifTags.Base.Orientation)
+
+    @staticmethod
+    def _tail(file: BinaryIO, size: int) -> bytes:
+        position = file.tell()
+        file.seek(-min(size, file.seek(0, os.SEEK_END)), os.SEEK_END)
+        tail = file.read()
+        file.seek(position)
+        return tail
 
     def decode(self, reduction: int = 1, how: Decoding = AS_STORED) -> PIL.Image.Image:
         """Decode the image to upright RGB, 8 bits per channel.
@@ -202,11 +220,7 @@ class OpenImage:
         if self._file is None or not ending:
             return
         try:
-            position = self._file.tell()
-            self._file.seek(-min(len(ending), self._file.seek(0, os.SEEK_END)), os.SEEK_END)
-            whole = self._file.read() == ending
-            self._file.seek(position)
-            if not whole:
+            if self._tail(self._file, len(ending)) != ending:
                 self._image.load()
         except Exception as error:
             raise UnreadableImage(image_name(self._value), _reason(error, self._value)) from error

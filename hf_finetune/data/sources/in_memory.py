@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Value
 
@@ -139,6 +140,7 @@ def _encode(image: Any) -> dict[str, bytes | str | None]:
         image = _from_array(image)
     if not isinstance(image, PIL.Image.Image):
         raise TypeError(f"its image is a {type(image).__name__}; an image is a PIL image, an array or a tensor")
+    image = PIL.ImageOps.exif_transpose(image)  # Pillow writes a PNG without the orientation
     if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):  # the others have no PNG
         image = image.convert("RGB")
     buffer = io.BytesIO()

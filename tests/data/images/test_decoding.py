@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,28 @@ def test_orientation_turns_the_image_upright() -> None:
     turned = encode(PIL.Image.fromarray(np.rot90(pixels)), "PNG", **rotated(6))  # 6: turn clockwise to see it upright
     np.testing.assert_array_equal(np.asarray(decode_image(turned)), pixels)
     assert read_header(turned).size == (12, 20)
+
+
+def _with_chunk(png: bytes, name: bytes, content: bytes) -> bytes:
+    """Return a PNG with a chunk after its pixels."""
+    end = len(png) - 12
+    chunk = len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big")
+    return png[:end] + chunk + png[end:]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (b"eXIf", rotated(6)["exif"].tobytes()[6:]),
+        (b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0<rdf:Description tiff:Orientation="6"/>'),
+    ],
+)
+def test_an_orientation_after_the_pixels_counts(name: bytes, content: bytes) -> None:
+    turned = _with_chunk(ORDINARY_IMAGES["rgb.png"], name, content)
+    expected = load_image(PIL.Image.open(io.BytesIO(turned)))
+    assert (expected.height, expected.width) == read_header(turned).size == (20, 12)
+    np.testing.assert_array_equal(np.asarray(decode_image(turned)), np.asarray(expected))
+    assert read_header(_with_chunk(ORDINARY_IMAGES["rgb.png"], b"tEXt", b"Comment\0Orientation")).size == (12, 20)
 
 
 def test_palette_transparency_does_not_warn() -> None:

@@ -32,6 +32,7 @@ from hf_finetune.data.build import load_image_dataset
 from hf_finetune.data.images.cache import open_decoded_images
 from hf_finetune.data.images.decoding import AS_STORED, Decoding, UnreadableImage, decode_image, read_header
 from hf_finetune.data.images.pixels import decode_pixels
+from hf_finetune.data.sources import in_memory
 from hf_finetune.data.stages import EvaluationStage, TrainingStage, decoding_of
 from hf_finetune.data.transforms.build import build_train_transforms
 from tests.helpers.tiny import write_recipe
@@ -148,7 +149,11 @@ def test_every_file_is_decoded_as_the_pipeline_does(container: str) -> None:
             continue
         compared += 1
         expected = _seen_by_pipeline(content)
-        for value in (content, {"bytes": content, "path": None}, PIL.Image.open(io.BytesIO(content))):
+        opened = PIL.Image.open(io.BytesIO(content))
+        in_a_dataset = in_memory._encode(
+            PIL.Image.open(io.BytesIO(content))
+        )  # of a torch dataset that opens images itself
+        for value in (content, {"bytes": content, "path": None}, opened, in_a_dataset):
             image = decode_image(value)
             assert image.mode == "RGB", name
             np.testing.assert_array_equal(np.asarray(image), np.asarray(expected), name)

@@ -30,6 +30,15 @@ def with_orientation(orientation: int) -> bytes:
     return jpeg(exif=exif)
 
 
+def resampled(content: bytes, factors: int, size: tuple[int, int]) -> bytes:
+    """Return a JPEG read with sampling factors that Pillow does not write, and with the size that then fits."""
+    changed = bytearray(content)
+    frame = changed.index(b"\xff\xc0")
+    changed[frame + 5 : frame + 9] = size[1].to_bytes(2, "big") + size[0].to_bytes(2, "big")
+    changed[frame + 11] = factors
+    return bytes(changed)
+
+
 @pytest.fixture
 def quick(monkeypatch) -> list[bytes]:
     """What the quick decoder was given."""
@@ -50,6 +59,11 @@ def quick(monkeypatch) -> list[bytes]:
         jpeg("L"),
         jpeg(size=(1, 1)),
         jpeg(size=(300, 7), comment=b"a comment", icc_profile=b"p" * 70000),
+        jpeg(keep_rgb=True),
+        jpeg(restart_marker_blocks=1),
+        resampled(jpeg(size=(64, 64), subsampling=1), 0x12, (32, 128)),
+        resampled(jpeg(size=(64, 64), subsampling=2), 0x41, (128, 32)),
+        resampled(jpeg(size=(64, 64), subsampling=2), 0x14, (32, 128)),
     ],
 )
 def test_ordinary_files_go_the_quick_way_to_the_same_pixels(content, quick):
