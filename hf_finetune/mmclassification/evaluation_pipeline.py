@@ -1,4 +1,4 @@
-"""Imports the evaluation pipeline as `image_size`, `crop_pct` and `resample`, and the normalization."""
+"""Imports the evaluation pipeline as `image_size`, `resize_mode`, `crop_pct` and `resample`, and the normalization."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _EFFICIENTNET_PADDING = 32  # pixels around EfficientNet's crop at evaluation (T
 
 
 def import_test_pipeline(steps: list[Section], native_size: int | None, draft: Draft) -> None:
-    """Set image_size, crop_pct and resample.
+    """Set image_size, resize_mode, crop_pct and resample.
 
     Args:
         steps: The steps of the pipeline.
@@ -20,11 +20,11 @@ def import_test_pipeline(steps: list[Section], native_size: int | None, draft: D
         draft: The recipe.
 
     Raises:
-        UserError: The pipeline evaluates images that are not square.
+        UserError: The pipeline cuts rectangles out of squashed images.
     """
     squashed: list[int] | None = None
     short: int | None = None
-    crop: int | None = None
+    crop: int | list[int] | None = None
     padding: int | None = None
     resample = "bilinear"
     for step in steps:
@@ -34,10 +34,7 @@ def import_test_pipeline(steps: list[Section], native_size: int | None, draft: D
             squashed = target or None
             resample = read_interpolation(step, draft)
         elif kind in ("CenterCrop", "EfficientNetCenterCrop"):
-            size = read_size(step, "crop_size")
-            if isinstance(size, list):
-                raise draft.refusal(step.at("crop_size"), f"is {size}; only square images can be evaluated here.")
-            crop = size
+            crop = read_size(step, "crop_size")
             if kind == "EfficientNetCenterCrop" or step.take("efficientnet_style"):
                 padding = int(step.number("crop_padding", _EFFICIENTNET_PADDING))
                 resample = read_interpolation(step, draft, "bicubic")
@@ -48,21 +45,34 @@ def import_test_pipeline(steps: list[Section], native_size: int | None, draft: D
         else:
             draft.remark(step.place, "is not supported in evaluation; it is left out")
             step.skip_all()
+    if squashed and crop in (None, squashed[0] if squashed[0] == squashed[1] else squashed):
+        _import_squashing(squashed, native_size, draft)
+        draft.settings["resample"] = resample
+        return
     if squashed and squashed[0] != squashed[1]:
-        raise draft.refusal("the test pipeline", f"resizes to {squashed}; only square images can be evaluated here.")
+        raise draft.refusal("the test pipeline", f"resizes to {squashed} and crops {crop}; use one size for both.")
     edge = squashed[0] if squashed else short
-    if edge is None and padding is not None and crop is not None:
-        edge = crop + padding
-    size = crop or edge or native_size
-    if size is None:
+    side = min(crop) if isinstance(crop, list) else crop
+    if edge is None and padding is not None and side is not None:
+        edge = side + padding
+    side = side or edge or native_size
+    if side is None:
         return
     if squashed and native_size is None:
         draft.remark(
             "the test pipeline", f"resizes to {edge} x {edge} whatever the shape; here the short side to {edge}"
         )
-    draft.settings["image_size"] = size
-    draft.settings["crop_pct"] = _crop_pct(size, edge or size)
+    draft.settings["image_size"] = crop or side
+    draft.settings["crop_pct"] = _crop_pct(side, edge or side)
     draft.settings["resample"] = resample
+
+
+def _import_squashing(sides: list[int], native_size: int | None, draft: Draft) -> None:
+    square = sides[0] == sides[1]
+    draft.settings["image_size"] = sides[0] if square else sides
+    draft.settings["crop_pct"] = 1.0
+    if not square or native_size is None:  # what squares of one size become is the same in each mode
+        draft.settings["resize_mode"] = "squash"
 
 
 def _crop_pct(size: int, edge: int) -> float:

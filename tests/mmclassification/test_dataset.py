@@ -154,15 +154,28 @@ def test_the_evaluation_pipeline(tmp_path: Path, steps: tuple, expected: tuple) 
     assert int(size / crop_pct) == (edge[0] if isinstance(edge, tuple) else edge)
 
 
-def test_squashed_images_are_told_where_they_are_not_square(tmp_path: Path) -> None:
+def test_images_are_squashed_where_the_pipeline_does(tmp_path: Path) -> None:
     resize = (dict(type="Resize", size=384),)
-    assert "384 x 384 whatever the shape" in remarks(imported(tmp_path, with_steps(CROP, test=resize)))
+    draft = imported(tmp_path, with_steps(CROP, test=resize))
+    assert (draft.settings["resize_mode"], draft.settings["image_size"]) == ("squash", 384)
+    assert "whatever the shape" not in remarks(draft)
+    cropped = imported(tmp_path, with_steps(CROP, test=(dict(type="Resize", size=256), CENTER)))
+    assert "256 x 256 whatever the shape" in remarks(cropped) and "resize_mode" not in cropped.settings
     square = imported(tmp_path, with_steps(CROP, test=resize, dataset="CIFAR10", data_prefix="data/cifar10"))
-    assert "whatever the shape" not in remarks(square)
+    assert "whatever the shape" not in remarks(square) and "resize_mode" not in square.settings
     bare = settings(tmp_path, with_steps(dict(type="RandomFlip"), dataset="MNIST", data_prefix="data/mnist"))
     assert (bare["image_size"], bare["crop_pct"], bare["dataset"]) == (28, 1.0, "mnist")
-    with pytest.raises(UserError, match="only square images"):
-        imported(tmp_path, with_steps(CROP, test=(dict(type="Resize", size=(100, 200)),)))
+    wide = (dict(type="Resize", size=(100, 200)),)
+    values = settings(tmp_path, with_steps(CROP, test=wide))
+    assert (values["resize_mode"], values["image_size"], values["crop_pct"]) == ("squash", [100, 200], 1.0)
+    values = settings(tmp_path, with_steps(CROP, test=(dict(type="ResizeEdge", scale=128), *_cropped([100, 200]))))
+    assert values["image_size"] == [100, 200] and int(100 / values["crop_pct"]) == 128 and "resize_mode" not in values
+    with pytest.raises(UserError, match="use one size for both"):
+        imported(tmp_path, with_steps(CROP, test=(*wide, *_cropped(100))))
+
+
+def _cropped(size: int | list[int]) -> tuple[dict]:
+    return (dict(type="CenterCrop", crop_size=size),)
 
 
 @pytest.mark.parametrize("to_rgb", [True, False])

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+from datasets import load_dataset
 from transformers import BitImageProcessor, pipeline
 
-from hf_finetune import UserError, evaluate, finetune, predict
+from hf_finetune import UserError, evaluate, export, finetune, predict
 from tests.helpers.tiny import write_recipe
 
 pytestmark = pytest.mark.slow
@@ -46,6 +47,17 @@ def uniform_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_long_images(tmp_path_factory.mktemp("uniform"), [(24, 160)], "png")
 
 
+def log_probabilities_of(output: Path, files: list[Path]) -> tuple[np.ndarray, float]:
+    """Return what `pipeline` gives for each image, (images, 2), and the cross entropy of that."""
+    classifier = pipeline("image-classification", model=str(output), device="cpu", function_to_apply="none")
+    assert type(classifier.image_processor) is BitImageProcessor
+    logits = [{entry["label"]: entry["score"] for entry in answer} for answer in classifier(list(map(str, files)))]
+    array = np.array([[row["marked"], row["plain"]] for row in logits])
+    rows = array - np.logaddexp(array[:, 0], array[:, 1])[:, None]
+    truth = [row[int(file.parent.name == "plain")] for row, file in zip(rows, files, strict=True)]
+    return rows, -float(np.mean(truth))
+
+
 @pytest.mark.parametrize("mode", ["crop", "squash", "pad"])
 @pytest.mark.parametrize("size", [16, [16, 40]])
 @pytest.mark.parametrize("kind", ["long_images", "uniform_images"])
@@ -57,15 +69,42 @@ def test_pipeline_evaluate_and_predict_agree_with_the_run(kind, size, mode, tmp_
     result = finetune(str(recipe), dataset=str(images), output_dir=str(output))
 
     files = sorted((images / "test").rglob("*.*"))
-    classifier = pipeline("image-classification", model=str(output), device="cpu", function_to_apply="none")
-    assert type(classifier.image_processor) is BitImageProcessor
-    logits = [{entry["label"]: entry["score"] for entry in answer} for answer in classifier(list(map(str, files)))]
-    array = np.array([[row["marked"], row["plain"]] for row in logits])
-    log_probabilities = array - np.logaddexp(array[:, 0], array[:, 1])[:, None]
-    loss = -np.mean([row[int(file.parent.name == "plain")] for row, file in zip(log_probabilities, files, strict=True)])
+    log_probabilities, loss = log_probabilities_of(output, files)
     assert loss == pytest.approx(result.metrics["test_loss"], abs=1e-5)
     assert evaluate(str(output), dataset=str(images), use_cpu=True).metrics["loss"] == pytest.approx(loss, abs=1e-5)
     for row, answer in zip(log_probabilities, predict(str(output), files, top_k=2), strict=True):
+        scores = dict(answer.classes)
+        assert np.log([scores["marked"], scores["plain"]]) == pytest.approx(row, abs=1e-5)
+
+
+@pytest.mark.parametrize("way", ["features of a frozen backbone", "a stream"])
+@pytest.mark.parametrize("mode", ["squash", "pad"])
+def test_features_and_streams_are_prepared_in_the_same_way(mode, way, long_images, tmp_path):
+    dataset = str(long_images)
+    changes: dict[str, Any] = {"train_transforms": None, "crop_pct": None, "image_size": [16, 40], "resize_mode": mode}
+    if way == "a stream":
+        folder = load_dataset("imagefolder", data_dir=dataset, cache_dir=str(tmp_path / "cache"))
+        for split, rows in folder.items():
+            rows.to_parquet(str(tmp_path / "shards" / f"{split}-00000-of-00001.parquet"))
+        changes |= {"streaming": True, "num_train_epochs": 1, "shuffle_buffer_size": 20}
+        dataset = str(tmp_path / "shards")
+    else:
+        changes |= {"freeze": ["backbone"]}
+    output = tmp_path / "output"
+    result = finetune(str(write_recipe(tmp_path, **changes)), dataset=dataset, output_dir=str(output))
+    _, loss = log_probabilities_of(output, sorted((long_images / "test").rglob("*.*")))
+    assert loss == pytest.approx(result.metrics["test_loss"], abs=1e-5)
+
+
+def test_an_exported_rectangle_answers_as_the_folder_does(long_images, tmp_path):
+    changes: dict[str, Any] = {"train_transforms": None, "crop_pct": None, "image_size": [16, 40], "resize_mode": "pad"}
+    recipe = write_recipe(tmp_path, **changes, num_train_epochs=1)
+    output = tmp_path / "output"
+    finetune(str(recipe), dataset=str(long_images), output_dir=str(output))
+    export(str(output), format="onnx", output=str(tmp_path / "model.onnx"))
+    files = sorted((long_images / "test").rglob("*.*"))
+    log_probabilities, _ = log_probabilities_of(output, files)
+    for row, answer in zip(log_probabilities, predict(str(tmp_path / "model.onnx"), files, top_k=2), strict=True):
         scores = dict(answer.classes)
         assert np.log([scores["marked"], scores["plain"]]) == pytest.approx(row, abs=1e-5)
 
