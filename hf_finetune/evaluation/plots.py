@@ -1,4 +1,4 @@
-"""The confusion matrix, the training curve and the search for a learning rate as PNG files.
+"""Plots as PNG files: confusion matrix, reliability diagram, training curve, search for a learning rate.
 
 Only matplotlib's object-oriented interface is used: no pyplot, no window, no state that outlives a call. A plot that
 cannot be drawn is left out and the log says why: it must not cost a result.
@@ -27,13 +27,16 @@ from numpy.typing import NDArray
 
 from hf_finetune.errors import first_line, listing
 from hf_finetune.evaluation.analysis import Confusions
+from hf_finetune.evaluation.calibration import ReliabilityBin
 from hf_finetune.evaluation.fonts import cannot_draw, families_for
+from hf_finetune.evaluation.intervals import wilson
 from hf_finetune.evaluation.metrics import as_percent
 from hf_finetune.logs import get_logger
 
 logger = get_logger(__name__)
 
 CONFUSION_MATRIX_FILE = "confusion_matrix.png"
+RELIABILITY_FILE = "reliability_diagram.png"
 TRAINING_CURVE_FILE = "training_curve.png"
 
 _MOST_NUMBERED = 20  # classes up to which each cell shows its number of images
@@ -115,6 +118,53 @@ def _accuracy_of(confusions: Confusions, split: str) -> str:
     accuracy = as_percent(confusions.correct / images if images else math.nan)
     counted = f"{images:,} {split} image".replace("  ", " ") + ("" if images == 1 else "s")
     return f"accuracy {accuracy} on {counted}"
+
+
+def plot_reliability(
+    bins: Sequence[ReliabilityBin],
+    path: str | os.PathLike[str],
+    title: str = "",
+    split: str = "",
+) -> None:
+    """Draw a reliability diagram into a PNG file: the accuracy of the images of each score, and how many they are.
+
+    A bar that ends below the diagonal has scores that are too high. The accuracy of few images is a rough figure, so
+    each bar has its 95 % interval.
+
+    Args:
+        bins: What `evaluation.calibration.reliability` returned.
+        path: The PNG file.
+        title: What was trained on what, such as "resnet50 on cifar10".
+        split: Name of the split that the scores are of.
+    """
+    with _drawing(path, title):
+        figure = Figure(figsize=(6.4, 6.8), layout="constrained")
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        images = np.array([row["images"] for row in bins])
+        accuracies, scores = (np.array([row[name] for row in bins]) for name in ("accuracy", "confidence"))
+        left = [row["low"] for row in bins]
+        width = bins[0]["high"] - bins[0]["low"]
+        low, high = wilson(np.round(accuracies * images), images)
+        middles = [row["low"] + width / 2 for row in bins]
+        upper.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle="--", label="score = accuracy")
+        upper.bar(left, accuracies, width, align="edge", color=_RATE, edgecolor="white", label="accuracy")
+        upper.vlines(middles, low, high, color=_TRAIN, linewidth=1.6, label="95 % interval")
+        error = float(np.sum(images * np.abs(accuracies - scores)) / images.sum())
+        counted = f"{images.sum():,} {split} images".replace("  ", " ")
+        _set_title(upper, title or "Reliability diagram", f"calibration error {as_percent(error)} on {counted}")
+        upper.set_ylabel("accuracy")
+        upper.set_ylim(0, 1.02)
+        upper.legend(frameon=False, loc="upper left")
+        lower.bar(left, images / images.sum(), width, align="edge", color=_TRAIN, edgecolor="white")
+        lower.set_ylabel("share of images")
+        lower.set_xlabel("score: probability of the predicted class")
+        lower.set_xlim(0, 1)
+        for axes in (upper, lower):
+            axes.xaxis.set_major_formatter(PercentFormatter(1.0, 0, " %"))
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, 0, " %"))
+            axes.spines[["top", "right"]].set_visible(False)
+        figure.align_ylabels()
+        _save(figure, path, dots_per_inch=120)
 
 
 def plot_training_curve(

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.config.run_files import METRICS_FILE, RECIPE_FILE
-from hf_finetune.evaluation.plots import CONFUSION_MATRIX_FILE, TRAINING_CURVE_FILE
+from hf_finetune.evaluation.plots import CONFUSION_MATRIX_FILE, RELIABILITY_FILE, TRAINING_CURVE_FILE
 
 _PUSHED = {
     "README.md", "config.json", "preprocessor_config.json", "model.safetensors", "model.safetensors.index.json",
-    "model.onnx", "model_int8.onnx", RECIPE_FILE, METRICS_FILE, CONFUSION_MATRIX_FILE, TRAINING_CURVE_FILE,
+    "model.onnx", "model_int8.onnx", RECIPE_FILE, METRICS_FILE, CONFUSION_MATRIX_FILE, RELIABILITY_FILE,
+    TRAINING_CURVE_FILE,
 }  # fmt: skip
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 # Written by the run, and of use here alone: for a resume, for a tracker, with names of this machine's files.

@@ -28,7 +28,7 @@ from hf_finetune.data.catalog import CATALOG
 from hf_finetune.evaluation.analysis import ClassFigures
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.metrics import METRICS, Metric
-from hf_finetune.evaluation.plots import CONFUSION_MATRIX_FILE, TRAINING_CURVE_FILE
+from hf_finetune.evaluation.plots import CONFUSION_MATRIX_FILE, RELIABILITY_FILE, TRAINING_CURVE_FILE
 from hf_finetune.evaluation.report import (
     best_classes,
     class_cells,
@@ -65,6 +65,8 @@ In brackets: 95 % intervals in percent, what other images of the same kind may g
 score intervals, those of means over classes come from resampled images (bootstrap).
 {% endif %}{% if flattered %}
 The {{ flattered }} split also chose the checkpoint, so its figures are higher than on new images.
+{% endif %}{% if reliability %}
+![Reliability diagram: the accuracy of the images of each score]({{ reliability }})
 {% endif %}{% endif %}
 ## How to use it
 
@@ -202,6 +204,7 @@ def write_model_card(context: ModelCardContext, folder: str | os.PathLike[str]) 
         intervals=any(context.intervals.values()),
         flattered=context.checkpoint_split if context.checkpoint_split in context.metrics else None,
         curve=TRAINING_CURVE_FILE if (folder / TRAINING_CURVE_FILE).is_file() else None,
+        reliability=RELIABILITY_FILE if (folder / RELIABILITY_FILE).is_file() else None,
         matrix=CONFUSION_MATRIX_FILE if (folder / CONFUSION_MATRIX_FILE).is_file() else None,
         recipe=_block("yaml", context.recipe_yaml),
         command=_block("bash", context.command),

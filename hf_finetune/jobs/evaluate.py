@@ -27,6 +27,7 @@ from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.data.streaming.split import StreamedSplit
 from hf_finetune.errors import UserError, did_you_mean, listing
 from hf_finetune.evaluation.analysis import ClassFigures, Confusions, per_class_figures
+from hf_finetune.evaluation.calibration import ReliabilityBin, reliability
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.metrics import ClassificationMetrics, Metric, UserMetric, run_metrics
 from hf_finetune.evaluation.report import describe_split, format_report, interval_keys, to_json, write_metrics
@@ -60,6 +61,7 @@ class EvaluationResult:
         report: The table that the command prints.
         title: What was evaluated on what, such as "resnet_small_cifar10 on digits".
         intervals: The 95 % intervals of the figures that have one, by the name of the figure, parts of 1.
+        confidences: The probability of each image's likeliest class, a part of 1, float32 (images,).
         image_name: Returns what an image is called, by its place in `predictions`: its path below the dataset's
             folder, or its row.
     """
@@ -73,6 +75,7 @@ class EvaluationResult:
     report: str = ""
     title: str = ""
     intervals: dict[str, Interval] = field(default_factory=dict)
+    confidences: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
     image_name: Callable[[int], str] = "row {}".format
 
     def __repr__(self) -> str:
@@ -98,12 +101,17 @@ class EvaluationResult:
         """Return the cells of the confusion matrix that are not zero, which fit any number of classes."""
         return Confusions.count(self.predictions, self.labels, len(self.label_names))
 
+    def reliability(self) -> list[ReliabilityBin]:
+        """Return how often the prediction is correct at each score: 15 bins of scores, without empty ones."""
+        labelled = self.labels >= 0
+        return reliability(self.confidences[labelled], self.predictions[labelled] == self.labels[labelled])
+
     def confusion_matrix(self) -> np.ndarray:
         """Return the number of images of each class (row) that were given each class (column), int64."""
         return self.confusions().matrix()
 
     def as_mapping(self) -> dict[str, Any]:
-        """Return what the JSON file holds: split, metrics, per_class, label_names and confusion_matrix.
+        """Return what the JSON file holds: split, metrics, per_class, reliability, label_names and confusion_matrix.
 
         Beside the figures stand their intervals, `accuracy_interval: [low, high]`.
 
@@ -118,12 +126,13 @@ class EvaluationResult:
             "split": self.split,
             "metrics": {**self.metrics, **interval_keys(self.intervals)},
             "per_class": self.per_class(),
+            "reliability": self.reliability(),
             "label_names": self.label_names,
             **confused,
         }
 
     def save(self, path: Path) -> list[Path]:
-        """Write the figures, and the confusion matrix as a plot beside them.
+        """Write the figures, and the confusion matrix and the reliability diagram as plots beside them.
 
         Args:
             path: A JSON file of all figures, or a CSV file with a line for each image: row, label, prediction, loss.
@@ -134,7 +143,7 @@ class EvaluationResult:
         Raises:
             UserError: For a name that ends otherwise.
         """
-        from hf_finetune.evaluation.plots import plot_confusion_matrix
+        from hf_finetune.evaluation.plots import plot_confusion_matrix, plot_reliability
 
         check_output(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +153,9 @@ class EvaluationResult:
             self._write_rows(path)
         plot = path.with_name(f"{path.stem}_confusion_matrix.png")
         plot_confusion_matrix(self.confusions(), self.label_names, plot, self.title, self.split)
-        return [file for file in (path, plot) if file.is_file()]
+        diagram = path.with_name(f"{path.stem}_reliability_diagram.png")
+        plot_reliability(self.reliability(), diagram, self.title, self.split)
+        return [file for file in (path, plot, diagram) if file.is_file()]
 
     def _write_rows(self, path: Path) -> None:
         names = self.label_names
@@ -288,7 +299,7 @@ def _evaluate(
     figures = {name.removeprefix("test_"): value for name, value in (predicted.metrics or {}).items()}
     labels = np.asarray(predicted.label_ids)
     description = describe_split(role, int(figures["samples"]))
-    classes, _, losses = (np.asarray(array) for array in predicted.predictions[:3])
+    classes, _, losses, confidences = (np.asarray(array) for array in predicted.predictions[:4])
     per_class = per_class_figures(classes, labels, names)
     intervals = computed.intervals(predicted)
     batches = images.batches[role]
@@ -304,6 +315,7 @@ def _evaluate(
         data.split_names[role] if data.split_names[role].startswith(role) else role,
         format_report({description: figures}, per_class, description, metrics, {description: intervals}),
         intervals=intervals,
+        confidences=confidences[rows],
         image_name=partial(_image_name, images, role),
     )
 

@@ -18,12 +18,15 @@ from hf_finetune.config.run_files import METRICS_FILE, apply_umask
 from hf_finetune.config.training_keys import MULTISTEP
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.evaluation.analysis import ClassFigures, Confusions, per_class_figures
+from hf_finetune.evaluation.calibration import ReliabilityBin, reliability
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.metrics import METRICS, ClassificationMetrics, Metric, run_metrics
 from hf_finetune.evaluation.plots import (
     CONFUSION_MATRIX_FILE,
+    RELIABILITY_FILE,
     TRAINING_CURVE_FILE,
     plot_confusion_matrix,
+    plot_reliability,
     plot_training_curve,
 )
 from hf_finetune.evaluation.report import describe_split, format_report, interval_keys, write_metrics
@@ -149,6 +152,14 @@ class RunRecord:
         output = self.predictions[self.reported_role]
         return Confusions.count(output.predictions[0], np.asarray(output.label_ids), len(self.data.label_names))
 
+    def reliability(self) -> list[ReliabilityBin]:
+        """Return how often the prediction is correct at each score, on the reported split."""
+        output = self.predictions[self.reported_role]
+        labels = np.asarray(output.label_ids)
+        labelled = labels >= 0
+        classes, _, _, confidences, *_ = (np.asarray(array)[labelled] for array in output.predictions)
+        return reliability(confidences, classes == labels[labelled])
+
     def table(self) -> str:
         """Return the final table, for people."""
         if not self.predictions:
@@ -219,6 +230,7 @@ def save_result(folder: Path, record: RunRecord) -> None:
             "most_frequent_confusions": (
                 record.confusions().most_frequent(names, _MOST_CONFUSIONS) if record.predictions else []
             ),
+            "reliability": record.reliability() if record.predictions else [],
             "unreadable_images": record.data.bad_images,
             "skipped_steps": record.skipped_steps,
             "versions": card.versions,
@@ -229,6 +241,7 @@ def save_result(folder: Path, record: RunRecord) -> None:
     if record.predictions:
         path = folder / CONFUSION_MATRIX_FILE
         plot_confusion_matrix(record.confusions(), names, path, record.title(), record.reported_role)
+        plot_reliability(record.reliability(), folder / RELIABILITY_FILE, record.title(), record.reported_role)
     write_model_card(card, folder)
 
 

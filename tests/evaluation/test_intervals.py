@@ -24,11 +24,13 @@ def answers(classes: int, images: int, share: float, seed: int = 0) -> tuple[np.
 
 
 def predictions_of(classes: np.ndarray, labels: np.ndarray, number: int) -> Predictions:
-    return Predictions(classes, labels, classes == labels, np.zeros(len(labels), np.float32), number)
+    zeros = np.zeros(len(labels), np.float32)
+    return Predictions(classes, labels, classes == labels, zeros, zeros, number)
 
 
 def intervals_of(classes: list[int], labels: list[int], number: int = 7) -> dict[str, tuple[float, float]]:
-    arrays = (np.array(classes), np.array(classes) == np.array(labels), np.zeros(len(labels), np.float32))
+    zeros = np.zeros(len(labels), np.float32)
+    arrays = (np.array(classes), np.array(classes) == np.array(labels), zeros, zeros)
     metrics = ClassificationMetrics([f"class {index}" for index in range(number)])
     return metrics.intervals(EvalPrediction(predictions=arrays, label_ids=np.array(labels)))
 

@@ -52,11 +52,12 @@ def figures_of(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
 
 def test_reduce_logits_by_hand():
     logits = torch.tensor([[6.0, 5, 4, 3, 2, 1, 0], [0, 1, 2, 3, 4, 5, 6]])
-    predictions, top5_hits, losses = reduce_logits(logits, torch.tensor([4, 0]))
+    predictions, top5_hits, losses, confidences = reduce_logits(logits, torch.tensor([4, 0]))
     assert predictions.tolist() == [0, 6] and predictions.dtype == torch.int64
     assert top5_hits.tolist() == [True, False]
     log_sum = float(np.log(np.exp(np.arange(7)).sum()))
     assert losses.tolist() == pytest.approx([log_sum - 2, log_sum - 0]) and losses.dtype == torch.float32
+    assert confidences.tolist() == pytest.approx([np.exp(6 - log_sum)] * 2) and confidences.dtype == torch.float32
 
 
 def test_reduce_logits_computes_the_loss_in_float32():
@@ -67,7 +68,7 @@ def test_reduce_logits_computes_the_loss_in_float32():
 
 @pytest.mark.parametrize("labels", [None, torch.tensor([-100, -1])])
 def test_reduce_logits_without_labels(labels):
-    predictions, top5_hits, losses = reduce_logits(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), labels)
+    predictions, top5_hits, losses, _ = reduce_logits(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), labels)
     assert predictions.tolist() == [1, 0]
     assert top5_hits.tolist() == [False, False]
     assert losses.isnan().all()
@@ -80,7 +81,7 @@ def test_figures_agree_with_scikit_learn():
     logits[torch.arange(500), labels] += 1.5
     figures = figures_of(logits, labels)
     predictions = logits.argmax(1)
-    assert set(figures) == {"accuracy", "top5_accuracy", "macro_f1", "balanced_accuracy", "loss", "samples"}
+    assert set(figures) == {"accuracy", "top5_accuracy", "macro_f1", "balanced_accuracy", "loss", "ece", "samples"}
     assert figures["samples"] == 500
     assert figures["accuracy"] == pytest.approx((predictions == labels).double().mean().item())
     assert figures["macro_f1"] == pytest.approx(f1_score(labels, predictions, average="macro"))
@@ -117,7 +118,9 @@ def test_loss_is_summed_in_float64():
     losses = np.full(3_000, 0.1, dtype=np.float32)
     losses[0] = 2.0**24
     zeros = np.zeros(3_000, dtype=np.int64)
-    figures = ClassificationMetrics(names(2))(EvalPrediction((zeros, zeros == 0, losses), zeros))
+    figures = ClassificationMetrics(names(2))(
+        EvalPrediction((zeros, zeros == 0, losses, np.ones(3_000, np.float32)), zeros)
+    )
     assert figures["loss"] == pytest.approx((2.0**24 + 2_999 * float(np.float32(0.1))) / 3_000, rel=1e-12)
 
 
@@ -159,7 +162,8 @@ def test_fifty_thousand_images_of_a_thousand_classes_take_a_moment():
     """The reduced arrays alone are read: no array of images x classes, and no Python object per image."""
     generator = np.random.default_rng(0)
     labels, classes = generator.integers(0, 1_000, 50_000), generator.integers(0, 1_000, 50_000)
-    prediction = EvalPrediction((classes, labels == classes, np.ones(50_000, np.float32)), labels)
+    ones = np.ones(50_000, np.float32)
+    prediction = EvalPrediction((classes, labels == classes, ones, ones), labels)
     metrics = ClassificationMetrics(names(1_000))
     start = time.perf_counter()
     metrics(prediction)
@@ -195,6 +199,7 @@ def test_two_processes_at_once_without_network(tmp_path: Path):
 def outcome(classes: list[int], labels: list[int], num_classes: int = 3, **arrays: np.ndarray) -> Predictions:
     count = len(labels)
     arrays = {"top5_hits": np.ones(count, bool), "losses": np.zeros(count, np.float32), **arrays}
+    arrays.setdefault("confidences", np.ones(count, np.float32))
     return Predictions(np.array(classes), np.array(labels), num_classes=num_classes, **arrays)
 
 
@@ -229,14 +234,15 @@ def test_the_fifth_logit_counts_and_the_sixth_does_not():
         "macro_f1",
         "balanced_accuracy",
         "loss",
+        "ece",
     ]
-    assert ClassificationMetrics(names(5)).names == ["accuracy", "macro_f1", "balanced_accuracy", "loss"]
+    assert ClassificationMetrics(names(5)).names == ["accuracy", "macro_f1", "balanced_accuracy", "loss", "ece"]
 
 
 def test_label_0_counts_and_any_negative_label_does_not():
     logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [2.0, 0.0]])
     labels = torch.tensor([0, -1, -100, 1])
-    predictions, hits, losses = reduce_logits(logits, labels)
+    predictions, hits, losses, _ = reduce_logits(logits, labels)
     assert predictions.tolist() == [0, 1, 0, 0] and hits.tolist() == [True, False, False, True]
     assert losses.isnan().tolist() == [False, True, True, False]
     figures = figures_of(logits, labels)
@@ -268,10 +274,10 @@ def test_a_user_metric_gets_probabilities_and_labels_of_the_labelled_images():
         return np.mean((1 - probabilities[np.arange(len(labels)), labels]) ** 2)
 
     metrics = ClassificationMetrics(names(2), run_metrics({"brier": brier}))
-    assert metrics.names == ["accuracy", "macro_f1", "balanced_accuracy", "loss", "brier"]
+    assert metrics.names == ["accuracy", "macro_f1", "balanced_accuracy", "loss", "ece", "brier"]
     logits, labels = torch.tensor([[0.0, 0.0], [3.0, -3.0], [0.0, 0.0]], dtype=torch.bfloat16), torch.tensor([1, -1, 0])
     reduced = metrics.reduce_logits(logits, labels)
-    assert len(reduced) == 4 and reduced[3].dtype == torch.float32
+    assert len(reduced) == 5 and reduced[4].dtype == torch.float32
     figures = metrics(EvalPrediction(tuple(tensor.numpy() for tensor in reduced), labels.numpy()))
     assert figures["brier"] == 0.25 and type(figures["brier"]) is float
     ((probabilities, given),) = seen
@@ -280,7 +286,7 @@ def test_a_user_metric_gets_probabilities_and_labels_of_the_labelled_images():
 
 
 def test_without_a_metric_of_probabilities_none_are_kept():
-    assert len(ClassificationMetrics(names(3)).reduce_logits(torch.eye(3), torch.arange(3))) == 3
+    assert len(ClassificationMetrics(names(3)).reduce_logits(torch.eye(3), torch.arange(3))) == 4
 
 
 def test_a_metric_is_a_number():
@@ -335,6 +341,7 @@ def test_the_evaluate_module_gives_the_registry_s_figures():
 
     module = evaluate.load(str(MODULE), keep_in_memory=True)
     logits, labels = torch.eye(7)[[0, 1, 2, 2]], torch.tensor([0, 1, 2, 3])
-    classes, hits, losses = reduce_logits(logits, labels)
-    figures = module.compute(predictions=classes, references=labels, top5_hits=hits, losses=losses, num_labels=7)
+    classes, hits, losses, confidences = reduce_logits(logits, labels)
+    arrays = {"predictions": classes, "references": labels, "top5_hits": hits, "losses": losses}
+    figures = module.compute(**arrays, confidences=confidences, num_labels=7)
     assert figures == pytest.approx(figures_of(logits, labels))

@@ -37,7 +37,7 @@ def test_only_what_the_run_wrote_is_sent(logged_in, folder, tmp_path, logged):
     files = logged_in.repositories["me/flowers"].head.files
     assert files.keys() == {
         ".gitattributes", "README.md", "config.json", "confusion_matrix.png", "model.safetensors",
-        "preprocessor_config.json", "recipe.yaml",
+        "preprocessor_config.json", "recipe.yaml", "reliability_diagram.png",
     }  # fmt: skip
     assert not any(b"SECRET" in file.content or b"root:" in file.content for file in files.values())
     assert b"A line by hand." in files["README.md"].content

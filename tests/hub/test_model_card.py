@@ -157,8 +157,10 @@ def test_images_only_where_they_are(context: ModelCardContext, tmp_path: Path):
     assert "![" not in write(context, tmp_path)[1]
     (tmp_path / "training_curve.png").touch()
     (tmp_path / "confusion_matrix.png").touch()
+    (tmp_path / "reliability_diagram.png").touch()
     text = write(context, tmp_path)[1]
     assert "](training_curve.png)" in text and "](confusion_matrix.png)" in text
+    assert "](reliability_diagram.png)" in text
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_what_only_a_resume_needs_stays_at_home(logged_in, folder, tmp_path):
     assert (copy / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
     assert {path.name for path in copy.iterdir()} == {
         ".gitattributes", "README.md", "config.json", "confusion_matrix.png", "metrics.json", "model.safetensors",
-        "preprocessor_config.json", "recipe.yaml", "training_curve.png",
+        "preprocessor_config.json", "recipe.yaml", "reliability_diagram.png", "training_curve.png",
     }  # fmt: skip
     assert not pushed(logged_in).private
 
@@ -112,7 +112,7 @@ def test_a_second_push_of_the_same_changes_nothing(logged_in, folder, capsys):
 
     (folder / "recipe.yaml").write_text("seed: 1\n")
     uploads = [request for request in logged_in.requests if request.startswith("PUT")]
-    assert len(uploads) == 3  # the weights and two plots
+    assert len(uploads) == 4  # the weights and three plots
     assert main(["push", str(folder), "me/flowers"]) == 0
     assert f"commit {pushed(logged_in).head.oid[:7]}" in capsys.readouterr().out
     assert pushed(logged_in).head.files["recipe.yaml"].content == b"seed: 1\n"

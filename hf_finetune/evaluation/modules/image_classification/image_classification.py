@@ -21,6 +21,7 @@ Args:
     references: class id of the label, int64, one per image.
     top5_hits: whether the label is among the five largest logits, bool, one per image.
     losses: cross entropy in nats, float32, one per image.
+    confidences: probability of the predicted class, float32, one per image.
     num_labels (int): number of classes of the model.
 Returns:
     The figure of each metric that applies to so many classes, and samples, the number of images.
@@ -41,6 +42,7 @@ class ImageClassification(evaluate.Metric):
                     "references": datasets.Value("int64"),
                     "top5_hits": datasets.Value("bool"),
                     "losses": datasets.Value("float32"),
+                    "confidences": datasets.Value("float32"),
                 }
             ),
             format="numpy",
@@ -53,9 +55,10 @@ class ImageClassification(evaluate.Metric):
         references: NDArray[np.int64],
         top5_hits: NDArray[np.bool_],
         losses: NDArray[np.float32],
+        confidences: NDArray[np.float32],
         num_labels: int,
     ) -> dict[str, float]:
-        outcome = Predictions(predictions, references, top5_hits, losses, num_labels)
+        outcome = Predictions(predictions, references, top5_hits, losses, confidences, num_labels)
         figures = {
             name: metric.compute(outcome) for name, metric in METRICS.items() if num_labels >= metric.min_classes
         }
