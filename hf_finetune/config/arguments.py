@@ -10,9 +10,10 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from hf_finetune.config.data import DataArguments
-from hf_finetune.config.fields import WITHHELD, check_words, value_types
+from hf_finetune.config.fields import check_words, value_types
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.config.recipe import Recipe
+from hf_finetune.config.stock_keys import WITHHELD
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.errors import UserError
 

@@ -13,26 +13,12 @@ from typing import Any, Union
 
 from hf_finetune.config.data import DataArguments
 from hf_finetune.config.model import ModelArguments
+from hf_finetune.config.stock_keys import WITHHELD
 from hf_finetune.config.synonyms import answer
 from hf_finetune.config.training_keys import TrainingKeys
 from hf_finetune.errors import UserError, did_you_mean
 
 OWN_GROUPS: dict[str, type] = {"Model": ModelArguments, "Data": DataArguments, "Training": TrainingKeys}
-# Fields of TrainingArguments that are no keys here, with what takes their place or why they would do harm.
-WITHHELD = {
-    "do_train": "training and the final evaluation are always done; hf-finetune evaluate evaluates alone",
-    "do_eval": "eval_strategy says when to evaluate",
-    "do_predict": "hf-finetune predict classifies images",
-    "remove_unused_columns": "no column is dropped",
-    "resume_from_checkpoint": "the same command resumes an interrupted run by itself",
-    "local_rank": "torchrun and accelerate launch set it",
-    "neftune_noise_alpha": "its noise is for language models",
-    "auto_find_batch_size": "it would change global_batch_size; use a lower per_device_train_batch_size",
-    "hub_token": "set HF_TOKEN or log in with hf auth login; here it would be written into the recipe",
-    "hub_strategy": "push_to_hub pushes the whole result once, at the end, and no checkpoints",
-    "hub_always_push": "push_to_hub pushes the whole result once, at the end",
-    "hub_revision": "push_to_hub pushes to the main branch",
-}
 
 
 def own_fields() -> dict[str, Field[Any]]:

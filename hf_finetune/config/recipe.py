@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from hf_finetune.config.stock_keys import WITHHELD
 from hf_finetune.config.synonyms import answer
 from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.shown_text import one_line
@@ -203,6 +204,8 @@ def _read(path: Path, origin: str, known_keys: Collection[str]) -> tuple[list[st
 
 
 def _unknown_key(key: str, known_keys: Collection[str]) -> str:
+    if key in WITHHELD:
+        return f'there is no key "{key}": {WITHHELD[key]}.'
     if advice := answer(key, known_keys, flag=""):
         return f'there is no key "{key}"; {advice}.'
     advice = did_you_mean(key, known_keys) or " The keys are the flags of: hf-finetune train --help-all"

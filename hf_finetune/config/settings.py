@@ -57,20 +57,16 @@ class Settings(TypedDict, total=False):
     validation_split: str | None
 
     # Training
-    accelerator_config: dict[str, Any] | str | None
     activation_checkpointing: bool | None
     activation_checkpointing_kwargs: dict[str, Any] | str | None
     adam_beta1: float | None
     adam_beta2: float | None
     adam_epsilon: float | None
-    average_tokens_across_devices: bool | None
-    batch_eval_metrics: bool | None
     best_k_soup: int | None
     bf16: bool | None
     bf16_full_eval: bool | None
     data_seed: int | None
     dataloader_drop_last: bool | None
-    dataloader_in_order: bool | None
     dataloader_multiprocessing_context: str | None
     dataloader_num_workers: int | None
     dataloader_persistent_workers: bool | None
@@ -88,14 +84,11 @@ class Settings(TypedDict, total=False):
     disable_tqdm: bool | None
     early_stopping_patience: int | None
     ema_decay: float | None
-    enable_jit_checkpoint: bool | None
     eval_accumulation_steps: int | None
     eval_delay: float | None
-    eval_do_concat_batches: bool | None
     eval_on_start: bool | None
     eval_steps: float | None
     eval_strategy: str | None
-    eval_use_gather_object: bool | None
     fp16: bool | None
     fp16_full_eval: bool | None
     freeze_epochs: int | None
@@ -110,16 +103,10 @@ class Settings(TypedDict, total=False):
     head_lr_multiplier: float | None
     hub_model_id: str | None
     hub_private_repo: bool | None
-    ignore_data_skip: bool | None
-    include_for_metrics: list[str] | None
-    include_num_input_tokens_seen: str | bool | None
-    label_names: list[str] | None
     label_smoothing_factor: float | None
     layer_decay: float | None
     learning_rate: float | None
-    length_column_name: str | None
     license: str | None
-    liger_kernel_config: dict[str, bool] | None
     load_best_model_at_end: bool | None
     log_level: str | None
     log_level_replica: str | None
@@ -149,19 +136,15 @@ class Settings(TypedDict, total=False):
     optim_target_modules: str | list[str] | None
     output_dir: str | os.PathLike[str] | None
     overwrite_output_dir: bool | None
-    parallelism_config: Any
     param_groups: dict[str, Any] | None
     per_device_eval_batch_size: int | None
     per_device_train_batch_size: int | None
-    prediction_loss_only: bool | None
     project: str | None
     push_to_hub: bool | None
     report_to: str | list[str] | None
     restore_callback_states_from_checkpoint: bool | None
     run_name: str | None
-    save_on_each_node: bool | None
     save_on_signal: bool | None
-    save_only_model: bool | None
     save_steps: float | None
     save_strategy: str | None
     save_total_limit: int | None
@@ -178,9 +161,7 @@ class Settings(TypedDict, total=False):
     trackio_space_id: str | None
     trackio_static_space_id: Any
     train_sampling_strategy: str | None
-    use_cache: bool | None
     use_cpu: bool | None
-    use_liger_kernel: bool | None
     warmup_between_epochs: bool | None
     warmup_epochs: float | None
     warmup_multiplies: bool | None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DynamoBackend
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import IntervalStrategy, SchedulerType
@@ -40,6 +41,7 @@ _ENUMERATIONS: dict[str, Iterable[ExplicitEnum]] = {
     "logging_strategy": IntervalStrategy,
 }
 _MOST_STEPS = 10**9  # of a run that ends by the clock
+_BY_METRIC = ("reduce_lr_on_plateau", "greedy")  # schedules that lower the rate where a metric no longer improves
 
 
 @dataclass
@@ -59,6 +61,8 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
             self.dataloader_num_workers = default_workers(usable_cores(), processes) if has_gpu else 0
         for name, members in _ENUMERATIONS.items():
             check_choice(name, getattr(self, name), [member.value for member in members])
+        backend = (self.torch_compile_backend or "inductor").lower()
+        check_choice("torch_compile_backend", backend, [member.value.lower() for member in DynamoBackend])
         check_training(self)
         if self.log_level != "passive":
             set_level(self.log_level)
@@ -174,7 +178,13 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
             raise UserError("best_k_soup needs a validation split, and there is none; use --validation_fraction 0.1.")
         if not has_validation:
             self.eval_strategy = IntervalStrategy.NO
-            self.load_best_model_at_end = False
+            self.load_best_model_at_end = self.eval_on_start = False
+            schedule = ScheduleType(self.lr_scheduler_type).value
+            if schedule in _BY_METRIC:
+                raise UserError(
+                    f"lr_scheduler_type {schedule} goes by a metric of the validation split, and"
+                    " there is none; use --validation_fraction 0.1, or another schedule."
+                )
         chosen_by = self.chosen_by
         if has_validation and chosen_by not in metrics:
             raise UserError(

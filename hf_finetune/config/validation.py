@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from hf_finetune.config.stock_keys import check_stock_keys
 from hf_finetune.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -43,8 +44,12 @@ _RANGES = {
     "per_device_eval_batch_size": (1, math.inf),
     "save_total_limit": (1, math.inf),
     "dataloader_num_workers": (0, math.inf),
+    "dataloader_prefetch_factor": (1, math.inf),
+    "eval_accumulation_steps": (1, math.inf),
+    "eval_delay": (0, math.inf),
     "ddp_timeout": (1, 365 * 24 * 3600),
     "seed": (0, 2**32 - 1),
+    "data_seed": (0, 2**32 - 1),
 }
 _GROUP_OPTIONS = ("lr_multiplier", "weight_decay")  # of a pattern in param_groups
 _ABOVE_ZERO = ("num_train_epochs", "lr_decay_epochs", "layer_decay", "logging_steps", "eval_steps", "save_steps")
@@ -155,8 +160,8 @@ def check_training(args: FinetuneArguments) -> None:
     _check_param_groups(args.param_groups or {})
     _check_hub(args)
     _check_warm_up(args)
-    if args.dataloader_persistent_workers and not args.dataloader_num_workers:
-        raise UserError("dataloader_persistent_workers needs workers; use --dataloader_num_workers 2 or more.")
+    check_choice("train_sampling_strategy", args.train_sampling_strategy, ("random", "sequential"))
+    check_stock_keys(args)
 
 
 def _check_numbers(args: FinetuneArguments) -> None:

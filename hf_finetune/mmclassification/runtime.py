@@ -71,7 +71,7 @@ def import_runtime(config: Section, draft: Draft) -> None:
         "custom_imports": "code of your own is not run",
         "resume": "an interrupted run of this package resumes from its own checkpoint",
         "resume_from": "set load_from to start from its weights",
-        "strategy": "set deepspeed, fsdp or fsdp_config instead",
+        "strategy": "use accelerate launch with a config of scripts/accelerate/ instead",
         "compile": "set torch_compile: true",
         "tta_model": "images are evaluated once",
         "tta_pipeline": "images are evaluated once",

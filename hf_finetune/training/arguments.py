@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,9 @@ _FILES_OF_WEIGHTS = (".pth", ".pt", ".safetensors")
 
 
 def plain(value: Any) -> Any:
-    """Return a value as YAML has it: paths as texts, tuples as lists, NumPy's numbers as Python's."""
+    """Return a value as YAML has it: paths and enums as texts, tuples as lists, NumPy's numbers as Python's."""
+    if isinstance(value, Enum):
+        return value.value
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, (list, tuple)):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.errors import UserError, did_you_mean, first_line
 from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.batch_norm import computes_batch_norm
@@ -83,6 +85,9 @@ def _check_settings(trainer: ImageClassificationTrainer) -> None:
             f"freeze_epochs trains the head of {type(model).__name__} before its backbone, of which nothing is trained;"
             " leave freeze_epochs out."
         )
+    if args.train_sampling_strategy != "random" and isinstance(trainer.train_dataset, StreamedBatches):
+        raise UserError("train_sampling_strategy is for images that are not streamed; leave --streaming out.")
+    _check_compiler(args)
     parts = {part for name, _ in model.named_parameters() for part in name.split(".")}
     for name in args.no_decay or ():
         if name not in parts:
@@ -142,9 +147,10 @@ def _fits(trainer: ImageClassificationTrainer, batch: dict[str, torch.Tensor], s
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
         if "more than 1 value per channel" in str(error):
             return False
+        advice = "leave gradient_checkpointing out, or " if trainer.args.gradient_checkpointing else ""
         raise UserError(
             f"A training batch of {size:,} images does not go through {type(trainer.model).__name__}:"
-            f" {first_line(error)}; check image_size, train_transforms and model_config, or use another batch size."
+            f" {first_line(error)}; {advice}check image_size, train_transforms, model_config and the batch size."
         ) from error
     return True
 
@@ -154,15 +160,50 @@ def _trying_to_train(trainer: ImageClassificationTrainer) -> Iterator[None]:
     """Surround forward passes in training mode after which statistics and random numbers are as before."""
     model, device = trainer.model, trainer.args.device
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    checkpointing = trainer.args.gradient_checkpointing
     random_numbers_stay = torch.random.fork_rng([device] if device.type == "cuda" else [])
     model.train()
+    if checkpointing:
+        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+        enable(_checkpoint_arguments(trainer.args))
     try:
         with random_numbers_stay, torch.no_grad(), trainer.accelerator.autocast():
             yield
     finally:
+        if checkpointing:
+            getattr(model, "activation_checkpointing_disable", model.gradient_checkpointing_disable)()
         model.eval()
         for name, buffer in model.named_buffers():
             buffer.copy_(before[name])
+
+
+def _checkpoint_arguments(args: FinetuneArguments) -> dict[str, Any] | None:
+    """Return the arguments of `torch.utils.checkpoint.checkpoint`, for which Transformers may have two keys."""
+    stated: Any = getattr(args, "activation_checkpointing_kwargs", None) or args.gradient_checkpointing_kwargs or {}
+    return {key: value for key, value in stated.items() if key not in ("every_n_layers", "offload")} or None
+
+
+def _check_compiler(args: FinetuneArguments) -> None:
+    """Compile a small network as the large one will be: a compiler may be missing, or a mode unknown."""
+    if not args.torch_compile:
+        return
+    small = nn.Linear(2, 2).to(args.device)
+    try:
+        compiled = torch.compile(small, backend=args.torch_compile_backend or "inductor", mode=args.torch_compile_mode)
+        compiled(torch.zeros(1, 2, device=args.device)).sum().backward()
+    except Exception as error:  # of any of the compilers
+        raise UserError(f"torch_compile cannot be used here: {first_line(error)}; leave it out.") from error
+
+
+def _check_optim_args(trainer: ImageClassificationTrainer, name: str, settings: dict[str, Any]) -> None:
+    """Check that `optim_args` changes what an optimizer is given: most optimizers of Transformers do not read it."""
+    without = copy.copy(trainer.args)
+    without.optim_args = None
+    if trainer.args.optim_args and trainer.get_optimizer_cls_and_kwargs(without, trainer.model)[1] == settings:
+        raise UserError(
+            f"optim_args {trainer.args.optim_args} is not read where optim is {name}; leave it out. Adam's settings are"
+            " --adam_beta1, --adam_beta2 and --adam_epsilon."
+        )
 
 
 def _check_optimizer(trainer: ImageClassificationTrainer) -> None:
@@ -170,13 +211,14 @@ def _check_optimizer(trainer: ImageClassificationTrainer) -> None:
     log_lines(logger, *trainer.rates.report)
     # A parameter of its own, because some optimizers and schedules leave hooks on what they are made for.
     parameters = [nn.Parameter(torch.zeros(1))]
+    name = getattr(args.optim, "value", args.optim)
     try:
         if args.optim != "sgd":
             optimizer_class, settings = trainer.get_optimizer_cls_and_kwargs(args, trainer.model)
             if not {"params", "model", "optimizer_dict"} & settings.keys():
                 optimizer_class(parameters, **settings)
+                _check_optim_args(trainer, name, settings)
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
-        name = getattr(args.optim, "value", args.optim)
         raise UserError(f"optim {name} cannot be used: {first_line(error)}; use another --optim.") from error
     try:
         build_schedule(args, torch.optim.SGD(parameters), num_training_steps=1000, updates_per_epoch=1)

@@ -247,4 +247,5 @@ def _give_features(
     trainer.device_stage = _without_sample_index  # type: ignore[assignment]  # features need no stage
     # A batch is one gather from memory: workers would only be in its way.
     args = trainer.args
-    args.dataloader_num_workers, args.dataloader_prefetch_factor, args.dataloader_persistent_workers = 0, None, False
+    args.dataloader_num_workers, args.dataloader_persistent_workers = 0, False
+    args.dataloader_prefetch_factor = args.dataloader_multiprocessing_context = None
