@@ -68,7 +68,11 @@ def training_mode(items: Sequence[Any]) -> str | None:
 
 
 def report_resizing(
-    training: str | None, image_processor: BaseImageProcessor, data: ImageDataset, arguments: DataArguments
+    training: str | None,
+    image_processor: BaseImageProcessor,
+    data: ImageDataset,
+    arguments: DataArguments,
+    as_evaluated: bool = False,
 ) -> list[str]:
     """Return what becomes of the images, and notes where training and evaluation differ or parts are never seen.
 
@@ -77,17 +81,19 @@ def report_resizing(
         image_processor: What evaluation does.
         data: The images.
         arguments: What the recipe says.
+        as_evaluated: Whether training images are prepared as in evaluation instead.
 
     Raises:
         UserError: An image is so long that nothing is left of it beside its borders.
     """
     wanted = describe(image_processor)
     mode = wanted.resize_mode
+    training = mode if as_evaluated else training
     height, width = wanted.sides
     aspects = data.aspects or (height / width, height / width)
     longer = max(aspects[1] * width / height, height / width / aspects[0])
     size = f"{height} x {width}"
-    lines = [f"Images: {size} pixels for the network; {_both(training, mode)}."]
+    lines = [f"Images: {size} pixels for the network; {_both(training, mode, as_evaluated)}."]
     if longer < 1.001 and wanted.crop_pct == 1:
         lines = [f"Images: {size} pixels for the network; they keep their shape."]
     if (
@@ -121,7 +127,9 @@ def report_resizing(
     return lines
 
 
-def _both(training: str | None, mode: str) -> str:
+def _both(training: str | None, mode: str, as_evaluated: bool) -> str:
+    if as_evaluated and mode == "crop":
+        return "training and evaluation cut the centre out of them"
     if training is None:
         return f"evaluation {_EVALUATION[mode]}"
     if training == mode != "crop":

@@ -177,8 +177,8 @@ def prepare(recipe: Recipe, given: Given | None = None, began: float = 0.0) -> P
     leave_if_interrupted()
     stated = plan.given.train_transforms or plan.data.train_transforms
     policy = frozen_policy(network.frozen.backbone, plan.data.streaming, stated)
-    training = describe(network.image_processor).resize_mode if policy.as_evaluated else training_mode(items)
-    log_lines(logger, *report_resizing(training, network.image_processor, data, plan.data))
+    training = training_mode(items)
+    log_lines(logger, *report_resizing(training, network.image_processor, data, plan.data, policy.as_evaluated))
     keep_freed_memory(plan.args.device)
     trainer = build_trainer(network.loaded.model, plan.args, images, transforms, policy.as_evaluated, plan.given)
     if plan.args.local_process_index == 0:

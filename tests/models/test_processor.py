@@ -11,6 +11,7 @@ from transformers import (
     AutoImageProcessor,
     BitImageProcessor,
     ConvNextImageProcessor,
+    DeiTImageProcessor,
     ResNetConfig,
     ResNetForImageClassification,
     ViTImageProcessor,
@@ -146,6 +147,22 @@ def test_the_checkpoints_own_mode_stays_where_none_is_stated(tmp_path, changes, 
     processor = load_image_processor(arguments, ResNetConfig(), DataArguments(**changes))
     assert describe(processor).resize_mode == mode
     assert {name: side for name, side in dict(processor.size).items() if side} == resized
+
+
+def test_a_processor_that_squashes_and_then_crops_is_kept_as_it_is(tmp_path):
+    ResNetForImageClassification(ResNetConfig(**TINY_RESNET)).save_pretrained(tmp_path)
+    DeiTImageProcessor(size={"height": 64, "width": 64}, crop_size={"height": 56, "width": 56}).save_pretrained(
+        tmp_path
+    )
+    arguments = ModelArguments(model_name_or_path=str(tmp_path))
+    own = load_image_processor(arguments, ResNetConfig(), DataArguments())
+    assert isinstance(own, DeiTImageProcessor)
+    built = load_image_processor(arguments, ResNetConfig(), DataArguments(image_mean=[255 * 0.485]))
+    image = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 90, 3), dtype=np.uint8))
+    raw = {"do_normalize": False, "return_tensors": "pt"}
+    assert torch.equal(own(image, **raw)["pixel_values"], built(image, **raw)["pixel_values"])
+    whole = load_image_processor(arguments, ResNetConfig(), DataArguments(resize_mode="squash"))
+    assert (describe(whole).crop_pct, dict(whole.size)["height"]) == (1.0, 56)
 
 
 def test_training_transforms_follow_the_stated_mode():

@@ -97,6 +97,12 @@ def test_parts_that_are_never_evaluated_are_told():
     assert len(report(dataset((64, 320)), image_size=[32, 160])) == 1  # they have the network's shape
 
 
+def test_training_as_evaluation_is_told():
+    processor = load_image_processor(None, PreTrainedConfig(), DataArguments(image_size=32))
+    lines = report_resizing("crop", processor, dataset((30, 40)), DataArguments(), as_evaluated=True)
+    assert lines == ["Images: 32 x 32 pixels for the network; training and evaluation cut the centre out of them."]
+
+
 def test_images_that_have_the_networks_shape_are_neither_cut_nor_padded():
     assert report(dataset((32, 32)), crop_pct=1.0, train_transforms=RESIZE) == [
         "Images: 32 x 32 pixels for the network; they keep their shape."
