@@ -15,6 +15,7 @@ import PIL.ImageCms
 import PIL.PngImagePlugin
 import pytest
 import torch
+import transformers
 from transformers import (
     BaseImageProcessor,
     BitImageProcessor,
@@ -25,12 +26,21 @@ from transformers import (
     pipeline,
 )
 from transformers.image_utils import load_image
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from hf_finetune import evaluate, finetune
 from hf_finetune.config.data import DataArguments
 from hf_finetune.data.build import load_image_dataset
 from hf_finetune.data.images.cache import open_decoded_images
-from hf_finetune.data.images.decoding import AS_STORED, Decoding, UnreadableImage, decode_image, read_header
+from hf_finetune.data.images.decoding import (
+    AS_STORED,
+    Decoding,
+    OpenImage,
+    UnreadableImage,
+    decode_image,
+    read_header,
+)
 from hf_finetune.data.images.pixels import decode_pixels
 from hf_finetune.data.sources import in_memory
 from hf_finetune.data.stages import EvaluationStage, TrainingStage, decoding_of
@@ -129,6 +139,16 @@ def _seen_by_pipeline(content: bytes) -> PIL.Image.Image:
         return load_image(PIL.Image.open(io.BytesIO(content)))
 
 
+def _check_reduced(reduced: PIL.Image.Image, expected: PIL.Image.Image, is_jpeg: bool, name: str) -> None:
+    """Check a decoding at a quarter of the size: only JPEG is smaller, by the means of 4 x 4 pixels, and is upright."""
+    if not is_jpeg:
+        np.testing.assert_array_equal(np.asarray(reduced), np.asarray(expected), name)
+        return
+    means = np.asarray(expected.reduce(4)).astype(int)
+    assert reduced.size == (expected.width // 4, expected.height // 4), name
+    assert np.abs(np.asarray(reduced) - means).mean() < 10 < np.abs(np.asarray(reduced)[::-1] - means).mean(), name
+
+
 # All ways of Transformers to handle transparency: none, by torchvision, by Pillow.
 PROCESSORS: dict[str, BaseImageProcessor] = {
     "none": ViTImageProcessor(do_resize=False),
@@ -159,6 +179,8 @@ def test_every_file_is_decoded_as_the_pipeline_does(container: str) -> None:
             np.testing.assert_array_equal(np.asarray(image), np.asarray(expected), name)
             assert image.info.get("transparency") == expected.info.get("transparency"), name
         assert read_header(content).size == (expected.height, expected.width), name
+        with OpenImage(content) as opened:
+            _check_reduced(opened.decode(4), expected, container in ("JPEG", "MPO"), name)
         for kind, processor in PROCESSORS.items():
             wanted = processor(expected, return_tensors="pt")["pixel_values"][0]
             found = EvaluationStage(processor, uniform=False)({"image": [content], "label": [0]})["pixel_values"][0]
@@ -229,6 +251,26 @@ def test_the_processor_decides_what_is_transparent(processor: BaseImageProcessor
     expected = on_white if fills else stored
     np.testing.assert_array_equal(np.asarray(decode_image(content, how)), expected)
     np.testing.assert_array_equal(decode_pixels(content, how).permute(1, 2, 0).numpy(), expected)
+
+
+def _processors_of_classifiers() -> list[str]:
+    """Return the image processors of all families of Transformers that classify images."""
+    names = (IMAGE_PROCESSOR_MAPPING_NAMES.get(family) for family in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES)
+    return sorted({name for kinds in names if kinds for name in kinds.values() if name})
+
+
+# One takes its figures from timm's configuration, one needs the clusters of its colours.
+@pytest.mark.parametrize(
+    "name",
+    [name for name in _processors_of_classifiers() if not name.startswith(("TimmWrapper", "ImageGPT"))],
+)
+def test_the_processor_of_every_family_is_followed(name: str) -> None:
+    content, stored, on_white = _transparent_png()
+    processor = getattr(transformers, name)()
+    fills = decoding_of(processor).on_white
+    seen = processor(_seen_by_pipeline(content), return_tensors="np")["pixel_values"]
+    decoded = PIL.Image.fromarray(on_white if fills else stored)
+    np.testing.assert_array_equal(np.asarray(seen), np.asarray(processor(decoded, return_tensors="np")["pixel_values"]))
 
 
 @pytest.mark.parametrize("transforms", [[], [{"Resize": {"size": [8, 12]}}], [{"RandomResizedCrop": {"size": 8}}]])
