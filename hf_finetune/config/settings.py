@@ -103,6 +103,7 @@ class Settings(TypedDict, total=False):
     head_lr_multiplier: float | None
     hub_model_id: str | None
     hub_private_repo: bool | None
+    image_size_schedule: dict[Any, int] | None
     label_smoothing_factor: float | None
     layer_decay: float | None
     learning_rate: float | None

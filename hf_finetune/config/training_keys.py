@@ -55,6 +55,13 @@ class TrainingKeys:
             " num_train_epochs counts."
         },
     )
+    image_size_schedule: dict[Any, int] | None = field(
+        default=None,
+        metadata={
+            "help": "Pixels of training images from a share of the epochs on, such as {0: 128, 0.5: 192, 0.8: 224}."
+            " Absent: train_transforms decide."
+        },
+    )
     max_steps: int = field(
         default=-1, metadata={"help": "Optimizer steps in place of num_train_epochs; -1 counts in epochs."}
     )

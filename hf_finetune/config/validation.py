@@ -155,6 +155,7 @@ def check_training(args: FinetuneArguments) -> None:
     _check_best_model(args)
     _check_early_stopping(args)
     _check_freeze_epochs(args)
+    _check_image_sizes(args)
     _check_soup(args)
     _check_sgd(args)
     _check_param_groups(args.param_groups or {})
@@ -205,6 +206,22 @@ def _check_freeze_epochs(args: FinetuneArguments) -> None:
             f"freeze_epochs is {epochs}, which leaves none of {args.num_train_epochs:g} epochs to train everything;"
             " use fewer, or --freeze backbone to train the head alone."
         )
+
+
+def _check_image_sizes(args: FinetuneArguments) -> None:
+    schedule = args.image_size_schedule
+    if schedule is None:
+        return
+    example = "use shares of the epochs and pixels, such as {0: 128, 0.5: 192, 0.8: 224}"
+    for share, size in schedule.items():
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
+            raise UserError(f"image_size_schedule: {share!r} is no share from 0 to below 1; {example}.")
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise UserError(f"image_size_schedule: {size!r} is no number of pixels; {example}.")
+    if not schedule:
+        raise UserError(f"image_size_schedule is empty; {example}.")
+    if args.time_budget is not None:
+        raise UserError("image_size_schedule goes by epochs, and time_budget by the clock; leave one out.")
 
 
 def _check_soup(args: FinetuneArguments) -> None:

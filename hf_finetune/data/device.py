@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.nn import functional
 from transformers import BaseImageProcessor
 from transformers.image_processing_backends import TorchvisionBackend
 
@@ -13,7 +14,12 @@ from hf_finetune.data.transforms.build import NO_TRANSFORMS, TrainTransforms
 
 
 class DeviceStage:
-    """Turn a uint8 batch of stage one into normalized float32 pixels on the same device, in training and evaluation."""
+    """Turn a uint8 batch of stage one into normalized float32 pixels on the same device, in training and evaluation.
+
+    Attributes:
+        training_size: The shorter side of training images in pixels, to which a batch is reduced at last; None leaves
+            it as it is.
+    """
 
     def __init__(
         self,
@@ -38,6 +44,7 @@ class DeviceStage:
         self.uniform = uniform
         self.transforms = transforms
         self.num_labels = num_labels
+        self.training_size: int | None = None
         deviation = torch.tensor(std)
         self.scale = 1 / deviation
         self.offset = -torch.tensor(mean) / deviation
@@ -59,10 +66,20 @@ class DeviceStage:
         if keys is not None:
             images = self._normalize(self.transforms.apply_to_batch(images, keys))
             images, labels = self.transforms.apply_to_normalized(images, batch["labels"], keys, self.num_labels)
+            images = self._reduce(images)
             batch = {**batch, "labels": labels}
         elif images.dtype == torch.uint8:
             images = self._process(images)
         return {**batch, "pixel_values": images.contiguous(memory_format=torch.channels_last)}
+
+    def _reduce(self, images: torch.Tensor) -> torch.Tensor:
+        """Return normalized training images, float32 (batch, 3, height, width), in the size of this epoch."""
+        sides = images.shape[-2:]
+        if self.training_size is None or self.training_size == min(sides):
+            return images
+        scale = self.training_size / min(sides)
+        size = [round(side * scale) for side in sides]
+        return functional.interpolate(images, size=size, mode="bilinear", antialias=True)
 
     def _process(self, images: torch.Tensor) -> torch.Tensor:
         """Return a batch as the image processor prepares it; images of different sizes are already resized.

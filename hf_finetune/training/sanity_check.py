@@ -41,6 +41,7 @@ def sanity_check(trainer: ImageClassificationTrainer) -> None:
     """
     _check_images(trainer)
     _check_settings(trainer)
+    _check_image_sizes(trainer)
     if not trainer.is_sharded:  # sharded weights are not whole before the model is wrapped
         _check_batch_sizes(trainer)
     _check_optimizer(trainer)
@@ -97,6 +98,33 @@ def _check_settings(trainer: ImageClassificationTrainer) -> None:
             f"dataloader_drop_last leaves none of the {count:,} training images, which do not"
             " fill one batch; use --dataloader_drop_last false."
         )
+
+
+def _check_image_sizes(trainer: ImageClassificationTrainer) -> None:
+    """Take training images of each size of `image_size_schedule` through the network."""
+    schedule, stage, name = trainer.args.image_size_schedule, trainer.device_stage, type(trainer.model).__name__
+    if schedule is None:
+        return
+    if not trains_backbone(trainer.model):
+        raise UserError(
+            f"image_size_schedule trains the backbone of {name} in less time, but it is frozen; leave it out."
+        )
+    batch = trainer.train_dataset.first(2)
+    full = min(_check_batch(trainer, dict(batch)))
+    for size in schedule.values():
+        if size > full:
+            raise UserError(f"image_size_schedule: {size} is more than the {full} pixels of training images; use less.")
+        stage.training_size = size
+        try:
+            _check_batch(trainer, dict(batch))
+        except UserError as error:
+            reason = str(error).partition(": ")[2].partition("; check")[0]
+            raise UserError(
+                f"image_size_schedule: images of {size} pixels do not go through {name}: {reason}; use other sizes,"
+                " or a network of convolutions, such as a ResNet."
+            ) from error
+        finally:
+            stage.training_size = None
 
 
 def _check_batch_sizes(trainer: ImageClassificationTrainer) -> None:

@@ -132,6 +132,10 @@ class TrainerLoop:
         """Tell the random draws and the order of the images which epoch begins, counted from 0."""
         self._trainer.set_epoch(epoch)
 
+    def set_training_size(self, size: int | None) -> None:
+        """Set the shorter side of training images in pixels, from the next batch on; None leaves them as they are."""
+        self._trainer.device_stage.training_size = size
+
     def learning_rate(self) -> float:
         """Return the current learning rate of the first parameter group."""
         return float(self._trainer._get_learning_rate())

@@ -22,6 +22,7 @@ class StubLoop:
         self.loss = torch.tensor(0.0)
         self.left_out: list[float] = []
         self.epochs: list[int] = []
+        self.sizes: list[int | None] = []
 
     def learning_rate(self) -> float:
         return 0.1
@@ -34,6 +35,9 @@ class StubLoop:
 
     def set_epoch(self, epoch: int) -> None:
         self.epochs.append(epoch)
+
+    def set_training_size(self, size: int | None) -> None:
+        self.sizes.append(size)
 
 
 def call(extension: Any, *events: str) -> None:

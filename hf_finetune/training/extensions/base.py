@@ -51,6 +51,9 @@ class Loop(Protocol):
     def set_epoch(self, epoch: int) -> None:
         """Tell the random draws and the order of the images which epoch begins, counted from 0."""
 
+    def set_training_size(self, size: int | None) -> None:
+        """Set the shorter side of training images in pixels, from the next batch on; None leaves them as they are."""
+
 
 class Extension(TrainerCallback):
     """A part of the training loop that can be added to it or left out.

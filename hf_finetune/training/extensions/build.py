@@ -20,6 +20,7 @@ from hf_finetune.training.extensions.ema import AveragedWeights
 from hf_finetune.training.extensions.epochs import EpochOfDraws
 from hf_finetune.training.extensions.evaluation_precision import HalfPrecisionEvaluation
 from hf_finetune.training.extensions.frozen_start import FrozenStart
+from hf_finetune.training.extensions.image_sizes import ImageSizes
 from hf_finetune.training.extensions.log_lines import LogLines, LogLinesAndBar
 from hf_finetune.training.extensions.lookahead import Lookahead
 from hf_finetune.training.extensions.non_finite import NonFiniteLosses
@@ -91,6 +92,8 @@ def build_extensions(
         extensions.append(BestWeights(args.best_k_soup, run_folder))
     if args.freeze_epochs is not None:
         extensions.append(FrozenStart(args.freeze_epochs))
+    if args.image_size_schedule is not None:
+        extensions.append(ImageSizes(args.image_size_schedule))
     if args.early_stopping_patience is not None:
         extensions.append(EarlyStopping(args.early_stopping_patience))
     if isinstance(train_dataset, StreamedBatches):
