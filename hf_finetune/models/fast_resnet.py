@@ -145,7 +145,6 @@ class FastResNetForImageClassification(PreTrainedModel):
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
             module.reset_parameters()
-            module.weight.div_(module.weight.std())
             nn.init.zeros_(module.bias)
 
     @torch.no_grad()
