@@ -31,6 +31,7 @@ DATA_FLAGS = (
     "test_split",
     "max_eval_samples",
     "on_bad_image",
+    "value_range",
     "streaming",
     "num_labels",
     "model_revision",

@@ -96,6 +96,12 @@ class DataArguments:
         default=None,
         metadata={"help": "Standard deviation of each channel on the scale of 0 to 255."},
     )
+    value_range: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Values that become black and white in images of more than 8 bits, two numbers. Absent: looked for."
+        },
+    )
     resample: str | None = field(
         default=None, metadata={"help": "Interpolation when images are resized: nearest, bilinear, bicubic or lanczos."}
     )

@@ -55,6 +55,7 @@ class Settings(TypedDict, total=False):
     train_split: str | None
     validation_fraction: float | None
     validation_split: str | None
+    value_range: list[float] | None
 
     # Training
     activation_checkpointing: bool | None

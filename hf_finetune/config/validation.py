@@ -107,6 +107,7 @@ def check_data(data: DataArguments) -> None:
             " null, or --resize_mode crop."
         )
     _check_at_least_one(data, ("max_train_samples", "max_eval_samples", "shuffle_buffer_size"))
+    _check_value_range(data.value_range)
     if not 0 <= data.validation_fraction < 1:
         raise UserError(
             f"validation_fraction is {data.validation_fraction}; use a fraction of at least 0 and below 1, such as 0.1."
@@ -119,6 +120,14 @@ def _check_image_size(size: int | list[int]) -> None:
         raise UserError(
             f"image_size is {size}; use the side in pixels, such as 224, or height and width, such as 224 112."
         )
+
+
+def _check_value_range(value_range: list[float] | None) -> None:
+    if value_range is None:
+        return
+    if len(value_range) != 2 or not all(map(math.isfinite, value_range)) or value_range[0] >= value_range[1]:
+        shown = " ".join(f"{value:g}" for value in value_range)
+        raise UserError(f"value_range is {shown}; use two numbers, the lower first, such as --value_range 0 4095.")
 
 
 def _check_label_from_name(pattern: str) -> None:

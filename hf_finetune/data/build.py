@@ -15,6 +15,7 @@ from hf_finetune.data.duplicates import leave_out_duplicates
 from hf_finetune.data.images.decoding import NO_SUCH_FILE
 from hf_finetune.data.images.header_cache import HeaderCache
 from hf_finetune.data.images.header_check import check_headers, count_pages, describe_bad_image, list_bad_images
+from hf_finetune.data.images.value_range import find_values
 from hf_finetune.data.labels import Labels, map_labels, missing_classes
 from hf_finetune.data.sources.in_memory import InMemoryDataset, read_objects
 from hf_finetune.data.sources.open import open_source
@@ -99,7 +100,7 @@ def load_image_dataset(
     totals = _hold_out_validation(result, arguments.validation_fraction, seed)
     pa.default_memory_pool().release_unused()  # what converting and comparing the columns took
     _limit(result, arguments, seed)
-    _check_images(result, raw, arguments.on_bad_image, earlier)
+    _check_images(result, raw, arguments.on_bad_image, earlier, seed)
     # A resumed run leaves out what the run left out when it began, which `_check_images` has done, and no more.
     if require_train and earlier is None:
         _leave_out_duplicates(result, arguments.drop_duplicates)
@@ -217,8 +218,10 @@ def _limit(result: ImageDataset, arguments: DataArguments, seed: int) -> None:
             result.splits[role] = _select(dataset, random_subset(len(dataset), limit, seed))
 
 
-def _check_images(result: ImageDataset, raw: RawDataset, on_bad_image: str, earlier: EarlierImages | None) -> None:
-    """Read image headers, stop at unreadable images or leave them out, and find out whether all have one size.
+def _check_images(
+    result: ImageDataset, raw: RawDataset, on_bad_image: str, earlier: EarlierImages | None, seed: int
+) -> None:
+    """Read image headers, stop at unreadable images or leave them out, and find out sizes and numbers of bits.
 
     Every image that is a file of its own is checked. Images inside a dataset were written by one program, so a sample
     is enough, unless unreadable ones are to be left out.
@@ -232,6 +235,9 @@ def _check_images(result: ImageDataset, raw: RawDataset, on_bad_image: str, earl
         sizes |= check.sizes
         result.pages[role] = count_pages(check.headers)
         complete &= check.complete
+        if check.wide_rows and result.wide_values is None:
+            rows = check.wide_rows if check.complete else range(len(dataset))
+            result.wide_values = find_values(dataset, rows, seed)
         bad_rows = sorted(check.bad_rows)
         if len(bad_rows) == len(dataset):
             unreadable_role = unreadable_role or role

@@ -17,6 +17,7 @@ from datasets import Dataset
 from hf_finetune.data.catalog import DatasetEntry
 from hf_finetune.data.images.decoding import Pages
 from hf_finetune.data.images.header_check import describe_pages
+from hf_finetune.data.images.value_range import FoundValues
 from hf_finetune.data.streaming.split import StreamedSplit
 
 Split: TypeAlias = Dataset | StreamedSplit
@@ -46,6 +47,7 @@ class ImageDataset:
         image_sizes: The (height, width) in pixels that all images are known to have: from every header, or from the
             catalog where a sample agrees with it. None where they differ or are not known.
         aspects: The least and the greatest height / width of the images whose headers were read, None without any.
+        wide_values: The values of images of more than 8 bits, by a look at some; None where there are no such images.
         revision: The commit of a dataset that the Hub gave.
         sources: By role, the undivided split of the source that `sample_index` refers to, as the one column `image`.
             A streamed split has none.
@@ -64,6 +66,7 @@ class ImageDataset:
     left_out: dict[str, list[int]] = field(default_factory=dict)
     image_sizes: tuple[int, int] | None = None
     aspects: tuple[float, float] | None = None
+    wide_values: FoundValues | None = None
     revision: str | None = None
     sources: dict[str, Dataset] = field(default_factory=dict)
     source_labels: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)

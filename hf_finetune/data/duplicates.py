@@ -26,6 +26,7 @@ from hf_finetune.data.columns import arrow_column
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.fingerprint import name_of_row
 from hf_finetune.data.images.decoding import OpenImage, UnreadableImage
+from hf_finetune.data.images.levels import is_wide
 from hf_finetune.errors import UserError
 
 _DECODED = 5_000  # images of a dataset that is compared by pixels
@@ -154,10 +155,11 @@ def _hash_rows(column: pa.ChunkedArray, rows: npt.NDArray[np.int64], hash_value:
 def _hash_pixels(value: Any) -> int:
     try:
         with OpenImage(value) as image:
-            pixels = image.decode()
+            # Decoded, images of more than 8 bits that differ in dark parts would be the same.
+            pixels = image.values() if is_wide(image.mode) else np.asarray(image.decode())
     except UnreadableImage:  # stops the run, or is left out, when its turn comes
         return _UNKNOWN
-    return xxhash.xxh3_64_intdigest(pixels.tobytes(), seed=pixels.width)
+    return xxhash.xxh3_64_intdigest(pixels.tobytes(), seed=image.width)
 
 
 def _hash_file(value: Any, whole: bool) -> int:

@@ -8,6 +8,7 @@ the saved processor.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,15 @@ def decoding_of(image_processor: BaseImageProcessor) -> Decoding:
     `pipeline` hands it images in RGB, in which only a transparent colour is left of transparency. The processor itself
     is tried, because not every version of Transformers fills it with white.
     """
+    value_range = getattr(image_processor, "value_range", None)
+    as_stored = AS_STORED if value_range is None else Decoding(value_range=tuple(value_range))
     of_transformers = isinstance(image_processor, TorchvisionBackend | PilBackend)
     if not (of_transformers and getattr(image_processor, "do_convert_rgb", None)):
-        return AS_STORED
+        return as_stored
     black = PIL.Image.new("RGB", (1, 1))
     black.info["transparency"] = (0, 0, 0)
     converted = image_processor.process_image(black, do_convert_rgb=True)
-    return Decoding(on_white=bool(np.asarray(converted).any()))
+    return replace(as_stored, on_white=bool(np.asarray(converted).any()))
 
 
 def padded_size(image_processor: BaseImageProcessor) -> tuple[int, int] | None:

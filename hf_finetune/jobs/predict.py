@@ -21,6 +21,7 @@ from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.images.decoding import OpenImage, Pages
 from hf_finetune.data.images.files import LeftOut, image_files
 from hf_finetune.data.images.header_check import describe_pages
+from hf_finetune.data.images.levels import is_wide
 from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError
 from hf_finetune.exporters.base import LogitsOf
@@ -161,6 +162,7 @@ def classify(
     classifier = _open(model, image_processor)
     stage = EvaluationStage(classifier.image_processor, uniform=False)
     device_stage = DeviceStage(classifier.image_processor, uniform=False)
+    unscaled = stage.decoding.value_range is None
     starts = range(0, len(images), batch_size)
     for start in progress_bar(starts, desc="images", unit="batch", delay=2, disable=not show_bar):
         leave_if_interrupted()
@@ -168,6 +170,13 @@ def classify(
         batches = []
         for name, value in images[start : start + batch_size]:
             try:
+                if unscaled and _is_wide(value):
+                    unscaled = False
+                    # As an error, because standard output may be read by a program.
+                    logger.error(
+                        f"Note: {name} has more than 8 bits, and the model was not trained on such images; their values"
+                        " are taken as 0 to 65535, or 0 to 1 in floating point."
+                    )
                 rows = stage({"image": [value], "label": [-1]})
             except UserError as error:
                 predictions.append(Prediction(name, error=str(error)))
@@ -184,6 +193,11 @@ def classify(
                 yield prediction
             else:
                 yield Prediction(prediction.image, _likeliest(next(rows_read), classifier.names, top_k))
+
+
+def _is_wide(image: Any) -> bool:
+    with OpenImage(image) as opened:
+        return is_wide(opened.mode)
 
 
 def _likeliest(probabilities: torch.Tensor, names: dict[int, str], top_k: int) -> tuple[tuple[str, float], ...]:

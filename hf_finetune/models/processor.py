@@ -8,7 +8,7 @@ resulting processor prepares the images of every evaluation, is saved with the m
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from transformers import BaseImageProcessor, BitImageProcessor, ConvNextImageProcessor, PreTrainedConfig
 from transformers.image_utils import PILImageResampling
@@ -201,9 +201,23 @@ def load_image_processor(
             changed with them.
         data: The recipe's figures; None changes none.
 
+    Returns:
+        The image processor. Where the network was trained on images of more than 8 bits, it has the attribute
+        `value_range`, the range by which they are scaled.
+
     Raises:
         UserError: The recipe's figures make no sense, or the checkpoint's preprocessor_config.json is damaged.
     """
+    processor: Any = _load_image_processor(source, config, data)
+    value_range = getattr(config, "value_range", None)
+    if value_range is not None:
+        processor.value_range = value_range
+    return cast(BaseImageProcessor, processor)
+
+
+def _load_image_processor(
+    source: ModelArguments | ModelSource | None, config: PreTrainedConfig, data: DataArguments | None
+) -> BaseImageProcessor:
     if isinstance(source, ModelArguments):
         named = source.model_name_or_path or source.load_from or source.model_type
         source = open_source(source) if named else None

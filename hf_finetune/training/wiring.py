@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import datasets
 from transformers import BaseImageProcessor, PreTrainedModel
@@ -19,17 +20,21 @@ from hf_finetune.data.dataset import EarlierImages, ImageDataset
 from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.images.cache import DecodedImages, open_decoded_images
 from hf_finetune.data.images.unreadable import BadImages
+from hf_finetune.data.images.value_range import choose_range
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.data.stages import EvaluationStage, TrainingStage, decoding_of
 from hf_finetune.data.streaming.dataset import StreamedBatches, image_batches
 from hf_finetune.data.transforms.build import TrainTransforms
 from hf_finetune.evaluation.metrics import ClassificationMetrics, run_metrics
+from hf_finetune.logs import get_logger
 from hf_finetune.models.processor import describe
 from hf_finetune.training.given import Given
 from hf_finetune.training.given_loss import check_loss
 from hf_finetune.training.loader_errors import loader_errors_in_one_line
 from hf_finetune.training.loss import batch_loss
 from hf_finetune.training.trainer import ImageClassificationTrainer
+
+logger = get_logger(__name__)
 
 Batches = ImageBatches | StreamedBatches
 
@@ -109,6 +114,7 @@ def prepare_images(
         args: Which process this is.
         class_ids: For each class id of the dataset the model's, where they differ.
     """
+    image_processor = _with_value_range(image_processor, data, arguments.value_range)
     with args.main_process_first(desc="decoded images"):
         decoded = open_decoded_images(
             data, arguments.decode_cache, args.world_size, args.local_process_index, decoding_of(image_processor)
@@ -120,6 +126,25 @@ def prepare_images(
         for role, split in data.splits.items()
     }
     return PreparedImages(data, image_processor, batches, decoded, bad_images)
+
+
+def _with_value_range(
+    image_processor: BaseImageProcessor, data: ImageDataset, stated: Sequence[float] | None
+) -> BaseImageProcessor:
+    """Return the image processor with the range by which images of more than 8 bits are scaled, which is logged.
+
+    What is stated counts, then what the model was trained with, then what the images show.
+    """
+    own = decoding_of(image_processor).value_range
+    value_range, note = choose_range(data.wide_values, own if stated is None else (stated[0], stated[1]), data.source)
+    if note:
+        data.notes.append(note)
+        logger.info(note)
+    if value_range == own:
+        return image_processor
+    adapted: Any = copy(image_processor)
+    adapted.value_range = None if value_range is None else list(value_range)
+    return cast(BaseImageProcessor, adapted)
 
 
 def _asking(bad_images: BadImages, role: str, batches: Batches) -> Batches:

@@ -1,8 +1,8 @@
 """From an image's bytes or file to pixels, and a quick look at its header.
 
 For an ordinary 8-bit image `decode_image` returns the same pixels as transformers' `image_utils.load_image`, which
-`pipeline("image-classification")` uses. Images of more than 8 bits are scaled, because Pillow's conversion would clip
-them to white.
+`pipeline("image-classification")` uses. Images of more than 8 bits are scaled by one range of values for all, because
+Pillow's conversion would clip them to white.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import PIL.ExifTags
 import PIL.Image
 import PIL.ImageOps
 import PIL.TiffImagePlugin
 
 from hf_finetune.data.images.heif import MissingDecoder, open_image
+from hf_finetune.data.images.levels import ValueRange, is_wide, to_levels
 from hf_finetune.errors import UserError
 
 # fmt: off
@@ -59,11 +61,13 @@ class Header(NamedTuple):
         height: The height of the upright image in pixels.
         width: Its width in pixels.
         pages: What the file holds beside it.
+        wide: Whether its pixels have more than 8 bits.
     """
 
     height: int
     width: int
     pages: Pages = Pages.NONE
+    wide: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -78,9 +82,11 @@ class Decoding:
     Attributes:
         on_white: Whether pixels of a transparent colour (`tRNS` of PNG, GIF) become white. Image processors with
             `do_convert_rgb` do this in `pipeline`, which has dropped every other kind of alpha before.
+        value_range: The values that become 0 and 255 in images of more than 8 bits; None for those of their type.
     """
 
     on_white: bool = False
+    value_range: ValueRange | None = None
 
 
 AS_STORED = Decoding()
@@ -109,6 +115,7 @@ class OpenImage:
     Attributes:
         height: The height of the upright image in pixels.
         width: The width of the upright image in pixels.
+        mode: Its mode, as Pillow calls it.
     """
 
     def __init__(self, value: ImageValue) -> None:
@@ -139,6 +146,7 @@ class OpenImage:
             # Pillow 11.1 and later give the size of the upright image already.
             width, height = (self._image.tag_v2[tag] for tag in (_WIDTH, _LENGTH))
         self.height, self.width = (width, height) if turns else (height, width)
+        self.mode = self._image.mode
 
     def __enter__(self) -> OpenImage:
         return self
@@ -186,8 +194,8 @@ class OpenImage:
 
         EXIF orientation is applied. Alpha, also that of a palette, is dropped without a background, as `pipeline` does.
         Colour profiles and gamma are not applied.
-        16-bit images keep their high byte, and 32-bit integers are taken as 16-bit values. Floating-point images are
-        taken as 0 to 1 where no value is above 1, and as 0 to 255 otherwise.
+        Images of more than 8 bits are scaled, by `how.value_range` or a range that depends on their type alone
+        (`levels`).
 
         Args:
             reduction: 1, 2, 4 or 8. A JPEG is decoded at one over this fraction of its sides, rounded up, which saves
@@ -205,8 +213,19 @@ class OpenImage:
             if reduction > 1 and self._image.format != "HEIF":  # pillow-heif would take the embedded thumbnail
                 width, height = self._image.size
                 self._image.draft(None, (max(1, width // reduction), max(1, height // reduction)))
-            image = _to_rgb(self._image)
+            image = _to_rgb(self._image, how.value_range)
             return _on_white(image) if how.on_white else image
+        except Exception as error:
+            raise UnreadableImage(image_name(self._value), _reason(error, self._value)) from error
+
+    def values(self) -> npt.NDArray[np.generic]:
+        """Return the pixels of a wide image as they are stored, of shape (height, width).
+
+        Raises:
+            UnreadableImage: The pixels cannot be decoded.
+        """
+        try:
+            return np.asarray(self._image)
         except Exception as error:
             raise UnreadableImage(image_name(self._value), _reason(error, self._value)) from error
 
@@ -240,7 +259,7 @@ def read_header(value: ImageValue) -> Header:
     """
     with OpenImage(value) as image:
         image.check_end()
-        return Header(image.height, image.width, image.pages)
+        return Header(image.height, image.width, image.pages, is_wide(image.mode))
 
 
 def image_name(value: Any) -> str:
@@ -262,15 +281,11 @@ def _open_file(value: Any) -> BinaryIO:
     return open(value, "rb")
 
 
-def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+def _to_rgb(image: PIL.Image.Image, value_range: ValueRange | None) -> PIL.Image.Image:
     if image.getexif().get(PIL.ExifTags.Base.Orientation) is not None:
         image = PIL.ImageOps.exif_transpose(image)
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        image = PIL.Image.fromarray((np.asarray(image).clip(0, 0xFFFF) >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        pixels = np.nan_to_num(np.asarray(image), posinf=255.0)
-        scale = 255.0 if pixels.max(initial=0.0) <= 1.0 else 1.0
-        image = PIL.Image.fromarray((pixels * scale).clip(0, 255).round().astype(np.uint8))
+    if is_wide(image.mode):
+        image = PIL.Image.fromarray(to_levels(np.asarray(image), value_range))
     elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
         image = image.convert("RGBA")  # the colours are the same without this step, but Pillow would warn
     return image.convert("RGB")

@@ -46,15 +46,17 @@ class HeaderCache:
             name: What tells the dataset from others: its folder.
         """
         # Another Pillow may read other files.
-        key = hashlib.sha256(f"{name}\0{PIL.__version__}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
-        self._path = Path(datasets.config.HF_DATASETS_CACHE, "hf_finetune", f"headers-{key}.npz")
+        digest = hashlib.sha256(f"{name}\0{PIL.__version__}\0{Header._fields}".encode("utf-8", "surrogatepass"))
+        self._path = Path(datasets.config.HF_DATASETS_CACHE, "hf_finetune", f"headers-{digest.hexdigest()[:32]}.npz")
         self._keys: Keys = np.zeros((0, 2), np.uint64)
         self._numbers = np.zeros(0, np.int32)
         self._headers: list[Header] = []
         with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(self._path) as kept:
             keys, numbers, headers = kept["keys"], kept["numbers"], kept["headers"]
             if len(keys) == len(numbers) and (not len(numbers) or numbers.max() < len(headers)):
-                self._headers = [Header(height, width, Pages(pages)) for height, width, pages in headers.tolist()]
+                self._headers = [
+                    Header(height, width, Pages(pages), bool(wide)) for height, width, pages, wide in headers.tolist()
+                ]
                 self._keys, self._numbers = keys, numbers
         self._used = np.zeros(len(self._keys), bool)
         self._added: dict[bytes, Header] = {}

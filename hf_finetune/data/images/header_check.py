@@ -34,17 +34,24 @@ class HeaderCheck:
     Attributes:
         complete: Whether every image was checked.
         headers: How many images have each header.
+        wide_rows: The rows whose pixels have more than 8 bits.
         bad_rows: The error of each unreadable row.
     """
 
     complete: bool = False
     headers: Counter[Header] = field(default_factory=Counter)
+    wide_rows: list[int] = field(default_factory=list)
     bad_rows: dict[int, UnreadableImage] = field(default_factory=dict)
 
     @property
     def sizes(self) -> set[tuple[int, int]]:
         """The sizes found, (height, width) in pixels."""
         return {header.size for header in self.headers}
+
+    def add(self, rows: np.ndarray, headers: Sequence[Header | None]) -> None:
+        """Add the headers of rows; None stands for an unreadable one."""
+        self.headers.update(header for header in headers if header is not None)
+        self.wide_rows += [int(rows[number]) for number, header in enumerate(headers) if header and header.wide]
 
 
 def check_headers(dataset: Dataset, every: bool, cache: HeaderCache | None = None) -> HeaderCheck:
@@ -77,6 +84,7 @@ def check_headers(dataset: Dataset, every: bool, cache: HeaderCache | None = Non
     with bar, ThreadPoolExecutor(min(16, 4 * usable_cores())) as pool:
         for chunk, found in zip(chunks, pool.map(check_chunk, chunks), strict=True):
             result.headers.update(found.headers)
+            result.wide_rows += found.wide_rows
             result.bad_rows |= found.bad_rows
             bar.update(len(chunk))
     return result
@@ -84,11 +92,13 @@ def check_headers(dataset: Dataset, every: bool, cache: HeaderCache | None = Non
 
 def _check(rows: np.ndarray, values: pa.ChunkedArray) -> HeaderCheck:
     found = HeaderCheck()
-    for row, value in zip(rows.tolist(), values.to_pylist(), strict=True):
+    headers: list[Header | None] = [None] * len(rows)
+    for number, value in enumerate(values.to_pylist()):
         try:
-            found.headers[read_header(value or {})] += 1
+            headers[number] = read_header(value or {})
         except UnreadableImage as error:
-            found.bad_rows[row] = error
+            found.bad_rows[int(rows[number])] = error
+    found.add(rows, headers)
     return found
 
 
@@ -105,7 +115,7 @@ def _check_files(rows: np.ndarray, values: pa.ChunkedArray, cache: HeaderCache) 
             found.bad_rows[int(rows[number])] = error
     if unknown:
         cache.add(keys[unknown], [headers[number] for number in unknown])
-    found.headers.update(header for header in headers if header is not None)
+    found.add(rows, headers)
     return found
 
 

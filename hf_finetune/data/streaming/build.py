@@ -24,6 +24,7 @@ from hf_finetune.data.columns import find_image_column, find_label_column
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.images.decoding import Header, UnreadableImage, read_header
 from hf_finetune.data.images.header_check import count_pages, describe_bad_image
+from hf_finetune.data.images.value_range import values_of
 from hf_finetune.data.labels import UNLABELLED
 from hf_finetune.data.sources.hub import hub_id_of, open_on_hub
 from hf_finetune.data.sources.hub_copy import open_hub_copy
@@ -248,7 +249,7 @@ def _divide(result: ImageDataset, arguments: DataArguments, seed: int) -> None:
 
 
 def _look_at_first_images(result: ImageDataset, on_bad_image: str) -> None:
-    """Read the headers of a few images of each split, to report mistakes early and to find out the size.
+    """Read the headers of a few images of each split, to report mistakes early and to find out sizes and bits.
 
     That all images have the size of the sample is only assumed where the catalog says so.
     """
@@ -256,9 +257,13 @@ def _look_at_first_images(result: ImageDataset, on_bad_image: str) -> None:
     for role, split in result.splits.items():
         headers: Counter[Header] = Counter()
         shard = int(np.flatnonzero(split.counts)[0])
+        wide = []
         for _, row in zip(range(_SAMPLE), split.read(shard), strict=False):
             try:
-                headers[read_header(row.image)] += 1
+                header = read_header(row.image)
+                headers[header] += 1
+                if header.wide:
+                    wide.append(row.image)
             except UnreadableImage as error:
                 if on_bad_image == "stop":
                     bad = describe_bad_image(error, None, role, row.sample_index)
@@ -268,5 +273,6 @@ def _look_at_first_images(result: ImageDataset, on_bad_image: str) -> None:
                     ) from error
         sizes |= {header.size for header in headers}
         result.pages[role] = count_pages(headers)
+        result.wide_values = result.wide_values or values_of(wide)
     result.notes += result.page_notes(result.splits)
     result.note_sizes(sizes, complete=False)

@@ -24,6 +24,9 @@ def save_whole(
         folder: Where the files go.
         state_dict: The weights, where the model does not hold them all itself (FSDP, DeepSpeed).
     """
+    value_range = getattr(image_processor, "value_range", None)
+    if value_range is not None:  # here, because timm's image processors have no file of their own
+        model.config.value_range = value_range
     with quiet_transformers():
         model.save_pretrained(folder, state_dict=state_dict)
         image_processor.save_pretrained(folder)

@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 from transformers.image_utils import load_image
 
-from hf_finetune.data.images.decoding import OpenImage, Pages, UnreadableImage, decode_image, read_header
+from hf_finetune.data.images.decoding import Decoding, OpenImage, Pages, UnreadableImage, decode_image, read_header
 from hf_finetune.errors import UserError
 
 _GENERATOR = np.random.default_rng(0)
@@ -133,7 +133,34 @@ def test_floating_point_images() -> None:
     unit = PIL.Image.fromarray(np.array([[0.0, 0.5], [1.0, np.nan]], dtype=np.float32))
     np.testing.assert_array_equal(np.asarray(decode_image(encode(unit, "TIFF")))[:, :, 0], [[0, 128], [255, 0]])
     bytes_range = PIL.Image.fromarray(np.array([[-3.0, 0.6], [200.0, 300.0]], dtype=np.float32))
-    np.testing.assert_array_equal(np.asarray(decode_image(encode(bytes_range, "TIFF")))[:, :, 0], [[0, 1], [200, 255]])
+    decoded = decode_image(encode(bytes_range, "TIFF"), Decoding(value_range=(0, 255)))
+    np.testing.assert_array_equal(np.asarray(decoded)[:, :, 0], [[0, 1], [200, 255]])
+
+
+def test_one_bright_pixel_changes_no_other_pixel() -> None:
+    grey = np.full((8, 8), 0.5, np.float32)
+    bright = grey.copy()
+    bright[0, 0] = 1.02
+    first, second = (np.asarray(decode_image(encode(PIL.Image.fromarray(image), "TIFF"))) for image in (grey, bright))
+    assert first[4, 4].tolist() == second[4, 4].tolist() == [128, 128, 128]
+
+
+@pytest.mark.parametrize(
+    ("value_range", "levels"),
+    [
+        ((0, 4095), [0, 64, 128, 255, 255]),
+        ((-1024, 3071), [64, 128, 192, 255, 255]),
+        ((1024, 2048), [0, 0, 255, 255, 255]),
+        (None, [0, 4, 8, 15, 255]),
+    ],
+)
+def test_whole_numbers_of_a_range(value_range: tuple[float, float] | None, levels: list[int]) -> None:
+    contents = encode(PIL.Image.fromarray(np.array([[0, 1024, 2048, 4095, 65535]], np.uint16)), "PNG")
+    decoded = decode_image(contents, Decoding(value_range=value_range))
+    assert np.asarray(decoded)[0, :, 0].tolist() == levels
+    # Images of 8 bits stay as they are, also among wider ones.
+    narrow = encode(color_image(), "PNG")
+    assert decode_image(narrow, Decoding(value_range=value_range)).tobytes() == decode_image(narrow).tobytes()
 
 
 def broken_images(folder: Path) -> dict[str, str]:
@@ -235,5 +262,5 @@ def test_a_second_frame_that_cannot_be_read_costs_nothing(monkeypatch: pytest.Mo
         seek(self, frame, *rest)
 
     monkeypatch.setattr(PIL.GifImagePlugin.GifImageFile, "_seek", broken)
-    assert read_header(content) == (12, 20, Pages.NONE)
+    assert read_header(content) == (12, 20, Pages.NONE, False)
     assert decode_image(content).size == (20, 12)
