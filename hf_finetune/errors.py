@@ -7,6 +7,8 @@ line and exit with code 2; a Python caller catches `UserError`.
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 import signal
 from collections.abc import Iterable, Sequence
 
@@ -33,6 +35,26 @@ class Interrupted(Exception):
     def __init__(self, signal: signal.Signals, step: int) -> None:
         super().__init__(f"Interrupted by {signal.name} after step {step}; saved. The same command resumes the run.")
         self.signal = signal
+
+
+NO_ROOM = {
+    errno.ENOSPC: "the disk is full; free some space on it",
+    errno.EDQUOT: "the quota of the disk is used up; free some space on it",
+    errno.EFBIG: "the file is larger than is allowed; raise the limit with ulimit -f unlimited",
+}
+
+
+def no_room(error: BaseException) -> int | None:
+    """Return the key of `NO_ROOM` that an error stands for, or None.
+
+    Libraries in Rust, such as safetensors, raise errors of their own, which say the number in their message alone.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (found := re.search(r"\(os error (\d+)\)", str(error))):
+        number = int(found[1])
+    if number not in NO_ROOM and error.__context__ is not None:
+        return no_room(error.__context__)
+    return number if number in NO_ROOM else None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
 from hf_finetune.cli.main import main
 from hf_finetune.logs import get_logger, show_logs, tell
@@ -93,6 +95,42 @@ def test_a_full_disk_behind_standard_output_is_one_line():
     ended = shell('"$@" > /dev/full; echo $?', "recipes")
     assert ended.stdout == "2\n"
     assert ended.stderr == "hf-finetune: error: the disk is full; free some space on it.\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.EFBIG, "File too large", "a.csv"), "a.csv: the file is larger than is allowed; raise the limit"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "the disk is full; free some space on"),
+        (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"), "no folder for temporary"),
+    ],
+)
+def test_what_cannot_be_written_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys, error: Exception, told: str):
+    def fail(words: object, interrupted: object) -> int:
+        raise error
+
+    monkeypatch.setattr("hf_finetune.cli.main._run_and_tell", fail)
+    monkeypatch.setattr("hf_finetune.cli.main.give_up", lambda stream: None)
+    assert main(["recipes"]) == 2
+    assert capsys.readouterr().err.startswith(f"hf-finetune: error: {told}")
+
+
+@pytest.mark.slow
+def test_a_limit_of_the_size_of_files_costs_one_line(tmp_path, image_folder):
+    ended = shell('(ulimit -f 8; exec "$@"); echo $?', *training(tmp_path, image_folder))
+    assert ended.stdout.endswith("2\n") and "Traceback" not in ended.stderr
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("hf-finetune: error: output_dir: a checkpoint could not be written: the file is larger than")
+    assert not list((tmp_path / "run").glob("checkpoint-*")) and not (tmp_path / "run/.unfinished").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variable", ["TMPDIR", "HF_HOME", "HF_DATASETS_CACHE"])
+def test_folders_of_caches_that_cannot_be_used_cost_nothing(tmp_path, image_folder, variable):
+    (tmp_path / "file").touch()
+    ended = shell(f'{variable}={tmp_path}/file "$@"; echo $?', *training(tmp_path, image_folder))
+    assert ended.stdout.endswith("0\n") and "Traceback" not in ended.stderr, ended.stderr
+    assert (tmp_path / "run" / "metrics.json").is_file()
 
 
 @pytest.mark.slow

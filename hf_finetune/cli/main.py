@@ -5,7 +5,6 @@ Nothing heavy is imported at the top, so `hf-finetune --help` answers at once.
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
 import sys
@@ -15,19 +14,14 @@ from collections.abc import Sequence
 from hf_finetune.cli.command import Command
 from hf_finetune.cli.commands import COMMANDS
 from hf_finetune.config.fields import check_words
-from hf_finetune.errors import Interrupted, UserError, did_you_mean
+from hf_finetune.errors import NO_ROOM, Interrupted, UserError, did_you_mean, no_room
 from hf_finetune.interrupts import EXIT_CODE, NotedInterrupts
 from hf_finetune.logs import quiet_library_bars, set_level, show_logs, tell
 from hf_finetune.shown_text import one_line
 from hf_finetune.streams import give_up, has_lost_reader, prepare_streams
 
 _SECONDS_FOR_THE_MAIN_PROCESS = 5
-_FULL = "the disk is full; free some space on it"
-_NO_ROOM = {
-    errno.ENOSPC: _FULL,
-    errno.EDQUOT: _FULL,
-    errno.EFBIG: "the file is larger than is allowed; raise the limit with ulimit -f unlimited",
-}
+_NO_TEMPORARY_FOLDER = "No usable temporary directory"  # the beginning of the message of `tempfile`
 
 _HELP = """usage: hf-finetune COMMAND ...
 
@@ -63,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with NotedInterrupts(interrupted):
         try:
             return _exit_code(words, interrupted)
-        except OSError as error:
+        except Exception as error:
             return _lost(error)
 
 
@@ -75,17 +69,21 @@ def _exit_code(words: Sequence[str], interrupted: str) -> int:
         sys.stdout.flush()
 
 
-def _lost(error: OSError) -> int:
-    """End after an output that cannot be written."""
+def _lost(error: Exception) -> int:
+    """End after an output that cannot be written; any other error is raised again."""
     if isinstance(error, BrokenPipeError) and has_lost_reader(sys.stdout):  # such as head, which has ended
         give_up(sys.stdout)
         return 141  # as a shell reports a program that SIGPIPE ended
-    if error.errno not in _NO_ROOM:
+    if isinstance(error, FileNotFoundError) and _NO_TEMPORARY_FOLDER in str(error):
+        return _fail("error: no folder for temporary files can be written to; set TMPDIR to one that can.", 2)
+    reason = no_room(error)
+    if reason is None:
         raise error
-    if error.filename is None:  # it may be standard output, which would fail again at the end
+    file = error.filename if isinstance(error, OSError) else None
+    if file is None:  # it may be standard output, which would fail again at the end
         give_up(sys.stdout)
-    where = f"{error.filename}: " if error.filename else ""
-    return _fail(f"error: {where}{_NO_ROOM[error.errno]}.", 2)
+    where = f"{file}: " if file else ""
+    return _fail(f"error: {where}{NO_ROOM[reason]}.", 2)
 
 
 def _run_and_tell(words: Sequence[str], interrupted: str) -> int:

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import resource
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from hf_finetune.errors import UserError
+from hf_finetune.errors import NO_ROOM, UserError, no_room
 
 MANIFEST_FILE = "manifest.json"
 STATE_FILE = "trainer_state.json"
@@ -204,25 +205,29 @@ def full_disk_told(folder: Path, what: str, needed: int) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        full = _is_full(error) or shutil.disk_usage(folder).free < min(needed, _ALMOST_NOTHING)
-        remove_unfinished(folder)
-        if not full:
-            raise
         free = shutil.disk_usage(folder).free
-        missing = max(needed - free, 0) or needed  # a quota does not show in what is free
+        reason = no_room(error) or _guess(needed, free)
+        remove_unfinished(folder)
+        if reason is None:
+            raise
         whole = list_checkpoints(folder)
         kept = f"{whole[0].name} is whole, and the same command resumes from it" if whole else "None was saved before"
+        if reason == errno.EFBIG:
+            raise UserError(f"output_dir: {what} could not be written: {NO_ROOM[reason]}. {kept}.") from error
+        free = shutil.disk_usage(folder).free
+        missing = max(needed - free, 0) or needed  # a quota does not show in what is free
         raise UserError(
             f"output_dir: the disk of {folder} is full: {what} of {_size(needed)} could not be written, {_size(free)}"
             f" are free; free {_size(missing)} or more. {kept}."
         ) from error
 
 
-def _is_full(error: BaseException) -> bool:
-    """Return whether an error is that of a full disk, which safetensors tells by its message alone."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return os.strerror(errno.ENOSPC) in str(error) or (error.__context__ is not None and _is_full(error.__context__))
+def _guess(needed: int, free: int) -> int | None:
+    """Return what has probably met an error that does not say it, as those of torch.save."""
+    if free < min(needed, _ALMOST_NOTHING):
+        return errno.ENOSPC
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return errno.EFBIG if limit != resource.RLIM_INFINITY and limit < needed else None
 
 
 def _size(count: int) -> str:

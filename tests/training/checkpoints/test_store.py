@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import shutil
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from safetensors import SafetensorError
 
 from hf_finetune.errors import UserError
 from hf_finetune.training.checkpoints import store as checkpoints
@@ -128,6 +130,24 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     ):
         raise error
     assert not (tmp_path / ".unfinished").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EFBIG, "File too large"), SafetensorError("I/O error: File too large (os error 27)")]
+)
+def test_a_file_that_is_too_large_is_told_in_one_line(tmp_path: Path, error: Exception):
+    save(tmp_path, 5)
+    words = r"a checkpoint could not be written: .* raise the limit with ulimit -f unlimited\. checkpoint-5 is whole"
+    with pytest.raises(UserError, match=words), full_disk_told(tmp_path, "a checkpoint", 5_000_000):
+        raise error
+
+
+def test_an_error_without_a_word_on_the_limit_of_files_is_that_of_the_limit(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (4_000_000, resource.RLIM_INFINITY))
+    with pytest.raises(UserError, match="ulimit -f unlimited"), full_disk_told(tmp_path, "a checkpoint", 5_000_000):
+        raise RuntimeError("unexpected pos 64 vs 0")
+    with pytest.raises(RuntimeError, match="shapes differ"), full_disk_told(tmp_path, "a checkpoint", 3_000_000):
+        raise RuntimeError("shapes differ")
 
 
 def test_everything_is_on_the_disk_before_the_name_and_the_name_after_it(tmp_path: Path, monkeypatch):
