@@ -13,6 +13,9 @@ from hf_finetune.logs import get_logger
 
 logger = get_logger(__name__)
 
+# What timm's checkpoints say of their classes, beside the figures of their images or among them.
+_TIMM_CLASSES = {"label_names", "label_descriptions", "label_offset", "labels", "num_classes"}
+
 
 def head_parameter_names(model: PreTrainedModel) -> set[str]:
     """Return the names of the parameters of the classification head: all that are not part of the backbone.
@@ -76,18 +79,30 @@ def set_class_names(config: PreTrainedConfig, label_names: Sequence[str]) -> Non
     What the configuration says of an old head and its task goes: a `pipeline` would answer by it, with sigmoids where
     it says `multi_label_classification`.
     """
-    earlier = config.problem_type
-    if earlier not in (None, "single_label_classification") or hasattr(config, "function_to_apply"):
+    earlier = [] if config.problem_type in (None, "single_label_classification") else [str(config.problem_type)]
+    if hasattr(config, "function_to_apply"):
+        earlier.append(f"function_to_apply: {config.function_to_apply}")
+        del config.function_to_apply
+    if earlier:
         config.problem_type = None  # before the number of classes, which it would be checked against
-        if hasattr(config, "function_to_apply"):
-            del config.function_to_apply
         logger.info(
-            "Note: the checkpoint's head had another task%s; the model is saved for one class per image.",
-            f" ({earlier})" if earlier else "",
+            "Note: the checkpoint's head had another task (%s); the model is saved for one class per image.",
+            ", ".join(earlier),
         )
+    if config.model_type == "timm_wrapper":
+        _forget_timm_classes(config)
     config.num_labels = len(label_names)
     config.id2label = dict(enumerate(label_names))
     config.label2id = {name: position for position, name in enumerate(label_names)}
+
+
+def _forget_timm_classes(config: PreTrainedConfig) -> None:
+    """Take the old head's classes out of a timm configuration, which would be saved in the place of the new names."""
+    for name in _TIMM_CLASSES & vars(config).keys():
+        delattr(config, name)
+    figures = getattr(config, "pretrained_cfg", None)
+    if isinstance(figures, dict):
+        config.pretrained_cfg = {key: value for key, value in figures.items() if key not in _TIMM_CLASSES}
 
 
 def initialize_head(model: PreTrainedModel) -> None:

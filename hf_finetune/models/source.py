@@ -18,6 +18,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 
 from hf_finetune.errors import UserError, did_you_mean
 
+# Families for which Transformers has a backbone alone, and a checkpoint of timm's with the same weights and a head.
+_SAME_WITH_A_HEAD = {
+    "dinov3_vit": "timm/vit_small_patch16_dinov3.lvd1689m",
+    "dinov3_convnext": "timm/convnext_tiny.dinov3_lvd1689m",
+}
+
 
 @dataclass(frozen=True)
 class LoadedWeights:
@@ -120,6 +126,11 @@ def initialize(config: PreTrainedConfig, trust_remote_code: bool) -> LoadedWeigh
     """
     # Transformers looks through it where a family has several classifiers, as DeiT and LeViT have, and takes the first.
     config.architectures = config.architectures or []
+    if config.model_type == "cvt" and any(layers <= stage for stage, layers in enumerate(config.depth)):
+        raise UserError(
+            f"model_config: depth is {config.depth}, but Transformers builds CvT only with 1 layer or more in its first"
+            " stage, 2 or more in the second and 3 or more in the third; use depth: [1, 2, 10]."
+        )
     try:
         model = AutoModelForImageClassification.from_config(config, trust_remote_code=trust_remote_code)
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
@@ -137,9 +148,10 @@ def check_config(config: PreTrainedConfig, settings: Mapping[str, Any], name: st
     """
     has_remote_code = "AutoModelForImageClassification" in (getattr(config, "auto_map", None) or {})
     if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING and not has_remote_code:
+        instead = _SAME_WITH_A_HEAD.get(config.model_type)
         raise UserError(
             f'"{name}" is a {config.model_type} model, which is not an image classifier; use one that is, such as'
-            " microsoft/resnet-50."
+            f" {f'{instead}, the same network with a head' if instead else 'microsoft/resnet-50'}."
         )
     if not settings:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -39,13 +40,22 @@ def test_several_linear_layers_cannot_be_probed(make):
 
 
 @pytest.mark.parametrize(
-    "left", [{"problem_type": "multi_label_classification"}, {"problem_type": "regression"},
-             {"function_to_apply": "sigmoid"}],
-)  # fmt: skip
-def test_the_task_of_an_old_head_does_not_outlive_it(tmp_path: Path, left: dict[str, str], caplog):
+    ("left", "task"),
+    [
+        ({"problem_type": "multi_label_classification"}, "(multi_label_classification)"),
+        ({"problem_type": "regression"}, "(regression)"),
+        ({"function_to_apply": "sigmoid"}, "(function_to_apply: sigmoid)"),
+        ({"problem_type": "single_label_classification", "function_to_apply": "none"}, "(function_to_apply: none)"),
+        (
+            {"problem_type": "multi_label_classification", "function_to_apply": "sigmoid"},
+            "(multi_label_classification, function_to_apply: sigmoid)",
+        ),
+    ],
+)
+def test_the_task_of_an_old_head_does_not_outlive_it(tmp_path: Path, left: dict[str, str], task: str, caplog):
     config = ResNetConfig(**TINY_RESNET, **left)
     set_class_names(config, ["cat", "dog", "emu"])
-    assert "had another task" in caplog.text and len(caplog.records) == 1
+    assert f"had another task {task}; the model is" in caplog.text and len(caplog.records) == 1
     set_class_names(config, ["cat", "dog", "emu"])
     assert len(caplog.records) == 1
     ResNetForImageClassification(config).save_pretrained(tmp_path)
@@ -59,3 +69,20 @@ def test_the_task_of_a_classifier_stays(task: str | None, caplog):
     config = ResNetConfig(**TINY_RESNET, problem_type=task)
     set_class_names(config, ["cat", "dog", "emu"])
     assert config.problem_type == task and not caplog.records
+
+
+def test_the_classes_of_an_old_timm_head_do_not_outlive_it(tmp_path: Path):
+    """timm's checkpoints list their classes beside the figures of their images, in either place."""
+    old = {"label_names": ["old a", "old b"], "label_descriptions": {"old a": "x"}, "num_classes": 2}
+    config = type(tiny_timm(2).config).from_dict(
+        {"architecture": "test_resnet", **old, "pretrained_cfg": {**old, "label_offset": 1, "input_size": [3, 32, 32]}}
+    )
+    assert config.id2label == {0: "old a", 1: "old b"}
+    set_class_names(config, ["cat", "dog", "emu"])
+    model = tiny_timm(3)
+    model.config = config
+    model.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["label_names"] == ["cat", "dog", "emu"] and saved["num_classes"] == 3
+    assert "label_descriptions" not in saved and saved["pretrained_cfg"] == {"input_size": [3, 32, 32]}
+    assert type(config).from_pretrained(tmp_path).id2label == {0: "cat", 1: "dog", 2: "emu"}
