@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 
 from hf_finetune.cli.command import Command
@@ -54,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     interrupted = f"\nhf-finetune: interrupted{_advice(words)}.\n"
     prepare_streams()
+    # Many a phone writes such photos, and the photo itself is whole.
+    warnings.filterwarnings("ignore", message="Image appears to be a malformed MPO")
     with NotedInterrupts(interrupted):
         try:
             return _exit_code(words, interrupted)

@@ -124,3 +124,13 @@ def test_pages_that_are_not_used_are_counted(finished_run, tmp_path, capsys, cap
     with caplog.at_level("WARNING", "hf_finetune"):
         assert len(predict(finished_run, [tmp_path, page])) == 3
     assert caplog.messages == ["1 of 2 images has more than one page or frame; the first is used."]
+
+
+def test_a_photo_whose_second_image_is_odd_alarms_nobody(finished_run, tmp_path, capsys, recwarn):
+    page, photo = PIL.Image.new("RGB", (16, 16), (200, 50, 40)), io.BytesIO()
+    page.save(photo, "MPO", save_all=True, append_images=[page])
+    content = photo.getvalue()
+    index = content.index(b"MPF\0")
+    (tmp_path / "odd.jpg").write_bytes(content[: index + 4] + b"XX" + content[index + 6 :])
+    assert main(["predict", str(finished_run), str(tmp_path)]) == 0
+    assert "red" in capsys.readouterr().out and not [warning for warning in recwarn if "MPO" in str(warning.message)]
