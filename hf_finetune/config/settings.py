@@ -66,6 +66,7 @@ class Settings(TypedDict, total=False):
     best_k_soup: int | None
     bf16: bool | None
     bf16_full_eval: bool | None
+    calibrate: bool | None
     data_seed: int | None
     dataloader_drop_last: bool | None
     dataloader_multiprocessing_context: str | None

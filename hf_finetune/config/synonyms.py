@@ -99,6 +99,7 @@ OTHER_NAMES = {
     "seed": ("random_seed", "random_state", "manual_seed"),
     "eval_strategy": ("evaluation_strategy", "eval_interval", "val_interval", "check_val_every_n_epoch"),
     "best_k_soup": ("soup", "model_soup", "model_soups", "average_checkpoints", "checkpoint_averaging", "swa"),
+    "calibrate": ("calibration", "temperature_scaling", "temperature"),
     "image_size_schedule": ("progressive_resizing", "progressive_resize", "multi_scale", "image_sizes", "res_schedule"),
     "early_stopping_patience": ("patience", "early_stopping", "early_stop", "early_stopping_rounds"),
     "logging_steps": ("log_interval", "print_freq", "log_every_n_steps"),

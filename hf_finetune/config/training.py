@@ -176,6 +176,8 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
             )
         if not has_validation and self.best_k_soup is not None:
             raise UserError("best_k_soup needs a validation split, and there is none; use --validation_fraction 0.1.")
+        if not has_validation and self.calibrate:
+            raise UserError("calibrate needs a validation split, and there is none; use --validation_fraction 0.1.")
         if not has_validation:
             self.eval_strategy = IntervalStrategy.NO
             self.load_best_model_at_end = self.eval_on_start = False

@@ -184,6 +184,10 @@ class TrainingKeys:
             " validation finds it better than the best one. Absent: no average."
         },
     )
+    calibrate: bool = field(
+        default=False,
+        metadata={"help": "After the training, fit the scores to the accuracy on the validation split (temperature)."},
+    )
     metric_for_best_model: str | None = field(
         default="accuracy", metadata={"help": "Metric of the validation split that chooses the best checkpoint."}
     )

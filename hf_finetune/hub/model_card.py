@@ -65,6 +65,8 @@ In brackets: 95 % intervals in percent, what other images of the same kind may g
 score intervals, those of means over classes come from resampled images (bootstrap).
 {% endif %}{% if flattered %}
 The {{ flattered }} split also chose the checkpoint, so its figures are higher than on new images.
+{% endif %}{% if temperature %}
+The scores were calibrated on validation: the head's last layer is divided by a temperature of {{ temperature }}.
 {% endif %}{% if reliability %}
 ![Reliability diagram: the accuracy of the images of each score]({{ reliability }})
 {% endif %}{% endif %}
@@ -143,6 +145,7 @@ class ModelCardContext:
         notes: Sentences on the data.
         registry: The metrics of the run by name: a column each.
         intervals: By split, the 95 % intervals of its figures.
+        temperature: By which the head was divided to calibrate its scores. None where it was not.
     """
 
     model_name: str
@@ -165,6 +168,7 @@ class ModelCardContext:
     notes: Sequence[str] = ()
     registry: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
     intervals: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
+    temperature: float | None = None
 
 
 def write_model_card(context: ModelCardContext, folder: str | os.PathLike[str]) -> Path:
@@ -201,6 +205,7 @@ def write_model_card(context: ModelCardContext, folder: str | os.PathLike[str]) 
         splits=[_escape(_describe(context, split)) for split in context.splits],
         notes=[_prose(note) for note in context.notes],
         figures=_figures_table(context),
+        temperature=context.temperature and f"{context.temperature:.3f}",
         intervals=any(context.intervals.values()),
         flattered=context.checkpoint_split if context.checkpoint_split in context.metrics else None,
         curve=TRAINING_CURVE_FILE if (folder / TRAINING_CURVE_FILE).is_file() else None,

@@ -58,6 +58,17 @@ def head_linear(model: PreTrainedModel) -> nn.Linear:
     return layers[0]
 
 
+def logits_layer(model: PreTrainedModel) -> nn.Linear | None:
+    """Return the one linear layer of the head with an output for each class; None where there is none or several."""
+    head = head_parameter_names(model)
+    layers = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and f"{name}.weight" in head and module.out_features == model.config.num_labels
+    ]
+    return layers[0] if len(layers) == 1 else None
+
+
 def class_names(config: PreTrainedConfig) -> list[str]:
     """Return the names of a network's classes in the order of its logits."""
     names: dict[Any, str] = dict(config.id2label or {})

@@ -66,7 +66,13 @@ class TimePlan:
 
 
 def plan_time(
-    budget: float, spent: float, speed: Speed, counts: Mapping[str, int], batch: int, probes: bool
+    budget: float,
+    spent: float,
+    speed: Speed,
+    counts: Mapping[str, int],
+    batch: int,
+    probes: bool,
+    calibrates: bool = False,
 ) -> TimePlan:
     """Divide the time of a run.
 
@@ -77,8 +83,9 @@ def plan_time(
         counts: The number of images of train, and of validation and test where they are there.
         batch: Images of an optimizer step.
         probes: Whether the head can be probed.
+        calibrates: Whether validation is passed twice more after the training, to fit a temperature and to evaluate.
     """
-    held_out = counts.get("validation", 0) + counts.get("test", 0)
+    held_out = counts.get("validation", 0) * (3 if calibrates else 1) + counts.get("test", 0)
     evaluation = speed.image * counts.get("validation", 0) * _MARGIN
     reserve = speed.image * held_out * _MARGIN + _SAVING
     probe_images = min(counts["train"], int(_PROBING * budget / (speed.image * _MARGIN))) if probes else 0
@@ -176,7 +183,9 @@ def plan_by_the_clock(
     clock.budget.began = began
     speed = measure(trainer, clock.budget.seconds)
     args = trainer.args
-    plan = plan_time(clock.budget.seconds, clock.budget.spent, speed, counts, args.global_batch_size, probes)
+    plan = plan_time(
+        clock.budget.seconds, clock.budget.spent, speed, counts, args.global_batch_size, probes, args.calibrate
+    )
     if args.world_size > 1:  # the others follow the first
         plan = broadcast_object_list([plan])[0]
     clock.reserve, clock.evaluations, clock.steps = plan.reserve, plan.evaluations, plan.steps

@@ -269,4 +269,5 @@ def _card(folder: Path, record: RunRecord) -> ModelCardContext:
         per_class_split=record.reported_role if record.predictions else None,
         notes=[*data.notes, *filter(None, [record.warning()])],
         intervals=record.intervals,
+        temperature=record.training_metrics.get("train_temperature"),
     )

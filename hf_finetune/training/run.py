@@ -25,6 +25,7 @@ from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.processor import default_train_transforms, describe
 from hf_finetune.training.budget import TimePlan, plan_by_the_clock
+from hf_finetune.training.calibration import calibrate_head, check_calibration
 from hf_finetune.training.checkpoints.lock import locked
 from hf_finetune.training.checkpoints.run_folder import check_unchanged, prepare_folder
 from hf_finetune.training.checkpoints.sizes import check_room_for_run, checkpoint_sizes
@@ -47,8 +48,6 @@ from hf_finetune.training.trainer import ImageClassificationTrainer
 from hf_finetune.training.wiring import Batches, PreparedImages, build_trainer, load_data, prepare_images
 
 logger = get_logger(__name__)
-
-_NOT_TRAINED = TrainOutput(global_step=0, training_loss=float("nan"), metrics={})
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def _train_and_save(prepared: PreparedRun, command: str) -> FinetuneResult:
     if plan.checkpoint is not None:
         logger.info(f"An interrupted run is here; it resumes from {plan.checkpoint.name}.")
     try:
-        training = _NOT_TRAINED
+        training = TrainOutput(global_step=0, training_loss=float("nan"), metrics={})
         if prepared.time is None or prepared.time.trains:
             training = trainer.train(resume_from_checkpoint=str(plan.checkpoint) if plan.checkpoint else None)
     except Interrupted:
@@ -124,7 +123,11 @@ def _train_and_save(prepared: PreparedRun, command: str) -> FinetuneResult:
     for role, prefix in result.METRIC_PREFIXES.items():  # validation is the first
         if role in prepared.splits:
             predictions[role] = trainer.predict(prepared.splits[role], metric_key_prefix=prefix)
-            if role == "validation" and keep_better_start(trainer, predictions[role].metrics or {}):
+            changed = role == "validation" and keep_better_start(trainer, predictions[role].metrics or {})
+            if role == "validation" and plan.args.calibrate:
+                temperature = calibrate_head(trainer, prepared.splits[role])
+                training.metrics["train_temperature"], changed = temperature, changed or temperature != 1
+            if changed:
                 predictions[role] = trainer.predict(prepared.splits[role], metric_key_prefix=prefix)
     log_lines(logger, *note_lost(data, trainer.unreadable_images()))
     record = result.RunRecord.of_run(plan, prepared.network.base, command, data, trainer, training, predictions)
@@ -184,6 +187,8 @@ def prepare(recipe: Recipe, given: Given | None = None, began: float = 0.0) -> P
     if plan.args.local_process_index == 0:
         trainer.add_callback(SecondEpochCallback(partial(finish, images.decoded.values())))
     sanity_check(trainer)
+    if plan.args.calibrate:
+        check_calibration(trainer)
     check_room_for_run(trainer.model, plan.args, len(trainer.train_dataset))
     splits = policy.use_features(trainer, {**images.batches, "train": trainer.train_dataset})
     time_plan = None
