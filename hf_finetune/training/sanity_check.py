@@ -62,18 +62,20 @@ def _check_batch(trainer: ImageClassificationTrainer, batch: dict[str, torch.Ten
     """Return the (height, width) in pixels that the network is given."""
     model = trainer.model
     model.train(False)
+    of_size = ""
     try:
         inputs = trainer.prepare_batch(batch)
         labels = inputs.pop("labels")
+        height, width = inputs["pixel_values"].shape[-2:]
+        of_size = f" of {height} x {width} pixels"
         if not trainer.is_sharded:  # sharded weights are not whole before the model is wrapped
             with torch.no_grad(), trainer.extensions.evaluating():
                 trainer.compute_loss_func(model(**inputs), labels)
-        height, width = inputs["pixel_values"].shape[-2:]
         return height, width
-    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
-            f"A first batch of images does not go through {type(model).__name__}: {first_line(error)};"
-            " check image_size, train_transforms and model_config."
+            f"A first batch of images{of_size} does not go through {type(model).__name__}:"
+            f" {first_line(error).rstrip('.')}; check image_size, train_transforms and model_config."
         ) from error
 
 

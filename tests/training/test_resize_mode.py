@@ -143,9 +143,27 @@ def test_a_transformer_that_is_built_for_a_rectangle_trains_on_it(model_type, se
     assert result.metrics["test_samples"] == 12
 
 
-def test_a_transformer_of_a_fixed_size_refuses_another(uniform_images, tmp_path):
-    config = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    changes = {"train_transforms": None, "crop_pct": None, "image_size": [16, 40], "model_type": "vit"}
-    recipe = write_recipe(tmp_path, **changes, model_config={**config, "image_size": 16, "patch_size": 8})
-    with pytest.raises(UserError, match=r"^[^\n]*\(16\*40\) doesn't match model \(16\*16\)[^\n]*model_config\.$"):
+@pytest.mark.parametrize(
+    ("model_type", "config", "reason"),
+    [
+        (
+            "vit",
+            {
+                "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+                "patch_size": 8,
+            },
+            r"\(16\*40\) doesn't match model \(16\*16\)",
+        ),
+        (
+            "swin",
+            {"patch_size": 2, "window_size": 8, "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2]},
+            "The size of tensor a",
+        ),
+    ],
+)  # fmt: skip
+def test_a_transformer_that_does_not_take_the_size_is_refused(model_type, config, reason, uniform_images, tmp_path):
+    changes = {"train_transforms": None, "crop_pct": None, "image_size": [16, 40], "model_type": model_type}
+    recipe = write_recipe(tmp_path, **changes, model_config={**config, "image_size": 16 if model_type == "vit" else 40})
+    refusal = rf"^A first batch of images of 16 x 40 pixels does not go through [^\n]*{reason}[^\n]*model_config\.$"
+    with pytest.raises(UserError, match=refusal):
         finetune(str(recipe), dataset=str(uniform_images), output_dir=str(tmp_path / "output"))
