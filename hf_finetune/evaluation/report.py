@@ -214,7 +214,7 @@ def save_confusion_matrix(
 
         plot_confusion_matrix(matrix, label_names, path, title)
     elif path.suffix.lower() == ".csv":
-        with path.open("w", encoding="utf-8", newline="") as file:
+        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             names = [csv_cell(name) for name in label_names]
             writer.writerow(["label", *names])
@@ -228,7 +228,7 @@ def write_metrics(path: str | os.PathLike[str], mapping: Mapping[str, Any]) -> N
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(to_json(mapping), encoding="utf-8")
+        temporary.write_text(to_json(mapping), encoding="utf-8", errors="backslashreplace")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

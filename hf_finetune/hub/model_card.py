@@ -221,6 +221,7 @@ def write_model_card(context: ModelCardContext, folder: str | os.PathLike[str]) 
         classes=_classes_table(context),
     )
     path = folder / "README.md"
+    card.content = card.content.encode("utf-8", "backslashreplace").decode()  # paths that are not in UTF-8
     card.save(path)
     return path
 

@@ -219,7 +219,7 @@ class Comparison:
         if path.suffix.lower() == ".json":
             write_metrics(path, {**self.as_mapping(), "disagreements": list(self.disagreements())})
             return
-        with open(path, "w", encoding="utf-8", newline="") as file:
+        with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(Disagreement.__annotations__)
             writer.writerows([csv_cell(cell) for cell in row.values()] for row in self.disagreements())

@@ -159,7 +159,7 @@ class EvaluationResult:
 
     def _write_rows(self, path: Path) -> None:
         names = self.label_names
-        with open(path, "w", encoding="utf-8", newline="") as file:
+        with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["row", "label", "prediction", "loss"])
             for row, (label, prediction, loss) in enumerate(

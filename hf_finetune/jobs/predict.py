@@ -262,7 +262,7 @@ def _writing(output: str | Path | None) -> Iterator[TextIO]:
     if path.is_dir():
         raise UserError(f"--output: {path} is a folder; use the name of a file.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         yield file
 
 

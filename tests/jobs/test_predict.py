@@ -85,6 +85,18 @@ def test_what_is_left_out_is_said_beside_the_answers(finished_run, image_folder,
     assert f"hf-finetune: {tmp_path}: Pipes, sockets and devices are not read: b.png." in captured.err
 
 
+@pytest.mark.parametrize("ending", ["json", "csv", "txt"])
+def test_names_that_are_not_utf_8_are_escaped_in_a_file(finished_run, image_folder, tmp_path, ending):
+    latin = os.fsencode(tmp_path) + b"/b\xe4d.png"
+    shutil.copy(image_folder / "test" / "red" / "00.png", latin)
+    output = tmp_path / f"answers.{ending}"
+    assert main(["predict", str(finished_run), str(tmp_path), "--output", str(output)]) == 0
+    text = output.read_text(encoding="utf-8")
+    assert r"b\udce4d.png" in text
+    if ending == "json":
+        assert os.fsencode(json.loads(text)[0]["file"]) == latin
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeAlias
 
 import datasets
 
 from hf_finetune.data.images.decoding import IMAGE_EXTENSIONS
-from hf_finetune.errors import listing
+from hf_finetune.errors import UserError, listing
 
 # What operating systems, editors and archivers leave beside a user's files, in lower case. Nobody misses it, so no note
 # names it. "._*" are the resource forks of macOS, and hidden files without the extension of an image belong here too.
@@ -68,6 +69,26 @@ def image_files(folder: str, name: str, left_out: LeftOut, above: frozenset[str]
                 yield from image_files(entry.path, path, left_out, above)
         elif is_image_file(entry, path, left_out):
             yield path
+
+
+def check_names(folder: Path, paths: Sequence[str]) -> None:
+    """Check that the names of files are UTF-8, which the columns of a dataset hold alone.
+
+    Args:
+        folder: The folder of the dataset.
+        paths: Its images, relative to it.
+
+    Raises:
+        UserError: Some are not; the message says how to rename them.
+    """
+    try:
+        "".join([str(folder.absolute()), *paths]).encode()
+    except UnicodeEncodeError:
+        bad = [path for path in (str(folder), *paths) if any("\udc80" <= letter <= "\udcff" for letter in path)]
+        raise UserError(
+            f"{folder}: {len(bad):,} names are not in UTF-8: {listing(bad, 3)}; rename them, for instance by"
+            f" convmv -f latin1 -t utf8 -r --notest {folder}."
+        ) from None
 
 
 def sorted_entries(folder: str | os.PathLike[str]) -> list[Entry]:

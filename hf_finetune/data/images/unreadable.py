@@ -76,11 +76,11 @@ class BadImages:
         folder.mkdir(parents=True, exist_ok=True)
         if not resumed or not self._list.is_file():
             counts = {role: len(source) for role, source in self._sources.items()}
-            with open(self._list, "w", encoding="utf-8") as file:
+            with open(self._list, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(json.dumps({"counts": counts, "left_out": self._left_out}) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-        with open(self._list, "a", encoding="utf-8") as file:
+        with open(self._list, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(temporary.read_text(encoding="utf-8"))
 
     def close(self) -> None:
@@ -107,7 +107,7 @@ class BadImages:
 
     def _add(self, described: str, lost_file: str | None = None) -> None:
         line = {"image": described} if lost_file is None else {"image": described, "lost_file": lost_file}
-        with open(self._list, "a", encoding="utf-8") as file:
+        with open(self._list, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(json.dumps(line) + "\n")  # one short write, so that lines of several processes do not mix
 
     def _meet(self, role: str, error: UnreadableImage, sample_index: int) -> None:

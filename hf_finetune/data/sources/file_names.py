@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datasets import ClassLabel, Dataset, Features, Image
 
-from hf_finetune.data.images.files import LeftOut, image_files
+from hf_finetune.data.images.files import LeftOut, check_names, image_files
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.data.sources.source import Location, Source, folder_of, path_of
 from hf_finetune.data.splits import split_role
@@ -39,6 +39,7 @@ def read_named_files(folder: Path, pattern: str, lost_files: Sequence[str] = ())
         paths = sorted([*paths, *lost], key=lambda path: path.split("/"))
     if not paths:
         raise UserError(f"{folder} has no images; label_from_name is for a folder of images that are named by class.")
+    check_names(folder, paths)
     classes = _classes(folder, paths, pattern)
     features = Features({"image": Image(decode=False), "label": ClassLabel(names=sorted(set(classes)))})
     tops = [path.split("/")[0] if "/" in path else "" for path in paths]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image
 
-from hf_finetune.data.images.files import LeftOut, image_files, is_followed, is_image_file, sorted_entries
+from hf_finetune.data.images.files import LeftOut, check_names, image_files, is_followed, is_image_file, sorted_entries
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.data.sources.source import Location, Source, archive_advice, folder_of, path_of
 from hf_finetune.data.sources.table import TABLE_EXTENSIONS
@@ -119,6 +119,7 @@ def _class_dataset(folder: Path, split: str, tree: _Tree, notes: list[str], lost
         raise UserError(
             f"{root} has only one class folder, {classes[0]}; a classifier needs two at least: {_example(root)}."
         )
+    check_names(root, [path for paths in tree.subfolders.values() for path in paths])
     features = Features({"image": Image(decode=False), "label": ClassLabel(names=classes)})
     absolute = root.absolute()
     columns = {

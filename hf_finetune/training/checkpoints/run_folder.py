@@ -71,6 +71,8 @@ def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool, dat
     Raises:
         UserError: The folder holds a finished run, another run, or anything else that a new run would overwrite.
     """
+    if os.fsencode(folder.absolute()).decode(errors="ignore") != str(folder.absolute()):
+        raise UserError(f"output_dir: {folder} is not in UTF-8, and safetensors writes to no such path; rename it.")
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise UserError(f"output_dir: {existing} is a file; use a folder.")
@@ -151,6 +153,8 @@ def prepare_folder(folder: Path, recipe_yaml: str, overwrite: bool) -> None:
         for name in _RESULT_FILES:
             (folder / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _UNFINISHED_RECIPE).write_text(_RECIPE_HEADER + without_secrets(recipe_yaml))
+    (folder / _UNFINISHED_RECIPE).write_text(
+        _RECIPE_HEADER + without_secrets(recipe_yaml), encoding="utf-8", errors="backslashreplace"
+    )
     flush(folder / _UNFINISHED_RECIPE)
     (folder / _UNFINISHED_RECIPE).replace(folder / RECIPE_FILE)  # without it, the folder counts as no run's

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from hf_finetune.data.sources.file_names import read_named_files
 from hf_finetune.data.sources.folder import read_class_folders
 from hf_finetune.errors import UserError
 from tests.helpers.folders import touch
@@ -172,3 +174,19 @@ def test_loose_images_below_one_of_the_splits(tmp_path: Path) -> None:
     touch(tmp_path / "b", "train/1.jpg", "test/cats/1.jpg", "test/dogs/1.jpg")
     with pytest.raises(UserError, match="train has images outside class folders"):
         read_class_folders(tmp_path / "b")
+
+
+def test_names_that_are_not_utf_8_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    root = touch(tmp_path / "root", "cats/1.jpg", "dogs/1.jpg")
+    for latin in (b"cats/b\xe4d.jpg", b"dogs/gr\xfcn.jpg"):
+        Path(os.fsdecode(os.fsencode(root) + b"/" + latin)).touch()
+    for read in (read_class_folders, partial(read_named_files, pattern=r"^(\w)")):
+        with pytest.raises(UserError) as refused:
+            read(root)
+        assert str(refused.value) == (
+            f"{root}: 2 names are not in UTF-8: cats/b\udce4d.jpg, dogs/gr\udcfcn.jpg; rename them, for instance by"
+            f" convmv -f latin1 -t utf8 -r --notest {root}."
+        )
+    moved = root.rename(os.fsdecode(os.fsencode(tmp_path) + b"/b\xe4d"))
+    with pytest.raises(UserError, match="3 names are not in UTF-8"):
+        read_class_folders(moved)

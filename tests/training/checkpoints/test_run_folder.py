@@ -127,6 +127,12 @@ def test_a_file_in_the_way(tmp_path: Path, place: str):
         find_resumable(tmp_path / place, VALUES, overwrite=False)
 
 
+def test_a_folder_whose_name_is_not_utf_8(tmp_path: Path):
+    with pytest.raises(UserError, match="r\udce4 is not in UTF-8, and safetensors writes to no such path; rename it"):
+        find_resumable(tmp_path / "r\udce4", VALUES, overwrite=False)
+    assert find_resumable(tmp_path / "r\u00e4 \u732b", VALUES, overwrite=False) is None
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_may_not_be_written(tmp_path: Path):
     (tmp_path / "locked").mkdir(mode=0o500)
