@@ -9,7 +9,8 @@ from pathlib import Path
 from hf_finetune.data.catalog import DatasetEntry
 from hf_finetune.data.sources.raw import RawDataset
 
-_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar")
+TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")  # read as streams
+_ARCHIVES = (*TARS, ".zip", ".tar.zst", ".7z", ".rar")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from hf_finetune.data.sources.hub import hub_id_of, open_on_hub
 from hf_finetune.data.sources.hub_copy import open_hub_copy
 from hf_finetune.data.sources.open import describe_copy, find_source
 from hf_finetune.data.sources.raw import RawDataset
+from hf_finetune.data.sources.source import TARS
 from hf_finetune.data.splits import ROLES, choose_splits, note_unused_splits, reference_split
 from hf_finetune.data.streaming.class_ids import ClassIds, read_classes
 from hf_finetune.data.streaming.shards import DAMAGE, DataFile, ParquetShards, find_file, is_temporary, read_schema
@@ -123,7 +124,8 @@ def _open(arguments: DataArguments) -> tuple[_Opened, DatasetEntry | None]:
         if path.is_dir():
             builder = open_hub_copy(path, arguments.dataset_config, entry, load)
         else:
-            kind = {".tar": "webdataset", ".parquet": "parquet"}.get(path.suffix.lower())
+            name = path.name.lower()
+            kind = "webdataset" if name.endswith(TARS) else "parquet" if name.endswith(".parquet") else None
             if kind is None:
                 raise _not_in_shards(source, arguments)
             builder = load(kind, data_files={"train": [str(path.absolute())]})
@@ -164,7 +166,9 @@ def _not_in_shards(source: str, arguments: DataArguments) -> UserError:
     advice = "leave --streaming out"
     if arguments.dataset_path is None and not Path(arguments.dataset or "").expanduser().exists():
         advice += ", or take what the Hub made of it: --dataset_revision refs/convert/parquet"
-    return UserError(f"streaming: {source} is neither in Parquet files nor in WebDataset tars (.tar); {advice}.")
+    return UserError(
+        f"streaming: {source} is neither in Parquet files nor in WebDataset tars (.tar, .tar.gz); {advice}."
+    )
 
 
 def _features(stated: Features | None, files: Sequence[DataFile]) -> Features:

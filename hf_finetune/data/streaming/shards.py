@@ -64,7 +64,7 @@ class DataFile(NamedTuple):
             return open(self.url, "rb")
         file_system, path = _file_system(self.url)
         # A tar is read from front to back in small pieces; Parquet's reader asks for the exact ranges that it needs.
-        cache = "readahead" if path.endswith(".tar") else "none"
+        cache = "none" if path.endswith(".parquet") else "readahead"
         file: BinaryIO = file_system.open(path, "rb", size=self.size, cache_type=cache)
         return file
 

@@ -1,22 +1,27 @@
 """WebDataset tars as shards. The members of a sample follow each other and share their name up to its first dot.
 
 A tar does not state its number of samples. Its headers and labels are read once, and the result is kept in the cache
-folder of `datasets`.
+folder of `datasets`. Members are read in their order, never backwards, so that a compressed tar is unpacked as it is
+read.
 """
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
 import json
+import lzma
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import datasets
 import numpy as np
@@ -27,7 +32,14 @@ from hf_finetune.data.streaming.shards import DataFile, in_threads, read_text
 from hf_finetune.errors import UserError, first_line
 
 _LENGTHS_FILES = ("_info.json", "info.json")  # written beside tars by timm's tools: the number of samples of each
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # how gzip, bzip2, xz and Zstandard begin
+# How compressed files begin, and what unpacks them.
+_COMPRESSED: dict[bytes, Callable[[BinaryIO], Any]] = {
+    b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ": lzma.LZMAFile,
+}
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"  # which Python cannot unpack before 3.14
+_LARGEST_MEMBER = 2**30  # bytes; no image or label has as many, but a compressed tar may claim them
 
 
 class TarSample(NamedTuple):
@@ -36,10 +48,12 @@ class TarSample(NamedTuple):
     Attributes:
         key: The common part of their names.
         members: The members by extension, in lower case.
+        contents: What those members hold that were asked for, by extension.
     """
 
     key: str
     members: dict[str, tarfile.TarInfo]
+    contents: dict[str, bytes]
 
 
 @dataclass(frozen=True)
@@ -84,12 +98,13 @@ class TarShards:
     def read(self, shard: int, first: int) -> Iterator[tuple[list[dict[str, Any]], pa.Array]]:
         """Yield the samples of a tar from number `first` on; see `shards.Shards.read`."""
         file = self.files[shard]
+        wanted = (self.image_field, _label_extension(self.label_field))
         with _open_tar(file) as tar:
-            for number, sample in enumerate(iterate_samples(tar)):
+            for number, sample in enumerate(iterate_samples(tar, wanted, first)):
                 if number >= first:
-                    content = _content(tar, sample, self.image_field)
+                    content = sample.contents.get(self.image_field)
                     image = {"bytes": content, "path": f"{file.name}/{sample.key}.{self.image_field}"}
-                    yield [image], pa.array([_label(tar, sample, self.label_field)])
+                    yield [image], pa.array([_label(sample, self.label_field)])
 
 
 def first_sample(file: DataFile) -> TarSample | None:
@@ -102,34 +117,45 @@ def first_sample(file: DataFile) -> TarSample | None:
 def _open_tar(file: DataFile) -> Iterator[tarfile.TarFile]:
     with file.open() as stream:
         try:
-            tar = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115  # closed below
-        except tarfile.ReadError as error:
-            stream.seek(0)
-            if stream.read(len(max(_COMPRESSED, key=len))).startswith(_COMPRESSED):
-                raise UserError(
-                    f"{file.name} is compressed, and a stream reads tars from any position; unpack it to a .tar, such"
-                    f" as with: gunzip {file.name}"
-                ) from error
+            with tarfile.open(fileobj=_unpacked(file, stream), mode="r:") as tar:
+                yield tar
+        except (EOFError, lzma.LZMAError, tarfile.ReadError, zlib.error) as error:
             raise tarfile.ReadError(f"{file.name}: {first_line(error)}") from error
-        with tar:
-            yield tar
 
 
-def iterate_samples(tar: tarfile.TarFile) -> Iterator[TarSample]:
-    """Yield the samples of a WebDataset tar in their order."""
+def _unpacked(file: DataFile, stream: BinaryIO) -> Any:
+    """Return what unpacks a compressed file as it is read; a file that is not compressed as it is."""
+    beginning = stream.read(8)
+    stream.seek(0)
+    if beginning.startswith(_ZSTANDARD):
+        raise UserError(f"{file.name} is compressed with Zstandard; unpack it to a .tar: unzstd {file.name}")
+    unpack = next((unpack for magic, unpack in _COMPRESSED.items() if beginning.startswith(magic)), None)
+    return stream if unpack is None else unpack(stream)
+
+
+def iterate_samples(tar: tarfile.TarFile, wanted: Collection[str] = (), first: int = 0) -> Iterator[TarSample]:
+    """Yield the samples of a WebDataset tar in their order.
+
+    Args:
+        tar: The tar.
+        wanted: Extensions of the members whose contents are read.
+        first: The number of the first sample of which they are.
+    """
     sample: TarSample | None = None
+    number = -1
     while (member := tar.next()) is not None:
         tar.members = []  # type: ignore[attr-defined]  # a TarFile would keep all members in memory
         match = re.fullmatch(r"((?:.*/)?[^./]+)\.([^/]+)", member.name)
         if not member.isfile() or match is None:
             continue
         key, extension = match[1], match[2].lower()
-        if sample is not None and sample.key != key:
-            yield sample
-            sample = None
-        if sample is None:
-            sample = TarSample(key, {})
+        if sample is None or sample.key != key:
+            if sample is not None:
+                yield sample
+            sample, number = TarSample(key, {}, {}), number + 1
         sample.members[extension] = member
+        if extension in wanted and number >= first:
+            sample.contents[extension] = _content(tar, member)
     if sample is not None:
         yield sample
 
@@ -199,8 +225,8 @@ def _survey(file: DataFile, label_field: str) -> LabelSurvey:
     labels: set[int | str] = set()
     first_without: int | None = None
     with _open_tar(file) as tar:
-        for sample in iterate_samples(tar):
-            label = _label(tar, sample, label_field)
+        for sample in iterate_samples(tar, [_label_extension(label_field)]):
+            label = _label(sample, label_field)
             if label is not None and label != "":
                 labels.add(label)
             elif first_without is None:
@@ -209,16 +235,21 @@ def _survey(file: DataFile, label_field: str) -> LabelSurvey:
     return LabelSurvey(samples, sorted(labels, key=str), first_without)
 
 
-def _content(tar: tarfile.TarFile, sample: TarSample, extension: str) -> bytes | None:
-    member = sample.members.get(extension)
-    stream = None if member is None else tar.extractfile(member)
-    return None if stream is None else stream.read()
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if member.size > _LARGEST_MEMBER:
+        raise tarfile.ReadError(f"{member.name} has {member.size:,} bytes, which is no image and no label")
+    stream = tar.extractfile(member)
+    return b"" if stream is None else stream.read()
 
 
-def _label(tar: tarfile.TarFile, sample: TarSample, label_field: str) -> int | str | None:
+def _label_extension(label_field: str) -> str:
+    return label_field.partition(".")[0]
+
+
+def _label(sample: TarSample, label_field: str) -> int | str | None:
     """Return a label as it is stored, an integer or text, or None where there is neither."""
-    extension, _, entry = label_field.partition(".")
-    content = _content(tar, sample, extension)
+    entry = label_field.partition(".")[2]
+    content = sample.contents.get(_label_extension(label_field))
     if content is None:
         return None
     text = content.decode("utf-8", errors="replace").strip()

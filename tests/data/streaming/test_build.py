@@ -7,6 +7,8 @@ import gzip
 import io
 import lzma
 import re
+from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -218,12 +220,50 @@ def test_an_entry_of_json_may_be_the_label(tmp_path) -> None:
     assert load(tmp_path, label_column="json.kind").label_names == ["k0", "k1", "k2"]
 
 
-@pytest.mark.parametrize("module", [gzip, bz2, lzma])
-def test_a_compressed_tar_is_named(tmp_path, datasets_cache, module) -> None:
+def compress_tars(folder: Path, module: Any, suffix: str) -> None:
+    for tar in folder.glob("*.tar"):
+        content = module.compress(tar.read_bytes())
+        tar.unlink()
+        tar.with_name(tar.name + suffix).write_bytes(content)
+
+
+@pytest.mark.parametrize(("module", "suffix"), [(gzip, ".gz"), (bz2, ".bz2"), (lzma, ".xz"), (gzip, "")])
+def test_compressed_tars_are_unpacked_as_they_are_read(tmp_path, datasets_cache, module, suffix) -> None:
+    plain = load(write_tars(tmp_path / "plain", "train", 40, 3), validation_fraction=0)
+    compress_tars(write_tars(tmp_path / "packed", "train", 40, 3), module, suffix)
+    packed = load(tmp_path / "packed", validation_fraction=0)
+    split = packed.splits["train"]
+    assert split.counts.tolist() == plain.splits["train"].counts.tolist() and packed.label_names == plain.label_names
+    for shard, first in ((0, 0), (1, 5), (2, 12)):
+        rows, expected = (list(one.splits["train"].read(shard, first)) for one in (packed, plain))
+        assert [(row.image["bytes"], row.label) for row in rows] == [
+            (row.image["bytes"], row.label) for row in expected
+        ]
+    first = min((tmp_path / "packed").iterdir())
+    assert len(load(first, validation_fraction=0).splits["train"]) == 14
+
+
+def test_a_compressed_tar_is_read_from_front_to_back_once(tmp_path, datasets_cache, monkeypatch) -> None:
+    compress_tars(write_tars(tmp_path, "train", 40, 1), gzip, ".gz")
+    monkeypatch.setattr(gzip._GzipReader, "_rewind", lambda self: pytest.fail("unpacked from the beginning again"))
+    assert len(list(load(tmp_path, validation_fraction=0).splits["train"].read(0, 3))) == 37
+
+
+def test_a_compressed_tar_that_ends_early_is_named(tmp_path, datasets_cache) -> None:
+    compress_tars(write_tars(tmp_path, "train", 12, 1), gzip, ".gz")
+    packed = next(tmp_path.iterdir())
+    packed.write_bytes(packed.read_bytes()[:-2000])
+    with pytest.raises(
+        UserError, match=rf"split train cannot be read: {re.escape(packed.name)}: Compressed file ended"
+    ):
+        load(tmp_path)
+
+
+def test_a_tar_that_zstandard_has_compressed_is_named(tmp_path, datasets_cache) -> None:
     write_tars(tmp_path, "train", 12, 1)
     tar = next(tmp_path.glob("*.tar"))
-    tar.write_bytes(module.compress(tar.read_bytes()))
-    with pytest.raises(UserError, match=rf"^{re.escape(tar.name)} is compressed, .*; unpack it to a \.tar"):
+    tar.write_bytes(b"\x28\xb5\x2f\xfd" + tar.read_bytes())
+    with pytest.raises(UserError, match=rf"^{re.escape(tar.name)} is compressed with Zstandard; unpack it to a \.tar"):
         load(tmp_path)
 
 
