@@ -12,6 +12,7 @@ import torch
 
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.errors import UserError
+from hf_finetune.training.extensions.list import Extensions
 from hf_finetune.training.trainer import ImageClassificationTrainer
 from tests.helpers.mm_configs import imported, new_config, old_config, remarks
 
@@ -25,7 +26,9 @@ def our_rates(settings: dict[str, Any], folder: Path, updates: int = UPDATES) ->
     args = FinetuneArguments(output_dir=str(folder), use_cpu=True, report_to=[], **keys)
     steps = args.max_steps if args.max_steps > 0 else int(args.num_train_epochs * updates)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
-    trainer = SimpleNamespace(args=args, optimizer=optimizer, lr_scheduler=None, _updates_per_epoch=updates)
+    trainer = SimpleNamespace(
+        args=args, optimizer=optimizer, lr_scheduler=None, extensions=Extensions([]), _updates_per_epoch=updates
+    )
     schedule = ImageClassificationTrainer.create_scheduler(trainer, steps)
     rates = []
     for _ in range(steps):
