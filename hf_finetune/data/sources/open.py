@@ -23,6 +23,7 @@ from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.data.sources.saved import SAVED
 from hf_finetune.data.sources.source import Location, Source, archive_advice
 from hf_finetune.data.sources.table import SPLIT_TABLES, TABLE
+from hf_finetune.data.sources.zip_file import is_zip, unpack_once
 from hf_finetune.errors import UserError, did_you_mean, first_line
 
 # The first source that matches reads the dataset. Any folder matches CLASS_FOLDERS, so the other layouts of a folder
@@ -56,9 +57,10 @@ def open_source(arguments: DataArguments, lost_files: Sequence[str] = ()) -> tup
         UserError: There is no such dataset, or it cannot be read.
     """
     path, entry = find_source(arguments)
+    archive = path if path is not None and is_zip(path) else None
     location = Location(
         dataset=arguments.dataset or "",
-        path=path,
+        path=path if archive is None else unpack_once(archive),
         entry=entry,
         config=arguments.dataset_config,
         revision=arguments.dataset_revision,
@@ -78,6 +80,8 @@ def open_source(arguments: DataArguments, lost_files: Sequence[str] = ()) -> tup
         raw = source.read(location)
     except OSError as error:
         raise UserError(f"{path or arguments.dataset} cannot be read: {first_line(error)}.") from error
+    if archive is not None:
+        raw.source = str(archive)
     if arguments.dataset_path:
         raw.source = describe_copy(arguments, entry)
     return raw, entry
