@@ -110,8 +110,12 @@ def _import_options(key: str, options: dict[str, float], groups: Groups, by_kind
     name = _NAMES_HERE.get(family, {}).get(key.rsplit(".", 1)[-1])
     if name is not None:
         pattern = f"*{name}*"
+    elif key == "bias" and not by_kind:
+        pattern = "*.bias"
     elif prefix is None or by_kind:
         return False
+    elif key in ("norm", "ln"):
+        pattern = "*norm*"
     elif key == "backbone":
         pattern = f"{prefix}.*"
     elif key in ("head", "head.fc"):

@@ -295,6 +295,7 @@ def test_parameterwise_options(tmp_path: Path) -> None:
         assert remark in remarks(wrapped(**paramwise))
     for paramwise, expected in (
         (dict(norm_decay_mult=0), {"*norm*": {"weight_decay": 0.0}, "*.bias": {"weight_decay": 0.01}}),
+        (dict(custom_keys={".bias": dict(decay_mult=0)}), {"*.bias": {"weight_decay": 0.0}}),
         (dict(bias_lr_mult=2), {"*.bias": {"lr_multiplier": 2}, "*norm*.bias": {"lr_multiplier": 1.0}}),
         (
             dict(custom_keys={"backbone.layer1": dict(lr_mult=0.1), "backbone": dict(decay_mult=0.5)}),
