@@ -239,6 +239,13 @@ def _check_optim_args(trainer: ImageClassificationTrainer, name: str, settings: 
 def _check_optimizer(trainer: ImageClassificationTrainer) -> None:
     args = trainer.args
     log_lines(logger, *trainer.rates.report)
+    if trainer.rates.by_name and trainer.is_deepspeed_enabled:
+        plugin = trainer.accelerator.state.deepspeed_plugin
+        if plugin is not None and "optimizer" in plugin.deepspeed_config:
+            raise UserError(
+                "layer_decay, head_lr_multiplier, param_groups and freeze_epochs need the optimizer of the recipe; take"
+                " the optimizer out of the file of deepspeed."
+            )
     # A parameter of its own, because some optimizers and schedules leave hooks on what they are made for.
     parameters = [nn.Parameter(torch.zeros(1))]
     name = getattr(args.optim, "value", args.optim)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from transformers import TrainerCallback
 
 from hf_finetune.errors import UserError
 from hf_finetune.models.freeze import freeze_modules
+from hf_finetune.training.rates import Rate, Rates
 from hf_finetune.training.sanity_check import sanity_check
 from hf_finetune.training.trainer import ImageClassificationTrainer
 from tests.helpers.families import FAMILIES, make_family
@@ -79,6 +81,29 @@ def test_one_rate_leaves_the_stock_groups_alone(tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_trainer(tmp_path, make_model("resnet"), **settings)
+
+
+def test_names_that_wrappers_change_are_known_and_others_refused() -> None:
+    model = make_model("resnet")
+    rates = Rates({name: Rate(0.5) for name, _ in model.named_parameters()})
+    wrapped = [(f"_orig_mod.{name.replace('stages.0', 'stages.0._fsdp_wrapped_module')}", own) for name, own in
+               model.named_parameters()]  # fmt: skip
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+    rates.apply(optimizer, wrapped)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1]
+    flat = torch.nn.Parameter(torch.zeros(3))  # as FSDP 1 has them
+    with pytest.raises(UserError, match="do not go with SGD, which does not keep .* use another --optim"):
+        rates.apply(torch.optim.SGD([flat], lr=0.2), [("_fsdp_wrapped_module._flat_param", flat)])
+
+
+def test_deepspeeds_own_optimizer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(tmp_path, make_model("resnet"), layer_decay=0.5)
+    plugin = SimpleNamespace(deepspeed_config={"optimizer": {"type": "AdamW"}})
+    monkeypatch.setattr(trainer, "is_deepspeed_enabled", True)
+    monkeypatch.setattr(trainer.accelerator.state, "deepspeed_plugins", {"one": plugin}, raising=False)
+    monkeypatch.setattr(type(trainer.accelerator.state), "deepspeed_plugin", plugin, raising=False)
+    with pytest.raises(UserError, match="take the optimizer out of the file of deepspeed"):
+        sanity_check(trainer)
 
 
 def test_frozen_parameters_are_in_no_group_and_the_log_leaves_them_out(tmp_path: Path) -> None:
