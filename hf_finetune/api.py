@@ -118,6 +118,7 @@ def evaluate(
     image_processor: BaseImageProcessor | None = None,
     output: str | os.PathLike[str] | None = None,
     labels_by_index: bool = False,
+    tta: str | None = None,
     **settings: Unpack[Settings],
 ) -> EvaluationResult:
     """Compute a model's figures on a dataset. Classes are matched by name, unless told otherwise.
@@ -132,6 +133,7 @@ def evaluate(
         output: A .json file for all figures or a .csv file for each image's prediction; the confusion matrix is drawn
             beside it.
         labels_by_index: Match classes by their order, for a model whose classes have no names, or one name twice.
+        tta: "flip" or "multicrop" adds `EvaluationResult.tta`, of the mean over several views of each image.
         settings: Keys of a recipe that say which images and how they are run (`hf_finetune.Settings`).
 
     Returns:
@@ -149,6 +151,7 @@ def evaluate(
             split=split,
             output=None if output is None else os.fspath(output),
             labels_by_index=labels_by_index,
+            tta=tta,
             given=given,
             metrics=own_metrics(metrics),
             image_processor=image_processor,
@@ -206,6 +209,7 @@ def predict(
     top_k: int = 1,
     batch_size: int = 32,
     image_processor: BaseImageProcessor | None = None,
+    tta: str | None = None,
 ) -> list[Prediction]:
     """Classify images. Nothing is printed.
 
@@ -216,6 +220,7 @@ def predict(
         top_k: How many classes of each image.
         batch_size: Images of a forward pass.
         image_processor: What prepares images for a model object; absent, that of the checkpoint it came from.
+        tta: "flip" or "multicrop": probabilities are the mean over several views of each image.
 
     Returns:
         A prediction for each image, in order. Of one that cannot be read, `error` says why.
@@ -236,7 +241,7 @@ def predict(
             else:
                 named.append((len(named), as_image(image, f"images: image {len(named)}")))
         pages: Counter[Pages] = Counter()
-        predictions = list(counting_pages(classify(checked, named, top_k, batch_size, image_processor), pages))
+        predictions = list(counting_pages(classify(checked, named, top_k, batch_size, image_processor, tta=tta), pages))
         for note in describe_pages(pages):
             logger.warning(note)
         return predictions

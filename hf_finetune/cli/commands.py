@@ -11,6 +11,7 @@ from hf_finetune.cli.command import Command, importing
 from hf_finetune.cli.completion import SHELLS, completion_script
 from hf_finetune.cli.flags import CONVERT_FLAGS, DATA_FLAGS, add_argument_flags, add_inherited_flags, flag_values
 from hf_finetune.cli.train_help import ShowAllHelp, ShowShortHelp
+from hf_finetune.config.test_time import TTA_KINDS
 from hf_finetune.errors import UserError
 from hf_finetune.exporters.formats import FORMATS
 from hf_finetune.logs import COLUMNS
@@ -100,6 +101,7 @@ class Evaluate(Command):
             action="store_true",
             help="Match classes by their order, not by name: for a model whose classes are called LABEL_0 and so on.",
         )
+        _add_tta(parser, "Also report the figures of the mean over views: {}.")
         add_argument_flags(parser, DATA_FLAGS)
 
     def run(self, namespace: argparse.Namespace) -> int:
@@ -112,6 +114,7 @@ class Evaluate(Command):
             output=namespace.output,
             show="json" if namespace.json else "table",
             labels_by_index=namespace.labels_by_index,
+            tta=namespace.tta,
             **flag_values(namespace),
         )
         return 0
@@ -163,6 +166,7 @@ class Predict(Command):
         parser.add_argument("--top_k", type=int, default=1, metavar="N", help="Classes per image. Default: 1.")
         parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="Images per pass. Default: 32.")
         _add_output(parser, "Write the classes to FILE, in place of the screen.")
+        _add_tta(parser, "Give the mean probabilities over views: {}.")
         formats = parser.add_mutually_exclusive_group()
         formats.add_argument("--json", action="store_const", dest="format", const="json", help="Write JSON, not lines.")
         formats.add_argument("--csv", action="store_const", dest="format", const="csv", help="Write CSV, not lines.")
@@ -178,6 +182,7 @@ class Predict(Command):
             namespace.top_k,
             namespace.batch_size,
             namespace.format or "text",
+            tta=namespace.tta,
             **output,
         )
         return 2 if unreadable else 0
@@ -350,6 +355,11 @@ COMMANDS: dict[str, Command] = {
 
 def _add_output(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--output", metavar="FILE", type=Path, help=text)
+
+
+def _add_tta(parser: argparse.ArgumentParser, text: str) -> None:
+    kinds = "; ".join(f"{kind}, {views}" for kind, views in TTA_KINDS.items())
+    parser.add_argument("--tta", metavar="|".join(TTA_KINDS), help=text.format(kinds))
 
 
 def _print_recipes(recipes: dict[str, str]) -> None:

@@ -124,7 +124,7 @@ _PRECISION = "use --bf16, or --fp16 for a GPU without bfloat16"
 _NO_CLASS_WEIGHTS = "classes cannot be weighted by a setting; in Python, pass a loss to finetune"
 _NO_ADAPTERS = "adapters are not built in; to train few weights, use --freeze"
 _PADDING = "use --resize_mode pad, which fits whole images into borders, or --resize_mode squash"
-_NO_TTA = "test-time augmentation is not built in"
+_NO_TTA = "it is of evaluate and predict, as hf-finetune evaluate --tta flip"
 # What others switch on by a flag and is a transform of `train_transforms` here: its flags elsewhere.
 _TRANSFORMS = {
     "MixUp as the last transform": ("mixup", "mixup_alpha", "mixup_prob"),

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import csv
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from transformers import BaseImageProcessor, PreTrainedModel
+import torch
+from transformers import BaseImageProcessor, EvalPrediction, PreTrainedModel
+from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.trainer_utils import PredictionOutput
 
 from hf_finetune.config.arguments import build_arguments
 from hf_finetune.config.data import DataArguments
 from hf_finetune.config.recipe import Recipe
+from hf_finetune.config.test_time import check_tta
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.images.cache import finish
@@ -31,6 +36,7 @@ from hf_finetune.evaluation.calibration import ReliabilityBin, reliability
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.metrics import ClassificationMetrics, Metric, UserMetric, run_metrics
 from hf_finetune.evaluation.report import describe_split, format_report, interval_keys, to_json, write_metrics
+from hf_finetune.evaluation.test_time import with_views
 from hf_finetune.hub.redaction import without_private_text
 from hf_finetune.logs import get_logger, log_lines, write_result
 from hf_finetune.models.head import class_names
@@ -61,6 +67,7 @@ class EvaluationResult:
         report: The table that the command prints.
         title: What was evaluated on what, such as "resnet_small_cifar10 on digits".
         intervals: The 95 % intervals of the figures that have one, by the name of the figure, parts of 1.
+        tta: The result with test-time augmentation, where it was asked for; all else is without.
         confidences: The probability of each image's likeliest class, a part of 1, float32 (images,).
         image_name: Returns what an image is called, by its place in `predictions`: its path below the dataset's
             folder, or its row.
@@ -77,6 +84,7 @@ class EvaluationResult:
     intervals: dict[str, Interval] = field(default_factory=dict)
     confidences: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
     image_name: Callable[[int], str] = "row {}".format
+    tta: EvaluationResult | None = None
 
     def __repr__(self) -> str:
         """Return one line with the figures."""
@@ -113,6 +121,7 @@ class EvaluationResult:
     def as_mapping(self) -> dict[str, Any]:
         """Return what the JSON file holds: split, metrics, per_class, reliability, label_names and confusion_matrix.
 
+        With test-time augmentation its figures are under `tta`.
         Beside the figures stand their intervals, `accuracy_interval: [low, high]`.
 
         Beyond 1,000 classes `confusions` takes the place of confusion_matrix: each pair of different classes that
@@ -129,6 +138,7 @@ class EvaluationResult:
             "reliability": self.reliability(),
             "label_names": self.label_names,
             **confused,
+            **({} if self.tta is None else {"tta": {**self.tta.metrics, **interval_keys(self.tta.intervals)}}),
         }
 
     def save(self, path: Path) -> list[Path]:
@@ -161,12 +171,14 @@ class EvaluationResult:
         names = self.label_names
         with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["row", "label", "prediction", "loss"])
+            writer.writerow(["row", "label", "prediction", "loss", *([] if self.tta is None else ["tta_prediction"])])
             for row, (label, prediction, loss) in enumerate(
                 zip(self.labels.tolist(), self.predictions.tolist(), self.losses.tolist(), strict=True)
             ):
                 known = label >= 0
                 cells = [row, names[label] if known else "", names[prediction], f"{loss:.6f}" if known else ""]
+                if self.tta is not None:
+                    cells.append(names[self.tta.predictions[row]])
                 writer.writerow(map(csv_cell, cells))
 
 
@@ -185,6 +197,7 @@ def evaluate_model(
     output: str | Path | None = None,
     show: str | None = None,
     labels_by_index: bool = False,
+    tta: str | None = None,
     given: GivenDataset | None = None,
     metrics: Mapping[str, UserMetric | Metric] | None = None,
     image_processor: BaseImageProcessor | None = None,
@@ -199,6 +212,7 @@ def evaluate_model(
         output: A .json or .csv file for the results (`EvaluationResult.save`).
         show: Write the figures to standard output, as a "table" or as "json"; None writes nothing.
         labels_by_index: Match classes by their order, for a model whose classes have no names, or one name twice.
+        tta: "flip" or "multicrop": the figures of the mean over several views of each image, beside the plain ones.
         given: A dataset that is open already.
         metrics: Own figures by name.
         image_processor: What prepares images; absent, the model's own.
@@ -210,6 +224,7 @@ def evaluate_model(
     Raises:
         UserError: For a model or a dataset that cannot be had, and for classes that the model does not know.
     """
+    check_tta(tta)
     if output is not None:
         output = Path(output).expanduser()
         check_output(output)
@@ -230,7 +245,7 @@ def evaluate_model(
     image_processor = image_processor or load_image_processor(source, network.config, _figures(data_arguments))
     names, class_ids = _match(network, data, role, labels_by_index)
     images = prepare_images(data, image_processor, data_arguments, args, class_ids)
-    result = _evaluate(network, names, images, args, role, run_metrics(metrics))
+    result = _evaluate(network, names, images, args, role, run_metrics(metrics), tta)
     called = (
         type(model).__name__ if isinstance(model, PreTrainedModel) else without_private_text(str(model), Path.cwd())
     )
@@ -283,41 +298,92 @@ def _evaluate(
     args: FinetuneArguments,
     role: str,
     metrics: Mapping[str, Metric],
+    tta: str | None,
 ) -> EvaluationResult:
-    """Run the split through the network."""
+    """Run the split through the network, once for plain figures and those of test-time augmentation."""
     data = images.data
     keep_freed_memory(args.device)
     with tempfile.TemporaryDirectory() as folder:
         args.output_dir = folder  # the Trainer creates its folder even if nothing is ever written there
         computed = ClassificationMetrics(names, metrics)
         trainer = build_evaluator(network, args, images, computed)
-        predicted = trainer.predict(images.batches[role], metric_key_prefix="test")
+        if tta is not None:
+            trainer.preprocess_logits_for_metrics = cast(Any, partial(_reduce_both, computed))
+        with nullcontext() if tta is None else _giving_both(network, tta):
+            predicted = trainer.predict(images.batches[role], metric_key_prefix="test")
         log_lines(logger, *note_lost(data, trainer.unreadable_images()))
         trainer.end()
     if args.local_process_index == 0:
         finish(images.decoded.values())
     figures = {name.removeprefix("test_"): value for name, value in (predicted.metrics or {}).items()}
-    labels = np.asarray(predicted.label_ids)
-    description = describe_split(role, int(figures["samples"]))
-    classes, _, losses, confidences = (np.asarray(array) for array in predicted.predictions[:4])
-    per_class = per_class_figures(classes, labels, names)
-    intervals = computed.intervals(predicted)
     batches = images.batches[role]
-    rows = np.arange(len(labels))
+    rows = np.arange(len(np.asarray(predicted.label_ids)))
     if isinstance(batches, StreamedBatches):
         rows = np.argsort(batches.arrangement.source_rows())
-    return EvaluationResult(
-        figures,
-        classes[rows],
-        labels[rows],
-        losses[rows],
-        names,
-        data.split_names[role] if data.split_names[role].startswith(role) else role,
-        format_report({description: figures}, per_class, description, metrics, {description: intervals}),
-        intervals=intervals,
-        confidences=confidences[rows],
+    result = _result(predicted, figures, computed, names, rows)
+    if tta is not None:
+        reduced, label_ids = cast(Any, (predicted.predictions, predicted.label_ids))
+        arrays = reduced[len(reduced) // 2 :]
+        with_tta = PredictionOutput(arrays, label_ids, None)
+        own = computed(EvalPrediction(arrays, label_ids))
+        result = replace(result, tta=_result(with_tta, own, computed, names, rows))
+    description = describe_split(role, int(figures["samples"]))
+    shown = {description: result} | ({f"{description}, --tta {tta}": result.tta} if result.tta is not None else {})
+    return replace(
+        result,
+        split=data.split_names[role] if data.split_names[role].startswith(role) else role,
+        report=format_report(
+            {name: own.metrics for name, own in shown.items()},
+            result.per_class(),
+            description,
+            metrics,
+            {name: own.intervals for name, own in shown.items()},
+        ),
         image_name=partial(_image_name, images, role),
     )
+
+
+def _result(
+    predicted: PredictionOutput,
+    figures: dict[str, float],
+    computed: ClassificationMetrics,
+    names: list[str],
+    rows: np.ndarray,
+) -> EvaluationResult:
+    """Return the result of arrays, brought into the order of `rows`."""
+    classes, _, losses, confidences = (np.asarray(array)[rows] for array in predicted.predictions[:4])
+    return EvaluationResult(
+        figures,
+        classes,
+        np.asarray(predicted.label_ids)[rows],
+        losses,
+        names,
+        intervals=computed.intervals(predicted),
+        confidences=confidences,
+    )
+
+
+@contextmanager
+def _giving_both(network: PreTrainedModel, tta: str) -> Iterator[None]:
+    """Let a network give the plain logits and those of test-time augmentation: float32 (batch, 2, classes)."""
+    plain = network.forward
+
+    def forward(pixel_values: torch.Tensor) -> ImageClassifierOutput:
+        both = with_views(lambda view: plain(pixel_values=view).logits, pixel_values, tta)
+        return ImageClassifierOutput(logits=torch.stack(both, dim=1))
+
+    vars(network)["forward"] = forward
+    try:
+        yield
+    finally:
+        del vars(network)["forward"]
+
+
+def _reduce_both(
+    computed: ClassificationMetrics, logits: torch.Tensor, labels: torch.Tensor | None
+) -> tuple[torch.Tensor, ...]:
+    plain, averaged = logits.unbind(dim=1)
+    return *computed.reduce_logits(plain, labels), *computed.reduce_logits(averaged, labels)
 
 
 def _image_name(images: PreparedImages, role: str, row: int) -> str:

@@ -17,6 +17,7 @@ import torch
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_finetune.config.model import ModelArguments
+from hf_finetune.config.test_time import TTA_KINDS, check_tta
 from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.images.decoding import OpenImage, Pages
 from hf_finetune.data.images.files import LeftOut, image_files
@@ -24,6 +25,7 @@ from hf_finetune.data.images.header_check import describe_pages
 from hf_finetune.data.images.levels import is_wide
 from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError
+from hf_finetune.evaluation.test_time import with_views
 from hf_finetune.exporters.base import LogitsOf
 from hf_finetune.exporters.onnx_model import OnnxModel
 from hf_finetune.interrupts import leave_if_interrupted
@@ -143,6 +145,7 @@ def classify(
     batch_size: int,
     image_processor: BaseImageProcessor | None = None,
     show_bar: bool = False,
+    tta: str | None = None,
 ) -> Iterator[Prediction]:
     """Yield a prediction for each image, in order.
 
@@ -153,10 +156,12 @@ def classify(
         batch_size: Images of a forward pass.
         image_processor: What prepares images for a model object; absent, that of the checkpoint it came from.
         show_bar: Whether a progress bar is shown on standard error.
+        tta: "flip" or "multicrop": probabilities are the mean over several views of each image.
 
     Raises:
         UserError: For a model that cannot be had.
     """
+    check_tta(tta)
     if top_k < 1 or batch_size < 1:
         raise UserError("--top_k and --batch_size are at least 1.")
     classifier = _open(model, image_processor)
@@ -186,7 +191,7 @@ def classify(
         if batches:
             batch = device_stage({"pixel_values": torch.cat(batches).to(classifier.device)})
             with torch.inference_mode():
-                probabilities = classifier.logits(batch["pixel_values"]).softmax(dim=-1).cpu()
+                probabilities = _logits(classifier, batch["pixel_values"], tta).softmax(dim=-1).cpu()
         rows_read = iter(probabilities if batches else ())
         for prediction in predictions:
             if prediction.error is not None:
@@ -198,6 +203,12 @@ def classify(
 def _is_wide(image: Any) -> bool:
     with OpenImage(image) as opened:
         return is_wide(opened.mode)
+
+
+def _logits(classifier: _Classifier, pixel_values: torch.Tensor, tta: str | None) -> torch.Tensor:
+    if tta is None:
+        return classifier.logits(pixel_values)
+    return with_views(classifier.logits, pixel_values, tta)[1]
 
 
 def _likeliest(probabilities: torch.Tensor, names: dict[int, str], top_k: int) -> tuple[tuple[str, float], ...]:
@@ -212,6 +223,7 @@ def predict_files(
     batch_size: int,
     output_format: str,
     output: str | Path | None = None,
+    tta: str | None = None,
 ) -> list[str]:
     """Write the likeliest classes of each image as text, JSON or CSV; what is unreadable goes to the log as an error.
 
@@ -222,6 +234,7 @@ def predict_files(
         batch_size: Images of a forward pass.
         output_format: "text", "json" or "csv". An `output` that ends in .json or .csv says it too.
         output: The file to write; absent, standard output.
+        tta: As in `classify`. A note and the JSON say so.
 
     Returns:
         A line for each unreadable image.
@@ -229,6 +242,7 @@ def predict_files(
     Raises:
         UserError: For a model or a path that cannot be had.
     """
+    check_tta(tta)
     if top_k < 1 or batch_size < 1:
         raise UserError("--top_k and --batch_size are at least 1.")
     images, notes = find_images(paths)
@@ -238,10 +252,12 @@ def predict_files(
         output_format = {".json": "json", ".csv": "csv"}.get(Path(output).suffix.lower(), "text")
     named = [(path, {"path": str(path), "bytes": None}) for path in images]
     pages: Counter[Pages] = Counter()
-    predictions = counting_pages(classify(model_name, named, top_k, batch_size, show_bar=True), pages)
+    predictions = counting_pages(classify(model_name, named, top_k, batch_size, show_bar=True, tta=tta), pages)
+    if tta is not None:
+        tell(f"hf-finetune: probabilities are means over {TTA_KINDS[tta]} (--tta {tta}).", sys.stderr)
     unreadable: list[str] = []
     with _writing(output) as file:
-        for text in _written(_readable(predictions, unreadable), output_format):
+        for text in _written(_readable(predictions, unreadable), output_format, tta):
             if file is sys.stdout:
                 write_line(text.removesuffix("\n"))  # above the bar
             else:
@@ -283,13 +299,14 @@ def _readable(predictions: Iterable[Prediction], unreadable: list[str]) -> Itera
             unreadable.append(prediction.error)
 
 
-def _written(predictions: Iterable[Prediction], output_format: str) -> Iterator[str]:
+def _written(predictions: Iterable[Prediction], output_format: str, tta: str | None) -> Iterator[str]:
     """Yield the text of predictions, whole lines at a time."""
     if output_format == "json":
         answers = [
             {
                 "file": str(prediction.image),
                 "predictions": [{"label": label, "score": score} for label, score in prediction.classes],
+                **({} if tta is None else {"tta": tta}),
             }
             for prediction in predictions
         ]

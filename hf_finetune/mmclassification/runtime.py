@@ -73,8 +73,8 @@ def import_runtime(config: Section, draft: Draft) -> None:
         "resume_from": "set load_from to start from its weights",
         "strategy": "use accelerate launch with a config of scripts/accelerate/ instead",
         "compile": "set torch_compile: true",
-        "tta_model": "images are evaluated once",
-        "tta_pipeline": "images are evaluated once",
+        "tta_model": "use hf-finetune evaluate --tta flip",
+        "tta_pipeline": "use hf-finetune evaluate --tta flip",
     }.items():
         if config.take(key):
             draft.remark(key, f"not imported; {reason}")

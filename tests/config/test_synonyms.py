@@ -74,7 +74,7 @@ def test_a_wish_is_answered_with_a_sentence(flag: str, sentence: str):
         ("--letterbox", "use --resize_mode pad, which fits whole images into borders, or --resize_mode squash"),
         ("--keep_aspect_ratio", "use --resize_mode pad"),
         ("--rect", "use --image_size with height and width"),
-        ("--tta", "test-time augmentation is not built in"),
+        ("--tta", "it is of evaluate and predict, as hf-finetune evaluate --tta flip"),
         ("--lora", "adapters are not built in; to train few weights, use --freeze"),
         ("--lora_r", "adapters are not built in"),
     ],
