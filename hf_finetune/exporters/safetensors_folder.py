@@ -12,7 +12,7 @@ from hf_finetune.config.model import ModelArguments
 from hf_finetune.config.run_files import apply_umask
 from hf_finetune.exporters.base import Logits, LogitsOf
 from hf_finetune.models.load import load_trained
-from hf_finetune.models.quiet import quiet_transformers
+from hf_finetune.models.saved_form import save_for_pipeline
 
 
 def write_folder(
@@ -26,9 +26,7 @@ def write_folder(
         pixel_values: Not needed.
         folder: The folder.
     """
-    with quiet_transformers():
-        model.save_pretrained(folder)
-        image_processor.save_pretrained(folder)
+    save_for_pipeline(model, image_processor, folder)
     apply_umask(folder)
 
 

@@ -80,6 +80,8 @@ classifier("image.jpg")
 ```
 {% if needs.sentence %}
 {{ needs.sentence }}
+{% endif %}{% if how_saved %}
+{{ how_saved }}
 {% endif %}
 The path of a copy of this folder works in place of the name.
 
@@ -143,6 +145,7 @@ class ModelCardContext:
         per_class: What `per_class_figures` returned for the split `per_class_split`.
         per_class_split: Name of that split.
         notes: Sentences on the data.
+        how_saved: What the saved model has that the trained one had not, a sentence or "".
         registry: The metrics of the run by name: a column each.
         intervals: By split, the 95 % intervals of its figures.
         temperature: By which the head was divided to calibrate its scores. None where it was not.
@@ -166,6 +169,7 @@ class ModelCardContext:
     per_class: Sequence[ClassFigures] = ()
     per_class_split: str | None = None
     notes: Sequence[str] = ()
+    how_saved: str = ""
     registry: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
     intervals: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
     temperature: float | None = None
@@ -198,6 +202,7 @@ def write_model_card(context: ModelCardContext, folder: str | os.PathLike[str]) 
         title=_prose(context.model_name),
         name=json.dumps(context.model_name, ensure_ascii=False),
         needs=needs,
+        how_saved=context.how_saved,
         num_labels=f"{context.num_labels:,}",
         origin=_origin(context.base_model),
         dataset=_link(context.dataset_name, f"datasets/{context.dataset_id}" if context.dataset_id else None),

@@ -15,7 +15,7 @@ from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.head import class_names
 from hf_finetune.models.load import load_config, load_model, open_source
 from hf_finetune.models.processor import load_image_processor
-from hf_finetune.models.quiet import quiet_transformers
+from hf_finetune.models.saved_form import save_for_pipeline
 
 logger = get_logger(__name__)
 
@@ -48,9 +48,7 @@ def convert_weights(source: str, folder: Path, **settings: Any) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
         part = Path(scratch) / folder.name  # what is interrupted leaves no half
-        with quiet_transformers():
-            model.save_pretrained(part)
-        image_processor.save_pretrained(part)
+        save_for_pipeline(model, image_processor, part)
         part.replace(folder)
     advice = (
         f"It has no trained head; fine-tune it with --model_name_or_path {folder}"

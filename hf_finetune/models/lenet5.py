@@ -39,6 +39,7 @@ class LeNet5ForImageClassification(PreTrainedModel):
     base_model_prefix = "features"
     main_input_name = "pixel_values"
     accepts_loss_kwargs = False
+    takes_rgb = True
 
     def __init__(self, config: LeNet5Config) -> None:
         super().__init__(config)

@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.errors import UserError
+from hf_finetune.models.channels import check_channels, see_luminance
 from hf_finetune.models.checkpoint import Checkpoint, open_checkpoint
 from hf_finetune.models.foreign.checkpoint import ForeignCheckpoint
 from hf_finetune.models.head import class_names, head_parameter_names, initialize_head, set_class_names
@@ -114,12 +115,15 @@ def load_model(
         seed: Initializes whatever is new.
 
     Raises:
-        UserError: The weights cannot be read, or others than the head's are missing or have another shape.
+        UserError: The weights cannot be read, or others than the head's are missing or have another shape; or the
+            network takes neither RGB nor one channel.
     """
     source = open_source(source)
+    check_channels(config)
     set_seed(seed)
     weights = source.load_weights(config)
     model = weights.model
+    see_luminance(model)
     if weights.from_scratch:
         report = f"{type(model).__name__}: all {len(weights.new)} tensors initialized, seed {seed}."
         return LoadedModel(model, weights.new, report)

@@ -33,6 +33,7 @@ from hf_finetune.evaluation.report import describe_split, format_report, interva
 from hf_finetune.hub.model_card import ModelCardContext, library_versions, training_command, write_model_card
 from hf_finetune.hub.redaction import without_private_text
 from hf_finetune.models.checkpoint import resolve_checkpoint
+from hf_finetune.models.saved_form import how_saved
 from hf_finetune.shown_text import one_line
 from hf_finetune.timeouts import ANSWER_TIMEOUT
 from hf_finetune.training.plan import RunPlan
@@ -61,6 +62,7 @@ class RunRecord:
         log_history: What was logged.
         skipped_steps: The steps whose loss was not finite.
         registry: The run's metrics by name (`run_metrics`).
+        how_saved: What the saved model has that the trained one had not, a sentence or "".
     """
 
     recipe: Recipe
@@ -75,6 +77,7 @@ class RunRecord:
     log_history: Sequence[Mapping[str, Any]]
     skipped_steps: Sequence[Mapping[str, Any]] = ()
     registry: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
+    how_saved: str = ""
 
     @classmethod
     def of_run(
@@ -101,6 +104,7 @@ class RunRecord:
             log_history=trainer.state.log_history,
             skipped_steps=trainer.skipped_steps,
             registry=run_metrics(plan.given.metrics),
+            how_saved=how_saved(trainer.model),
         )
 
     @property
@@ -189,7 +193,8 @@ class RunRecord:
     def how_to_load(self, folder: Path, model: PreTrainedModel) -> str:
         """Return the sentence that says where the model is and what loads it."""
         own_code = ", trust_remote_code=True" if getattr(model.config, "auto_map", None) else ""
-        return f"The model is in {folder}; pipeline('image-classification', '{folder}'{own_code}) loads it."
+        loads = f"The model is in {folder}; pipeline('image-classification', '{folder}'{own_code}) loads it."
+        return " ".join(filter(None, [loads, self.how_saved]))
 
     def title(self) -> str:
         """Return what was trained on what, for the plots, such as "resnet_small_cifar10 on digits"."""
@@ -267,6 +272,7 @@ def _card(folder: Path, record: RunRecord) -> ModelCardContext:
         checkpoint_split="validation" if record.chose_checkpoint else None,
         per_class=record.per_class() if record.predictions else [],
         per_class_split=record.reported_role if record.predictions else None,
+        how_saved=record.how_saved,
         notes=[*data.notes, *filter(None, [record.warning()])],
         intervals=record.intervals,
         temperature=record.training_metrics.get("train_temperature"),

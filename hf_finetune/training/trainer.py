@@ -30,6 +30,7 @@ from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.errors import Interrupted
 from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.models.layout import use_channels_last
+from hf_finetune.models.saved_form import save_for_pipeline
 from hf_finetune.training.checkpoints.resume import RESUME_FILE, ResumeState
 from hf_finetune.training.checkpoints.usable import find_best_again, misfits_told
 from hf_finetune.training.checkpoints.weights import reload_whole, save_whole
@@ -366,9 +367,9 @@ class ImageClassificationTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """Save weights, config and processor, without the stock pickle of the arguments: the recipe says it all."""
         if self.args.should_save:
-            save_whole(
-                self._unwrapped, self.processing_class, Path(output_dir or str(self.args.output_dir)), state_dict
-            )
+            folder = Path(output_dir or str(self.args.output_dir))
+            save = save_for_pipeline if folder == Path(str(self.args.output_dir)) else save_whole
+            save(self._unwrapped, self.processing_class, folder, state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load weights strictly, which the stock method does not (`reload_whole`)."""

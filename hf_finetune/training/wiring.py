@@ -197,6 +197,9 @@ def build_trainer(
         stage = TrainingStage(
             transforms, args.seed, bool(args.dataloader_num_workers), decoding_of(images.image_processor)
         )
+    if (value_range := decoding_of(images.image_processor).value_range) is not None:
+        # Here too, because timm's image processors have no file of their own.
+        network.config.value_range = list(value_range)
     figures = describe(images.image_processor)
     trainer = ImageClassificationTrainer(
         network,

@@ -16,7 +16,7 @@ from hf_finetune.training.checkpoints.usable import misfits_told
 def save_whole(
     model: PreTrainedModel, image_processor: Any, folder: str | Path, state_dict: dict[str, torch.Tensor] | None
 ) -> None:
-    """Save a model and its image processor as `from_pretrained` reads them.
+    """Save a model and its image processor for a resume, as `from_pretrained` reads them.
 
     Args:
         model: The model, without wrappers.
@@ -24,9 +24,6 @@ def save_whole(
         folder: Where the files go.
         state_dict: The weights, where the model does not hold them all itself (FSDP, DeepSpeed).
     """
-    value_range = getattr(image_processor, "value_range", None)
-    if value_range is not None:  # here, because timm's image processors have no file of their own
-        model.config.value_range = value_range
     with quiet_transformers():
         model.save_pretrained(folder, state_dict=state_dict)
         image_processor.save_pretrained(folder)
