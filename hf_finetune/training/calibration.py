@@ -15,7 +15,7 @@ from hf_finetune.data.batches import NOT_COUNTED
 from hf_finetune.data.splits import random_subset
 from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.errors import UserError
-from hf_finetune.evaluation.calibration import expected_calibration_error, fit_temperature
+from hf_finetune.evaluation.calibration import expected_calibration_error, fit_temperature, temperature_helps
 from hf_finetune.evaluation.metrics import as_percent
 from hf_finetune.logs import get_logger
 from hf_finetune.models.head import logits_layer
@@ -24,7 +24,7 @@ from hf_finetune.training.trainer import ImageClassificationTrainer
 
 logger = get_logger(__name__)
 
-_MOST_LOGITS = 10_000_000  # that are kept: 10,000 images of 1,000 classes; one number needs no more
+_MOST_LOGITS = 5_000_000  # that are kept: 5,000 images of 1,000 classes; one number needs no more
 _FEWEST_IMAGES = 1_000  # that are used, however many classes there are
 
 
@@ -100,6 +100,13 @@ def _fit(trainer: ImageClassificationTrainer, validation: Any, layer: nn.Linear)
     if not np.isfinite(logits).all() or correct.all():
         reason = "every validation image is classified correctly" if correct.all() else "some logits are not finite"
         logger.warning(f"Note: the scores are not calibrated, because {reason}.")
+        return 1.0
+    if not temperature_helps(logits, labels, trainer.args.seed):
+        logger.warning(
+            "Note: the scores are not calibrated, because a temperature that fits a part of the"
+            f" {len(labels):,} validation images, {np.count_nonzero(~correct):,} of them classified wrongly, does not"
+            " fit the rest better."
+        )
         return 1.0
     temperature = fit_temperature(logits, labels)
     before, after = (

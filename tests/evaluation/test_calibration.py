@@ -9,7 +9,12 @@ import PIL.Image
 import pytest
 from scipy.special import log_softmax, softmax
 
-from hf_finetune.evaluation.calibration import expected_calibration_error, fit_temperature, reliability
+from hf_finetune.evaluation.calibration import (
+    expected_calibration_error,
+    fit_temperature,
+    reliability,
+    temperature_helps,
+)
 from hf_finetune.evaluation.plots import plot_reliability
 
 
@@ -61,6 +66,18 @@ def test_no_other_temperature_has_a_lower_cross_entropy():
     found = fit_temperature(logits, labels)
     assert loss(found) <= min(map(loss, np.geomspace(0.05, 20, 400))) + 1e-9
     assert fit_temperature(logits + 1e4, labels) == pytest.approx(found, rel=1e-2)  # a shift of all is no change
+
+
+def test_one_wrong_image_tells_no_temperature_and_many_do():
+    logits, labels = drawn(2_000, 10, 3.0)
+    assert temperature_helps(logits, labels)
+    correct = logits.argmax(axis=1) == labels
+    few = np.r_[np.flatnonzero(correct)[:143], np.flatnonzero(~correct)[:1]]
+    assert fit_temperature(logits[few], labels[few]) != pytest.approx(3.0, rel=0.1)
+    assert not temperature_helps(logits[few], labels[few])
+    right, names = drawn(2_000, 10, 1.0)  # calibrated already: whatever is said, it changes little
+    assert not temperature_helps(right, names) or fit_temperature(right, names) == pytest.approx(1, abs=0.1)
+    assert not temperature_helps(logits[:1], labels[:1])
 
 
 def test_the_diagram_is_drawn_also_of_one_bin(tmp_path: Path):
