@@ -14,6 +14,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from transformers.dynamic_module_utils import get_relative_imports
+
 from hf_finetune.config.run_files import METRICS_FILE, RECIPE_FILE
 from hf_finetune.evaluation.plots import CONFUSION_MATRIX_FILE, RELIABILITY_FILE, TRAINING_CURVE_FILE
 
@@ -56,14 +58,17 @@ def _is_own_file(path: Path) -> bool:
 
 
 def _code_files(folder: Path) -> Iterator[str]:
-    """Yield the names of the Python files that the saved configs name, for networks that Transformers lacks."""
+    """Yield the names of the Python files that the saved configs name, and of those that these import."""
     for name in ("config.json", "preprocessor_config.json"):
         path = folder / name
         if path.exists() and _is_own_file(path):
             config = json.loads(path.read_text(encoding="utf-8"))
             named = [*config.get("auto_map", {}).values()]
             named += [entry.get("impl") for entry in config.get("custom_pipelines", {}).values()]
-            yield from _modules(named)
+            for module in _modules(named):
+                yield module
+                if (folder / module).exists() and _is_own_file(folder / module):
+                    yield from (f"{imported}.py" for imported in get_relative_imports(folder / module))
 
 
 def _modules(named: Any) -> Iterator[str]:

@@ -270,6 +270,8 @@ def _loading_needs(config: Mapping[str, Any]) -> dict[str, str]:
         if is_own_architecture(config["model_type"]):
             sentence += " Where hf_finetune is installed, `import hf_finetune.models` replaces it."
         return {"arguments": ", trust_remote_code=True", "sentence": sentence}
+    if "image-classification" in config.get("custom_pipelines", {}):
+        return {"arguments": ", trust_remote_code=True", "sentence": ""}
     if config.get("model_type") == "timm_wrapper":
         return {"arguments": "", "sentence": "The package timm is needed: `pip install timm`."}
     return {"arguments": "", "sentence": ""}

@@ -192,8 +192,9 @@ class RunRecord:
 
     def how_to_load(self, folder: Path, model: PreTrainedModel) -> str:
         """Return the sentence that says where the model is and what loads it."""
-        own_code = ", trust_remote_code=True" if getattr(model.config, "auto_map", None) else ""
-        loads = f"The model is in {folder}; pipeline('image-classification', '{folder}'{own_code}) loads it."
+        own_code = any(getattr(model.config, name, None) is not None for name in ("auto_map", "value_range"))
+        trust = ", trust_remote_code=True" if own_code else ""
+        loads = f"The model is in {folder}; pipeline('image-classification', '{folder}'{trust}) loads it."
         return " ".join(filter(None, [loads, self.how_saved]))
 
     def title(self) -> str:

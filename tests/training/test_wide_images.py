@@ -7,11 +7,15 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import pytest
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
-from hf_finetune import evaluate, finetune, predict
+from hf_finetune import evaluate, export, finetune, predict
 from hf_finetune.errors import UserError
+from hf_finetune.hub.files import left_out, pushed_files
+from hf_finetune.models.saved_form import save_for_pipeline
 from tests.helpers.tiny import TINY_RECIPE
 
 pytestmark = pytest.mark.slow
@@ -64,6 +68,49 @@ def test_the_range_is_saved_and_evaluated_with(scans, run, caplog):
     images = sorted((scans / "test").glob("*/*.png"))
     predictions = predict(str(run), images)
     assert np.mean([answer.label == path.parent.name for answer, path in zip(predictions, images, strict=True)]) > 0.9
+
+
+def test_the_pipeline_of_the_folder_gives_what_predict_gives(scans, run, tmp_path, caplog):
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        pipeline("image-classification", model=str(run), device="cpu")
+    assert "trust_remote_code=True" in (run / "README.md").read_text()
+    PIL.Image.fromarray(np.full((16, 16), 70, np.uint8)).save(tmp_path / "8_bits.png")
+    float_image = PIL.Image.fromarray(np.full((20, 16), 1200.4, np.float32))
+    float_image.save(tmp_path / "float.tif", exif=_turned())
+    paths = [str(path) for path in [*sorted((scans / "test").glob("*/*.png")), *tmp_path.glob("*.*")]]
+    assert len(paths) == 18
+    classifier = pipeline("image-classification", model=str(run), device="cpu", trust_remote_code=True)
+    opened = [PIL.Image.open(path) for path in paths]
+    for mine, theirs, same in zip(predict(str(run), paths), classifier(paths), classifier(opened), strict=True):
+        assert theirs == same
+        assert (mine.label, mine.score) == (theirs[0]["label"], pytest.approx(theirs[0]["score"], abs=1e-5))
+    with pytest.raises(ValueError, match="takes paths of files and PIL images"):
+        classifier("https://example.org/scan.png")
+
+
+def _turned() -> PIL.Image.Exif:
+    exif = PIL.Image.Exif()
+    exif[PIL.ExifTags.Base.Orientation] = 6
+    return exif
+
+
+def test_the_code_is_pushed_with_the_model(run):
+    names = {path.name for path in pushed_files(run)}
+    assert {"wide_pipeline.py", "levels.py"} <= names
+    assert left_out(run) == []
+
+
+def test_a_model_of_8_bits_trained_further_needs_no_code(image_folder, finished_run, tmp_path):
+    model = AutoModelForImageClassification.from_pretrained(finished_run)
+    model.config.custom_pipelines = {"image-classification": {"impl": "theirs.Pipeline", "pt": []}}
+    save_for_pipeline(model, AutoImageProcessor.from_pretrained(finished_run), tmp_path / "saved")
+    answer = pipeline("image-classification", model=str(tmp_path / "saved"), device="cpu")
+    assert answer(str(image_folder / "test" / "red" / "00.png"))[0]["label"] == "red"
+
+
+def test_exported_weights_have_the_code_too(run, tmp_path):
+    export(str(run), format="safetensors", output=str(tmp_path / "exported"))
+    assert (tmp_path / "exported" / "levels.py").is_file() and (tmp_path / "exported" / "wide_pipeline.py").is_file()
 
 
 def test_another_range_can_be_stated(scans, run):
