@@ -64,7 +64,7 @@ def image_files(folder: str, name: str, left_out: LeftOut, above: frozenset[str]
     above |= {os.path.realpath(folder)}
     for entry in sorted_entries(folder):
         path = f"{name}/{entry.name}" if name else entry.name
-        if entry.is_dir():
+        if is_folder(entry):
             if is_followed(entry, path, left_out, above):
                 yield from image_files(entry.path, path, left_out, above)
         elif is_image_file(entry, path, left_out):
@@ -97,6 +97,11 @@ def sorted_entries(folder: str | os.PathLike[str]) -> list[Entry]:
         return sorted(entries, key=lambda entry: entry.name)
 
 
+def is_folder(entry: Entry) -> bool:
+    """Return whether an entry is a folder or a link to one; a link to itself is none, and `is_dir` would raise."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
 def is_followed(entry: Entry, path: str, left_out: LeftOut, above: frozenset[str]) -> bool:
     """Return whether a folder is read: it is neither hidden, nor junk, nor a link to one of the folders `above`.
 
@@ -123,7 +128,8 @@ def is_image_file(entry: Entry, path: str, left_out: LeftOut) -> bool:
     name = entry.name
     named_as_image = has_image_name(name)
     # A link to nothing stays an image, so that the check before training names it.
-    if not entry.is_file() and os.path.exists(entry.path):
+    is_file = os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()
+    if not is_file and os.path.exists(entry.path):
         left_out.special.append(path)
     elif name.startswith("."):
         if named_as_image and not name.startswith("._"):

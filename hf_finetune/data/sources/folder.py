@@ -10,7 +10,15 @@ from pathlib import Path
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image
 
-from hf_finetune.data.images.files import LeftOut, check_names, image_files, is_followed, is_image_file, sorted_entries
+from hf_finetune.data.images.files import (
+    LeftOut,
+    check_names,
+    image_files,
+    is_folder,
+    is_followed,
+    is_image_file,
+    sorted_entries,
+)
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.data.sources.source import Location, Source, archive_advice, folder_of, path_of
 from hf_finetune.data.sources.table import TABLE_EXTENSIONS
@@ -83,7 +91,7 @@ def read_class_folders(folder: Path, lost_files: Sequence[str] = ()) -> RawDatas
 def _read_tree(folder: Path, left_out: LeftOut) -> _Tree:
     tree, above = _Tree(), frozenset({os.path.realpath(folder)})
     for entry in sorted_entries(folder):
-        if entry.is_dir():
+        if is_folder(entry):
             if is_followed(entry, entry.name, left_out, above):
                 tree.subfolders[entry.name] = list(image_files(entry.path, entry.name, left_out, above))
         elif is_image_file(entry, entry.name, left_out):

@@ -53,9 +53,12 @@ def locked(folder: Path) -> Iterator[None]:
         folder: The folder of the run.
 
     Raises:
-        UserError: Another run is at work there.
+        UserError: Another run is at work there, or the folder cannot be created.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output_dir: {folder} cannot be created ({error.strerror}); use another.") from error
     path = folder / LOCK_FILE
     descriptor = _open_locked(path, folder)
     _held.add(descriptor)

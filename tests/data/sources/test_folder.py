@@ -190,3 +190,10 @@ def test_names_that_are_not_utf_8_are_refused_with_what_to_do(tmp_path: Path) ->
     moved = root.rename(os.fsdecode(os.fsencode(tmp_path) + b"/b\xe4d"))
     with pytest.raises(UserError, match="3 names are not in UTF-8"):
         read_class_folders(moved)
+
+
+def test_a_link_to_itself_is_left_to_the_check_before_training(tmp_path: Path) -> None:
+    root = touch(tmp_path, "cats/1.jpg", "dogs/1.jpg")
+    (root / "cats" / "loop.jpg").symlink_to("loop.jpg")
+    (root / "loop").symlink_to("loop")
+    assert [path for path, _ in contents(root)["train"]] == ["cats/1.jpg", "cats/loop.jpg", "dogs/1.jpg"]

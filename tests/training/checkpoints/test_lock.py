@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import re
 import subprocess
@@ -14,6 +16,7 @@ from hf_finetune import finetune
 from hf_finetune.errors import UserError
 from hf_finetune.training.checkpoints.lock import LOCK_FILE, check_unused, locked
 from hf_finetune.training.checkpoints.run_folder import check_unchanged, find_resumable, prepare_folder
+from tests.helpers.processes import REPOSITORY, TWO_PROCESSES, run_command
 from tests.helpers.tiny import write_recipe
 
 HOLDER = """
@@ -95,3 +98,37 @@ def test_the_second_start_into_a_folder_is_refused(image_folder, tmp_path, monke
         assert [path.name for path in folder.iterdir()] == [LOCK_FILE]
     finetune(recipe, dataset=str(image_folder), output_dir=str(folder))
     assert not (folder / LOCK_FILE).exists()
+
+
+@pytest.mark.slow
+def test_a_second_start_of_two_processes_is_refused_by_one_line(image_folder, tmp_path):
+    recipe, folder = write_recipe(tmp_path, num_train_epochs=1), tmp_path / "run"
+    words = ["--recipe", str(recipe), "--dataset", str(image_folder), "--output_dir", str(folder)]
+    command = [*TWO_PROCESSES, str(REPOSITORY / "scripts" / "run_finetune.py"), *words]
+    with locked(folder):
+        ended = run_command(command)
+        assert ended.returncode == 1  # of torchrun, whatever its processes return
+        told = [line for line in ended.stderr.splitlines() if line.startswith("hf-finetune: error: ")]
+        assert len(told) == 1 and f"a run is at work in {folder}: process {os.getpid()} on" in told[0]
+        assert [path.name for path in folder.iterdir()] == [LOCK_FILE]
+    (folder / LOCK_FILE).write_text("process 1 on a machine that lost its power")
+    ended = run_command(command)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert (folder / "metrics.json").is_file() and not (folder / LOCK_FILE).exists()
+
+
+def test_a_disk_without_locks_is_used_with_a_note(tmp_path, monkeypatch, logged):
+    def refuse(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    check_unused(tmp_path)
+    with locked(tmp_path):
+        pass
+    assert logged == [f"Note: {tmp_path} cannot be locked (No locks available); let no other run use it."]
+
+
+def test_a_folder_that_cannot_be_created_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"output_dir: .*run cannot be created \(Not a directory\); use another"):
+        locked(tmp_path / "file" / "run").__enter__()
