@@ -97,10 +97,13 @@ def plan_run(recipe: Recipe, given: Given) -> RunPlan:
             " one on a disk that all of them share."
         )
     with args.main_process_first(local=False, desc="checkpoints"):  # the others find corrupt ones set aside
+        newest = 1 if stated else max(_numbers(base), default=1)
         if args.process_index == 0:
-            check_unused(base if stated else _newest(base))
-        find = _find_run if stated else _find_numbered
-        folder, checkpoint = find(base, recipe, given, args.overwrite_output_dir)
+            check_unused(_numbered(base, newest))
+        if stated:
+            folder, checkpoint = _find_run(base, recipe, given, args.overwrite_output_dir)
+        else:
+            folder, checkpoint = _find_numbered(base, newest, recipe, given, args.overwrite_output_dir)
     args.output_dir = str(folder)
     logger.info(f"Recipe {recipe.name}, into {folder}.")
     if checkpoint is not None:
@@ -139,10 +142,10 @@ def _find_run(
     return folder, checkpoint
 
 
-def _find_numbered(base: Path, recipe: Recipe, given: Given, overwrite: bool) -> tuple[Path, Path | None]:
+def _find_numbered(base: Path, newest: int, recipe: Recipe, given: Given, overwrite: bool) -> tuple[Path, Path | None]:
     """Return the newest of runs/name, runs/name-2 ... where its run resumes or was never begun, else the next."""
-    newest, folder = max(_numbers(base), default=0), _newest(base)
-    if newest == 0 or overwrite:
+    folder = _numbered(base, newest)
+    if overwrite or not folder.exists():
         return _find_run(folder, recipe, given, overwrite)
     try:  # another dataset of the same name gets a folder of its own
         return _find_run(folder, recipe, given, overwrite, data_anywhere=False)
@@ -151,10 +154,6 @@ def _find_numbered(base: Path, recipe: Recipe, given: Given, overwrite: bool) ->
         found = _find_run(following, recipe, given, overwrite)
         logger.info(f"{str(reason).removeprefix('output_dir: ').split(';')[0]}; this run goes into {following}.")
         return found
-
-
-def _newest(base: Path) -> Path:
-    return _numbered(base, max(_numbers(base), default=1))
 
 
 def _numbers(base: Path) -> list[int]:
