@@ -15,7 +15,10 @@ import torch
 from transformers import TrainerState
 
 from hf_finetune.errors import Interrupted
+from hf_finetune.logs import get_logger
 from hf_finetune.training.extensions.base import Extension
+
+logger = get_logger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # A launcher passes a signal on to processes that were sent it as well, so one request to stop arrives twice.
@@ -105,6 +108,11 @@ class StopOnSignals(Extension):
     @contextmanager
     def training(self) -> Iterator[None]:
         """Note signals while the run trains; `Interrupted` says that the run has acted on one."""
+        if threading.current_thread() is not threading.main_thread():
+            logger.info(
+                "Note: the run is not in the main thread, so signals do not save it; what is lost are the steps since"
+                " the last checkpoint."
+            )
         with self.signals:
             try:
                 yield
