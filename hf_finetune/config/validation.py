@@ -324,11 +324,14 @@ def check_devices(args: FinetuneArguments) -> None:
         raise UserError("fp16 needs a GPU, and this run is on the CPU; use --bf16, or leave it out.")
     if args.sync_batchnorm and args.device.type in ("cpu", "mps"):
         raise UserError("sync_batchnorm needs GPUs, and this run is on the CPU; leave it out.")
-    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and args.device.type == "cpu":
-        raise UserError(
-            "FSDP needs GPUs, and this run is on the CPU, where nothing would be divided; use"
-            " --config_file scripts/accelerate/ddp.yaml."
-        )
+    on_cpus = args.distributed_state.distributed_type in ("NO", "MULTI_CPU")  # type: ignore[union-attr]
+    for name, key in (("FSDP", args.fsdp), ("DeepSpeed", args.deepspeed)):
+        is_asked = key or os.environ.get(f"ACCELERATE_USE_{name.upper()}", "").lower() == "true"
+        if is_asked and on_cpus and args.device.type == "cpu":
+            raise UserError(
+                f"{name} needs GPUs, and this run is on the CPU, where nothing would be divided; use"
+                " --config_file scripts/accelerate/ddp.yaml."
+            )
     if args.n_gpu > 1:  # it has been set to 1, which a version of Transformers may overrule
         raise UserError(
             f"One process would train on {args.n_gpu} GPUs, where Transformers multiplies the loss by their number; use"

@@ -16,6 +16,7 @@ from hf_finetune.models.prepare import prepare_model
 from hf_finetune.models.processor import load_image_processor
 from hf_finetune.models.source import ModelSource
 from hf_finetune.training.plan import RunPlan
+from hf_finetune.training.sharding import built_whole
 from hf_finetune.training.wiring import filling_the_cache
 
 logger = get_logger(__name__)
@@ -52,7 +53,8 @@ def load_network(plan: RunPlan, label_names: Sequence[str]) -> Network:
         source = open_source(arguments if given is None else given)
         config = load_config(source, label_names)
     image_processor = _image_processor(plan, source, config)
-    prepared = prepare_model(source, config, arguments, label_names, plan.args.seed, plan.args.sync_batchnorm)
+    with built_whole(plan.args):
+        prepared = prepare_model(source, config, arguments, label_names, plan.args.seed, plan.args.sync_batchnorm)
     log_lines(logger, *prepared.report)
     if given is not None:
         base: str | None = given.name_or_path or None

@@ -64,13 +64,13 @@ def _check_batch(trainer: ImageClassificationTrainer, batch: dict[str, torch.Ten
     model.train(False)
     of_size = ""
     try:
-        inputs = trainer.prepare_batch(batch)
+        # FSDP and DeepSpeed leave the weights on the CPU until the training begins; they are whole until then.
+        inputs = {name: tensor.to(model.device) for name, tensor in trainer.prepare_batch(batch).items()}
         labels = inputs.pop("labels")
         height, width = inputs["pixel_values"].shape[-2:]
         of_size = f" of {height} x {width} pixels"
-        if not trainer.is_sharded:  # sharded weights are not whole before the model is wrapped
-            with torch.no_grad(), trainer.extensions.evaluating():
-                trainer.compute_loss_func(model(**inputs), labels)
+        with torch.no_grad(), trainer.extensions.evaluating():
+            trainer.compute_loss_func(model(**inputs), labels)
         return height, width
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(

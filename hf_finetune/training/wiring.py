@@ -32,6 +32,7 @@ from hf_finetune.training.given import Given
 from hf_finetune.training.given_loss import check_loss
 from hf_finetune.training.loader_errors import loader_errors_in_one_line
 from hf_finetune.training.loss import batch_loss
+from hf_finetune.training.sharding import choose_units
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
 logger = get_logger(__name__)
@@ -216,6 +217,8 @@ def build_trainer(
         bad_images=images.bad_images,
         callbacks=given.callbacks,
     )
+    if trainer.is_fsdp_enabled:
+        choose_units(network, trainer.accelerator.state.fsdp_plugin)
     if given.loss is not None:
         loss = given.loss.to(args.device) if hasattr(given.loss, "to") else given.loss
         check_loss(loss, len(names), transforms.mixing is not None, args.device)

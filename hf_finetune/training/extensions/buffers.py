@@ -13,8 +13,8 @@ from hf_finetune.training.extensions.base import Extension
 class SameBuffers(Extension):
     """Gives all ranks the main process's buffers before an evaluation.
 
-    DistributedDataParallel refreshes the buffers of other ranks in training only, so that each rank would evaluate with
-    its own BatchNorm statistics.
+    DistributedDataParallel refreshes the buffers of other ranks in training only, FSDP and DeepSpeed never, so that
+    each rank would evaluate with its own BatchNorm statistics. Those of the main process are saved.
     """
 
     @contextmanager
@@ -22,5 +22,6 @@ class SameBuffers(Extension):
         """Broadcast the buffers. All ranks call it."""
         if self.loop.accelerator.num_processes > 1:
             for buffer in self.loop.model.buffers():
-                broadcast(buffer, src=0)
+                if buffer.device.type == self.loop.accelerator.device.type:  # else the training has not begun
+                    broadcast(buffer, src=0)
         yield

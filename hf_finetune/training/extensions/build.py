@@ -75,8 +75,7 @@ def build_extensions(
     ]
     if args.seconds_to_use is not None and train_dataset is not None:
         extensions += [TimeBudget(Budget(args.seconds_to_use, began=time.monotonic())), ProbedStart(args.chosen_by)]
-    if not is_sharded:
-        extensions.append(SameBuffers())
+    extensions.append(SameBuffers())
     if args.ema_decay is not None:
         extensions.append(AveragedWeights(args.ema_decay))
     if args.lookahead_steps is not None:
