@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_FOLDER := runs/demo
 
-.PHONY: demo test test-quick test-faults lint docs notebook
+.PHONY: demo test test-quick test-faults test-slurm lint docs notebook
 
 # The stamp is as new as the last set-up, so a changed list of packages is installed again.
 $(VENV)/installed: constraints.txt setup.cfg pyproject.toml
@@ -27,6 +27,11 @@ test-quick: $(VENV)/installed
 
 test-faults: $(VENV)/installed
 	$(BIN)/python -m pytest -m faults
+
+# Debian's SLURM and munge, as root: two nodes on this machine.
+test-slurm: $(VENV)/installed
+	command -v slurmctld munged >/dev/null || { apt-get update -q && apt-get install -q -y --no-install-recommends slurm-wlm munge; }
+	$(BIN)/python -m pytest -m slurm tests/test_slurm_cluster.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ def plan_run(recipe: Recipe, given: Given) -> RunPlan:
     Raises:
         UserError: For values that do not fit, a dataset that is not there, and a folder that cannot be used.
     """
+    _check_launcher()
     model, data, args = build_arguments(recipe)
     if given.dataset is None:
         find_source(data)  # its typo is told before anything about a folder that is named after it
@@ -116,6 +118,24 @@ def plan_run(recipe: Recipe, given: Given) -> RunPlan:
     if not stated:
         recipe = override(recipe, {"output_dir": str(folder)})
     return RunPlan(recipe, given, model, data, args, folder, checkpoint, repository)
+
+
+def _check_launcher() -> None:
+    """Check that no srun or mpirun has started several processes that know nothing of each other."""
+    if "WORLD_SIZE" in os.environ:
+        return
+    for program, name in (
+        ("srun", "SLURM_STEP_NUM_TASKS"),
+        ("mpirun", "OMPI_COMM_WORLD_SIZE"),
+        ("mpiexec", "PMI_SIZE"),
+    ):
+        count = os.environ.get(name, "1")
+        if count.isdigit() and int(count) > 1:
+            raise UserError(
+                f"{program} started {count} processes that do not train together and would write into one folder; use"
+                " sbatch scripts/slurm.sh, or let it start one process on each machine:"
+                " torchrun scripts/run_finetune.py ..."
+            )
 
 
 def run_name(recipe: Recipe, data: DataArguments, given: Given) -> str:
