@@ -62,7 +62,7 @@ class Job:
         return (self.output / "model.safetensors").read_bytes()
 
     def release(self) -> None:
-        """Lets a requeued job begin in five seconds, when its first start is cleared away; SLURM would wait for two minutes."""
+        """Lets a requeued job begin when its first start is cleared away; SLURM would wait for two minutes."""
         self.cluster.wait_until(lambda: self.cluster.job(self.number)["JobState"] == "PENDING", "it is not requeued")
         self.cluster.run("scontrol", "update", f"JobId={self.number}", "StartTime=now+5")
 
