@@ -32,7 +32,7 @@ def test_the_arguments_decide(tmp_path: Path) -> None:
 def test_what_needs_whole_weights_is_refused_where_they_are_divided(tmp_path: Path, settings: dict) -> None:
     with pytest.raises(UserError, match="FSDP"):
         names(tmp_path, is_sharded=True, **settings)
-    assert "SameBuffers" not in names(tmp_path, is_sharded=True)
+    assert "SameBuffers" in names(tmp_path, is_sharded=True)  # each rank has BatchNorm statistics of its own
 
 
 def test_no_extension_knows_another_or_the_trainer() -> None:
