@@ -324,7 +324,7 @@ def check_devices(args: FinetuneArguments) -> None:
         raise UserError("fp16 needs a GPU, and this run is on the CPU; use --bf16, or leave it out.")
     if args.sync_batchnorm and args.device.type in ("cpu", "mps"):
         raise UserError("sync_batchnorm needs GPUs, and this run is on the CPU; leave it out.")
-    on_cpus = args.distributed_state.distributed_type in ("NO", "MULTI_CPU")  # type: ignore[union-attr]
+    on_cpus = args.distributed_state.distributed_type in ("NO", "MULTI_CPU")
     for name, key in (("FSDP", args.fsdp), ("DeepSpeed", args.deepspeed)):
         is_asked = key or os.environ.get(f"ACCELERATE_USE_{name.upper()}", "").lower() == "true"
         if is_asked and on_cpus and args.device.type == "cpu":
