@@ -33,6 +33,9 @@ UserMetric = Callable[[NDArray[np.float32], NDArray[np.int64]], float]
 """A user's metric: (probabilities, float32 (images, classes), labels, int64 (images,)) -> one number."""
 
 _TOP_K = 5
+# Logits whose probabilities are in memory at a time. The heap of a process grows at each batch where a second tensor as
+# large as the logits of 21,841 classes is allocated.
+_MOST_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -276,11 +279,14 @@ def reduce_logits(
     top5 = logits.topk(min(_TOP_K, logits.shape[-1]), dim=-1).indices
     top5_hits = (top5 == labels[:, None]).any(dim=-1)
     targets = labels.masked_fill(unlabelled, NOT_COUNTED)
-    losses = functional.cross_entropy(logits.float(), targets, reduction="none", ignore_index=NOT_COUNTED)
-    probabilities = logits.float().softmax(dim=-1)
-    confidences = probabilities.amax(dim=-1)
-    reduced = predictions, top5_hits, losses.masked_fill(unlabelled, float("nan")), confidences
-    return (*reduced, probabilities) if keep_probabilities else reduced
+    losses, confidences = [], []
+    rows = max(1, _MOST_AT_ONCE // logits.shape[-1])
+    for some, their_targets in zip(logits.split(rows), targets.split(rows), strict=True):
+        log_probabilities = some.float().log_softmax(dim=-1)
+        losses.append(functional.nll_loss(log_probabilities, their_targets, reduction="none", ignore_index=NOT_COUNTED))
+        confidences.append(log_probabilities.amax(dim=-1).exp())
+    reduced = predictions, top5_hits, torch.cat(losses).masked_fill(unlabelled, float("nan")), torch.cat(confidences)
+    return (*reduced, logits.float().softmax(dim=-1)) if keep_probabilities else reduced
 
 
 class ClassificationMetrics:

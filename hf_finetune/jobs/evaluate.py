@@ -111,6 +111,8 @@ class EvaluationResult:
 
     def reliability(self) -> list[ReliabilityBin]:
         """Return how often the prediction is correct at each score: 15 bins of scores, without empty ones."""
+        if not len(self.confidences):
+            return []
         labelled = self.labels >= 0
         return reliability(self.confidences[labelled], self.predictions[labelled] == self.labels[labelled])
 

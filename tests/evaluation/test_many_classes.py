@@ -35,7 +35,7 @@ for start in range(0, images, 128):
     batches.append([array.numpy() for array in metrics.reduce_logits(logits, part)])
 arrays = tuple(np.concatenate(column) for column in zip(*batches))
 figures = metrics(EvalPrediction(arrays, labels.numpy()))
-result = EvaluationResult(figures, arrays[0], labels.numpy(), arrays[2], names)
+result = EvaluationResult(figures, arrays[0], labels.numpy(), arrays[2], names, confidences=arrays[3])
 result.save(folder / "figures.json")
 result.save(folder / "figures.csv")
 (folder / "report.txt").write_text(format_report({"test": figures}, result.per_class(), "test"))

@@ -182,7 +182,7 @@ def test_two_processes_at_once_without_network(tmp_path: Path):
         f"module = evaluate.load({str(MODULE)!r}, keep_in_memory=True)\n"
         "for _ in range(20):\n"
         "    result = module.compute(predictions=[0, 1, 1], references=[0, 1, 0], top5_hits=[True] * 3,\n"
-        "                            losses=[1.0, 2.0, 6.0], num_labels=2)\n"
+        "                            losses=[1.0, 2.0, 6.0], confidences=[0.5, 0.9, 0.7], num_labels=2)\n"
         "assert result['loss'] == 3.0 and result['samples'] == 3, result\n"
         "if child: assert os.waitpid(child, 0)[1] == 0\n"
     )

@@ -86,7 +86,7 @@ def test_a_new_metric_costs_one_entry(image_folder, tmp_path, monkeypatch, logge
     assert any("validation: loss" in line and "  toy figure " in line for line in logged)
     assert any(line.split()[:1] == ["split"] and line.split()[-1] == "toy" for line in "\n".join(logged).split("\n"))
     card = ModelCard.load(output / "README.md")
-    assert "| loss | toy figure |" in card.text and "toy_type" in {
+    assert "| loss | calibration error | toy figure |" in card.text and "toy_type" in {
         entry.metric_type for entry in card.data.eval_results
     }
     figures = json.loads((output / "metrics.json").read_text())["metrics"]
@@ -127,7 +127,7 @@ def test_a_plot_that_fails_does_not_cost_the_run(image_folder, tmp_path, monkeyp
     finetune(str(write_recipe(tmp_path, num_train_epochs=1)), dataset=str(image_folder), output_dir=str(output))
     assert not list(output.glob("*.png")) and ".png" not in (output / "README.md").read_text()
     assert (
-        len([line for line in logged if line.startswith("Note: ") and "could not be drawn (MemoryError)" in line]) == 2
+        len([line for line in logged if line.startswith("Note: ") and "could not be drawn (MemoryError)" in line]) == 3
     )
     figures = json.loads((output / "metrics.json").read_text())
     assert all(pair["label"] != pair["prediction"] for pair in figures["most_frequent_confusions"])
