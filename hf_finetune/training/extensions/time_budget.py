@@ -40,11 +40,6 @@ class Budget:
         """The seconds that are spent."""
         return self.spent_before + self.now() - self.began
 
-    @property
-    def left(self) -> float:
-        """The seconds that are left."""
-        return self.seconds - self.spent
-
 
 def factor_at(share: float) -> float:
     """Return the factor on the learning rate: a linear warm-up, then half a cosine to zero.
@@ -85,14 +80,22 @@ class TimeBudget(Extension):
         self.steps = 1  # that the plan foretells
         self._begin: float | None = None  # the seconds that were spent when the training began
         self._now = _Moment(0.0, False, False)
+        self._looked: int | None = None  # the step of the schedule at which the clock was read
         self._evaluated, self._saved_at = 0, 0.0
         self._stepped_at, self._step_seconds = 0.0, 0.0
 
     def schedule(self, optimizer: Optimizer) -> LRScheduler:
         """Return a schedule that reads the clock at each step."""
-        return LambdaLR(optimizer, lambda step: factor_at(self._look().share))
+        return LambdaLR(optimizer, self._factor)
 
-    def _look(self) -> _Moment:
+    def _factor(self, step: int) -> float:
+        """Return the factor of a step, the same for each of the optimizer's groups, which all ask for it."""
+        if step != self._looked:
+            self._look()
+            self._looked = step
+        return factor_at(self._now.share)
+
+    def _look(self) -> None:
         """Read the clock of the first rank. All ranks call it."""
         spent = self.budget.spent
         begin = spent if self._begin is None else self._begin
@@ -103,7 +106,6 @@ class TimeBudget(Extension):
         self._now = _Moment(share, ends, spent - self._saved_at > _SECONDS_BETWEEN_CHECKPOINTS)
         if self.loop.accelerator.num_processes > 1:
             self._now = broadcast_object_list([self._now])[0]
-        return self._now
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -152,3 +152,19 @@ def test_a_trainer_ends_by_the_clock(tmp_path: Path):
     trainer.train()
     assert trainer.state.global_step == trainer.state.max_steps == 11  # of 4 an epoch
     assert set(trainer.lr_scheduler.get_last_lr()) == {0.0}
+
+
+def test_all_groups_of_the_optimizer_have_the_factor_of_one_look_at_the_clock():
+    ticks = iter(range(10**6))
+    extension = TimeBudget(Budget(1000.0, began=0.0, now=lambda: float(next(ticks))))
+    extension.attach(StubLoop())
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 1.0} for _ in range(5)]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    schedule = extension.schedule(optimizer)
+    extension.on_train_begin(None, extension.loop.state, SimpleNamespace(should_training_stop=False))
+    before = next(ticks)
+    for _ in range(20):
+        optimizer.step()
+        schedule.step()
+        assert len(set(schedule.get_last_lr())) == 1
+    assert next(ticks) - before == 20 + 1
