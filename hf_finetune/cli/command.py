@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
-from hf_finetune.cli.flags import OneLineParser
+from hf_finetune.cli.flags import OneLineParser, add_inherited_flags
 from hf_finetune.logs import COLUMNS, LEVELS
 
 _USAGE = " " * len("usage: ")
@@ -27,6 +27,7 @@ class Command(ABC):
         details: A sentence more for its own help.
         usage: What follows its name.
         resumes: Whether the same command continues one that was interrupted.
+        takes_training_keys: Whether every key of `transformers.TrainingArguments` is a flag.
     """
 
     name: ClassVar[str]
@@ -34,6 +35,7 @@ class Command(ABC):
     details: ClassVar[str] = ""
     usage: ClassVar[str]
     resumes: ClassVar[bool] = False
+    takes_training_keys: ClassVar[bool] = False
 
     @abstractmethod
     def register(self, parser: argparse.ArgumentParser) -> None:
@@ -41,7 +43,10 @@ class Command(ABC):
 
     def register_inherited(self, parser: argparse.ArgumentParser) -> bool:
         """Add the flags that cost an import of Transformers; return whether there are any."""
-        return False
+        if self.takes_training_keys:
+            with importing():
+                add_inherited_flags(parser)
+        return self.takes_training_keys
 
     @abstractmethod
     def run(self, namespace: argparse.Namespace) -> int:

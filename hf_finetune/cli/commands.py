@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hf_finetune.cli.command import Command, importing
 from hf_finetune.cli.completion import SHELLS, completion_script
-from hf_finetune.cli.flags import CONVERT_FLAGS, DATA_FLAGS, add_argument_flags, add_inherited_flags, flag_values
+from hf_finetune.cli.flags import CONVERT_FLAGS, DATA_FLAGS, add_argument_flags, flag_values
 from hf_finetune.cli.train_help import ShowAllHelp, ShowShortHelp
 from hf_finetune.config.test_time import TTA_KINDS
 from hf_finetune.errors import UserError
@@ -25,17 +25,13 @@ class Train(Command):
     details = "Every key of a recipe is a flag; a flag wins over the recipe."
     usage = "[--recipe RECIPE] [--dataset DATASET] [--KEY VALUE]..."
     resumes = True
+    takes_training_keys = True
 
     def register(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("-h", "--help", action=ShowShortHelp, help="Show the keys that people use.")
         parser.add_argument("--help-all", action=ShowAllHelp, help="Show every key.")
         parser.add_argument("--recipe", metavar="NAME_OR_PATH", help="A packaged recipe's name or a YAML file.")
         add_argument_flags(parser)
-
-    def register_inherited(self, parser: argparse.ArgumentParser) -> bool:
-        with importing():
-            add_inherited_flags(parser)
-        return True
 
     def run(self, namespace: argparse.Namespace) -> int:
         with importing():
@@ -54,6 +50,7 @@ class LrFinder(Command):
     help = "suggest a learning rate by a short training with rising rates"
     details = "It takes the flags of train, draws a plot and keeps no model."
     usage = "[--recipe RECIPE] [--dataset DATASET] [--steps N] [--output FILE.png] [--KEY VALUE]..."
+    takes_training_keys = True
 
     def register(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--recipe", metavar="NAME_OR_PATH", help="A packaged recipe's name or a YAML file.")
@@ -62,11 +59,6 @@ class LrFinder(Command):
         parser.add_argument("--steps", type=int, metavar="N", help="Optimizer steps, at most. Default: 100.")
         _add_output(parser, "Draw into FILE. Absent: lr_finder.png, or lr_finder-2.png and so on.")
         add_argument_flags(parser)
-
-    def register_inherited(self, parser: argparse.ArgumentParser) -> bool:
-        with importing():
-            add_inherited_flags(parser)
-        return True
 
     def run(self, namespace: argparse.Namespace) -> int:
         with importing():
@@ -264,17 +256,13 @@ class Recipes(Command):
     name = "recipes"
     help = "list the packaged recipes, or show one with its bases resolved"
     usage = "[show NAME_OR_PATH [--explain] [--KEY VALUE]...]"
+    takes_training_keys = True
 
     def register(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("show", metavar="show", nargs="?", help="Show a recipe; without it, list them.")
         parser.add_argument("recipe", metavar="NAME_OR_PATH", nargs="?", help="A packaged recipe or a YAML file.")
         parser.add_argument("--explain", action="store_true", help="Say beside each value which file or flag set it.")
         add_argument_flags(parser)
-
-    def register_inherited(self, parser: argparse.ArgumentParser) -> bool:
-        with importing():
-            add_inherited_flags(parser)
-        return True
 
     def run(self, namespace: argparse.Namespace) -> int:
         from hf_finetune.config.recipe import load_recipe, override, packaged_recipes, to_yaml

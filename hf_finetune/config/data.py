@@ -7,6 +7,9 @@ from typing import Any
 
 from hf_finetune.config.validation import check_data
 
+# The keys that say how evaluation prepares an image, in place of the checkpoint's image processor.
+PROCESSOR_KEYS = ("image_size", "resize_mode", "crop_pct", "image_mean", "image_std", "resample")
+
 
 @dataclass
 class DataArguments:

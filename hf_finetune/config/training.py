@@ -20,7 +20,7 @@ from transformers.training_args import OptimizerNames
 from transformers.utils import ExplicitEnum
 
 from hf_finetune.config.durations import parse_duration
-from hf_finetune.config.training_keys import MULTISTEP, ONE_CYCLE, TrainingKeys
+from hf_finetune.config.training_keys import MULTISTEP, ONE_CYCLE, TrainingKeys, chosen_by
 from hf_finetune.config.validation import check_choice, check_devices, check_lists, check_training
 from hf_finetune.cores import usable_cores
 from hf_finetune.distributed import all_see, group_is_ready, join_processes, main_process_first
@@ -115,7 +115,7 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
     @property
     def chosen_by(self) -> str:
         """The metric of validation that chooses the best weights."""
-        return (self.metric_for_best_model or "loss").removeprefix("eval_")
+        return chosen_by(self.metric_for_best_model)
 
     @property
     def order_seed(self) -> int:

@@ -16,6 +16,11 @@ WARM_UPS = ("linear", "constant", "exponential")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical", "passive")
 
 
+def chosen_by(metric_for_best_model: str | None) -> str:
+    """Return the name of the metric of validation that chooses the best weights."""
+    return (metric_for_best_model or "loss").removeprefix("eval_")
+
+
 @dataclass
 class TrainingKeys:
     """The keys of training with their defaults, help texts and choices.

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.trainer_utils import PredictionOutput
 
 from hf_finetune.config.arguments import build_arguments
-from hf_finetune.config.data import DataArguments
+from hf_finetune.config.data import PROCESSOR_KEYS, DataArguments
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.config.test_time import check_tta
 from hf_finetune.config.training import FinetuneArguments
@@ -261,8 +261,7 @@ def evaluate_model(
 
 def _figures(arguments: DataArguments) -> DataArguments | None:
     """Return the arguments where they say how images are prepared; else the checkpoint's own processor is kept."""
-    stated = ("image_size", "resize_mode", "crop_pct", "image_mean", "image_std", "resample")
-    return arguments if any(getattr(arguments, name) is not None for name in stated) else None
+    return arguments if any(getattr(arguments, name) is not None for name in PROCESSOR_KEYS) else None
 
 
 def _choose_role(data: ImageDataset, split: str | None) -> str:

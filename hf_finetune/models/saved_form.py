@@ -1,4 +1,4 @@
-"""A finished model in a folder, such that `pipeline` gives what was evaluated."""
+"""A model in a folder: as it is, or such that `pipeline` gives what was evaluated."""
 
 from __future__ import annotations
 
@@ -36,11 +36,18 @@ def save_for_pipeline(
         if has_one_channel(model):
             model.config, state_dict = with_three_channels(model, state_dict)
         _name_pipeline(model.config, Path(folder))
-        with quiet_transformers():
-            model.save_pretrained(folder, state_dict=state_dict)
-            image_processor.save_pretrained(folder)
+        save_whole(model, image_processor, folder, state_dict)
     finally:
         model.config = own_config
+
+
+def save_whole(
+    model: PreTrainedModel, image_processor: Any, folder: str | Path, state_dict: dict[str, torch.Tensor] | None
+) -> None:
+    """Save a model and its image processor as they are, for a resume; see `save_for_pipeline` for the arguments."""
+    with quiet_transformers():
+        model.save_pretrained(folder, state_dict=state_dict)
+        image_processor.save_pretrained(folder)
 
 
 def _name_pipeline(config: PreTrainedConfig, folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from transformers import BaseImageProcessor, PreTrainedModel, TrainerCallback
 
+from hf_finetune.config.data import PROCESSOR_KEYS
 from hf_finetune.data.sources.objects import read_object
 from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.evaluation.metrics import METRICS, Metric, UserMetric
@@ -18,7 +19,6 @@ from hf_finetune.training.given import Given
 # Keys of a recipe that say which images, or which network: an argument takes the place of them all.
 _DATASET_KEYS = ("dataset", "dataset_path", "dataset_config", "dataset_revision")
 _MODEL_KEYS = ("model_name_or_path", "model_type", "model_config", "load_from", "load_from_sha256")
-_PROCESSOR_KEYS = ("image_size", "resize_mode", "crop_pct", "image_mean", "image_std", "resample")
 _FILES_OF_WEIGHTS = (".pth", ".pt", ".safetensors")
 
 
@@ -85,8 +85,8 @@ def sort_out(
             raise UserError(
                 f"image_processor is {kind}; use an image processor of Transformers, or a checkpoint's name."
             )
-        _refuse_beside("image_processor", _PROCESSOR_KEYS, settings)
-        values |= dict.fromkeys(_PROCESSOR_KEYS)
+        _refuse_beside("image_processor", PROCESSOR_KEYS, settings)
+        values |= dict.fromkeys(PROCESSOR_KEYS)
         objects["image_processor"] = image_processor
     if callable(train_transforms):
         values["train_transforms"] = None

@@ -119,19 +119,19 @@ def measure(trainer: ImageClassificationTrainer, budget: float) -> Speed:
     devices = [args.device] if args.device.type == "cuda" else []
     with torch.random.fork_rng(devices), trainer.extensions.loading():
         try:
-            step = _seconds(partial(_pass, trainer, args.train_batch_size, True), _MEASURING * budget / 2)
-            dataset = trainer.eval_dataset or trainer.train_dataset
-            count = min(args.per_device_eval_batch_size, len(dataset))
-            evaluation = _seconds(partial(_pass, trainer, count, False), _MEASURING * budget / 2)
+            training = partial(_pass, trainer, trainer.train_dataset, args.train_batch_size, True)
+            step = _seconds(training, _MEASURING * budget / 2)
+            held_out = trainer.train_dataset if trainer.eval_dataset is None else trainer.eval_dataset
+            count = min(args.per_device_eval_batch_size, len(held_out))
+            evaluation = _seconds(partial(_pass, trainer, held_out, count, False), _MEASURING * budget / 2)
         finally:
             model.load_state_dict(kept)
             model.zero_grad(set_to_none=True)
     return Speed(step * (args.gradient_accumulation_steps or 1), evaluation / count / args.world_size)
 
 
-def _pass(trainer: ImageClassificationTrainer, count: int, trains: bool) -> None:
+def _pass(trainer: ImageClassificationTrainer, dataset: Batches, count: int, trains: bool) -> None:
     """Load a batch and take it through the network, and back where it trains."""
-    dataset = trainer.train_dataset if trains or trainer.eval_dataset is None else trainer.eval_dataset
     inputs = trainer.prepare_batch(evenly_spaced(dataset, count))
     labels = inputs.pop("labels")
     trainer.model.train(trains)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from hf_finetune.config.recipe import Recipe, to_yaml
 from hf_finetune.data.dataset import ImageDataset
@@ -87,7 +87,7 @@ def run(recipe: Recipe, command: str, given: Given | None = None, began: float |
         UserError: For whatever the caller can fix.
         Interrupted: Where SIGTERM, SIGINT or SIGHUP ended the training, which is saved: the same command resumes it.
     """
-    prepared = prepare(recipe, given or Given(), time.monotonic() if began is None else began)
+    prepared = prepare(recipe, given, began)
     plan = prepared.plan
     leave_if_interrupted()
     with locked(plan.folder) if plan.args.process_index == 0 else nullcontext():
@@ -117,18 +117,12 @@ def _train_and_save(prepared: PreparedRun, command: str) -> FinetuneResult:
     leave_if_interrupted()
     from hf_finetune.training import result  # plots: not before they are due
 
-    if plan.args.best_k_soup is not None:
-        training.metrics["train_soup_of_checkpoints"] = keep_better_soup(trainer, prepared.splits["validation"])
     predictions = {}
-    for role, prefix in result.METRIC_PREFIXES.items():  # validation is the first
+    for role, prefix in result.METRIC_PREFIXES.items():  # validation, which has a say in the weights, is the first
         if role in prepared.splits:
-            predictions[role] = trainer.predict(prepared.splits[role], metric_key_prefix=prefix)
-            changed = role == "validation" and keep_better_start(trainer, predictions[role].metrics or {})
-            if role == "validation" and plan.args.calibrate:
-                temperature = calibrate_head(trainer, prepared.splits[role])
-                training.metrics["train_temperature"], changed = temperature, changed or temperature != 1
-            if changed:
-                predictions[role] = trainer.predict(prepared.splits[role], metric_key_prefix=prefix)
+            evaluate = partial(trainer.predict, prepared.splits[role], metric_key_prefix=prefix)
+            is_validation = role == "validation"
+            predictions[role] = _choose_weights(prepared, training, evaluate) if is_validation else evaluate()
     log_lines(logger, *note_lost(data, trainer.unreadable_images()))
     record = result.RunRecord.of_run(plan, prepared.network.base, command, data, trainer, training, predictions)
 
@@ -153,13 +147,35 @@ def _train_and_save(prepared: PreparedRun, command: str) -> FinetuneResult:
     return FinetuneResult(record.metrics, trainer.model, processor, plan.folder, record.named_intervals())
 
 
-def prepare(recipe: Recipe, given: Given | None = None, began: float = 0.0) -> PreparedRun:
-    """Load images and network, join them in a trainer, and take two images through.
+def _choose_weights(
+    prepared: PreparedRun, training: TrainOutput, evaluate: Callable[[], PredictionOutput]
+) -> PredictionOutput:
+    """Leave the trainer with the weights that validation chooses, calibrated if asked, and return their evaluation.
+
+    Args:
+        prepared: The run, which has trained.
+        training: Its figures, to which those on the weights are added.
+        evaluate: Evaluates the validation split.
+    """
+    trainer, args, validation = prepared.trainer, prepared.plan.args, prepared.splits["validation"]
+    if args.best_k_soup is not None:
+        training.metrics["train_soup_of_checkpoints"] = keep_better_soup(trainer, validation)
+    evaluated = evaluate()
+    changed = keep_better_start(trainer, evaluated.metrics or {})
+    if args.calibrate:
+        temperature = calibrate_head(trainer, validation)
+        training.metrics["train_temperature"], changed = temperature, changed or temperature != 1
+    return evaluate() if changed else evaluated
+
+
+def prepare(recipe: Recipe, given: Given | None = None, began: float | None = None) -> PreparedRun:
+    """Load images and network, join them in a trainer, and take two images through; `run` has the same arguments.
 
     Raises:
         UserError: For whatever the caller can fix.
     """
     # ---- data ----
+    began = time.monotonic() if began is None else began
     plan = plan_run(recipe, given or Given())
     earlier = earlier_images(plan.folder) if plan.checkpoint else None
     raw = plan.given.dataset.raw if plan.given.dataset else None

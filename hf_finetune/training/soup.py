@@ -60,33 +60,33 @@ def keep_better_soup(trainer: ImageClassificationTrainer, validation: Any) -> in
     if len(kept) < 2:
         logger.info("best_k_soup: fewer than two evaluations have kept weights, so there is nothing to average.")
         return 1
-    taster, steps = _Taster(trainer, validation), list(kept)
-    single = taster.try_mean([kept[steps[0]]])
+    trials, steps = _Trials(trainer, validation), list(kept)
+    single = trials.try_mean([kept[steps[0]]])
     greedy, used = single, steps[:1]
     for step in steps[1:]:
         leave_if_interrupted()
-        tried = taster.try_mean([kept[own] for own in [*used, step]])
-        if not taster.is_better(greedy, tried):
+        tried = trials.try_mean([kept[own] for own in [*used, step]])
+        if not trials.is_better(greedy, tried):
             greedy, used = tried, [*used, step]
-    uniform = greedy if used == steps else taster.try_mean(list(kept.values()))
+    uniform = greedy if used == steps else trials.try_mean(list(kept.values()))
     candidates = {"the best checkpoint alone": (single, steps[:1])}  # of equal ones, the first is kept
     candidates |= {f"the greedy soup of {len(used)}": (greedy, used), "the uniform soup": (uniform, steps)}
-    name = taster.best_of({name: figure for name, (figure, _) in candidates.items()})
+    name = trials.best_of({name: figure for name, (figure, _) in candidates.items()})
     chosen = candidates[name][1]
-    taster.try_mean([kept[step] for step in chosen])
+    trials.take([kept[step] for step in chosen])
     figures = ", ".join(f"{name} {figure:.4f}" for name, (figure, _) in candidates.items())
     logger.info(
-        f"Soups of the {len(steps)} best checkpoints, of steps {', '.join(map(str, steps))}, by {taster.metric} on"
+        f"Soups of the {len(steps)} best checkpoints, of steps {', '.join(map(str, steps))}, by {trials.metric} on"
         f" validation: {figures}. {name[0].upper()}{name[1:]} is kept."
     )
     return len(chosen)
 
 
-class _Taster:
+class _Trials:
     """Gives the network means of weights, and measures them on validation."""
 
     def __init__(self, trainer: ImageClassificationTrainer, validation: Any) -> None:
-        self.metric = (trainer.args.metric_for_best_model or "loss").removeprefix("eval_")
+        self.metric = trainer.args.chosen_by
         metrics = cast(ClassificationMetrics, trainer.compute_metrics)
         self._sign = 1 if metrics.greater_is_better(self.metric, trainer.args.greater_is_better) else -1
         self._trainer, self._validation = trainer, validation
@@ -99,11 +99,15 @@ class _Taster:
         """Return the name of the best figure, the first of equal ones."""
         return max(figures, key=lambda name: self._sign * figures[name])
 
-    def try_mean(self, weights: Sequence[Weights]) -> float:
-        """Give the network the mean of some weights, with statistics of its own, and return the metric."""
+    def take(self, weights: Sequence[Weights]) -> None:
+        """Give the network the mean of some weights, with statistics of its own."""
         self._trainer.model.load_state_dict(mean_of(weights))
         if len(weights) > 1:  # those of a single one are its own
             recompute_batch_norm(self._trainer)
+
+    def try_mean(self, weights: Sequence[Weights]) -> float:
+        """Give the network the mean of some weights, and return the metric of it."""
+        self.take(weights)
         output = self._trainer.predict(self._validation, metric_key_prefix="eval")
         return float((output.metrics or {})[f"eval_{self.metric}"])
 

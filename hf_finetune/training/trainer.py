@@ -30,10 +30,10 @@ from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.errors import Interrupted
 from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.models.layout import use_channels_last
-from hf_finetune.models.saved_form import save_for_pipeline
+from hf_finetune.models.saved_form import save_for_pipeline, save_whole
 from hf_finetune.training.checkpoints.resume import RESUME_FILE, ResumeState
 from hf_finetune.training.checkpoints.usable import find_best_again, misfits_told
-from hf_finetune.training.checkpoints.weights import reload_whole, save_whole
+from hf_finetune.training.checkpoints.weights import reload_whole
 from hf_finetune.training.checkpoints.writer import CheckpointWriter
 from hf_finetune.training.extensions.base import Extension, gather_names
 from hf_finetune.training.extensions.build import build_extensions

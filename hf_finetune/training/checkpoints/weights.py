@@ -1,32 +1,15 @@
-"""Weights, configuration and image processor in a folder: written without pickles, read strictly."""
+"""The weights of a checkpoint, read strictly."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
 from hf_finetune.errors import listing
 from hf_finetune.models.quiet import quiet_transformers
 from hf_finetune.training.checkpoints.usable import misfits_told
-
-
-def save_whole(
-    model: PreTrainedModel, image_processor: Any, folder: str | Path, state_dict: dict[str, torch.Tensor] | None
-) -> None:
-    """Save a model and its image processor for a resume, as `from_pretrained` reads them.
-
-    Args:
-        model: The model, without wrappers.
-        image_processor: What prepares its images.
-        folder: Where the files go.
-        state_dict: The weights, where the model does not hold them all itself (FSDP, DeepSpeed).
-    """
-    with quiet_transformers():
-        model.save_pretrained(folder, state_dict=state_dict)
-        image_processor.save_pretrained(folder)
 
 
 def reload_whole(model: PreTrainedModel, folder: Path) -> None:
@@ -37,7 +20,7 @@ def reload_whole(model: PreTrainedModel, folder: Path) -> None:
 
     Args:
         model: The model, without wrappers; its weights are replaced.
-        folder: Where `save_whole` has saved it.
+        folder: Where `models.saved_form.save_whole` has saved it.
 
     Raises:
         UserError: The weights are those of another network.

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from hf_finetune.config.training_keys import chosen_by
 from hf_finetune.training.extensions.base import Extension
 
 FOLDER = ".best_weights"  # in the folder of the run, until it has its result
@@ -56,8 +57,7 @@ class BestWeights(Extension):
         **kwargs: Any,
     ) -> None:
         """Keep the weights where the figure is among the best."""
-        name = (args.metric_for_best_model or "loss").removeprefix("eval_")
-        value = (metrics or {}).get(f"eval_{name}")
+        value = (metrics or {}).get(f"eval_{chosen_by(args.metric_for_best_model)}")
         if value is None or value != value:  # NaN
             return
         sign = -1 if args.greater_is_better else 1

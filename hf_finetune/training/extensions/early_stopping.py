@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from hf_finetune.config.training_keys import chosen_by
 from hf_finetune.logs import get_logger
 from hf_finetune.training.extensions.base import Extension
 
@@ -52,7 +53,7 @@ class EarlyStopping(Extension):
         **kwargs: Any,
     ) -> None:
         """Compare the figure with the best one, and ask for the end where it was best too long ago."""
-        value = (metrics or {}).get(f"eval_{_metric(args)}")
+        value = (metrics or {}).get(f"eval_{chosen_by(args.metric_for_best_model)}")
         if value is None or self._is_over:
             return
         greater = bool(args.greater_is_better)
@@ -67,9 +68,10 @@ class EarlyStopping(Extension):
     ) -> None:
         """Log that the run ended early, and what of its schedule is left out."""
         if self._is_over and state.is_world_process_zero:
+            metric = chosen_by(args.metric_for_best_model)
             logger.info(
                 f"Stopped early at step {state.global_step:,} of {state.max_steps:,}: {self.patience} evaluation(s)"
-                f" without a better {_metric(args)} than {self._best:.4g} at step {self._best_step:,}. The learning"
+                f" without a better {metric} than {self._best:.4g} at step {self._best_step:,}. The learning"
                 " rate's schedule, which was made for all steps, is cut there."
             )
 
@@ -85,7 +87,3 @@ class EarlyStopping(Extension):
         """
         self._best, self._best_step = state.get("best"), state.get("best_step", 0)
         self._since = state.get("since", 0)
-
-
-def _metric(args: TrainingArguments) -> str:
-    return (args.metric_for_best_model or "loss").removeprefix("eval_")

@@ -10,9 +10,8 @@ import torch
 from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from hf_finetune.errors import UserError
 from hf_finetune.logs import get_logger
-from hf_finetune.training.averages import update_average
+from hf_finetune.training.averages import restore, update_average
 from hf_finetune.training.extensions.base import Extension
 
 logger = get_logger(__name__)
@@ -129,9 +128,5 @@ class AveragedWeights(Extension):
         Raises:
             UserError: The checkpoint has no average, or one of other parameters.
         """
-        if {name: tensor.shape for name, tensor in state.items()} != {
-            name: average.shape for name, average in self._averages.items()
-        }:
-            raise UserError("The checkpoint has no average of these weights; use --overwrite_output_dir to start anew.")
-        for name, average in self._averages.items():
-            average.copy_(state[name])
+        advice = "The checkpoint has no average of these weights; use --overwrite_output_dir to start anew."
+        restore(self._averages, state, advice)

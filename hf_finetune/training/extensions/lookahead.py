@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from hf_finetune.errors import UserError
-from hf_finetune.training.averages import update_average
+from hf_finetune.training.averages import restore, update_average
 from hf_finetune.training.extensions.base import Extension
 
 _DECAY = 0.95  # of the slow weights per step, at the end of the run
@@ -98,11 +97,5 @@ class Lookahead(Extension):
             UserError: The checkpoint has none, or those of other weights.
         """
         self._begin()
-        if {name: tensor.shape for name, tensor in state.items()} != {
-            name: slow.shape for name, slow in self._slow.items()
-        }:
-            raise UserError(
-                "The checkpoint has no slow weights for lookahead_steps; use --overwrite_output_dir to start anew."
-            )
-        for name, slow in self._slow.items():
-            slow.copy_(state[name])
+        advice = "The checkpoint has no slow weights for lookahead_steps; use --overwrite_output_dir to start anew."
+        restore(self._slow, state, advice)
