@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import DynamoBackend
+from torch import distributed
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import IntervalStrategy, SchedulerType
@@ -21,7 +22,7 @@ from transformers.utils import ExplicitEnum
 
 from hf_finetune.config.durations import parse_duration
 from hf_finetune.config.training_keys import MULTISTEP, ONE_CYCLE, TrainingKeys, chosen_by
-from hf_finetune.config.validation import check_choice, check_devices, check_lists, check_training
+from hf_finetune.config.validation import check_choice, check_devices, check_lists, check_processes, check_training
 from hf_finetune.cores import usable_cores
 from hf_finetune.distributed import all_see, group_is_ready, join_processes, main_process_first
 from hf_finetune.errors import UserError, did_you_mean
@@ -75,7 +76,12 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
         stated = (self.per_device_train_batch_size, self.gradient_accumulation_steps)
         self.per_device_train_batch_size, self.gradient_accumulation_steps = 1, 1
         join_processes(self.use_cpu, timedelta(seconds=self.ddp_timeout))
+        use_cpu = self.use_cpu
+        if (self.bf16 or self.bf16_full_eval) and not torch.accelerator.is_available():
+            check_processes(distributed.get_world_size() if distributed.is_initialized() else 1)
+            self.use_cpu = True  # otherwise Transformers refuses
         super().__post_init__()
+        self.use_cpu = use_cpu  # the recipe that is saved may train on a GPU elsewhere
         self._use_one_gpu()
         self.lr_scheduler_type = ScheduleType(schedule)
         self.per_device_train_batch_size, self.gradient_accumulation_steps = split_global_batch(

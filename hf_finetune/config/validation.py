@@ -338,8 +338,20 @@ def check_devices(args: FinetuneArguments) -> None:
             f" accelerate launch -q --num_processes {args.n_gpu} scripts/run_finetune.py ..., or set"
             " CUDA_VISIBLE_DEVICES=0."
         )
+    check_processes(args.world_size)
+
+
+def check_processes(world_size: int) -> None:
+    """Check that all launched processes train together.
+
+    Args:
+        world_size: How many processes have found each other.
+
+    Raises:
+        UserError: Other processes were launched that would train on their own.
+    """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != args.world_size:
+    if launched != world_size:
         raise UserError(
             f"{launched} processes were launched, but they do not train together and would write into one folder."
             f" On a machine without GPU use: torchrun --standalone --nproc_per_node {launched}"

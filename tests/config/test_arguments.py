@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import pytest
+import torch
 from transformers.utils.logging import get_verbosity as transformers_verbosity
 
 from hf_finetune.cli.flags import OneLineParser, add_argument_flags, flag_values
@@ -118,6 +119,17 @@ def test_several_gpus_that_cannot_be_left_out_are_refused(monkeypatch: pytest.Mo
     monkeypatch.setattr(FinetuneArguments, "n_gpu", property(lambda self: 2))
     with pytest.raises(UserError, match="^One process would train on 2 GPUs, .* use accelerate launch -q --num_proc"):
         build()
+
+
+@pytest.mark.parametrize("precision", ["bf16", "bf16_full_eval"])
+def test_bfloat16_on_a_machine_without_gpu_needs_no_flag(monkeypatch: pytest.MonkeyPatch, precision: str):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    _, _, args = build(use_cpu=False, **{precision: True})
+    assert args.device.type == "cpu" and getattr(args, precision)
+    assert args.use_cpu is False  # the same recipe uses the GPU of another machine
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="^2 processes were launched, but they do not train together"):
+        build(use_cpu=False, **{precision: True})
 
 
 def test_what_the_stock_arguments_refuse_is_one_line():
