@@ -14,6 +14,9 @@ import PIL.Image
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
+from hf_finetune.config.data import DataArguments
+from hf_finetune.data.dataset import ImageDataset
+from hf_finetune.data.streaming.build import load_streamed_dataset
 from hf_finetune.data.streaming.shards import DataFile
 from hf_finetune.data.streaming.split import StreamedSplit
 
@@ -116,3 +119,18 @@ def fake_split(rows: Sequence[int], buffer_size: int = 20, **settings: Any) -> S
     """A split of `FakeShards`, whose class ids are row numbers modulo ten."""
     shards = FakeShards(rows, **settings)
     return StreamedSplit(shards, lambda labels, _: [label % 10 for label in labels.to_pylist()], "fake", buffer_size)
+
+
+def load(folder: Path, num_labels: int | None = None, seed: int = 1, **settings: Any) -> ImageDataset:
+    """Return a folder of shards as a streamed dataset."""
+    return load_streamed_dataset(DataArguments(dataset=str(folder), streaming=True, **settings), seed, num_labels)
+
+
+def rows_of(split: StreamedSplit) -> list[Any]:
+    """Return all rows of a split, in the order of its shards."""
+    return [row for shard in range(len(split.counts)) for row in split.read(shard)]
+
+
+def labels_of(split: StreamedSplit) -> list[int]:
+    """Return the labels of all rows of a split."""
+    return [row.label for row in rows_of(split)]
