@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from hf_finetune.logs import ConsoleHandler, show_logs
 from tests.helpers.hub_session import logged_in, server  # noqa: F401 - fixtures
@@ -88,6 +90,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         place = f"{item.path.relative_to(folder).as_posix()}::{item.name}"
         if place.startswith(SLOW) and not place.startswith(QUICK):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _libraries_are_no_garbage() -> None:
+    """Keep what is imported by now out of garbage collections: a run asks for two, of 0.3 s each over all libraries."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -171,3 +180,19 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def drawn_plots() -> None:
+    """For tests that look at plots: matplotlib draws them."""
+
+
+@pytest.fixture(autouse=True)
+def _undrawn_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save each finished figure as one white pixel: a run has three plots, and matplotlib draws them for a second.
+
+    Tests of the plots and every process that a test starts have them drawn.
+    """
+    if "drawn_plots" not in request.fixturenames:
+        pixel = PIL.Image.new("RGB", (1, 1), "white")
+        monkeypatch.setattr(Figure, "savefig", lambda figure, path, **settings: pixel.save(path, format="PNG"))

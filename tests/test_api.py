@@ -229,6 +229,7 @@ def test_the_typo_of_the_dataset_is_told_before_the_folder(tmp_path):
 # ---- results ----
 
 
+@pytest.mark.usefixtures("drawn_plots")
 def test_a_result_is_four_lines_and_shows_its_plots(colours, tmp_path):
     result = finetune(TINY_RECIPE, dataset=colours, output_dir=tmp_path / "output", num_train_epochs=1)
     lines = repr(result).splitlines()
@@ -237,6 +238,7 @@ def test_a_result_is_four_lines_and_shows_its_plots(colours, tmp_path):
     assert shown.count("data:image/png;base64,") == 2 and 'src="/' not in shown
 
 
+@pytest.mark.usefixtures("drawn_plots")
 def test_evaluate_takes_objects_and_writes_its_results(finished_run, colours, tmp_path):
     result = evaluate(
         str(finished_run), dataset=colours, split="train", metrics={"sureness": sureness},

@@ -80,6 +80,7 @@ def test_one_wrong_image_tells_no_temperature_and_many_do():
     assert not temperature_helps(logits[:1], labels[:1])
 
 
+@pytest.mark.usefixtures("drawn_plots")
 def test_the_diagram_is_drawn_also_of_one_bin(tmp_path: Path):
     logits, labels = drawn(2_000, 10, 2.0)
     plot_reliability(reliability(*scores_of(logits, labels)), tmp_path / "many.png", "resnet on $digits$", "test")

@@ -15,6 +15,8 @@ from hf_finetune.evaluation import fonts
 from hf_finetune.evaluation.analysis import Confusions
 from hf_finetune.evaluation.plots import plot_confusion_matrix, plot_training_curve
 
+pytestmark = pytest.mark.usefixtures("drawn_plots")
+
 
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:

@@ -39,6 +39,7 @@ def test_the_search_ends_where_the_loss_diverges_and_groups_keep_their_ratio(tmp
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("drawn_plots")
 def test_the_command_draws_and_suggests_and_keeps_no_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], image_folder: Path
 ) -> None:
