@@ -1,6 +1,6 @@
 """Fine-tunes an image classifier. The same job as `hf-finetune train`, as a file that a launcher can point at.
 
-accelerate launch scripts/run_finetune.py --dataset cifar10
+accelerate launch -q scripts/run_finetune.py --dataset cifar10
 torchrun --standalone --nproc_per_node 2 scripts/run_finetune.py --dataset digits --use_cpu
 """
 

@@ -156,6 +156,7 @@ class Reader:
         elif program == "torchrun" or words[:2] == ["accelerate", "launch"]:
             parser = get_args_parser() if program == "torchrun" else launch_command_parser()
             launcher = parser.parse_args(rest if program == "torchrun" else rest[1:])
+            assert program == "torchrun" or launcher.quiet, words
             assert launcher.training_script == SCRIPT and (REPOSITORY / SCRIPT).is_file(), words
             self.run(["hf-finetune", "train", *launcher.training_script_args])
         elif program == "sbatch":

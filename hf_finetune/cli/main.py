@@ -5,12 +5,15 @@ Nothing heavy is imported at the top, so `hf-finetune --help` answers at once.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from hf_finetune.cli.command import Command
 from hf_finetune.cli.commands import COMMANDS
@@ -145,4 +148,15 @@ def _listed(command: Command) -> str:
 
 def _fail(message: str, code: int) -> int:
     tell(f"hf-finetune: {message}", sys.stderr)
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        _tell_launcher(message, Path(path))
     return code
+
+
+def _tell_launcher(message: str, file: Path) -> None:
+    """Write why this process ends, as `torch.distributed.elastic` reads it; the launcher's report then ends with it."""
+    unfinished = file.with_suffix(".unfinished")
+    with suppress(OSError):
+        details = {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}
+        unfinished.write_text(json.dumps({"message": details}))
+        unfinished.replace(file)  # the launcher fails on half a file

@@ -82,3 +82,17 @@ def test_accelerate_launch_is_the_same_job(image_folder, tmp_path):
     completed = run_command([*launcher, str(REPOSITORY / "scripts" / "run_finetune.py"), *words])
     assert completed.returncode == 0, completed.stderr[-2000:]
     assert json.loads((tmp_path / "output" / "metrics.json").read_text())["metrics"]["test_samples"] == 24
+
+
+def test_the_report_of_a_launcher_ends_with_the_mistake():
+    completed = run_command([*TWO_PROCESSES, str(REPOSITORY / "scripts" / "run_finetune.py"), "--epochs", "3"])
+    *_, reason, border = completed.stderr.splitlines()
+    assert reason == '  traceback : error: There is no flag "--epochs"; use --num_train_epochs.'
+    assert set(border) == {"="}
+
+
+def test_accelerate_launch_with_q_ends_with_the_mistake():
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "-q", "--cpu"]
+    completed = run_command([*launcher, str(REPOSITORY / "scripts" / "run_finetune.py"), "--epochs", "3"])
+    assert completed.returncode != 0 and "Traceback" not in completed.stderr
+    assert completed.stderr.endswith('hf-finetune: error: There is no flag "--epochs"; use --num_train_epochs.\n')
