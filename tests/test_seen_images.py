@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.processes import REPOSITORY, TWO_PROCESSES, run_command
+from tests.helpers.launched import run_in_two
+from tests.helpers.processes import REPOSITORY
 from tests.helpers.seen_images import main
 
 IMAGES = 64
@@ -28,8 +29,7 @@ def test_with_workers(undisturbed, tmp_path, workers):
 
 
 def test_with_two_processes(undisturbed, tmp_path):
-    script = str(REPOSITORY / "tests" / "helpers" / "seen_images.py")
-    completed = run_command([*TWO_PROCESSES, script, str(tmp_path)])
+    completed = run_in_two(REPOSITORY / "tests" / "helpers" / "seen_images.py", tmp_path)
     assert completed.returncode == 0, completed.stderr[-2000:]
     first, second = (json.loads((tmp_path / f"seen_{rank}.json").read_text()) for rank in (0, 1))
     assert len(first) == len(second) == IMAGES and not first.keys() & second.keys()

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import random
 import signal
-import socket
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -31,11 +30,11 @@ from tests.faults.child import (
     TRAINING,
     run_command,
 )
+from tests.helpers.launched import environments, wait
 
 _FORKSERVER = multiprocessing.get_context("forkserver")
 _FORKSERVER.set_forkserver_preload(["tests.faults.child"])
 _SECONDS_OF_A_RUN = 120  # until it is taken for one that hangs
-_SECONDS_OF_A_LAUNCHER = 1.5  # between the end of one process and the signal to the others
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -48,37 +47,13 @@ def warm_up() -> None:
 
 def start(words: list[str], log: Path, processes: int = 1) -> tuple[list[Any], Any]:
     """Starts the command in so many processes of one group, and returns them and the numbers they share with us."""
-    environment = {}
-    if processes > 1:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
-        environment |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
     shared = _FORKSERVER.RawArray("l", 4)
     children = []
-    for rank in range(processes):
-        own = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
+    for rank, own in enumerate(environments(processes)):
         told = shared if rank == 0 else _FORKSERVER.RawArray("l", 4)
         children.append(_FORKSERVER.Process(target=run_command, args=(words, own, str(log), told)))
         children[-1].start()
     return children, shared
-
-
-def wait(children: list[Any]) -> list[int]:
-    """Waits as a launcher does, which ends the other processes where one has failed, and returns the exit codes."""
-    deadline = time.monotonic() + _SECONDS_OF_A_RUN
-    while any(child.exitcode is None for child in children) and all(not child.exitcode for child in children):
-        time.sleep(0.005)
-        if time.monotonic() > deadline:
-            break
-    for seconds, stop in ((_SECONDS_OF_A_LAUNCHER, "terminate"), (10, "kill"), (10, None)):
-        for child in children:
-            child.join(seconds)
-        if stop is None or all(child.exitcode is not None for child in children):
-            break
-        for child in children:
-            getattr(child, stop)()
-    return [child.exitcode for child in children]
 
 
 @dataclass

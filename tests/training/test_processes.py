@@ -9,16 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.helpers.launched import run_in_two
 from tests.helpers.processes import REPOSITORY, TWO_PROCESSES, run_command
 from tests.helpers.tiny import write_recipe
+from tests.helpers.two_processes import main
 
 
 @pytest.mark.parametrize("family", ["resnet", "vit", "convnext"])
 def test_two_processes_make_the_gradient_of_one(tmp_path, family):
-    script = str(REPOSITORY / "tests" / "helpers/two_processes.py")
-    for launcher in ([sys.executable], TWO_PROCESSES):
-        completed = run_command([*launcher, script, str(tmp_path), family])
-        assert completed.returncode == 0, completed.stderr[-2000:]
+    main(str(tmp_path), family)
+    completed = run_in_two(REPOSITORY / "tests" / "helpers" / "two_processes.py", tmp_path, family)
+    assert completed.returncode == 0, completed.stderr[-2000:]
     one, two = (load_file(tmp_path / f"gradient_{count}.safetensors") for count in (1, 2))
     assert max(gradient.abs().max() for gradient in one.values()) > 1e-3
     for name in one:
@@ -57,9 +58,8 @@ def test_processes_that_do_not_find_each_other_stop(image_folder, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("with a GPU the processes do find each other")
     recipe = write_recipe(tmp_path, use_cpu=False)
-    script = str(REPOSITORY / "scripts" / "run_finetune.py")
-    words = ["--recipe", str(recipe), "--dataset", str(image_folder), "--output_dir", str(tmp_path / "output")]
-    completed = run_command([*TWO_PROCESSES, script, *words])
+    words = ["--recipe", recipe, "--dataset", image_folder, "--output_dir", tmp_path / "output"]
+    completed = run_in_two(REPOSITORY / "scripts" / "run_finetune.py", *words)
     assert completed.returncode != 0
     assert completed.stderr.count("hf-finetune: error: 2 processes were launched, but they do not train together") == 1
     assert "torchrun --standalone --nproc_per_node 2" in completed.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import chain
 from pathlib import Path
 
@@ -10,12 +9,14 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from hf_finetune.cli.main import main
 from hf_finetune.errors import UserError
 from hf_finetune.models.freeze import freeze_modules
 from hf_finetune.training.sanity_check import sanity_check
 from hf_finetune.training.trainer import ImageClassificationTrainer
+from tests.helpers.launched import run_in_two
 from tests.helpers.networks import deep_resnet, make_model
-from tests.helpers.processes import REPOSITORY, TWO_PROCESSES, run_command
+from tests.helpers.processes import REPOSITORY
 from tests.helpers.streamed import write_parquet
 from tests.helpers.streamed_run import make_streaming_trainer
 from tests.helpers.tiny import write_recipe
@@ -160,18 +161,21 @@ def test_what_fails_in_training_mode_alone_is_told_before_the_first_step(tmp_pat
 DEEP = {"embedding_size": 8, "hidden_sizes": [8, 16, 16, 16], "depths": [1] * 4, "layer_type": "basic"}
 
 
-def test_two_processes_fill_up_and_refuse_one_image_each(image_folder, tmp_path):
+def test_two_processes_fill_up_and_refuse_one_image_each(image_folder, tmp_path, capsys):
     """Of 65 training images in batches of 8 for two processes, the last batch would be one image for one of them."""
-    script = str(REPOSITORY / "scripts" / "run_finetune.py")
-    for batch, launcher in ((16, TWO_PROCESSES), (2, TWO_PROCESSES), (16, [sys.executable])):
+    for batch in (16, 2):
         recipe = write_recipe(tmp_path, model_config=DEEP, global_batch_size=batch, num_train_epochs=1)
-        output = tmp_path / f"output_{batch}_{len(launcher)}"
-        words = ["--recipe", str(recipe), "--dataset", str(image_folder), "--output_dir", str(output)]
-        completed = run_command([*launcher, script, *words])
+        output = tmp_path / f"output_{batch}"
+        words = ["--recipe", recipe, "--dataset", image_folder, "--output_dir", output]
+        completed = run_in_two(REPOSITORY / "scripts" / "run_finetune.py", *words)
         if batch == 2:
             assert completed.returncode != 0 and not any(output.glob("*"))
             line = "hf-finetune: error: ResNetForImageClassification has BatchNorm, which cannot compute with one"
             assert completed.stderr.count(line) == 1 and "--global_batch_size 4 or more" in completed.stderr
         else:
             assert completed.returncode == 0, completed.stderr[-2000:]
-            assert (JOINS in completed.stdout) == (launcher is not TWO_PROCESSES)
+            assert JOINS not in completed.stdout
+    recipe = write_recipe(tmp_path, model_config=DEEP, num_train_epochs=1)  # the same batches of 16, in one process
+    words = ["--recipe", recipe, "--dataset", image_folder, "--output_dir", tmp_path / "one"]
+    assert main(["train", *map(str, words)]) == 0
+    assert JOINS in capsys.readouterr().out

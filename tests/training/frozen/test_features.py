@@ -20,8 +20,9 @@ from transformers import (
 from hf_finetune import finetune
 from hf_finetune.models.freeze import freeze_modules
 from hf_finetune.training.frozen.features import random_transforms, train_on_features, train_on_images
+from tests.helpers.launched import run_in_two
 from tests.helpers.networks import CLASSES, make_model, norm_and_head, two_heads
-from tests.helpers.processes import REPOSITORY, TWO_PROCESSES, run_command
+from tests.helpers.processes import REPOSITORY
 from tests.helpers.tiny import tiny_timm, write_recipe
 from tests.helpers.trainers import make_trainer
 
@@ -146,9 +147,9 @@ def test_a_run_computes_them_once_and_the_result_is_a_whole_model(
 def test_two_processes(image_folder, tmp_path):
     """The first computes the features and the head, the other reads them and is given it."""
     recipe = write_recipe(tmp_path, **FROZEN, head_init="probe", learning_rate=0.01, num_train_epochs=1)
-    words = ["--recipe", str(recipe), "--dataset", str(image_folder), "--output_dir", str(tmp_path / "output")]
-    script = str(REPOSITORY / "scripts" / "run_finetune.py")
-    completed = run_command([*TWO_PROCESSES, script, *words], HF_DATASETS_CACHE=str(tmp_path / "cache"))
+    words = ["--recipe", recipe, "--dataset", image_folder, "--output_dir", tmp_path / "output"]
+    script = REPOSITORY / "scripts" / "run_finetune.py"
+    completed = run_in_two(script, *words, HF_DATASETS_CACHE=str(tmp_path / "cache"))
     assert completed.returncode == 0, completed.stderr[-2000:]
     assert completed.stdout.count("Features of train: 65 images") == completed.stdout.count("Head: probed") == 1
     metrics = json.loads((tmp_path / "output" / "metrics.json").read_text())["metrics"]
