@@ -22,8 +22,8 @@ from hf_finetune.config.recipe import BASE_KEY, Recipe, flag_text, load_recipe, 
 from hf_finetune.config.settings import Settings
 from hf_finetune.config.synonyms import answer
 from hf_finetune.config.wording import python_wording
-from hf_finetune.data.images.decoding import Pages
-from hf_finetune.data.images.header_check import describe_pages
+from hf_finetune.data.images.decoding import Unused
+from hf_finetune.data.images.header_check import describe_unused
 from hf_finetune.data.sources.objects import GivenDataset, as_image, read_object
 from hf_finetune.data.transforms.given import ImageFunction
 from hf_finetune.errors import Interrupted, UserError, did_you_mean
@@ -31,7 +31,7 @@ from hf_finetune.evaluation.metrics import Metric, UserMetric
 from hf_finetune.jobs.compare import Comparison, compare_models
 from hf_finetune.jobs.evaluate import EvaluationResult, evaluate_model
 from hf_finetune.jobs.export import export_model
-from hf_finetune.jobs.predict import Prediction, classify, counting_pages, find_images
+from hf_finetune.jobs.predict import Prediction, classify, counting_unused, find_images
 from hf_finetune.logs import get_logger
 from hf_finetune.training.arguments import checked_model, own_metrics, plain, sort_out
 from hf_finetune.training.finetune_result import FinetuneResult
@@ -240,9 +240,11 @@ def predict(
                     logger.warning(note)
             else:
                 named.append((len(named), as_image(image, f"images: image {len(named)}")))
-        pages: Counter[Pages] = Counter()
-        predictions = list(counting_pages(classify(checked, named, top_k, batch_size, image_processor, tta=tta), pages))
-        for note in describe_pages(pages):
+        unused: Counter[Unused] = Counter()
+        predictions = list(
+            counting_unused(classify(checked, named, top_k, batch_size, image_processor, tta=tta), unused)
+        )
+        for note in describe_unused(unused):
             logger.warning(note)
         return predictions
 

@@ -14,7 +14,7 @@ from hf_finetune.data.dataset import EarlierImages, ImageDataset
 from hf_finetune.data.duplicates import leave_out_duplicates
 from hf_finetune.data.images.decoding import NO_SUCH_FILE
 from hf_finetune.data.images.header_cache import HeaderCache
-from hf_finetune.data.images.header_check import check_headers, count_pages, describe_bad_image, list_bad_images
+from hf_finetune.data.images.header_check import check_headers, count_unused, describe_bad_image, list_bad_images
 from hf_finetune.data.images.value_range import find_values
 from hf_finetune.data.labels import Labels, map_labels, missing_classes
 from hf_finetune.data.sources.in_memory import InMemoryDataset, read_objects
@@ -233,7 +233,7 @@ def _check_images(
         files = are_files(dataset)
         check = check_headers(dataset, on_bad_image == "skip" or files, cache if files else None)
         sizes |= check.sizes
-        result.pages[role] = count_pages(check.headers)
+        result.unused[role] = count_unused(check.headers)
         complete &= check.complete
         if check.wide_rows and result.wide_values is None:
             rows = check.wide_rows if check.complete else range(len(dataset))
@@ -268,7 +268,7 @@ def _check_images(
     if count:
         are = "is" if count == 1 else "are"
         result.notes.append(f"{images} cannot be read and {are} left out: {list_bad_images(result.bad_images)}.")
-    result.notes += result.page_notes(result.splits)
+    result.notes += result.unused_notes(result.splits)
     result.note_sizes(sizes, complete)
 
 

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from datasets import Dataset
 
 from hf_finetune.data.catalog import DatasetEntry
-from hf_finetune.data.images.decoding import Pages
-from hf_finetune.data.images.header_check import describe_pages
+from hf_finetune.data.images.decoding import Unused
+from hf_finetune.data.images.header_check import describe_unused
 from hf_finetune.data.images.value_range import FoundValues
 from hf_finetune.data.streaming.split import StreamedSplit
 
@@ -41,7 +41,7 @@ class ImageDataset:
         entry: The catalog's entry of a named dataset.
         notes: Sentences that the user should read.
         bad_images: The unreadable images that `on_bad_image=skip` leaves out, each with the reason.
-        pages: By role, how many of the files that were looked at hold what beside the image that is used.
+        unused: By role, how many of the files that were looked at hold what beside the image that is used.
         left_out: By role, the `sample_index` of the images that are in no split: they cannot be read,
             or are in another split too and `drop_duplicates` is set.
         image_sizes: The (height, width) in pixels that all images are known to have: from every header, or from the
@@ -62,7 +62,7 @@ class ImageDataset:
     entry: DatasetEntry | None
     notes: list[str] = field(default_factory=list)
     bad_images: list[str] = field(default_factory=list)
-    pages: dict[str, Counter[Pages]] = field(default_factory=dict)
+    unused: dict[str, Counter[Unused]] = field(default_factory=dict)
     left_out: dict[str, list[int]] = field(default_factory=dict)
     image_sizes: tuple[int, int] | None = None
     aspects: tuple[float, float] | None = None
@@ -90,11 +90,13 @@ class ImageDataset:
         """Whether the images are read from shards during training."""
         return any(isinstance(split, StreamedSplit) for split in self.splits.values())
 
-    def page_notes(self, roles: Iterable[str]) -> list[str]:
+    def unused_notes(self, roles: Iterable[str]) -> list[str]:
         """Return notes on the images of some roles that have more than one page."""
         by_split = {self.split_names[role]: role for role in roles}  # two roles may be one split
-        pages = sum((self.pages[role] for role in by_split.values()), Counter[Pages]())
-        return describe_pages(pages, sampled=pages.total() < sum(len(self.splits[role]) for role in by_split.values()))
+        unused = sum((self.unused[role] for role in by_split.values()), Counter[Unused]())
+        return describe_unused(
+            unused, sampled=unused.total() < sum(len(self.splits[role]) for role in by_split.values())
+        )
 
     def note_final_split(self) -> None:
         """Add a note where the final figures come from a split that also chose the checkpoint, or from none."""

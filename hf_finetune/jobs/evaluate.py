@@ -241,7 +241,7 @@ def evaluate_model(
     data = load_data(data_arguments, args, model_arguments.num_labels, require_train=False, given=raw)
     args.prepare_for_run(has_validation=False)
     role = _choose_role(data, split)
-    log_lines(logger, f"Data: {data.source}, {role}: {data.split_names[role]}.", *data.page_notes([role]))
+    log_lines(logger, f"Data: {data.source}, {role}: {data.split_names[role]}.", *data.unused_notes([role]))
     source = open_source(model if isinstance(model, PreTrainedModel) else model_arguments)
     network = load_trained(source)
     image_processor = image_processor or load_image_processor(source, network.config, _figures(data_arguments))

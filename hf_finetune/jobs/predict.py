@@ -19,9 +19,9 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.config.test_time import TTA_KINDS, check_tta
 from hf_finetune.data.device import DeviceStage
-from hf_finetune.data.images.decoding import OpenImage, Pages
+from hf_finetune.data.images.decoding import OpenImage, Unused
 from hf_finetune.data.images.files import LeftOut, image_files
-from hf_finetune.data.images.header_check import describe_pages
+from hf_finetune.data.images.header_check import describe_unused
 from hf_finetune.data.images.levels import is_wide
 from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError
@@ -251,8 +251,8 @@ def predict_files(
     if output is not None and output_format == "text":
         output_format = {".json": "json", ".csv": "csv"}.get(Path(output).suffix.lower(), "text")
     named = [(path, {"path": str(path), "bytes": None}) for path in images]
-    pages: Counter[Pages] = Counter()
-    predictions = counting_pages(classify(model_name, named, top_k, batch_size, show_bar=True, tta=tta), pages)
+    unused: Counter[Unused] = Counter()
+    predictions = counting_unused(classify(model_name, named, top_k, batch_size, show_bar=True, tta=tta), unused)
     if tta is not None:
         tell(f"hf-finetune: probabilities are means over {TTA_KINDS[tta]} (--tta {tta}).", sys.stderr)
     unreadable: list[str] = []
@@ -264,7 +264,7 @@ def predict_files(
                 file.write(text)
     if output is not None:
         logger.info(f"Written: {output}.")
-    for line in [*describe_pages(pages), *unreadable]:
+    for line in [*describe_unused(unused), *unreadable]:
         tell(f"hf-finetune: {line}", sys.stderr)
     return unreadable
 
@@ -282,12 +282,12 @@ def _writing(output: str | Path | None) -> Iterator[TextIO]:
         yield file
 
 
-def counting_pages(predictions: Iterable[Prediction], pages: Counter[Pages]) -> Iterator[Prediction]:
-    """Yield predictions as they come, and add to `pages` what each file holds beside the image that is used."""
+def counting_unused(predictions: Iterable[Prediction], unused: Counter[Unused]) -> Iterator[Prediction]:
+    """Yield predictions as they come, and add to `unused` what each file holds beside the image that is used."""
     for prediction in predictions:
         if prediction.error is None and isinstance(prediction.image, Path):
             with suppress(UserError), OpenImage(prediction.image) as image:  # unless it has vanished since
-                pages[image.pages] += 1
+                unused[image.unused] += 1
         yield prediction
 
 

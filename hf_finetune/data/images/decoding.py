@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntFlag
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
@@ -46,12 +46,13 @@ _WIDTH, _LENGTH = PIL.ExifTags.Base.ImageWidth, PIL.ExifTags.Base.ImageLength
 ImageValue: TypeAlias = Mapping[str, Any] | str | bytes | Path | PIL.Image.Image
 
 
-class Pages(IntEnum):
-    """What a file holds beside its first image, which is the one that is used, here and by `pipeline`."""
+class Unused(IntFlag):
+    """What a file holds beside the 8 bits per channel of its first image, which are used, here and by `pipeline`."""
 
     NONE = 0
     MORE = 1  # pages of a TIFF, frames of an animation
     OF_CAMERA = 2  # what cameras add to a photo: a gain map, a depth map, a second view
+    LOW_BITS = 4  # of colours with more than 8 bits per channel, which Pillow reduces
 
 
 class Header(NamedTuple):
@@ -60,13 +61,13 @@ class Header(NamedTuple):
     Attributes:
         height: The height of the upright image in pixels.
         width: Its width in pixels.
-        pages: What the file holds beside it.
+        unused: What the file holds beside the image.
         wide: Whether its pixels have more than 8 bits.
     """
 
     height: int
     width: int
-    pages: Pages = Pages.NONE
+    unused: Unused = Unused.NONE
     wide: bool = False
 
     @property
@@ -160,16 +161,30 @@ class OpenImage:
             self._file.close()
 
     @property
-    def pages(self) -> Pages:
-        """What the file holds beside this image."""
+    def unused(self) -> Unused:
+        """What the file holds beside the 8 bits per channel of this image."""
+        return self._other_images() | (Unused.LOW_BITS if self._has_low_bits() else Unused.NONE)
+
+    def _has_low_bits(self) -> bool:
+        """Return whether Pillow reduces colours to 8 bits, which only its decoder's arguments show ("RGB;16B")."""
+        if is_wide(self.mode):
+            return False
+        for codec, _, _, arguments in getattr(self._image, "tile", []):
+            if codec.startswith("ppm"):  # ("RGB", 65535): the mode and the greatest value
+                return bool(arguments[-1] > 255)
+            if ";16" in str(arguments):
+                return True
+        return False
+
+    def _other_images(self) -> Unused:
         if self._image.format == "PSD":  # its layers are parts of the one image
-            return Pages.NONE
+            return Unused.NONE
         try:
             if not getattr(self._image, "is_animated", False):
-                return Pages.NONE
+                return Unused.NONE
         except Exception:  # a GIF that is broken after its first frame, which counts alone
-            return Pages.NONE
-        return Pages.OF_CAMERA if self._image.format in _OF_CAMERAS else Pages.MORE
+            return Unused.NONE
+        return Unused.OF_CAMERA if self._image.format in _OF_CAMERAS else Unused.MORE
 
     def _orientation(self) -> int | None:
         """Return the EXIF orientation, None without. Only a PNG that has it after its pixels is decoded."""
@@ -259,7 +274,7 @@ def read_header(value: ImageValue) -> Header:
     """
     with OpenImage(value) as image:
         image.check_end()
-        return Header(image.height, image.width, image.pages, is_wide(image.mode))
+        return Header(image.height, image.width, image.unused, is_wide(image.mode))
 
 
 def image_name(value: Any) -> str:

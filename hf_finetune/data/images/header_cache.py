@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 
-from hf_finetune.data.images.decoding import Header, Pages
+from hf_finetune.data.images.decoding import Header, Unused
 
 # A file that changes twice within one tick of the file system's clock has the same times both times. Ticks of Linux are
 # 1 to 10 ms; a file system that keeps whole seconds (FAT: two) shows by the times themselves.
@@ -55,7 +55,8 @@ class HeaderCache:
             keys, numbers, headers = kept["keys"], kept["numbers"], kept["headers"]
             if len(keys) == len(numbers) and (not len(numbers) or numbers.max() < len(headers)):
                 self._headers = [
-                    Header(height, width, Pages(pages), bool(wide)) for height, width, pages, wide in headers.tolist()
+                    Header(height, width, Unused(unused), bool(wide))
+                    for height, width, unused, wide in headers.tolist()
                 ]
                 self._keys, self._numbers = keys, numbers
         self._used = np.zeros(len(self._keys), bool)

@@ -16,7 +16,7 @@ from datasets import Dataset
 
 from hf_finetune.cores import usable_cores
 from hf_finetune.data.columns import arrow_column
-from hf_finetune.data.images.decoding import NO_SUCH_FILE, Header, Pages, UnreadableImage, read_header
+from hf_finetune.data.images.decoding import NO_SUCH_FILE, Header, UnreadableImage, Unused, read_header
 from hf_finetune.data.images.header_cache import HeaderCache, file_keys
 from hf_finetune.data.images.heif import NEEDS_AVIF, NEEDS_HEIF
 from hf_finetune.errors import listing
@@ -119,33 +119,42 @@ def _check_files(rows: np.ndarray, values: pa.ChunkedArray, cache: HeaderCache) 
     return found
 
 
-def count_pages(headers: Counter[Header]) -> Counter[Pages]:
+def count_unused(headers: Counter[Header]) -> Counter[Unused]:
     """Return how many files hold what beside their first image."""
-    pages: Counter[Pages] = Counter()
+    unused: Counter[Unused] = Counter()
     for header, count in headers.items():
-        pages[header.pages] += count
-    return pages
+        unused[header.unused] += count
+    return unused
 
 
-def describe_pages(pages: Counter[Pages], sampled: bool = False) -> list[str]:
+def describe_unused(unused: Counter[Unused], sampled: bool = False) -> list[str]:
     """Return notes on the images that have more than one page.
 
     Args:
-        pages: How many files hold what beside their first image (`count_pages`).
+        unused: How many files hold what beside the 8 bits per channel of their first image (`count_unused`).
         sampled: Whether these are not all files.
     """
-    total = f"{'the ' * sampled}{pages.total():,} images{' looked at' * sampled}"
+    total = f"{'the ' * sampled}{unused.total():,} images{' looked at' * sampled}"
     notes = []
-    if more := pages[Pages.MORE]:
+    if more := _having(unused, Unused.MORE):
         notes.append(
             f"{more:,} of {total} {'has' if more == 1 else 'have'} more than one page or frame; the first is used."
         )
-    if photos := pages[Pages.OF_CAMERA]:
+    if photos := _having(unused, Unused.OF_CAMERA):
         notes.append(
             f"{photos:,} of {total} {'is a photo' if photos == 1 else 'are photos'} to which the phone or camera has"
             " added a second image (a gain map, a depth map, a second view); the photo itself is used."
         )
+    if deep := _having(unused, Unused.LOW_BITS):
+        notes.append(
+            f"{deep:,} of {total} {'has' if deep == 1 else 'have'} colours of more than 8 bits per channel; the upper 8"
+            " bits are used."
+        )
     return notes
+
+
+def _having(unused: Counter[Unused], part: Unused) -> int:
+    return sum(count for parts, count in unused.items() if parts & part)
 
 
 def list_bad_images(described: Sequence[str]) -> str:

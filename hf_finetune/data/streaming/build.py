@@ -23,7 +23,7 @@ from hf_finetune.data.class_names import note_similar_names
 from hf_finetune.data.columns import find_image_column, find_label_column
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.images.decoding import Header, UnreadableImage, read_header
-from hf_finetune.data.images.header_check import count_pages, describe_bad_image
+from hf_finetune.data.images.header_check import count_unused, describe_bad_image
 from hf_finetune.data.images.value_range import values_of
 from hf_finetune.data.labels import UNLABELLED
 from hf_finetune.data.sources.hub import hub_id_of, open_on_hub
@@ -276,7 +276,7 @@ def _look_at_first_images(result: ImageDataset, on_bad_image: str) -> None:
                         " skip."
                     ) from error
         sizes |= {header.size for header in headers}
-        result.pages[role] = count_pages(headers)
+        result.unused[role] = count_unused(headers)
         result.wide_values = result.wide_values or values_of(wide)
-    result.notes += result.page_notes(result.splits)
+    result.notes += result.unused_notes(result.splits)
     result.note_sizes(sizes, complete=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
 import warnings
 import zlib
 from pathlib import Path
@@ -14,7 +15,7 @@ import PIL.Image
 import pytest
 from transformers.image_utils import load_image
 
-from hf_finetune.data.images.decoding import Decoding, OpenImage, Pages, UnreadableImage, decode_image, read_header
+from hf_finetune.data.images.decoding import Decoding, OpenImage, UnreadableImage, Unused, decode_image, read_header
 from hf_finetune.errors import UserError
 
 _GENERATOR = np.random.default_rng(0)
@@ -224,32 +225,77 @@ def _several(image_format: str, **options) -> bytes:
 
 
 PAGES = {
-    "one.tif": (encode(color_image(), "TIFF"), Pages.NONE),
-    "pages.tif": (_several("TIFF"), Pages.MORE),
-    "compressed.tif": (_several("TIFF", compression="tiff_lzw"), Pages.MORE),
-    "one.gif": (ORDINARY_IMAGES["palette.gif"], Pages.NONE),
-    "moving.gif": (_several("GIF"), Pages.MORE),
-    "broken after the first frame.gif": (_several("GIF")[:1200], Pages.NONE),
-    "one.png": (ORDINARY_IMAGES["rgb.png"], Pages.NONE),
-    "moving.png": (_several("PNG"), Pages.MORE),
-    "moving beside an image.png": (_several("PNG", default_image=True), Pages.MORE),
-    "one.webp": (ORDINARY_IMAGES["webp.webp"], Pages.NONE),
-    "moving.webp": (_several("WEBP", lossless=True), Pages.MORE),
-    "one.jpg": (ORDINARY_IMAGES["rgb.jpg"], Pages.NONE),
-    "camera.mpo": (_several("MPO"), Pages.OF_CAMERA),
-    "sizes.ico": (encode(color_image(64, 64), "ICO", sizes=[(16, 16), (32, 32), (64, 64)]), Pages.NONE),
+    "one.tif": (encode(color_image(), "TIFF"), Unused.NONE),
+    "pages.tif": (_several("TIFF"), Unused.MORE),
+    "compressed.tif": (_several("TIFF", compression="tiff_lzw"), Unused.MORE),
+    "one.gif": (ORDINARY_IMAGES["palette.gif"], Unused.NONE),
+    "moving.gif": (_several("GIF"), Unused.MORE),
+    "broken after the first frame.gif": (_several("GIF")[:1200], Unused.NONE),
+    "one.png": (ORDINARY_IMAGES["rgb.png"], Unused.NONE),
+    "moving.png": (_several("PNG"), Unused.MORE),
+    "moving beside an image.png": (_several("PNG", default_image=True), Unused.MORE),
+    "one.webp": (ORDINARY_IMAGES["webp.webp"], Unused.NONE),
+    "moving.webp": (_several("WEBP", lossless=True), Unused.MORE),
+    "one.jpg": (ORDINARY_IMAGES["rgb.jpg"], Unused.NONE),
+    "camera.mpo": (_several("MPO"), Unused.OF_CAMERA),
+    "sizes.ico": (encode(color_image(64, 64), "ICO", sizes=[(16, 16), (32, 32), (64, 64)]), Unused.NONE),
 }
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_pages_are_seen_and_the_first_is_decoded(name: str) -> None:
     content, pages = PAGES[name]
-    assert read_header(content).pages == pages
+    assert read_header(content).unused == pages
     with OpenImage(content) as image:
-        assert image.pages == pages
+        assert image.unused == pages
         np.testing.assert_array_equal(
             np.asarray(image.decode()), np.asarray(load_image(PIL.Image.open(io.BytesIO(content))))
         )
+
+
+def _png_of_16_bits(color_type: int, channels: int) -> bytes:
+    """Return a PNG of 8 x 8 pixels, which Pillow could not write."""
+    rows = (np.arange(64 * channels) * 777 % 65536).astype(">u2").reshape(8, -1)
+    header = struct.pack(">IIBBBBB", 8, 8, 16, color_type, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    chunks = [(b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+
+
+def _tiff_of_16_bits() -> bytes:
+    """Return an RGB TIFF of 8 x 8 pixels."""
+    pixels = (np.arange(192) * 99).astype("<u2").tobytes()
+    bits_at = 8 + 2 + 9 * 12 + 4
+    entries = [(256, 3, 1, 8), (257, 3, 1, 8), (258, 3, 3, bits_at), (259, 3, 1, 1), (262, 3, 1, 2)]
+    entries += [(273, 4, 1, bits_at + 6), (277, 3, 1, 3), (278, 3, 1, 8), (279, 4, 1, len(pixels))]
+    table = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"II*\0" + struct.pack("<IH", 8, 9) + table + bytes(4) + struct.pack("<HHH", 16, 16, 16) + pixels
+
+
+COLOURS_OF_16_BITS = {
+    "rgb.png": _png_of_16_bits(2, 3),
+    "rgba.png": _png_of_16_bits(6, 4),
+    "gray with alpha.png": _png_of_16_bits(4, 2),
+    "rgb.tif": _tiff_of_16_bits(),
+    "rgb.ppm": b"P6 4 4 65535\n" + np.arange(48, dtype=">u2").tobytes(),
+}
+
+
+@pytest.mark.parametrize("name", COLOURS_OF_16_BITS)
+def test_colours_of_16_bits_lose_their_low_bits_in_sight(name: str) -> None:
+    content = COLOURS_OF_16_BITS[name]
+    header = read_header(content)
+    assert (header.unused, header.wide) == (Unused.LOW_BITS, False)
+    np.testing.assert_array_equal(
+        np.asarray(decode_image(content)), np.asarray(load_image(PIL.Image.open(io.BytesIO(content))))
+    )
+
+
+def test_gray_of_16_bits_and_colours_of_8_lose_none() -> None:
+    assert read_header(_png_of_16_bits(0, 1)).unused == Unused.NONE
+    assert read_header(encode(color_image(), "PPM")).unused == Unused.NONE
 
 
 def test_a_second_frame_that_cannot_be_read_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,5 +308,5 @@ def test_a_second_frame_that_cannot_be_read_costs_nothing(monkeypatch: pytest.Mo
         seek(self, frame, *rest)
 
     monkeypatch.setattr(PIL.GifImagePlugin.GifImageFile, "_seek", broken)
-    assert read_header(content) == (12, 20, Pages.NONE, False)
+    assert read_header(content) == (12, 20, Unused.NONE, False)
     assert decode_image(content).size == (20, 12)

@@ -9,8 +9,8 @@ import numpy as np
 import PIL.Image
 from datasets import Dataset, Features, Image
 
-from hf_finetune.data.images.decoding import Pages, UnreadableImage
-from hf_finetune.data.images.header_check import check_headers, count_pages, describe_bad_image, describe_pages
+from hf_finetune.data.images.decoding import UnreadableImage, Unused
+from hf_finetune.data.images.header_check import check_headers, count_unused, describe_bad_image, describe_unused
 
 _FEATURES = Features({"image": Image(decode=False)})
 
@@ -43,13 +43,21 @@ def test_pages_of_a_sample(tmp_path: Path) -> None:
     page = PIL.Image.fromarray(np.zeros((4, 6), dtype=np.uint8))
     page.save(tmp_path / "many.tif", save_all=True, append_images=[page])
     rows = [str(tmp_path / "many.tif")] * 80
-    pages = count_pages(check_headers(Dataset.from_dict({"image": rows}, _FEATURES), every=False).headers)
-    assert describe_pages(pages, sampled=True) == [
+    pages = count_unused(check_headers(Dataset.from_dict({"image": rows}, _FEATURES), every=False).headers)
+    assert describe_unused(pages, sampled=True) == [
         "64 of the 64 images looked at have more than one page or frame; the first is used."
     ]
-    assert describe_pages(Counter({Pages.NONE: 5})) == []
-    assert describe_pages(Counter({Pages.NONE: 1_999, Pages.MORE: 1})) == [
+    assert describe_unused(Counter({Unused.NONE: 5})) == []
+    assert describe_unused(Counter({Unused.NONE: 1_999, Unused.MORE: 1})) == [
         "1 of 2,000 images has more than one page or frame; the first is used."
+    ]
+
+
+def test_bits_that_are_not_used_are_counted_beside_pages() -> None:
+    both = Unused.MORE | Unused.LOW_BITS
+    assert describe_unused(Counter({Unused.NONE: 7, Unused.LOW_BITS: 1, both: 2})) == [
+        "2 of 10 images have more than one page or frame; the first is used.",
+        "3 of 10 images have colours of more than 8 bits per channel; the upper 8 bits are used.",
     ]
 
 
