@@ -10,6 +10,8 @@ from benchmarks.harness import Session, quiet
 from benchmarks.stock import Schedule
 from hf_finetune.config.arguments import argument_fields
 from hf_finetune.config.recipe import Recipe
+from hf_finetune.training.given import Given
+from hf_finetune.training.plan import plan_run
 from hf_finetune.training.run import PreparedRun, prepare
 
 # For benchmarks of the data path, where the network does not matter, and instead of any network in quick runs.
@@ -35,7 +37,7 @@ def prepare_ours(session: Session, schedule: Schedule, **settings: Any) -> Prepa
         **settings,
     }
     with quiet():
-        return prepare(Recipe("benchmark", values, dict.fromkeys(values, "benchmarks")))
+        return prepare(plan_run(Recipe("benchmark", values, dict.fromkeys(values, "benchmarks")), Given()))
 
 
 def fill_caches(prepared: PreparedRun) -> None:

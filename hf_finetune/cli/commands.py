@@ -167,7 +167,7 @@ class Predict(Command):
         with importing():
             from hf_finetune.jobs.predict import predict_files
 
-        output = {} if namespace.output is None else {"output": namespace.output}
+        output = {} if namespace.output is None else {"output": Path(namespace.output)}
         unreadable = predict_files(
             namespace.model,
             namespace.paths,
@@ -216,7 +216,7 @@ class Push(Command):
     usage = "FOLDER OWNER/NAME [--hub_private_repo]"
 
     def register(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("folder", metavar="FOLDER", type=Path, help="The folder of a finished run.")
+        parser.add_argument("folder", metavar="FOLDER", help="The folder of a finished run.")
         parser.add_argument("repository", metavar="OWNER/NAME", help="The repository; it is created if need be.")
         parser.add_argument(
             "--hub_private_repo", action="store_true", default=None, help="Create the repository as private."
@@ -226,7 +226,7 @@ class Push(Command):
         with importing():
             from hf_finetune.hub.push import push_folder
 
-        push_folder(namespace.folder, namespace.repository, namespace.hub_private_repo)
+        push_folder(Path(namespace.folder), namespace.repository, namespace.hub_private_repo)
         return 0
 
 
@@ -239,14 +239,14 @@ class Convert(Command):
 
     def register(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("file", metavar="FILE_OR_URL", help="A state dict: .pth, .pt or .safetensors.")
-        parser.add_argument("folder", metavar="OUT", type=Path, help="The folder to write; it must not exist yet.")
+        parser.add_argument("folder", metavar="OUT", help="The folder to write; it must not exist yet.")
         add_argument_flags(parser, CONVERT_FLAGS)
 
     def run(self, namespace: argparse.Namespace) -> int:
         with importing():
             from hf_finetune.jobs.convert import convert_weights
 
-        convert_weights(namespace.file, namespace.folder, **flag_values(namespace))
+        convert_weights(namespace.file, Path(namespace.folder), **flag_values(namespace))
         return 0
 
 
@@ -290,9 +290,7 @@ class ImportConfig(Command):
 
     def register(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("config", metavar="CONFIG.py", help="A config of MMClassification 0.x or MMPretrain 1.x.")
-        parser.add_argument(
-            "-o", "--output", metavar="RECIPE.yaml", type=Path, help="Where to write it. Absent: it is printed."
-        )
+        parser.add_argument("-o", "--output", metavar="RECIPE.yaml", help="Where to write it. Absent: it is printed.")
 
     def run(self, namespace: argparse.Namespace) -> int:
         from hf_finetune.jobs.import_config import import_as_recipe
@@ -342,7 +340,7 @@ COMMANDS: dict[str, Command] = {
 
 
 def _add_output(parser: argparse.ArgumentParser, text: str) -> None:
-    parser.add_argument("--output", metavar="FILE", type=Path, help=text)
+    parser.add_argument("--output", metavar="FILE", help=text)
 
 
 def _add_tta(parser: argparse.ArgumentParser, text: str) -> None:

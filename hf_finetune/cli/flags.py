@@ -76,6 +76,21 @@ class OneLineParser(argparse.ArgumentParser):
         """The names of the flags, without dashes."""
         return [option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")]
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does, and refuse an empty value: as a path it would mean the folder that one is in.
+
+        Raises:
+            UserError: For wrong words, and for an empty value, such as that of a shell variable that is not set.
+        """
+        parsed, unknown = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            value = getattr(parsed, action.dest, None)
+            if isinstance(value, str) and not value.strip():
+                name = (action.option_strings or [str(action.metavar or action.dest)])[-1]
+                advice = "leave the flag out, or give it a value" if action.option_strings else "give it a value"
+                raise UserError(f'{name} is empty ("{value}"); {advice}.')
+        return parsed, unknown
+
     def error(self, message: str) -> NoReturn:
         """Raise `UserError` in place of argparse's usage and exit."""
         raise UserError(f"{message.rstrip('.')}; its use is shown by: {self.prog} --help")

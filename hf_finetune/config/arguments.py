@@ -46,6 +46,8 @@ def coerce(name: str, value: Any, origin: str) -> Any:
     hints = KEY_TYPES[name]
     if value is None:
         return None
+    if isinstance(value, str) and not value.strip() and argument_fields()[name].default != "":
+        raise UserError(f"{name} is empty, in {origin}; give it a value, or leave it out.")
     for hint in hints:
         if typing.get_origin(hint) is list and (isinstance(value, list) or not {str, int} & set(hints)):
             (item,) = typing.get_args(hint) or (Any,)

@@ -30,8 +30,11 @@ BASE_KEY = "_base_"
 
 _BOOL_TAG = "tag:yaml.org,2002:bool"
 _FLOAT_TAG = "tag:yaml.org,2002:float"
+_TEXT_TAG = "tag:yaml.org,2002:str"
 _TIMESTAMP_TAG = "tag:yaml.org,2002:timestamp"
 # `1e-2` is a number in YAML 1.2 and everywhere else, but a string for PyYAML, which asks for `1.0e-2`.
+# 010 would be 8 in YAML 1.1, and 1:30 would be 90.
+_OCTAL_OR_SEXAGESIMAL = re.compile(r"[-+]?(?:0[0-9_]+|[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?)$")
 _EXPONENT_FLOAT = re.compile(r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$")
 # Explanations are aligned up to this column; a longer line has its own two spaces after it.
 _COMMENT_COLUMN = 60
@@ -145,7 +148,7 @@ def _find(name: str, folder: Path, what: str) -> Path:
         return path
     if name.removesuffix(".yaml") in packaged:
         return packaged[name.removesuffix(".yaml")]
-    beside = [file.name for file in folder.glob("*.y*ml")]
+    beside = [file.name for file in folder.glob("*.y*ml") if file.is_file()]
     raise UserError(
         f'{what} "{name}" is neither a file nor a packaged recipe.{did_you_mean(name, [*packaged, *beside])}'
         " To list the packaged ones: hf-finetune recipes"
@@ -243,12 +246,15 @@ def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]
 class _RecipeLoader(yaml.SafeLoader):
     """Reads YAML without the surprises of version 1.1.
 
-    `1e-2` is a number, `no` (as in `eval_strategy: no`) and `2024-01-01` are texts. A key that stands twice is an
-    error, where PyYAML would silently take the second value.
+    `1e-2` is a number; `no` (as in `eval_strategy: no`), `2024-01-01`, `010` and `1:30` are texts. A key
+    that stands twice is an error, where PyYAML would silently take the second value.
     """
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own class attribute
-        initial: [pair for pair in pairs if pair[0] not in (_BOOL_TAG, _TIMESTAMP_TAG)]
+        initial: [
+            *([(_TEXT_TAG, _OCTAL_OR_SEXAGESIMAL)] if str(initial) in "-+0123456789" else []),
+            *(pair for pair in pairs if pair[0] not in (_BOOL_TAG, _TIMESTAMP_TAG)),
+        ]
         for initial, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -277,7 +283,7 @@ class _RecipeDumper(yaml.SafeDumper):
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     # A text of several lines is written on one, so that an explanation can stand beside it.
     style = '"' if len(text.splitlines()) > 1 or text.endswith("\n") else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+    return dumper.represent_scalar(_TEXT_TAG, text, style=style)
 
 
 _RecipeLoader.add_implicit_resolver(_BOOL_TAG, re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))

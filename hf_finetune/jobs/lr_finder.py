@@ -18,6 +18,8 @@ from hf_finetune.config.recipe import Recipe, override
 from hf_finetune.errors import UserError
 from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.logs import get_logger, progress_bar
+from hf_finetune.training.given import Given
+from hf_finetune.training.plan import plan_run
 from hf_finetune.training.run import prepare
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
@@ -58,7 +60,7 @@ class RateSearch:
 
 def find_learning_rate(
     recipe: Recipe,
-    output: Path | None = None,
+    output: str | Path | None = None,
     lowest: float = LOWEST,
     highest: float = HIGHEST,
     steps: int = STEPS,
@@ -80,13 +82,14 @@ def find_learning_rate(
             f"The search goes from {lowest:g} to {highest:g} in {steps} steps; use a --highest above --lowest, and"
             " --steps 10 or more."
         )
-    path = output or _unused(Path("lr_finder.png"))
+    path = Path(output) if output is not None else _unused(Path("lr_finder.png"))
     if path.suffix.lower() != ".png" or path.is_dir():
         raise UserError(f"--output is {path}; use the name of a file that ends in .png.")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
+        logger.info(f"Recipe {recipe.name}.")
         run = override(recipe, {**_NOT_HERE, "output_dir": str(Path(folder) / "search")})
-        trainer = prepare(run).trainer
+        trainer = prepare(plan_run(run, Given())).trainer
         args = trainer.args
         if args.world_size > 1 or args.fp16:
             what = "fp16, whose scale of the loss follows it" if args.fp16 else f"{args.world_size} processes"

@@ -18,7 +18,7 @@ from hf_finetune.data.catalog import CATALOG, find_entry
 from hf_finetune.data.sources.open import find_source
 from hf_finetune.errors import UserError
 from hf_finetune.hub.push import check_push
-from hf_finetune.logs import get_logger, log_lines
+from hf_finetune.logs import get_logger
 from hf_finetune.training.checkpoints.lock import check_unused
 from hf_finetune.training.checkpoints.run_folder import find_resumable
 from hf_finetune.training.given import Given, check_same_objects
@@ -107,9 +107,6 @@ def plan_run(recipe: Recipe, given: Given) -> RunPlan:
         else:
             folder, checkpoint = _find_numbered(base, newest, recipe, given, args.overwrite_output_dir)
     args.output_dir = str(folder)
-    logger.info(f"Recipe {recipe.name}, into {folder}.")
-    if checkpoint is not None:
-        log_lines(logger, *given.notes_on_resume())
     repository = None
     if args.push_to_hub:
         args.push_to_hub = False  # the stock Trainer's pushes fail in silence; the whole folder is pushed at the end

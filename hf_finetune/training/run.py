@@ -87,8 +87,12 @@ def run(recipe: Recipe, command: str, given: Given | None = None, began: float |
         UserError: For whatever the caller can fix.
         Interrupted: Where SIGTERM, SIGINT or SIGHUP ended the training, which is saved: the same command resumes it.
     """
-    prepared = prepare(recipe, given, began)
-    plan = prepared.plan
+    began = time.monotonic() if began is None else began
+    plan = plan_run(recipe, given or Given())
+    logger.info(f"Recipe {recipe.name}, into {plan.folder}.")
+    if plan.checkpoint is not None:
+        log_lines(logger, *plan.given.notes_on_resume())
+    prepared = prepare(plan, began)
     leave_if_interrupted()
     with locked(plan.folder) if plan.args.process_index == 0 else nullcontext():
         finished = _train_and_save(prepared, command)
@@ -168,15 +172,18 @@ def _choose_weights(
     return evaluate() if changed else evaluated
 
 
-def prepare(recipe: Recipe, given: Given | None = None, began: float | None = None) -> PreparedRun:
-    """Load images and network, join them in a trainer, and take two images through; `run` has the same arguments.
+def prepare(plan: RunPlan, began: float | None = None) -> PreparedRun:
+    """Load images and network, join them in a trainer, and take two images through.
+
+    Args:
+        plan: The plan of the run.
+        began: When the run began, as `time.monotonic` counts, for a time budget; None for now.
 
     Raises:
         UserError: For whatever the caller can fix.
     """
     # ---- data ----
     began = time.monotonic() if began is None else began
-    plan = plan_run(recipe, given or Given())
     earlier = earlier_images(plan.folder) if plan.checkpoint else None
     raw = plan.given.dataset.raw if plan.given.dataset else None
     data = load_data(plan.data, plan.args, plan.model.num_labels, earlier=earlier, given=raw)

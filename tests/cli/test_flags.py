@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from hf_finetune.cli.commands import COMMANDS
 from hf_finetune.cli.flags import (
     CONVERT_FLAGS,
     DATA_FLAGS,
@@ -104,6 +105,23 @@ def test_words_that_no_flag_claims(words: list[str], message: str):
     with pytest.raises(UserError, match=message):
         check_flags(words)
     check_flags([])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("train", "--dataset", ""), r'^--dataset is empty \(""\); leave the flag out, or give it a value\.$'),
+        (("train", "--dataset", "digits", "--output_dir", " "), r'^--output_dir is empty \(" "\)'),
+        (("train", "--recipe="), r"^--recipe is empty"),
+        (("push", "", "me/model"), r'^FOLDER is empty \(""\); give it a value\.$'),
+        (("convert", "model.pth", ""), r"^OUT is empty"),
+        (("lr-finder", "--output", ""), r"^--output is empty"),
+        (("import-config", "config.py", "-o", ""), r"^--output is empty"),
+    ],
+)
+def test_an_empty_word_is_no_path(words: tuple[str, ...], message: str):
+    with pytest.raises(UserError, match=message):
+        COMMANDS[words[0]].parser().parse_known_args(words[1:])
 
 
 def test_flags_of_data_and_weights_are_keys_of_our_own():

@@ -66,6 +66,8 @@ def test_values_become_the_fields_type(name: str, value: Any, expected: Any):
         ("model_config", "resnet", r"^model_config: 'resnet' does not fit, in own\.yaml; use a mapping"),
         ("model_config", 5, "use a mapping"),
         ("lr_milestones", ["a"], r"^lr_milestones: 'a' is not a number"),
+        ("output_dir", "", r"^output_dir is empty, in own\.yaml; give it a value, or leave it out\.$"),
+        ("dataset", " ", "^dataset is empty"),
     ],
 )
 def test_values_that_do_not_fit(name: str, value: Any, message: str):

@@ -14,6 +14,8 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from hf_finetune.models.head import head_linear
 from hf_finetune.training.frozen import probe as head_probe
 from hf_finetune.training.frozen.probe import fit_logistic_regression
+from hf_finetune.training.given import Given
+from hf_finetune.training.plan import plan_run
 from hf_finetune.training.run import choose_recipe, prepare
 from tests.helpers.tiny import TINY_RESNET, tiny_timm, write_recipe
 
@@ -94,7 +96,7 @@ def probe(image_folder, tmp_path, checkpoint, datasets_cache) -> Callable[..., t
         settings = {"model_name_or_path": str(checkpoint), "head_init": "probe", **settings}
         recipe = write_recipe(tmp_path, model_type=None, model_config=None)
         settings |= {"dataset": str(image_folder), "output_dir": str(tmp_path / "output")}
-        model = prepare(choose_recipe(str(recipe), settings, str)).trainer.model
+        model = prepare(plan_run(choose_recipe(str(recipe), settings, str), Given())).trainer.model
         return head_linear(model).weight
 
     return run
