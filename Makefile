@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_FOLDER := runs/demo
 
-.PHONY: demo test test-quick test-faults test-slurm lint docs notebook
+.PHONY: demo test test-quick test-faults test-slurm test-ray lint docs notebook
 
 # The stamp is as new as the last set-up, so a changed list of packages is installed again.
 $(VENV)/installed: constraints.txt setup.cfg pyproject.toml
@@ -32,6 +32,11 @@ test-faults: $(VENV)/installed
 test-slurm: $(VENV)/installed
 	command -v slurmctld munged >/dev/null || { apt-get update -q && apt-get install -q -y --no-install-recommends slurm-wlm munge; }
 	$(BIN)/python -m pytest -m slurm tests/test_slurm_cluster.py
+
+# Two CPU workers of Ray Train; installs Ray.
+test-ray: $(VENV)/installed
+	$(BIN)/python -c 'import ray.train.torch' 2>/dev/null || $(BIN)/python -m pip install --quiet 'ray[train]>=2.60,<3'
+	$(BIN)/python -m pytest -m ray tests/examples/test_ray_train.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

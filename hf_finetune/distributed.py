@@ -36,15 +36,20 @@ _waits = itertools.count()
 def join_processes(use_cpu: bool, timeout: timedelta) -> None:
     """Create the process group of a launched job, which Accelerate then uses. A single process needs none.
 
-    DeepSpeed creates a group of its own, and so does Accelerate for devices other than CPUs and NVIDIA's and AMD's
-    GPUs.
+    A group that is there already, as in a worker of Ray Train, is used with its store. DeepSpeed creates a group of its
+    own, and so does Accelerate for devices other than CPUs and NVIDIA's and AMD's GPUs.
 
     Args:
         use_cpu: Whether the training runs on the CPU although there may be GPUs.
         timeout: How long a step may wait for another process before it fails.
     """
     global _store
-    if distributed.is_initialized() or any(name not in os.environ for name in _LAUNCHED_BY):
+    if distributed.is_initialized():
+        if _store is None:
+            _store = distributed.PrefixStore("hf_finetune", distributed.distributed_c10d._get_default_store())
+            _make_forks_safe(distributed.get_backend())
+        return
+    if any(name not in os.environ for name in _LAUNCHED_BY):
         return
     flags = {name for name, value in os.environ.items() if value.lower() in ("1", "true", "yes")}
     if os.environ["WORLD_SIZE"] == "1" or "ACCELERATE_USE_DEEPSPEED" in flags:
@@ -58,6 +63,10 @@ def join_processes(use_cpu: bool, timeout: timedelta) -> None:
     store, rank, world_size = next(rendezvous("env://", timeout=timeout))
     _store = distributed.PrefixStore(_agree_on_attempt(store, rank, world_size, timeout), store)
     distributed.init_process_group(backend, store=_store, rank=rank, world_size=world_size, timeout=timeout)
+    _make_forks_safe(backend)
+
+
+def _make_forks_safe(backend: str) -> None:
     if "gloo" in backend and sys.version_info < (3, 12):
         rest_before_forks()
 

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from torch.distributed import HashStore
+from torch import distributed
+from torch.distributed import FileStore, HashStore
 
 from hf_finetune import distributed as processes
 from hf_finetune.distributed import _agree_on_attempt, all_see, main_process_first
@@ -79,3 +80,21 @@ def test_threads_of_a_process_come_to_rest_before_it_is_forked():
     )
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert printed == "True\n"
+
+
+def test_the_group_of_another_launcher_is_used(monkeypatch, tmp_path):
+    """Ray Train makes the group before the training begins; its ranks wait for each other through the same store."""
+    monkeypatch.setattr(processes, "_store", None)
+    forks: list[str] = []
+    monkeypatch.setattr(processes, "_make_forks_safe", forks.append)
+    store = FileStore(str(tmp_path / "store"), 1)
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        for _ in range(2):
+            processes.join_processes(use_cpu=True, timeout=timedelta(seconds=20))
+        assert processes.group_is_ready() and forks == ["gloo"]
+        with main_process_first(0, 0):
+            pass
+        assert all_see(tmp_path, 0, 1)
+    finally:
+        distributed.destroy_process_group()
