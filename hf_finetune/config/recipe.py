@@ -14,7 +14,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,14 @@ class Recipe:
         origins: For each key of `values` where it was set: `recipes/_base_/models/resnet50.yaml` for a packaged file,
             the path as the user gave it, or a flag such as `--learning_rate`. A mapping that was merged from several
             sources names them all, separated by a comma.
+        layers: For each key of `values` the number of the file, or of the flags, that set it last: a higher one stands
+            over a lower one.
     """
 
     name: str
     values: dict[str, Any]
     origins: dict[str, str]
+    layers: dict[str, int] = field(default_factory=dict, compare=False)
 
 
 def load_recipe(name_or_path: str | os.PathLike[str], known_keys: Collection[str]) -> Recipe:
@@ -93,7 +96,10 @@ def override(recipe: Recipe, values: Mapping[str, Any], origin: str | Callable[[
             sources = [*(earlier for earlier in origins[key].split(", ") if earlier != source), source]
         origins[key] = ", ".join(sources)
     merged = _merge(recipe.values, copy.deepcopy(dict(values)))
-    return Recipe(name=recipe.name, values=merged, origins={key: origins[key] for key in merged})
+    layers = recipe.layers | dict.fromkeys(values, max(recipe.layers.values(), default=0) + 1)
+    return Recipe(
+        recipe.name, merged, {key: origins[key] for key in merged}, {key: layers.get(key, 0) for key in merged}
+    )
 
 
 def read_value(text: str, origin: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from hf_finetune.config.arguments import argument_fields, build_arguments
 from hf_finetune.config.data import DataArguments
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.config.recipe import Recipe, load_recipe, override, packaged_recipes
+from hf_finetune.config.run_files import RECIPE_FILE
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.data.catalog import CATALOG, find_entry
 from hf_finetune.data.sources.open import find_source
@@ -75,10 +76,7 @@ def choose_recipe(recipe: str | None, settings: Mapping[str, Any], origin: Calla
             raise UserError("There is nothing to train on; use --dataset cifar10 or --recipe resnet50_cifar10.")
         entry = None if Path(dataset).exists() and dataset not in CATALOG else find_entry(dataset)
         recipe = entry.recipe if entry else "finetune"
-    chosen = override(load_recipe(recipe, argument_fields()), settings, origin)
-    if settings.get("resize_mode") is None or "train_transforms" in settings:
-        return chosen
-    return shown_whole(chosen, settings["resize_mode"])
+    return shown_whole(override(load_recipe(recipe, argument_fields()), settings, origin))
 
 
 def plan_run(recipe: Recipe, given: Given) -> RunPlan:
@@ -106,6 +104,8 @@ def plan_run(recipe: Recipe, given: Given) -> RunPlan:
             folder, checkpoint = _find_run(base, recipe, given, args.overwrite_output_dir)
         else:
             folder, checkpoint = _find_numbered(base, newest, recipe, given, args.overwrite_output_dir)
+    if checkpoint is not None and data.value_range is None:
+        recipe, data = _with_found_range(recipe, data, folder)
     args.output_dir = str(folder)
     repository = None
     if args.push_to_hub:
@@ -115,6 +115,14 @@ def plan_run(recipe: Recipe, given: Given) -> RunPlan:
     if not stated:
         recipe = override(recipe, {"output_dir": str(folder)})
     return RunPlan(recipe, given, model, data, args, folder, checkpoint, repository)
+
+
+def _with_found_range(recipe: Recipe, data: DataArguments, folder: Path) -> tuple[Recipe, DataArguments]:
+    """Return a recipe and its arguments with the range of values that the unfinished run in a folder found."""
+    found = load_recipe(folder / RECIPE_FILE, argument_fields()).values.get("value_range")
+    if found is None:
+        return recipe, data
+    return override(recipe, {"value_range": found}, f"{folder / RECIPE_FILE}"), replace(data, value_range=found)
 
 
 def _check_launcher() -> None:

@@ -25,18 +25,16 @@ _TRAINING = {"crop": "cuts parts out of images", "squash": "squashes images to {
 _EVALUATION = {"crop": "cuts the centre out of them", "squash": "squashes them", "pad": "pads them"}
 
 
-def shown_whole(recipe: Recipe, mode: str) -> Recipe:
+def shown_whole(recipe: Recipe) -> Recipe:
     """Return a recipe whose training transforms show images whole where they cut them by a RandomResizedCrop.
 
-    It is for a `resize_mode` that stands over the recipe's list of transforms: in a flag, or an argument of a call.
-
-    Args:
-        recipe: The recipe, with that mode.
-        mode: The mode. With "crop" nothing changes.
+    It is for a `resize_mode` of "squash" or "pad" that stands over the list of transforms: in a flag, an argument of a
+    call, or a file over the one with the list. A list that stands beside the mode, or over it, stays as it is.
     """
+    mode = str(recipe.values.get("resize_mode"))
     items = recipe.values.get("train_transforms") or ()
     cut = [item for item in items if isinstance(item, Mapping) and (item.get("RandomResizedCrop") or {}).get("size")]
-    if mode not in _WHOLE or not cut:
+    if mode not in _WHOLE or not cut or recipe.layers["resize_mode"] <= recipe.layers["train_transforms"]:
         return recipe
     arguments = cut[0]["RandomResizedCrop"]
     size = recipe.values.get("image_size") or arguments["size"]
@@ -44,9 +42,13 @@ def shown_whole(recipe: Recipe, mode: str) -> Recipe:
     if "interpolation" in arguments:
         step["interpolation"] = arguments["interpolation"]
     whole = {_WHOLE[mode]: step}
-    logger.info(f"resize_mode {mode}: {_WHOLE[mode]} takes the place of RandomResizedCrop in the recipe's transforms.")
+    origin = recipe.origins["resize_mode"]
+    by = "" if origin == "--resize_mode" else f" ({origin})"
+    logger.info(
+        f"resize_mode {mode}{by}: {_WHOLE[mode]} takes the place of RandomResizedCrop in the recipe's transforms."
+    )
     changed = [whole if item is cut[0] else item for item in items]
-    return override(recipe, {"train_transforms": changed}, recipe.origins["resize_mode"])
+    return override(recipe, {"train_transforms": changed}, origin)
 
 
 def training_mode(items: Sequence[Any]) -> str | None:

@@ -6,17 +6,18 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
-from hf_finetune.config.recipe import Recipe, to_yaml
+from hf_finetune.config.recipe import Recipe, override, to_yaml
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.fingerprint import FINGERPRINT_FILE, check_same_data, fingerprint_of
 from hf_finetune.data.images.cache import finish
 from hf_finetune.data.images.unreadable import earlier_images, note_lost
+from hf_finetune.data.stages import decoding_of
 from hf_finetune.data.transforms.build import TrainTransforms, build_train_transforms
 from hf_finetune.data.transforms.given import transforms_of_function
 from hf_finetune.errors import Interrupted
@@ -198,6 +199,7 @@ def prepare(plan: RunPlan, began: float | None = None) -> PreparedRun:
     items = _transform_list(plan, network)
     transforms = _train_transforms(plan, items, data)
     images = prepare_images(data, network.image_processor, plan.data, plan.args)
+    plan = _with_value_range(plan, images)
 
     # ---- trainer ----
     leave_if_interrupted()
@@ -224,6 +226,15 @@ def prepare(plan: RunPlan, began: float | None = None) -> PreparedRun:
         as_evaluated = (splits if features else images.batches)["train"]
         start_head(head_init, trainer, network.loaded, as_evaluated, time_plan.probe_images if time_plan else None)
     return PreparedRun(plan, images, network, trainer, splits, time_plan)
+
+
+def _with_value_range(plan: RunPlan, images: PreparedImages) -> RunPlan:
+    """Return the plan with the range of values that was found in images of more than 8 bits, to be saved."""
+    value_range = decoding_of(images.image_processor).value_range
+    if images.data.wide_values is None or plan.data.value_range is not None or value_range is None:
+        return plan
+    recipe = override(plan.recipe, {"value_range": list(value_range)}, "found in the images")
+    return replace(plan, recipe=recipe)
 
 
 def _transform_list(plan: RunPlan, network: Network) -> list[Any]:

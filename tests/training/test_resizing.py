@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import PreTrainedConfig, ViTImageProcessor
 
+from hf_finetune.api import _resolve
 from hf_finetune.config.data import DataArguments
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.errors import UserError
 from hf_finetune.models.processor import default_train_transforms, describe, load_image_processor
+from hf_finetune.training.given import Given
 from hf_finetune.training.plan import choose_recipe
 from hf_finetune.training.resizing import report_resizing, training_mode
 
@@ -143,3 +146,43 @@ def test_listed_transforms_stay_where_the_flag_stands_beside_them():
     assert items_of({"resize_mode": "crop"}) == items_of({}) == [
         {"RandomResizedCrop": {"size": 224}}, {"RandomHorizontalFlip": {"p": 0.5}},
     ]  # fmt: skip
+
+
+FLIP = {"RandomHorizontalFlip": {"p": 0.5}}
+
+
+def resolved_files(folder: Path, **files: str) -> Any:
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return choose_recipe(str(folder / f"{name}.yaml"), {}, "--{}".format).values.get("train_transforms")
+
+
+def test_a_file_over_the_list_takes_the_place_of_its_random_crop(tmp_path, logged):
+    assert resolved_files(tmp_path, mine="_base_: finetune\nresize_mode: pad\n") == [
+        {"Letterbox": {"size": [224, 224]}}, FLIP,
+    ]  # fmt: skip
+    assert logged == [
+        f"resize_mode pad ({tmp_path}/mine.yaml): Letterbox takes the place of RandomResizedCrop in the recipe's"
+        " transforms."
+    ]
+    base = "_base_: finetune\nresize_mode: pad\nimage_size: 32\n"
+    assert resolved_files(tmp_path, base=base, mine="_base_: base.yaml\nresize_mode: squash\n") == [
+        {"Resize": {"size": [32, 32]}}, FLIP,
+    ]  # fmt: skip
+    assert resolved_files(tmp_path, mine="_base_: finetune\nresize_mode: crop\n") == items_of({})
+
+
+def test_a_list_that_stands_beside_or_over_the_mode_stays(tmp_path, logged):
+    listed = "train_transforms: [{RandomResizedCrop: {size: 32}}, RandomHorizontalFlip]\n"
+    assert resolved_files(tmp_path, mine=f"_base_: finetune\nresize_mode: pad\n{listed}") == BOX
+    assert resolved_files(tmp_path, base="resize_mode: pad\n", mine=f"_base_: base.yaml\n{listed}") == BOX
+    assert not logged
+
+
+def test_a_mapping_over_a_recipe_is_as_a_file_over_it():
+    assert items_of_mapping({"_base_": "finetune", "resize_mode": "squash"}) == [{"Resize": {"size": [224, 224]}}, FLIP]
+    assert items_of_mapping({"_base_": "finetune", "resize_mode": "squash", "train_transforms": BOX}) == BOX
+
+
+def items_of_mapping(recipe: dict[str, Any]) -> Any:
+    return _resolve({"dataset": "digits", **recipe}, {}, Given()).values["train_transforms"]

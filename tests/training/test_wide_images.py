@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 from pathlib import Path
 
 import numpy as np
 import PIL.ExifTags
 import PIL.Image
 import pytest
-from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+import yaml
+from transformers import AutoImageProcessor, AutoModelForImageClassification, TrainerCallback, pipeline
 
 from hf_finetune import evaluate, export, finetune, predict
-from hf_finetune.errors import UserError
+from hf_finetune.errors import Interrupted, UserError
 from hf_finetune.hub.files import left_out, pushed_files
 from hf_finetune.models.saved_form import save_for_pipeline
 from tests.helpers.tiny import TINY_RECIPE
@@ -68,6 +70,33 @@ def test_the_range_is_saved_and_evaluated_with(scans, run, caplog):
     images = sorted((scans / "test").glob("*/*.png"))
     predictions = predict(str(run), images)
     assert np.mean([answer.label == path.parent.name for answer, path in zip(predictions, images, strict=True)]) > 0.9
+
+
+def test_the_recipe_of_the_run_has_the_range_that_was_found(scans, run, tmp_path):
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    assert recipe["value_range"] == [0, 4095]
+    brighter = write_scans(tmp_path / "brighter", offset=4000)  # whose own range is another
+    finetune(str(run / "recipe.yaml"), dataset=str(brighter), output_dir=str(tmp_path / "again"), max_steps=1)
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["value_range"] == [0, 4095]
+
+
+def test_a_run_that_resumes_has_the_range_that_it_found(scans, tmp_path):
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 4:
+                signal.raise_signal(signal.SIGTERM)
+
+    def start(*callbacks):
+        settings = {"dataset": str(scans), "output_dir": str(tmp_path / "output"), "num_train_epochs": 1}
+        return finetune(RECIPE, **settings, callbacks=list(callbacks))
+
+    with pytest.raises(Interrupted):
+        start(Stop())
+    recipe = (tmp_path / "output" / "recipe.yaml").read_text()
+    assert yaml.safe_load(recipe)["value_range"] == [0, 4095]
+    start()
+    assert json.loads((tmp_path / "output" / "config.json").read_text())["value_range"] == [0, 4095]
+    assert (tmp_path / "output" / "recipe.yaml").read_text() == recipe
 
 
 def test_the_pipeline_of_the_folder_gives_what_predict_gives(scans, run, tmp_path, caplog):

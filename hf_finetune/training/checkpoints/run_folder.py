@@ -94,7 +94,9 @@ def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool, dat
         return None  # it ended before there was anything to lose
     earlier = yaml.safe_load((folder / RECIPE_FILE).read_text()) or {}
     values = without_secrets(values)  # as in the file; a signature may be another one by now
-    for key in sorted((earlier.keys() | values.keys()) - _MAY_CHANGE):
+    # A range that nobody states was found in the images, and a run that resumes takes it.
+    found = {"value_range"} - values.keys()
+    for key in sorted((earlier.keys() | values.keys()) - _MAY_CHANGE - found):
         if earlier.get(key) != values.get(key):
             if key == "dataset" and _may_be_moved(folder, earlier.get(key), values.get(key), data_anywhere):
                 logger.info(f"The run began with dataset {earlier[key]}; {values[key]} is compared with it.")

@@ -67,6 +67,15 @@ def test_a_corrupt_checkpoint_is_named_set_aside_and_passed_over(folder: Path, l
     assert (folder / "corrupt-checkpoint-100").is_dir() and (folder / "corrupt-checkpoint-90").is_dir()
 
 
+def test_a_range_that_was_found_is_not_stated_again_but_not_replaced_either(tmp_path: Path):
+    prepare_folder(tmp_path / "run", yaml.safe_dump({**VALUES, "value_range": [0, 4095]}), overwrite=False)
+    checkpoint = save_checkpoint(tmp_path / "run", 90)
+    for values in (VALUES, {**VALUES, "value_range": [0, 4095]}):
+        assert find_resumable(tmp_path / "run", values, overwrite=False) == checkpoint
+    with pytest.raises(UserError, match=r"unfinished run with value_range \[0, 4095\], not \[0, 65535\]"):
+        find_resumable(tmp_path / "run", {**VALUES, "value_range": [0, 65535]}, overwrite=False)
+
+
 def test_where_and_how_it_runs_may_change_but_not_what_it_computes(folder: Path):
     other_place = {**VALUES, "dataset_path": "/elsewhere", "dataloader_num_workers": 4, "logging_steps": 1}
     assert find_resumable(folder, other_place, overwrite=False) is not None
