@@ -180,7 +180,8 @@ def classify(
                     # As an error, because standard output may be read by a program.
                     logger.error(
                         f"Note: {name} has more than 8 bits, and the model was not trained on such images; their values"
-                        " are taken as 0 to 65535, or 0 to 1 in floating point."
+                        " are taken as 0 to 65535, or 0 to 1 in floating point. For another range, add"
+                        ' "value_range": [0, 4095], or what it is, to the config.json of the model.'
                     )
                 rows = stage({"image": [value], "label": [-1]})
             except UserError as error:

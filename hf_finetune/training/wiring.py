@@ -19,12 +19,15 @@ from hf_finetune.data.build import build_dataset
 from hf_finetune.data.dataset import EarlierImages, ImageDataset
 from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.images.cache import DecodedImages, open_decoded_images
+from hf_finetune.data.images.decoding import UnreadableImage
 from hf_finetune.data.images.unreadable import BadImages
 from hf_finetune.data.images.value_range import choose_range
 from hf_finetune.data.sources.raw import RawDataset
-from hf_finetune.data.stages import EvaluationStage, TrainingStage, decoding_of
+from hf_finetune.data.stages import EvaluationStage, TrainingStage, decoding_of, padded_size
 from hf_finetune.data.streaming.dataset import StreamedBatches, image_batches
 from hf_finetune.data.transforms.build import TrainTransforms
+from hf_finetune.data.transforms.letterbox import check_room
+from hf_finetune.errors import UserError
 from hf_finetune.evaluation.metrics import ClassificationMetrics, run_metrics
 from hf_finetune.logs import get_logger
 from hf_finetune.models.processor import describe
@@ -114,7 +117,11 @@ def prepare_images(
         arguments: Whether decoded images are kept, and what is done with unreadable ones.
         args: Which process this is.
         class_ids: For each class id of the dataset the model's, where they differ.
+
+    Raises:
+        UserError: Padding leaves nothing of the images, which all have one size.
     """
+    _check_room(image_processor, data)
     image_processor = _with_value_range(image_processor, data, arguments.value_range)
     with args.main_process_first(desc="decoded images"):
         decoded = open_decoded_images(
@@ -127,6 +134,19 @@ def prepare_images(
         for role, split in data.splits.items()
     }
     return PreparedImages(data, image_processor, batches, decoded, bad_images)
+
+
+def _check_room(image_processor: BaseImageProcessor, data: ImageDataset) -> None:
+    """Check images of one size at once: there are none that could be left out, and cached ones are not looked at."""
+    size = padded_size(image_processor)
+    if size is None or data.image_sizes is None:
+        return
+    try:
+        check_room(None, *data.image_sizes, size)
+    except UnreadableImage as error:
+        raise UserError(
+            f"{data.source}: all images have {error.reason}; use a model that is trained with resize_mode squash."
+        ) from error
 
 
 def _with_value_range(

@@ -96,6 +96,20 @@ def test_features_and_streams_are_prepared_in_the_same_way(mode, way, long_image
     assert loss == pytest.approx(result.metrics["test_loss"], abs=1e-5)
 
 
+@pytest.mark.parametrize("cache", ["always", "never"])
+def test_images_of_one_size_of_which_padding_leaves_nothing_end_in_one_line(cache, tmp_path):
+    images = write_long_images(tmp_path / "images", [(1, 200)], "png")
+    ordinary = write_long_images(tmp_path / "ordinary", [(24, 24)], "png")
+    changes: dict[str, Any] = {"train_transforms": None, "crop_pct": None, "image_size": 32, "num_train_epochs": 1}
+    recipe = str(write_recipe(tmp_path, **changes, resize_mode="pad", on_bad_image="skip", decode_cache=cache))
+    told = r"^[^\n]*images: all images have 1 x 200 pixels, of which padding leaves nothing; [^\n]*squash\.$"
+    with pytest.raises(UserError, match=told):
+        finetune(recipe, dataset=str(images), output_dir=str(tmp_path / "output"))
+    finetune(recipe, dataset=str(ordinary), output_dir=str(tmp_path / "output"))
+    with pytest.raises(UserError, match=told):
+        evaluate(str(tmp_path / "output"), dataset=str(images), use_cpu=True, on_bad_image="skip", decode_cache=cache)
+
+
 def test_an_exported_rectangle_answers_as_the_folder_does(long_images, tmp_path):
     changes: dict[str, Any] = {"train_transforms": None, "crop_pct": None, "image_size": [16, 40], "resize_mode": "pad"}
     recipe = write_recipe(tmp_path, **changes, num_train_epochs=1)

@@ -168,3 +168,4 @@ def test_predict_says_that_the_model_knows_no_range(finished_run, tmp_path, capl
     PIL.Image.fromarray(np.full((16, 16), 1000, np.uint16)).save(tmp_path / "scan.png")
     predict(str(finished_run), [tmp_path / "scan.png", tmp_path / "scan.png"])
     assert caplog.text.count("has more than 8 bits") == 1
+    assert 'add "value_range": [0, 4095], or what it is, to the config.json of the model' in caplog.text
