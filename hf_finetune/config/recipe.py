@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -36,6 +36,8 @@ _TIMESTAMP_TAG = "tag:yaml.org,2002:timestamp"
 # 010 would be 8 in YAML 1.1, and 1:30 would be 90.
 _OCTAL_OR_SEXAGESIMAL = re.compile(r"[-+]?(?:0[0-9_]+|[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?)$")
 _EXPONENT_FLOAT = re.compile(r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$")
+# Far more than any recipe has: larger ones are another file, or a few lines whose aliases multiply each other.
+_MOST_BYTES, _MOST_VALUES = 1_000_000, 100_000
 # Explanations are aligned up to this column; a longer line has its own two spaces after it.
 _COMMENT_COLUMN = 60
 
@@ -188,6 +190,8 @@ def _layers(path: Path, known_keys: Collection[str], chain: tuple[Path, ...]) ->
 def _read(path: Path, origin: str, known_keys: Collection[str]) -> tuple[list[str], dict[str, Any]]:
     """Return the names of one file's bases and its own mapping, with its keys checked."""
     try:
+        if (size := path.stat().st_size) > _MOST_BYTES:
+            raise UserError(f"{origin} has {size:,} bytes; a recipe is a short YAML file, of {_MOST_BYTES:,} at most.")
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"{origin} cannot be read: {error.strerror}.") from error
@@ -263,6 +267,24 @@ class _RecipeLoader(yaml.SafeLoader):
         ]
         for initial, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._counts: dict[yaml.Node, int] = {}  # values in each node that is complete, with those of its aliases
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        event = self.peek_event()
+        node = cast(yaml.Node, super().compose_node(parent, index))
+        if isinstance(event, yaml.AliasEvent) and node not in self._counts:
+            problem = f"*{event.anchor} stands within what it stands for"
+            raise yaml.composer.ComposerError(None, None, problem, node.start_mark)
+        inner = [] if isinstance(node, yaml.ScalarNode) else node.value
+        parts = [part for item in inner for part in (item if isinstance(item, tuple) else (item,))]
+        self._counts[node] = 1 + sum(self._counts[part] for part in parts)
+        if self._counts[node] > _MOST_VALUES:
+            problem = f"it has more than {_MOST_VALUES:,} values, those of its aliases counted"
+            raise yaml.composer.ComposerError(None, None, problem, node.start_mark)
+        return node
 
     # Composed nodes are looked at, not constructed mappings: a `<<` merge may rightly bring a key a second time.
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:

@@ -205,6 +205,7 @@ ERRORS = [
     ("seed: !!int x", f"my.yaml: {NOT_YAML} invalid literal for int() with base 10: 'x'."),
     ("seed: 1\noptim: a\nseed: 2", f'my.yaml, line 3: {NOT_YAML} the key "seed" stands twice, first in line 1.'),
     ("model_config:\n  x: 1\n  x: 1", f'my.yaml, line 3: {NOT_YAML} the key "x" stands twice, first in line 2.'),
+    ("seed: 1\nmodel_config: &a {x: [*a]}", f"my.yaml, line 2: {NOT_YAML} *a stands within what it stands for."),
     ("", EMPTY),
     ("# a comment", EMPTY),
     ("null", EMPTY),
@@ -218,6 +219,21 @@ def test_mistake_is_told_in_one_line(folder: Path, text: str, message: str) -> N
     with pytest.raises(UserError) as caught:
         load(text, a="learning_rat: 0.1", b="_base_: c.yaml", c="_base_: my.yaml")
     assert str(caught.value) == message
+
+
+def test_aliases_that_multiply_each_other_are_refused_before_they_are_values(folder: Path) -> None:
+    levels = [f"  a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" for level in range(1, 10)]
+    with pytest.raises(
+        UserError, match=r"^my\.yaml, line \d: .* more than 100,000 values, those of its aliases counted"
+    ):
+        load("\n".join(["model_config:", "  a0: &a0 [0, 1, 2, 3, 4, 5, 6, 7, 8]", *levels]))
+
+
+def test_a_file_of_megabytes_is_not_parsed(folder: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"^my\.yaml has 2,000,008 bytes; a recipe is a short YAML file, of 1,000,000 at"
+    ):
+        load("seed: 1\n" + "# xxxxx\n" * 250_000)
 
 
 @pytest.mark.parametrize("content", [b"seed: \x00", b"a: 1\n---\nb: 2", b"seed: !!python/object/apply:os.getcwd []"])
