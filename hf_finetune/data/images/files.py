@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,9 +86,11 @@ def check_names(folder: Path, paths: Sequence[str]) -> None:
         "".join([str(folder.absolute()), *paths]).encode()
     except UnicodeEncodeError:
         bad = [path for path in (str(folder), *paths) if any("\udc80" <= letter <= "\udcff" for letter in path)]
+        told = f"{folder}: {len(bad):,} names are not in UTF-8: {listing(bad, 3)}"
+        if (encoding := sys.getfilesystemencoding()) != "utf-8":  # then names in UTF-8 are among them
+            raise UserError(f"{told}, because Python reads names as {encoding} here; set PYTHONUTF8=1.") from None
         raise UserError(
-            f"{folder}: {len(bad):,} names are not in UTF-8: {listing(bad, 3)}; rename them, for instance by"
-            f" convmv -f latin1 -t utf8 -r --notest {folder}."
+            f"{told}; rename them, for instance by convmv -f latin1 -t utf8 -r --notest {folder}."
         ) from None
 
 
