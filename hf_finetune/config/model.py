@@ -46,7 +46,8 @@ class ModelArguments:
         metadata={"help": "Run Python code that comes with a checkpoint. Only for authors you trust."},
     )
     freeze: list[str] | None = field(
-        default=None, metadata={"help": "What is not trained: backbone, or names of modules of the network."}
+        default=None,
+        metadata={"help": "What is not trained: backbone, batch_norm, or names of modules of the network."},
     )
     head_init: str = field(
         default="random",

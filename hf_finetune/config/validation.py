@@ -146,7 +146,7 @@ def check_model(model: ModelArguments) -> None:
     check_choices(model)
     for name in model.freeze or ():
         if not isinstance(name, str):
-            raise UserError(f"freeze holds {name!r}; use backbone, or names of modules of the network.")
+            raise UserError(f"freeze holds {name!r}; use backbone, batch_norm, or names of modules of the network.")
     if model.load_from_sha256 is not None and model.load_from is None:
         raise UserError("load_from_sha256 is given without load_from; use --load_from FILE_OR_URL as well.")
     if model.load_from is not None and not model.pretrained:

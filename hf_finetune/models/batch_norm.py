@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -10,7 +12,14 @@ from hf_finetune.errors import UserError
 
 def computes_batch_norm(model: PreTrainedModel) -> bool:
     """Whether a network in training mode normalizes by the statistics of a batch; frozen modules do not."""
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in model.modules())
+    return any(norm.training for _, norm in batch_norms(model))
+
+
+def batch_norms(model: nn.Module) -> Iterator[tuple[str, nn.modules.batchnorm._BatchNorm]]:
+    """Yield every BatchNorm of a network with its name, those of timm that contain their activation among them."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            yield name, module
 
 
 def synchronize_batch_norm(model: PreTrainedModel) -> None:
@@ -19,7 +28,7 @@ def synchronize_batch_norm(model: PreTrainedModel) -> None:
     Raises:
         UserError: The network has no BatchNorm, or one whose scale is fixed.
     """
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = [norm for _, norm in batch_norms(model)]
     if not norms:
         raise UserError(f"sync_batchnorm: {type(model).__name__} has no BatchNorm; leave it out.")
     if any(norm.affine and not isinstance(norm.weight, nn.Parameter) for norm in norms):

@@ -1,4 +1,4 @@
-"""Freezes the backbone, or modules by their names.
+"""Freezes the backbone, all of BatchNorm, or modules by their names.
 
 A frozen module is not trained, and it behaves in training as in evaluation: BatchNorm keeps its running statistics and
 dropout is off. Otherwise the statistics would change although the weights do not.
@@ -6,7 +6,7 @@ dropout is off. Otherwise the statistics would change although the weights do no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from types import MethodType
 
@@ -14,9 +14,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_finetune.errors import UserError, did_you_mean
+from hf_finetune.models.batch_norm import batch_norms
 from hf_finetune.models.head import head_parameter_names
 
-BACKBONE = "backbone"  # in a recipe's `freeze`: everything but the head
+# Words in a recipe's `freeze` beside names of modules.
+BACKBONE = "backbone"  # everything but the head
+BATCH_NORM = "batch_norm"  # every BatchNorm whose statistics were loaded
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,15 @@ class Frozen:
     report: tuple[str, ...]
 
 
-def freeze_modules(model: PreTrainedModel, names: Sequence[str]) -> Frozen:
+def freeze_modules(model: PreTrainedModel, names: Sequence[str], initialized: Collection[str] = frozenset()) -> Frozen:
     """Freeze modules of a network, in place. They stay frozen through `model.train()` and in copies of the model.
 
     Args:
         model: The network.
-        names: Names of its modules, such as `resnet.encoder.stages.0`, or `backbone` for all but its head.
+        names: Names of its modules, such as `resnet.encoder.stages.0`; `backbone` for all but its head; `batch_norm`
+            for every BatchNorm, of which there may be none.
+        initialized: The names of its tensors that are new. A BatchNorm with new statistics is trained all the same: it
+            would normalize by what it has never measured.
 
     Raises:
         UserError: The network has no module of such a name, or nothing would be left to train.
@@ -54,23 +60,30 @@ def freeze_modules(model: PreTrainedModel, names: Sequence[str]) -> Frozen:
             for parameter_name, parameter in model.named_parameters():
                 parameter.requires_grad_(parameter.requires_grad and parameter_name in head)
             held = list(_modules_outside(model, {id(model.get_parameter(parameter)) for parameter in head}))
+        elif name == BATCH_NORM:
+            held = [norm for path, norm in batch_norms(model) if f"{path}.running_mean" not in initialized]
+            for norm in held:
+                norm.requires_grad_(False)
         elif name and name in modules:
             modules[name].requires_grad_(False)
             held = [modules[name]]
         else:
+            near = did_you_mean(name, [BACKBONE, BATCH_NORM, *modules])
             raise UserError(
-                f'freeze: {type(model).__name__} has no module "{name}".{did_you_mean(name, [BACKBONE, *modules])}'
-                f" Use {BACKBONE}, or names such as {', '.join(list(modules)[1:3])}."
+                f'freeze: {type(model).__name__} has no module "{name}".{near}'
+                f" Use {BACKBONE}, {BATCH_NORM}, or names such as {', '.join(list(modules)[1:3])}."
             )
         for module in held:
             module.eval()
             module.train = MethodType(_stay_in_evaluation, module)  # type: ignore[method-assign]
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"freeze: {', '.join(names)} leaves nothing to train; use {BACKBONE} to train the head.")
+    if set(names) <= {BATCH_NORM} and not any("train" in vars(module) for module in modules.values()):
+        return Frozen(backbone=False, report=())
     total = model.num_parameters()
     frozen = total - model.num_parameters(only_trainable=True)
     report = f"Frozen: {', '.join(names)}, {frozen:,} of {total:,} parameters."
-    return Frozen(bool(names) and not trains_backbone(model), (report,) if names else ())
+    return Frozen(bool(names) and not trains_backbone(model), (report,))
 
 
 def hold_backbone(model: PreTrainedModel) -> Callable[[], None]:

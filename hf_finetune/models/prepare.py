@@ -57,7 +57,7 @@ def prepare_model(
     loaded = load_model(source, config, label_names, seed)
     if sync_batchnorm:
         synchronize_batch_norm(loaded.model)  # before freezing, which binds to the modules as they are
-    frozen = freeze_modules(loaded.model, arguments.freeze or ())
+    frozen = freeze_modules(loaded.model, arguments.freeze or (), loaded.initialized)
     if arguments.head_init == "probe":
         head_linear(loaded.model)  # raises before the features are computed
     return PreparedModel(loaded, frozen)

@@ -112,6 +112,29 @@ def test_all_modules_of_the_backbone_by_name_are_the_backbone():
     assert not freeze_modules(make_model("resnet"), []).backbone
 
 
+@pytest.mark.parametrize("family", ["resnet", "timm"])
+def test_batch_norm_is_as_in_evaluation_and_the_rest_is_trained(tmp_path, family):
+    model = make(family)
+    norms = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, torch.nn.BatchNorm2d))
+    assert norms and not freeze_modules(model, ["batch_norm"]).backbone
+    before = snapshot(model)
+    make_trainer(tmp_path, model, num_train_epochs=1, learning_rate=0.1).train()
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(before[name], tensor)}
+    assert moved == {name for name in before if not name.startswith(norms)}
+
+
+def test_new_batch_norm_is_trained_and_a_network_without_it_is_left_alone():
+    model = make_model("resnet")
+    tensors = list(model.state_dict())
+    stem = [name for name in tensors if name.startswith("resnet.embedder.")]
+    assert freeze_modules(model, ["batch_norm"], tensors).report == ()
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    (line,) = freeze_modules(model, ["batch_norm"], stem).report
+    assert line.startswith("Frozen: batch_norm, ") and model.resnet.embedder.embedder.normalization.weight.requires_grad
+    assert not model.resnet.encoder.stages[0].layers[0].layer[0].normalization.weight.requires_grad
+    assert freeze_modules(make_model("vit"), ["batch_norm"]).report == ()
+
+
 def test_dropout_in_what_is_frozen_is_off():
     set_seed(0)
     config = ViTConfig(
@@ -147,10 +170,13 @@ def test_a_network_that_does_not_tell_its_backbone_from_its_head():
     ("words", "message"),
     [
         (("backbon",), 'freeze: ResNetForImageClassification has no module "backbon". Did you mean "backbone"?'),
-        (("resnet.encoder.stage.0",), 'Did you mean "resnet.encoder.stages.0"? Use backbone, or names such as'),
+        (
+            ("resnet.encoder.stage.0",),
+            'Did you mean "resnet.encoder.stages.0"? Use backbone, batch_norm, or names',
+        ),
         (("",), 'has no module "".'),
         (("resnet", "classifier"), "freeze: resnet, classifier leaves nothing to train; use backbone"),
-        (("3",), "freeze holds 3; use backbone, or names of modules of the network."),
+        (("3",), "freeze holds 3; use backbone, batch_norm, or names of modules of the network."),
         (("{a: 1}",), "freeze holds {'a': 1}; use backbone"),
     ],
 )
