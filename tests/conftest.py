@@ -38,6 +38,7 @@ SLOW = (
     "data/images/test_cache.py::test_a_run_gives_the_same_weights",
     "data/images/test_cache.py::test_the_name_is_the_same_in_another_process",
     "data/images/test_fuzz",
+    "data/images/test_parity.py::test_every_file_is_decoded",
     "data/images/test_pixels.py::test_decoding_warns_of_nothing",
     "data/images/test_unreadable",
     "data/sources/test_fuzz",
@@ -62,6 +63,7 @@ SLOW = (
     "test_accelerate_configs",
     "test_api",
     "test_distributed",
+    "test_import.py::test_importing_every_module",
     "test_seen_images",
     "test_slurm",
     "test_tutorial",
@@ -84,12 +86,13 @@ atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=Tr
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that are slow by where they are."""
+    """Mark the tests that are slow by where they are, and run them first: no process then ends alone on a long one."""
     folder = Path(__file__).parent
     for item in items:
         place = f"{item.path.relative_to(folder).as_posix()}::{item.name}"
         if place.startswith(SLOW) and not place.startswith(QUICK):
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="module", autouse=True)
