@@ -57,10 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     interrupted = f"\nhf-finetune: interrupted{_advice(words)}.\n"
-    prepare_streams()
-    # Many a phone writes such photos, and the photo itself is whole.
-    warnings.filterwarnings("ignore", message="Image appears to be a malformed MPO")
     with NotedInterrupts(interrupted):
+        prepare_streams()
+        # Many a phone writes such photos, and the photo itself is whole.
+        warnings.filterwarnings("ignore", message="Image appears to be a malformed MPO")
         try:
             return _exit_code(words, interrupted)
         except Exception as error:

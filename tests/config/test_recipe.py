@@ -354,7 +354,8 @@ def test_imagenet_starts_from_random_weights() -> None:
 
 def test_finetune_leaves_size_and_normalization_to_the_checkpoint() -> None:
     values = load_recipe("finetune", KNOWN_KEYS).values
-    assert not values.keys() & {"dataset", "num_labels", "image_size", "crop_pct", "image_mean", "image_std"}
+    follow = {"dataset", "num_labels", "image_size", "crop_pct", "image_mean", "image_std", "train_transforms"}
+    assert not values.keys() & follow
     assert (values["num_train_epochs"], values["lr_milestones"]) == (20, [15])
 
 

@@ -130,7 +130,7 @@ def test_an_image_of_which_padding_leaves_nothing_is_refused():
 
 
 def items_of(settings: dict[str, Any]) -> Any:
-    return choose_recipe("finetune", settings, "--{}".format).values.get("train_transforms")
+    return choose_recipe("resnet50_imagenet", settings, "--{}".format).values.get("train_transforms")
 
 
 def test_a_flag_takes_the_place_of_the_recipes_random_crop():
@@ -158,30 +158,33 @@ def resolved_files(folder: Path, **files: str) -> Any:
 
 
 def test_a_file_over_the_list_takes_the_place_of_its_random_crop(tmp_path, logged):
-    assert resolved_files(tmp_path, mine="_base_: finetune\nresize_mode: pad\n") == [
+    assert resolved_files(tmp_path, mine="_base_: resnet50_imagenet\nresize_mode: pad\n") == [
         {"Letterbox": {"size": [224, 224]}}, FLIP,
     ]  # fmt: skip
     assert logged == [
         f"resize_mode pad ({tmp_path}/mine.yaml): Letterbox takes the place of RandomResizedCrop in the recipe's"
         " transforms."
     ]
-    base = "_base_: finetune\nresize_mode: pad\nimage_size: 32\n"
+    base = "_base_: resnet50_imagenet\nresize_mode: pad\nimage_size: 32\n"
     assert resolved_files(tmp_path, base=base, mine="_base_: base.yaml\nresize_mode: squash\n") == [
         {"Resize": {"size": [32, 32]}}, FLIP,
     ]  # fmt: skip
-    assert resolved_files(tmp_path, mine="_base_: finetune\nresize_mode: crop\n") == items_of({})
+    assert resolved_files(tmp_path, mine="_base_: resnet50_imagenet\nresize_mode: crop\n") == items_of({})
 
 
 def test_a_list_that_stands_beside_or_over_the_mode_stays(tmp_path, logged):
     listed = "train_transforms: [{RandomResizedCrop: {size: 32}}, RandomHorizontalFlip]\n"
-    assert resolved_files(tmp_path, mine=f"_base_: finetune\nresize_mode: pad\n{listed}") == BOX
+    assert resolved_files(tmp_path, mine=f"_base_: resnet50_imagenet\nresize_mode: pad\n{listed}") == BOX
     assert resolved_files(tmp_path, base="resize_mode: pad\n", mine=f"_base_: base.yaml\n{listed}") == BOX
     assert not logged
 
 
 def test_a_mapping_over_a_recipe_is_as_a_file_over_it():
-    assert items_of_mapping({"_base_": "finetune", "resize_mode": "squash"}) == [{"Resize": {"size": [224, 224]}}, FLIP]
-    assert items_of_mapping({"_base_": "finetune", "resize_mode": "squash", "train_transforms": BOX}) == BOX
+    assert items_of_mapping({"_base_": "resnet50_imagenet", "resize_mode": "squash"}) == [
+        {"Resize": {"size": [224, 224]}},
+        FLIP,
+    ]
+    assert items_of_mapping({"_base_": "resnet50_imagenet", "resize_mode": "squash", "train_transforms": BOX}) == BOX
 
 
 def items_of_mapping(recipe: dict[str, Any]) -> Any:
