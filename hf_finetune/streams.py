@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import select
@@ -9,15 +10,29 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
+_ESCAPES = "hf_finetune.json_escapes"
+
 
 def prepare_streams() -> None:
-    """Let both streams take any text: an encoding's gaps are escaped, and a stream that is closed takes everything."""
+    """Let both streams take any text: an encoding's gaps are escaped, and a stream that is closed takes everything.
+
+    The escapes are those of JSON, so that what `--json` prints is valid in any encoding.
+    """
+    codecs.register_error(_ESCAPES, _json_escapes)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by the shell, as with >&-
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=_ESCAPES)
+
+
+def _json_escapes(error: UnicodeError) -> tuple[str, int]:
+    """Return what stands in place of the characters that an encoding lacks: a `\\uXXXX` for each unit of UTF-16."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2)), error.end
 
 
 def give_up(stream: TextIO) -> None:

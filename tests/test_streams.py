@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import io
+import json
 import os
 import pty
 import signal
@@ -73,7 +74,17 @@ def test_what_an_encoding_lacks_is_escaped(monkeypatch):
     monkeypatch.setattr(sys, "stdout", stream)
     prepare_streams()
     print("größe \udcff 猫", flush=True)
-    assert stream.buffer.getvalue() == b"gr\\xf6\\xdfe \\udcff \\u732b\n"
+    assert stream.buffer.getvalue() == b"gr\\u00f6\\u00dfe \\udcff \\u732b\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_json_is_valid_in_any_encoding(monkeypatch, encoding):
+    names = ["größe", "猫", "😀", "b\udce4d.png", "back\\ \u0080"]
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    prepare_streams()
+    print(json.dumps(names, ensure_ascii=False), flush=True)
+    assert json.loads(stream.buffer.getvalue().decode(encoding)) == names
 
 
 def test_a_stream_that_the_shell_has_closed_takes_everything(monkeypatch):
@@ -148,9 +159,9 @@ def test_a_run_outlives_the_program_that_reads_its_output(tmp_path, image_folder
 def test_evaluation_and_prediction_end_cleanly_where_nobody_reads(tmp_path, image_folder, finished_run):
     figures = tmp_path / "figures.json"
     words = ["evaluate", finished_run, "--dataset", image_folder, "--use_cpu", "--output", figures]
-    for json in ([], ["--json"]):
+    for flag in ([], ["--json"]):
         figures.unlink(missing_ok=True)
-        ended = shell('"$@" | head -0; echo ${PIPESTATUS[0]}', *words, *json)
+        ended = shell('"$@" | head -0; echo ${PIPESTATUS[0]}', *words, *flag)
         assert ended.stdout in ("0\n", "141\n") and "Traceback" not in ended.stderr
         assert figures.stat().st_size > 0  # what is to be kept is written before what is to be read
     ended = shell('"$@" | head -0; echo ${PIPESTATUS[0]}', "predict", finished_run, image_folder / "test")

@@ -69,7 +69,11 @@ def write_table(path: Path, labels: list[object]) -> str:
         ("alone", ["alone has only one class folder, cats", "needs two at least"]),
         ("loose/1.png", ["loose/1.png is neither a folder nor a table", ".csv"]),
         ("tiny.yaml", ["tiny.yaml is neither a folder nor a table"]),
-        ("", ["no dataset; use --dataset"]),
+        ("", ["--dataset is empty", "give it a value"]),
+        ("null", ["no dataset; use --dataset"]),
+        ("dangling", ["dangling is a link to gone, which does not exist"]),
+        ("'alone'", ["use --dataset alone."]),
+        ("file://loose", ["use --dataset loose."]),
     ],
 )
 def test_a_dataset_that_is_none(refused: Refused, tmp_path: Path, name: str, words: list[str]):
@@ -77,6 +81,7 @@ def test_a_dataset_that_is_none(refused: Refused, tmp_path: Path, name: str, wor
         (tmp_path / folder).mkdir(parents=True)
     for image in ("gappy/cats/1.png", "gappy/emus/1.png", "loose/1.png", "alone/cats/1.png"):
         write_image(tmp_path / image)
+    (tmp_path / "dangling").symlink_to("gone")
     line = refused("--dataset", name)
     assert all(word in line for word in words), line
 

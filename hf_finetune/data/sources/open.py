@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -137,8 +138,13 @@ def find_source(arguments: DataArguments) -> tuple[Path | None, DatasetEntry | N
 
 def _unknown_dataset(dataset: str) -> UserError:
     """Return the error for a word that is no name, no path and no Hub id."""
+    path = Path(dataset).expanduser()
+    if path.is_symlink():
+        return UserError(f"dataset: {dataset} is a link to {os.readlink(path)}, which does not exist.")
+    bare = dataset.removeprefix("file://").strip(" \"'")
+    if bare != dataset and Path(bare).expanduser().exists():
+        return UserError(f"dataset: there is no {dataset}; use --dataset {shlex.quote(bare)}.")
     if _looks_like_path(dataset):
-        path = Path(dataset).expanduser()
         advice = did_you_mean(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
         return UserError(
             f"dataset: there is no file or folder {dataset}.{advice} Use {', '.join(_kinds())}, a Hub id or one of"
