@@ -115,9 +115,12 @@ def is_followed(entry: Entry, path: str, left_out: LeftOut, above: frozenset[str
     cache = str(datasets.config.HF_DATASETS_CACHE)
     if entry.name == os.path.basename(cache) and os.path.realpath(entry.path) == os.path.realpath(cache):
         return False
-    if entry.is_symlink() and os.path.realpath(entry.path) in above:
-        left_out.loops.append(path)
-        return False
+    if entry.is_symlink():
+        target = os.path.realpath(entry.path)
+        # The walk may begin below the target, as that of a split does.
+        if target in above or Path(os.path.realpath(os.path.dirname(entry.path))).is_relative_to(target):
+            left_out.loops.append(path)
+            return False
     return True
 
 

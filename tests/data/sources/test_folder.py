@@ -120,6 +120,14 @@ def test_symbolic_links(tmp_path: Path) -> None:
     assert read_class_folders(root).notes == ["Links to a folder that they are in are not followed: cats/loop."]
 
 
+@pytest.mark.parametrize("target", [".", "..", "../..", "../../.."])
+def test_a_link_to_a_folder_above_it_adds_no_images(tmp_path: Path, target: str) -> None:
+    root = touch(tmp_path / "root", "train/cats/1.jpg", "train/dogs/1.jpg")
+    (root / "train" / "cats" / "up").symlink_to(target)
+    assert [path for path, _ in contents(root)["train"]] == ["train/cats/1.jpg", "train/dogs/1.jpg"]
+    assert read_class_folders(root).notes == ["Links to a folder that they are in are not followed: train/cats/up."]
+
+
 def test_a_link_to_the_dataset_itself_is_neither_class_nor_images(tmp_path: Path) -> None:
     root = touch(tmp_path / "root", "cats/1.jpg", "dogs/1.jpg")
     (root / "all").symlink_to(root)
