@@ -22,6 +22,7 @@ from hf_finetune.data.images.decoding import AS_STORED, Decoding, ImageValue, de
 _START, _END = b"\xff\xd8", b"\xff\xd9"
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended sequential and progressive, all Huffman-coded
 _EXIF = 0xE1
+_TALL = 0x12  # chroma of half the height, which libjpeg enlarges differently from version to version
 
 
 def to_tensor(image: PIL.Image.Image) -> torch.Tensor:
@@ -60,7 +61,7 @@ def _decode_jpeg(content: bytes) -> torch.Tensor:
 
 
 def _is_ordinary_jpeg(content: bytes) -> bool:
-    """Whether a file is a complete JPEG without EXIF, which could rotate it, and of a size that Pillow accepts."""
+    """Whether a file is a complete JPEG of usual sampling and a size that Pillow accepts, and not turned by EXIF."""
     if not (content.startswith(_START) and content.endswith(_END)):
         return False
     position = len(_START)
@@ -69,6 +70,8 @@ def _is_ordinary_jpeg(content: bytes) -> bool:
         if marker == _EXIF:
             return False
         if marker in _FRAMES:
+            if content[position + 11 : position + 12] == bytes([_TALL]):
+                return False
             height = int.from_bytes(content[position + 5 : position + 7], "big")
             width = int.from_bytes(content[position + 7 : position + 9], "big")
             return 0 < height * width <= (PIL.Image.MAX_IMAGE_PIXELS or 0)
