@@ -8,11 +8,15 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Union
 
+from transformers import TrainingArguments
+
 from hf_finetune.config.arguments import GROUPS, argument_fields
 
 FILE = Path(__file__).resolve().parents[2] / "hf_finetune" / "config" / "settings.py"
 # Arguments of finetune() and evaluate() of their own.
 ARGUMENTS = ("dataset", "loss", "train_transforms")
+# Settings that Transformers has since 5.23; those that the installed version lacks.
+LATER = {"activation_checkpointing", "activation_checkpointing_kwargs"} - {*TrainingArguments.__dataclass_fields__}
 PATHS = ("dataset_path", "load_from", "model_name_or_path", "output_dir")
 HEADER = '''"""The keys of a recipe as the keyword arguments of `finetune` and `evaluate`, with their types.
 
@@ -68,7 +72,8 @@ def source() -> str:
 
 
 def test_settings_are_the_keys_of_a_recipe():
-    assert FILE.read_text() == source()
+    kept = [line for line in FILE.read_text().splitlines() if line.strip().partition(":")[0] not in LATER]
+    assert "\n".join(kept) + "\n" == source()
 
 
 def test_no_setting_is_an_argument_of_finetune():
@@ -78,7 +83,7 @@ def test_no_setting_is_an_argument_of_finetune():
 
     named = [item.name for item in inspect.signature(finetune).parameters.values() if item.kind != item.VAR_KEYWORD]
     assert not set(named) & set(Settings.__annotations__)
-    assert {*Settings.__annotations__, *ARGUMENTS} == set(argument_fields())
+    assert {*Settings.__annotations__, *ARGUMENTS} - LATER == set(argument_fields())
 
 
 if __name__ == "__main__":
