@@ -3,9 +3,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST_PYTHON ?= python3.10
+LOWEST_VENV := .venv-lowest
 DEMO_FOLDER := runs/demo
 
-.PHONY: demo test test-quick test-faults test-slurm test-ray lint docs notebook
+.PHONY: demo test test-quick test-lowest test-faults test-slurm test-ray lint docs notebook
 
 # The stamp is as new as the last set-up, so a changed list of packages is installed again.
 $(VENV)/installed: constraints.txt setup.cfg pyproject.toml
@@ -24,6 +26,15 @@ test: $(VENV)/installed
 # For the edit loop: without what trains networks, starts processes or tries thousands of inputs.
 test-quick: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 -m 'not faults and not slow'
+
+$(LOWEST_VENV)/installed: tests/lowest.txt setup.cfg pyproject.toml
+	$(LOWEST_PYTHON) -m venv $(LOWEST_VENV)
+	$(LOWEST_VENV)/bin/python -m pip install --quiet --constraint tests/lowest.txt --editable '.[dev]'
+	touch $@
+
+# The quick tests, with the lowest versions that setup.cfg allows.
+test-lowest: $(LOWEST_VENV)/installed
+	$(LOWEST_VENV)/bin/python -m pytest -n 2 -m 'not faults and not slow'
 
 test-faults: $(VENV)/installed
 	$(BIN)/python -m pytest -m faults
