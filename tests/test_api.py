@@ -391,7 +391,8 @@ def test_signatures_and_names_are_public():
 
 
 def test_the_allocator_is_left_alone_until_a_run_begins(monkeypatch: pytest.MonkeyPatch, colours, tmp_path):
-    from hf_finetune.training import host_memory, run
+    from hf_finetune import host_memory
+    from hf_finetune.training import run
 
     calls: list[Callable[..., Any]] = []
     monkeypatch.setattr(run, "keep_freed_memory", calls.append)

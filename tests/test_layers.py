@@ -18,6 +18,7 @@ LAYERS = (
     "errors",
     "timeouts",
     "cores",
+    "host_memory",
     "interrupts",
     "streams",
     "logs",

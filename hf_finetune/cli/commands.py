@@ -167,15 +167,14 @@ class Predict(Command):
         with importing():
             from hf_finetune.jobs.predict import predict_files
 
-        output = {} if namespace.output is None else {"output": Path(namespace.output)}
         unreadable = predict_files(
             namespace.model,
             namespace.paths,
             namespace.top_k,
             namespace.batch_size,
             namespace.format or "text",
+            output=namespace.output,
             tta=namespace.tta,
-            **output,
         )
         return 2 if unreadable else 0
 

@@ -91,7 +91,7 @@ class ImageDataset:
         return any(isinstance(split, StreamedSplit) for split in self.splits.values())
 
     def unused_notes(self, roles: Iterable[str]) -> list[str]:
-        """Return notes on the images of some roles that have more than one page."""
+        """Return notes on what the files of some roles hold that is not used."""
         by_split = {self.split_names[role]: role for role in roles}  # two roles may be one split
         unused = sum((self.unused[role] for role in by_split.values()), Counter[Unused]())
         return describe_unused(

@@ -37,13 +37,13 @@ from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.metrics import ClassificationMetrics, Metric, UserMetric, run_metrics
 from hf_finetune.evaluation.report import describe_split, format_report, interval_keys, to_json, write_metrics
 from hf_finetune.evaluation.test_time import with_views
+from hf_finetune.host_memory import keep_freed_memory
 from hf_finetune.hub.redaction import without_private_text
 from hf_finetune.logs import get_logger, log_lines, write_result
 from hf_finetune.models.head import class_names
 from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
 from hf_finetune.shown_text import csv_cell
-from hf_finetune.training.host_memory import keep_freed_memory
 from hf_finetune.training.wiring import PreparedImages, build_evaluator, load_data, prepare_images
 
 logger = get_logger(__name__)

@@ -50,6 +50,7 @@ def freeze_modules(model: PreTrainedModel, names: Sequence[str], initialized: Co
     """
     head = head_parameter_names(model)
     modules = dict(model.named_modules())
+    any_held = False
     for name in names:
         if name == BACKBONE:
             if len(head) == len(list(model.parameters())):
@@ -73,17 +74,18 @@ def freeze_modules(model: PreTrainedModel, names: Sequence[str], initialized: Co
                 f'freeze: {type(model).__name__} has no module "{name}".{near}'
                 f" Use {BACKBONE}, {BATCH_NORM}, or names such as {', '.join(list(modules)[1:3])}."
             )
+        any_held |= bool(held)
         for module in held:
             module.eval()
             module.train = MethodType(_stay_in_evaluation, module)  # type: ignore[method-assign]
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"freeze: {', '.join(names)} leaves nothing to train; use {BACKBONE} to train the head.")
-    if set(names) <= {BATCH_NORM} and not any("train" in vars(module) for module in modules.values()):
+    if not any_held:
         return Frozen(backbone=False, report=())
     total = model.num_parameters()
     frozen = total - model.num_parameters(only_trainable=True)
     report = f"Frozen: {', '.join(names)}, {frozen:,} of {total:,} parameters."
-    return Frozen(bool(names) and not trains_backbone(model), (report,))
+    return Frozen(not trains_backbone(model), (report,))
 
 
 def hold_backbone(model: PreTrainedModel) -> Callable[[], None]:

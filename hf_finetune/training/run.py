@@ -21,6 +21,7 @@ from hf_finetune.data.stages import decoding_of
 from hf_finetune.data.transforms.build import TrainTransforms, build_train_transforms
 from hf_finetune.data.transforms.given import transforms_of_function
 from hf_finetune.errors import Interrupted
+from hf_finetune.host_memory import keep_freed_memory
 from hf_finetune.hub.push import push_folder
 from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.logs import get_logger, log_lines
@@ -37,7 +38,6 @@ from hf_finetune.training.finetune_result import FinetuneResult
 from hf_finetune.training.frozen.features import FeatureDataset, train_on_images
 from hf_finetune.training.frozen.policy import frozen_policy, start_head
 from hf_finetune.training.given import Given
-from hf_finetune.training.host_memory import keep_freed_memory
 from hf_finetune.training.network import Network, load_network
 from hf_finetune.training.plan import RunPlan, plan_run
 from hf_finetune.training.plan import choose_recipe as choose_recipe

@@ -30,11 +30,10 @@ from tests.faults.child import (
     TRAINING,
     run_command,
 )
-from tests.helpers.launched import environments, wait
+from tests.helpers.launched import SECONDS_OF_A_RUN, environments, wait
 
 _FORKSERVER = multiprocessing.get_context("forkserver")
 _FORKSERVER.set_forkserver_preload(["tests.faults.child"])
-_SECONDS_OF_A_RUN = 120  # until it is taken for one that hangs
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -81,7 +80,7 @@ class Interruption:
 
     def strike(self, children: list[Any], shared: Any) -> int | None:
         """Waits for the instant, sends the signal and returns the phase that it has met; None if all had ended."""
-        deadline = time.monotonic() + _SECONDS_OF_A_RUN
+        deadline = time.monotonic() + SECONDS_OF_A_RUN
         while self.after is not None and shared[self.after] < self.count and time.monotonic() < deadline:
             if all(child.exitcode is not None for child in children):
                 return None

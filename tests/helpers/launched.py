@@ -20,7 +20,7 @@ from typing import Any
 
 _FORKSERVER = multiprocessing.get_context("forkserver")
 _IMPORTED = ("hf_finetune.training.run", "hf_finetune.training.frozen.probe", "tests.helpers.trainers")
-_SECONDS_OF_A_RUN = 120  # until it is taken for one that hangs
+SECONDS_OF_A_RUN = 120  # until it is taken for one that hangs
 _SECONDS_OF_A_LAUNCHER = 1.5  # between the end of one process and the signal to the others
 
 
@@ -56,7 +56,7 @@ def environments(processes: int) -> list[dict[str, str]]:
 
 def wait(children: Sequence[Any]) -> list[int]:
     """Wait as a launcher does, which ends the other processes where one has failed, and return the exit codes."""
-    deadline = time.monotonic() + _SECONDS_OF_A_RUN
+    deadline = time.monotonic() + SECONDS_OF_A_RUN
     while any(child.exitcode is None for child in children) and all(not child.exitcode for child in children):
         time.sleep(0.005)
         if time.monotonic() > deadline:

@@ -120,7 +120,7 @@ def _check_files(rows: np.ndarray, values: pa.ChunkedArray, cache: HeaderCache) 
 
 
 def count_unused(headers: Counter[Header]) -> Counter[Unused]:
-    """Return how many files hold what beside their first image."""
+    """Return how many files hold what that is not used."""
     unused: Counter[Unused] = Counter()
     for header, count in headers.items():
         unused[header.unused] += count
@@ -128,7 +128,7 @@ def count_unused(headers: Counter[Header]) -> Counter[Unused]:
 
 
 def describe_unused(unused: Counter[Unused], sampled: bool = False) -> list[str]:
-    """Return notes on the images that have more than one page.
+    """Return notes on what files hold that is not used: further pages, images of the camera, low bits.
 
     Args:
         unused: How many files hold what beside the 8 bits per channel of their first image (`count_unused`).
