@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from hf_finetune.config.run_files import METRICS_FILE
+from hf_finetune.data.fingerprint import FINGERPRINT_FILE
 from tests.faults.child import (
     EVALUATION,
     EVALUATIONS,
@@ -126,6 +128,11 @@ def assert_whole(checkpoint: Path) -> None:
         assert hashlib.sha256((checkpoint / name).read_bytes()).hexdigest() == of_file["sha256"], name
 
 
+def holds_result(folder: Path) -> bool:
+    """Whether a run has written all; the fingerprint of its data, by which one resumes, is then gone."""
+    return (folder / METRICS_FILE).is_file() and not (folder / FINGERPRINT_FILE).is_file()
+
+
 def without_timings(figures: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in figures.items() if not name.endswith(("_runtime", "_per_second"))}
 
@@ -194,7 +201,7 @@ def run_interrupted(
             assert codes == [0] * processes, said[-3000:]
             return
         assert "Traceback" not in said or processes > 1, said[-3000:]
-        if codes == [0] * processes:
+        if codes == [0] * processes or holds_result(folder):
             return  # the signal came when all was done
         tally.by_signal[interruption.signal.name] += 1
         tally.by_phase[PHASES[phase]] += 1
