@@ -156,10 +156,14 @@ def test_skypilot_reads_the_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 # ---- what the commands of the pods do ----
 
 
-def start(command: list[str], folder: Path, program: str, *flags: str, **environment: str) -> subprocess.Popen[str]:
-    """Start a pod's command with a program in place of hf-finetune."""
+def write_program(folder: Path, program: str) -> None:
+    """Write what the pods of a folder run in place of hf-finetune, before the first of them starts."""
     (folder / "hf-finetune").write_text(program)
     (folder / "hf-finetune").chmod(0o755)
+
+
+def start(command: list[str], folder: Path, *flags: str, **environment: str) -> subprocess.Popen[str]:
+    """Start a pod's command with the program of a folder."""
     environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", **environment}
     return subprocess.Popen(
         [*command, *flags], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -169,13 +173,15 @@ def start(command: list[str], folder: Path, program: str, *flags: str, **environ
 @pytest.mark.slow
 @pytest.mark.parametrize(("code", "expected"), [(0, 0), (1, 138), (2, 2), (137, 137), (143, 143)])
 def test_exit_codes_of_a_pod_of_the_operator(tmp_path: Path, code: int, expected: int) -> None:
-    assert start(CONTAINER["command"], tmp_path, f"#!/bin/sh\nexit {code}\n").wait(20) == expected
+    write_program(tmp_path, f"#!/bin/sh\nexit {code}\n")
+    assert start(CONTAINER["command"], tmp_path).wait(20) == expected
 
 
 @pytest.mark.slow
 def test_a_pod_hands_sigterm_on_and_waits(tmp_path: Path) -> None:
     program = "#!/bin/sh\ntrap 'sleep 0.3; echo saved; exit 143' TERM\necho begun\nwhile true; do sleep 0.1; done\n"
-    with start(CONTAINER["command"], tmp_path, program) as pod:
+    write_program(tmp_path, program)
+    with start(CONTAINER["command"], tmp_path) as pod:
         assert pod.stdout.readline() == "begun\n"
         time.sleep(0.1)
         pod.send_signal(signal.SIGTERM)
@@ -202,12 +208,12 @@ def variables(kind: str, rank: int, port: int) -> dict[str, str]:
 def test_two_pods_train_together(kind: str, image_folder: Path, tmp_path: Path) -> None:
     command = (CONTAINER if kind == "v1" else TRAINER)["command"]
     recipe = write_recipe(tmp_path, dataset=str(image_folder), num_train_epochs=1, lr_milestones=None)
-    program = f'#!/bin/sh\nexec {sys.executable} -m hf_finetune "$@"\n'
+    write_program(tmp_path, f'#!/bin/sh\nexec {sys.executable} -m hf_finetune "$@"\n')
     flags = ["--recipe", str(recipe), "--output_dir", str(tmp_path / "output")]
 
     def run(*more: str) -> list[tuple[int, str]]:
         port = free_port()
-        pods = [start(command, tmp_path, program, *flags, *more, **variables(kind, rank, port)) for rank in (0, 1)]
+        pods = [start(command, tmp_path, *flags, *more, **variables(kind, rank, port)) for rank in (0, 1)]
         try:
             printed = [pod.communicate(timeout=200)[0] for pod in pods]
         finally:
