@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -23,9 +24,14 @@ import torch
 from torch import distributed
 from torch.distributed.rendezvous import rendezvous
 
+from hf_finetune.logs import get_logger
+
+logger = get_logger(__name__)
+
 _LAUNCHED_BY = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # the variables of torchrun and accelerate launch
 _POLL_SECONDS = 0.05
 _REST_SECONDS = 0.02
+_SECONDS_OF_SILENCE = 10.0  # a process that starts on a busy machine imports its libraries for as long
 # Preparing a dataset or features may take hours, much longer than a step of training may wait.
 _LONGEST_PREPARATION = timedelta(days=1)
 
@@ -60,10 +66,23 @@ def join_processes(use_cpu: bool, timeout: timedelta) -> None:
         backend = "cuda:nccl,cpu:gloo" if "ACCELERATE_USE_FSDP" in flags else "nccl"  # a sharded model is saved on CPUs
     else:
         return
-    store, rank, world_size = next(rendezvous("env://", timeout=timeout))
-    _store = distributed.PrefixStore(_agree_on_attempt(store, rank, world_size, timeout), store)
-    distributed.init_process_group(backend, store=_store, rank=rank, world_size=world_size, timeout=timeout)
+    with _said_while_waiting("Waiting for the {WORLD_SIZE} processes to meet at {MASTER_ADDR}:{MASTER_PORT}."):
+        store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+        _store = distributed.PrefixStore(_agree_on_attempt(store, rank, world_size, timeout), store)
+        distributed.init_process_group(backend, store=_store, rank=rank, world_size=world_size, timeout=timeout)
     _make_forks_safe(backend)
+
+
+@contextmanager
+def _said_while_waiting(message: str) -> Iterator[None]:
+    """Log a message, with variables of the environment in it, if the block takes longer than a start does."""
+    timer = threading.Timer(_SECONDS_OF_SILENCE, logger.info, [message.format_map(os.environ)])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _make_forks_safe(backend: str) -> None:

@@ -45,6 +45,27 @@ def test_a_process_that_does_not_come_is_named(store):
         _agree_on_attempt(store, 0, 2, timedelta(seconds=0.3))
 
 
+@pytest.mark.parametrize(("silence", "said"), [(0.0, 1), (60.0, 0)])
+def test_a_first_process_that_waits_says_for_whom(monkeypatch, caplog, silence, said):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "node-0", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(processes, "_SECONDS_OF_SILENCE", silence)
+    gone = threading.Event()
+    caplog.set_level("INFO", "hf_finetune")
+    monkeypatch.setattr(caplog.handler, "emit", lambda record: (lines.append(record.getMessage()), gone.set()))
+    lines: list[str] = []
+
+    def nobody_comes(*_, timeout: timedelta):
+        gone.wait(10 * said)
+        raise TimeoutError
+        yield
+
+    monkeypatch.setattr(processes, "rendezvous", nobody_comes)
+    with pytest.raises(TimeoutError):
+        processes.join_processes(use_cpu=True, timeout=timedelta(seconds=20))
+    assert lines == ["Waiting for the 2 processes to meet at node-0:29500."] * said
+
+
 def test_the_first_process_does_it_first_even_where_it_fails(store, monkeypatch):
     order, begun = [], threading.Event()
     monkeypatch.setattr(processes, "_waits", iter([7] * WORLD))  # each process counts for itself
