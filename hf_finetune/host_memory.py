@@ -31,7 +31,7 @@ def keep_freed_memory(device: torch.device) -> None:
 def release_freed_memory(device: torch.device) -> None:
     """Give freed memory back to the system, where the network runs on the CPU.
 
-    Where small results are kept from each batch they lie between its freed tensors, so that large ones find no room and
+    Where small results are kept from each batch they lie between its freed tensors, so that large ones fit nowhere and
     the heap of glibc grows: the same evaluation of 50,000 images of 21,841 classes took 0.9 GB in one process and 5 GB
     in another. Other C libraries are left as they are.
     """
