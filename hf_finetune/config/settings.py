@@ -119,6 +119,7 @@ class Settings(TypedDict, total=False):
     logging_steps: float | None
     logging_strategy: str | None
     lookahead_steps: int | None
+    loss_args: dict[str, Any] | None
     lr_by_epoch: bool | None
     lr_decay_epochs: float | None
     lr_gamma: float | None

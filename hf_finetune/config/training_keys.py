@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from hf_finetune.config.loss_keys import is_own_loss
 from hf_finetune.losses import LOSSES
 
 MULTISTEP, ONE_CYCLE = "multistep", "one_cycle"  # the schedules that Transformers lacks
@@ -109,7 +110,17 @@ class TrainingKeys:
     max_grad_norm: float = field(
         default=0.0, metadata={"help": "Clip the norm of the gradient to this value; 0 does not clip."}
     )
-    loss: str = field(default="cross_entropy", metadata={"help": "Loss of each image.", "choices": LOSSES})
+    loss: str = field(
+        default="cross_entropy",
+        metadata={
+            "help": "Loss of each image. A function or class of your own by its dotted name, such as my_losses.poly.",
+            "choices": LOSSES,
+            "or": is_own_loss,
+        },
+    )
+    loss_args: dict[str, Any] | None = field(
+        default=None, metadata={"help": "Settings of the loss, such as '{gamma: 1.5}' for focal."}
+    )
     label_smoothing_factor: float = field(default=0.0, metadata={"help": "Label smoothing; 0 does not smooth."})
     ema_decay: float | None = field(
         default=None,

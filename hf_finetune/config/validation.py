@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from hf_finetune.config.loss_keys import check_loss_keys
 from hf_finetune.config.stock_keys import check_stock_keys
 from hf_finetune.errors import UserError, did_you_mean
 
@@ -59,10 +60,11 @@ _ABOVE_ZERO = ("num_train_epochs", "lr_decay_epochs", "layer_decay", "logging_st
 
 
 def check_choices(arguments: DataclassInstance) -> None:
-    """Check every field that lists its choices in its metadata."""
+    """Check every field that lists its choices in its metadata, and under "or" what else it may be."""
     for item in fields(arguments):
-        if "choices" in item.metadata:
-            check_choice(item.name, getattr(arguments, item.name), item.metadata["choices"])
+        value = getattr(arguments, item.name)
+        if "choices" in item.metadata and not item.metadata.get("or", lambda _: False)(value):
+            check_choice(item.name, value, item.metadata["choices"])
 
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
@@ -159,6 +161,7 @@ def check_model(model: ModelArguments) -> None:
 def check_training(args: FinetuneArguments) -> None:
     """Check everything about training that does not depend on the machine."""
     check_choices(args)
+    check_loss_keys(args)
     _check_numbers(args)
     _check_on_nan(args.on_nan)
     _check_best_model(args)

@@ -100,7 +100,9 @@ def sort_out(
             raise UserError(f"loss is {type(loss).__name__}; use a name or a function of (logits, labels).")
         if settings.get("label_smoothing_factor"):
             raise UserError("label_smoothing_factor is not read with a loss of your own; smooth the labels there.")
-        values |= {"loss": None, "label_smoothing_factor": None}
+        if settings.get("loss_args"):
+            raise UserError("loss_args is for a loss that is given by its name; leave it out.")
+        values |= {"loss": None, "loss_args": None, "label_smoothing_factor": None}
         objects["loss"] = loss
     return Given(**objects, metrics=own_metrics(metrics), callbacks=_callbacks(callbacks)), values
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 
+from hf_finetune.errors import UserError, first_line
 from hf_finetune.losses import LOSSES
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -17,18 +20,58 @@ instead, float (batch, classes), whose rows sum to 1, as `torch.nn.functional.cr
 """
 
 
-def classification_loss(label_smoothing: float, name: str = "cross_entropy") -> Callable[..., torch.Tensor]:
-    """Return the Trainer's `compute_loss_func` of a registered loss.
+def classification_loss(
+    label_smoothing: float, name: str = "cross_entropy", settings: Mapping[str, Any] | None = None
+) -> Callable[..., torch.Tensor]:
+    """Return the Trainer's `compute_loss_func` of a loss that a recipe names.
 
     Args:
         label_smoothing: The share of each label that is spread evenly over all classes, 0 to 1.
-        name: One of `hf_finetune.losses.LOSSES`.
+        name: One of `hf_finetune.losses.LOSSES`, or the dotted name of a function or class of the user's own.
+        settings: The settings of the loss.
 
     Returns:
         See `batch_loss`.
+
+    Raises:
+        UserError: There is no loss of a dotted name.
     """
+    return batch_loss(named_loss(label_smoothing, name, settings or {}))
+
+
+def named_loss(label_smoothing: float, name: str, settings: Mapping[str, Any]) -> Loss:
+    """Return the loss of each image that a recipe names; see `classification_loss`."""
+    if name not in LOSSES:
+        return import_loss(name, settings)
     loss = LOSSES[name]
-    return batch_loss(lambda logits, labels: loss(logits, labels, label_smoothing))
+    return lambda logits, labels: loss(logits, labels, label_smoothing, **settings)
+
+
+def import_loss(name: str, settings: Mapping[str, Any]) -> Loss:
+    """Return a loss of the user's own, from where Python finds its module: a function, or an object of a class.
+
+    Args:
+        name: The dotted name, such as `my_losses.poly`. The user has typed it (`training.plan`).
+        settings: What the class is made with, or keyword arguments of the function.
+
+    Raises:
+        UserError: There is none of this name, or it cannot be made with these settings.
+    """
+    module, _, attribute = name.rpartition(".")
+    try:
+        loss = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever the module of somebody else stumbles over
+        where = "it is looked for where Python finds modules; PYTHONPATH=. adds the current folder"
+        raise UserError(f"loss: {name} cannot be imported: {first_line(error)}; {where}.") from error
+    if not callable(loss):
+        raise UserError(f"loss: {name} is {type(loss).__name__}; use a function of (logits, labels), or a class.")
+    if not isinstance(loss, type):
+        return partial(loss, **settings)
+    try:
+        made: Loss = loss(**settings)
+    except Exception as error:
+        raise UserError(f"loss: {name} cannot be made with these loss_args: {first_line(error)}.") from error
+    return made
 
 
 def batch_loss(loss: Loss) -> Callable[..., torch.Tensor]:

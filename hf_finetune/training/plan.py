@@ -11,6 +11,7 @@ from typing import Any
 
 from hf_finetune.config.arguments import argument_fields, build_arguments
 from hf_finetune.config.data import DataArguments
+from hf_finetune.config.loss_keys import is_own_loss
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.config.recipe import Recipe, load_recipe, override, packaged_recipes
 from hf_finetune.config.run_files import RECIPE_FILE
@@ -27,6 +28,7 @@ from hf_finetune.training.resizing import shown_whole
 
 logger = get_logger(__name__)
 
+_TYPED = ("--loss", "finetune(loss=...)", 'recipe["loss"]')  # origins that are a command line or a Python program
 _RUNS = Path("runs")  # where results go that nobody names a folder for
 
 
@@ -86,6 +88,7 @@ def plan_run(recipe: Recipe, given: Given) -> RunPlan:
         UserError: For values that do not fit, a dataset that is not there, and a folder that cannot be used.
     """
     _check_launcher()
+    _check_own_loss(recipe)
     model, data, args = build_arguments(recipe)
     if given.dataset is None:
         find_source(data)  # its typo is told before anything about a folder that is named after it
@@ -123,6 +126,13 @@ def _with_found_range(recipe: Recipe, data: DataArguments, folder: Path) -> tupl
     if found is None:
         return recipe, data
     return override(recipe, {"value_range": found}, f"{folder / RECIPE_FILE}"), replace(data, value_range=found)
+
+
+def _check_own_loss(recipe: Recipe) -> None:
+    """Check that the user has typed the dotted name of a loss: a file, which may be somebody else's, runs no code."""
+    name, origin = str(recipe.values.get("loss", "")), recipe.origins.get("loss", "")
+    if is_own_loss(name) and origin not in _TYPED:
+        raise UserError(f"loss is {name}, in {origin}, and a file runs no code; to run that code use --loss {name}.")
 
 
 def _check_launcher() -> None:

@@ -74,6 +74,7 @@ class ImageClassificationTrainer(Trainer):
         eval_dataset: ImageBatches | StreamedBatches | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
         reduce_logits: Callable[[torch.Tensor, torch.Tensor], Any] | None = None,
+        compute_loss_func: Callable[..., torch.Tensor] | None = None,
         bad_images: BadImages | None = None,
         extensions: Sequence[Extension] | None = None,
         callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
@@ -91,6 +92,7 @@ class ImageClassificationTrainer(Trainer):
             compute_metrics: Computes figures from what `reduce_logits` returns for all images.
             reduce_logits: Maps logits (batch, classes) and labels (batch,), on the device, to what `compute_metrics`
                 needs of them.
+            compute_loss_func: The loss of a batch (`training.loss.batch_loss`); by default the recipe's.
             bad_images: The list of unreadable images.
             extensions: What is added to the loop; by default what the arguments ask for.
             callbacks: Callbacks of Transformers, called after the extensions.
@@ -107,7 +109,8 @@ class ImageClassificationTrainer(Trainer):
             processing_class=image_processor,
             compute_metrics=compute_metrics,
             preprocess_logits_for_metrics=reduce_logits,
-            compute_loss_func=classification_loss(args.label_smoothing_factor, args.loss),
+            compute_loss_func=compute_loss_func
+            or classification_loss(args.label_smoothing_factor, args.loss, args.loss_args),
         )
         self.is_sharded: bool = self.is_fsdp_enabled or self.is_deepspeed_enabled
         if not self.is_sharded:  # DeepSpeed lays weights out itself

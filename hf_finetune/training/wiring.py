@@ -13,6 +13,7 @@ import datasets
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_finetune.config.data import DataArguments
+from hf_finetune.config.loss_keys import is_own_loss
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.data.batches import ImageBatches
 from hf_finetune.data.build import build_dataset
@@ -34,7 +35,7 @@ from hf_finetune.models.processor import describe
 from hf_finetune.training.given import Given
 from hf_finetune.training.given_loss import check_loss
 from hf_finetune.training.loader_errors import loader_errors_in_one_line
-from hf_finetune.training.loss import batch_loss
+from hf_finetune.training.loss import Loss, batch_loss, named_loss
 from hf_finetune.training.sharding import choose_units
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
@@ -234,13 +235,19 @@ def build_trainer(
         eval_dataset=images.batches.get("validation"),
         compute_metrics=metrics,
         reduce_logits=metrics.reduce_logits,
+        compute_loss_func=batch_loss(_loss(args, given, len(names), transforms.mixing is not None)),
         bad_images=images.bad_images,
         callbacks=given.callbacks,
     )
     if trainer.is_fsdp_enabled:
         choose_units(network, trainer.accelerator.state.fsdp_plugin)
-    if given.loss is not None:
-        loss = given.loss.to(args.device) if hasattr(given.loss, "to") else given.loss
-        check_loss(loss, len(names), transforms.mixing is not None, args.device)
-        trainer.compute_loss_func = batch_loss(loss)
     return trainer
+
+
+def _loss(args: FinetuneArguments, given: Given, num_labels: int, mixes: bool) -> Loss:
+    """Return the loss of each image, that of the caller where there is one; one of the user's own is tried out."""
+    loss = given.loss or named_loss(args.label_smoothing_factor, args.loss, args.loss_args or {})
+    if given.loss is not None or is_own_loss(args.loss):
+        loss = loss.to(args.device) if hasattr(loss, "to") else loss
+        check_loss(loss, num_labels, mixes, args.device)
+    return loss

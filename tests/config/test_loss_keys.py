@@ -1,0 +1,52 @@
+"""The checks of the loss and its settings, and a loss by its dotted name, which only the user may give."""
+
+from __future__ import annotations
+
+import pytest
+
+from hf_finetune import finetune
+from hf_finetune.config.loss_keys import is_own_loss
+from hf_finetune.config.training import FinetuneArguments
+from hf_finetune.errors import UserError
+
+
+def arguments(**settings: object) -> FinetuneArguments:
+    return FinetuneArguments(output_dir="unused", use_cpu=True, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loss": "focl"}, 'loss is "focl". Did you mean "focal"?'),
+        ({"loss": "a..b"}, 'loss is "a..b".'),
+        ({"loss_args": {"gamma": 2}}, 'loss_args: cross_entropy has no setting "gamma". It has none; leave loss_args'),
+        ({"loss": "focal", "loss_args": {"gama": 2}}, 'focal has no setting "gama". Did you mean "gamma"?'),
+        ({"loss": "focal", "loss_args": {"gamma": -1}}, "gamma of focal is -1; use a number of at least 0."),
+        ({"loss": "focal", "loss_args": {"gamma": float("nan")}}, "gamma of focal is nan; use a number"),
+        ({"loss": "focal", "loss_args": {"alpha": 2}}, "alpha of focal is 2; use a number from 0 to 1."),
+        ({"loss": "asymmetric", "loss_args": {"clip": True}}, "clip of asymmetric is True; use a number"),
+        ({"loss": "my.own", "label_smoothing_factor": 0.1}, "label_smoothing_factor is not read with a loss of your"),
+    ],
+)
+def test_mistakes_are_one_line(settings, message):
+    with pytest.raises(UserError) as refused:
+        arguments(**settings)
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_which_names_are_a_loss_of_ones_own():
+    assert is_own_loss("my_losses.poly") and is_own_loss("torch.nn.CrossEntropyLoss")
+    assert not any(map(is_own_loss, ["focal", "focl", "", ".poly", "a.", "a b.c", "os;x.y", "../x"]))
+    assert arguments(loss="focal", loss_args={"gamma": 1.5}).loss_args == {"gamma": 1.5}
+
+
+def test_a_file_never_names_code_that_is_run(tmp_path, monkeypatch):
+    """A recipe comes from anywhere, as from the repository of a checkpoint."""
+    (tmp_path / "planted.py").write_text("open('ran', 'w')\n")
+    (tmp_path / "theirs.yaml").write_text("dataset: digits\nloss: planted.loss\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for recipe in ("theirs.yaml", {"_base_": "theirs.yaml"}):
+        with pytest.raises(UserError, match=r"loss is planted.loss, in .*theirs.*a file runs no code; .* use loss="):
+            finetune(recipe, output_dir="out")
+    assert not (tmp_path / "ran").exists() and not (tmp_path / "out").exists()
