@@ -25,7 +25,7 @@ from transformers import (
 
 import hf_finetune
 from hf_finetune import UserError, evaluate, export, finetune, predict
-from hf_finetune.training.loss import batch_loss, classification_loss
+from hf_finetune.training.loss import BatchLoss, classification_loss
 from tests.helpers.tiny import TINY_RECIPE, TINY_RESNET
 
 NAMES = ["blue", "green", "red"]
@@ -180,7 +180,7 @@ def test_a_given_loss_has_the_gradient_of_the_built_in_one(accumulation, mixed):
     features, gradients = torch.randn(6, 4), []
     for loss in (
         classification_loss(0.0),
-        batch_loss(torch.nn.CrossEntropyLoss(reduction="none")),
+        BatchLoss(torch.nn.CrossEntropyLoss(reduction="none")),
     ):
         torch.manual_seed(1)
         head = torch.nn.Linear(4, 3)

@@ -185,7 +185,8 @@ def flag_values(namespace: argparse.Namespace, types: Mapping[str, tuple[Any, ..
 def _value(name: str, typed: Any, types: tuple[Any, ...]) -> Any:
     if isinstance(typed, list):
         items = [read_value(word, f"--{name}") for word in typed]
-        alone = len(items) == 1 and (int in types or isinstance(items[0], (list, type(None))))
+        or_word = str in types and list[str] not in types
+        alone = len(items) == 1 and (int in types or or_word or isinstance(items[0], (list, type(None))))
         return items[0] if alone else items
     if str in types and not {bool, int, float, dict} & set(types):
         return None if typed == "null" else typed  # words as typed: a folder may be called 2024

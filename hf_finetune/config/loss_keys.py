@@ -1,10 +1,10 @@
-"""The checks of the loss and its settings. They need neither torch nor Transformers."""
+"""The checks of the loss, its settings and the weights of classes. They need neither torch nor Transformers."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_finetune.errors import UserError, did_you_mean
@@ -13,6 +13,10 @@ from hf_finetune.losses import LOSSES, loss_settings
 if TYPE_CHECKING:
     from hf_finetune.config.training import FinetuneArguments
 
+ClassWeights = str | Sequence[float] | Mapping[Any, float]
+"""A word, a weight for each class in the order of the class ids, or by the name of the class."""
+
+WEIGHT_RULES = ("balanced", "effective")
 _AT_MOST = {"alpha": 1.0, "clip": 1.0}  # settings of losses that are shares
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
@@ -23,11 +27,31 @@ def is_own_loss(name: str) -> bool:
 
 
 def check_loss_keys(args: FinetuneArguments) -> None:
-    """Check the loss and its settings."""
+    """Check the loss, its settings and the weights of classes."""
     if not is_own_loss(args.loss):
         _check_settings(args.loss, args.loss_args or {})
     elif args.label_smoothing_factor:
         raise UserError("label_smoothing_factor is not read with a loss of your own; smooth the labels there.")
+    if args.class_weights is not None:
+        _check_class_weights(args.class_weights)
+
+
+def _check_class_weights(setting: ClassWeights) -> None:
+    if isinstance(setting, str):
+        if setting not in WEIGHT_RULES:
+            raise UserError(
+                f'class_weights is "{setting}".{did_you_mean(setting, WEIGHT_RULES)} Use {", ".join(WEIGHT_RULES)},'
+                " weights by name such as '{rare: 5}', or a list in the order of the classes."
+            )
+        return
+    stated = setting if isinstance(setting, Mapping) else dict(enumerate(setting))
+    for name, weight in stated.items():
+        is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+        if not (is_number and 0 <= weight < math.inf):
+            of = f"of {name}" if isinstance(setting, Mapping) else f"number {name + 1}"
+            raise UserError(f"class_weights: the weight {of} is {weight!r}; use a number of at least 0.")
+    if not isinstance(setting, Mapping) and not any(setting):
+        raise UserError(f"class_weights is {setting}, which leaves nothing to learn; use a weight above 0.")
 
 
 def _check_settings(name: str, settings: Mapping[str, Any]) -> None:

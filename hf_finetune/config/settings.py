@@ -67,6 +67,7 @@ class Settings(TypedDict, total=False):
     bf16: bool | None
     bf16_full_eval: bool | None
     calibrate: bool | None
+    class_weights: str | list[float] | dict[str, float] | None
     data_seed: int | None
     dataloader_drop_last: bool | None
     dataloader_multiprocessing_context: str | None

@@ -68,6 +68,7 @@ OTHER_NAMES = {
     "param_groups": ("paramwise_cfg", "custom_keys", "params_groups", "parameter_groups"),
     "max_grad_norm": ("clip_grad", "grad_clip", "clip_grad_norm", "gradient_clip_val", "gradient_clipping"),
     "loss": ("criterion", "loss_fn", "loss_function", "loss_type", "loss_name"),
+    "class_weights": ("class_weight", "cls_weights", "class_weighting"),
     "label_smoothing_factor": ("label_smoothing", "smoothing", "label_smooth"),
     "ema_decay": ("ema", "model_ema", "model_ema_decay", "use_ema"),
     "lr_scheduler_type": ("scheduler", "lr_scheduler", "sched", "schedule", "lr_schedule"),
@@ -121,7 +122,7 @@ _KEY_OF = {other: key for key, others in OTHER_NAMES.items() for other in others
 _LR_FINDER = "a learning rate is suggested by: hf-finetune lr-finder --dataset DATASET"
 _LAUNCHER = "one process per GPU is started by: torchrun --nproc_per_node N scripts/run_finetune.py"
 _PRECISION = "use --bf16, or --fp16 for a GPU without bfloat16"
-_NO_CLASS_WEIGHTS = "classes cannot be weighted by a setting; in Python, pass a loss to finetune"
+_NO_OVERSAMPLING = "images are not repeated by a setting; use --class_weights balanced"
 _NO_ADAPTERS = "adapters are not built in; to train few weights, use --freeze"
 _PADDING = "use --resize_mode pad, which fits whole images into borders, or --resize_mode squash"
 _NO_TTA = "it is of evaluate and predict, as hf-finetune evaluate --tta flip"
@@ -156,8 +157,6 @@ ANSWERS = {
     "mixed_precision": _PRECISION,
     "precision": _PRECISION,
     "half": _PRECISION,
-    "class_weights": _NO_CLASS_WEIGHTS,
-    "class_weight": _NO_CLASS_WEIGHTS,
     "focal_loss": "use --loss focal",
     "bce_loss": "use --loss bce",
     "asymmetric_loss": "use --loss asymmetric",
@@ -167,9 +166,9 @@ ANSWERS = {
     "dropout": "use --model_config, which holds the settings of an architecture",
     "drop_rate": "use --model_config, which holds the settings of an architecture",
     "drop_path": "use --model_config, which holds the settings of an architecture",
-    "oversample": _NO_CLASS_WEIGHTS,
-    "oversampling": _NO_CLASS_WEIGHTS,
-    "weighted_sampler": _NO_CLASS_WEIGHTS,
+    "oversample": _NO_OVERSAMPLING,
+    "oversampling": _NO_OVERSAMPLING,
+    "weighted_sampler": _NO_OVERSAMPLING,
     "lora": _NO_ADAPTERS,
     "lora_r": _NO_ADAPTERS,
     "lora_rank": _NO_ADAPTERS,

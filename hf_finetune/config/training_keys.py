@@ -121,6 +121,13 @@ class TrainingKeys:
     loss_args: dict[str, Any] | None = field(
         default=None, metadata={"help": "Settings of the loss, such as '{gamma: 1.5}' for focal."}
     )
+    class_weights: str | list[float] | dict[str, float] | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of the loss by class: balanced, effective, such as '{rare: 5}' (1 for the others), or a"
+            " list in the order of the classes. Absent: all alike."
+        },
+    )
     label_smoothing_factor: float = field(default=0.0, metadata={"help": "Label smoothing; 0 does not smooth."})
     ema_decay: float | None = field(
         default=None,

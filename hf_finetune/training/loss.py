@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,7 @@ instead, float (batch, classes), whose rows sum to 1, as `torch.nn.functional.cr
 
 def classification_loss(
     label_smoothing: float, name: str = "cross_entropy", settings: Mapping[str, Any] | None = None
-) -> Callable[..., torch.Tensor]:
+) -> BatchLoss:
     """Return the Trainer's `compute_loss_func` of a loss that a recipe names.
 
     Args:
@@ -31,12 +32,12 @@ def classification_loss(
         settings: The settings of the loss.
 
     Returns:
-        See `batch_loss`.
+        The loss of a batch.
 
     Raises:
         UserError: There is no loss of a dotted name.
     """
-    return batch_loss(named_loss(label_smoothing, name, settings or {}))
+    return BatchLoss(named_loss(label_smoothing, name, settings or {}))
 
 
 def named_loss(label_smoothing: float, name: str, settings: Mapping[str, Any]) -> Loss:
@@ -74,40 +75,51 @@ def import_loss(name: str, settings: Mapping[str, Any]) -> Loss:
     return made
 
 
-def batch_loss(loss: Loss) -> Callable[..., torch.Tensor]:
-    """Return the Trainer's `compute_loss_func` of a loss for each image, averaged over the whole global batch.
+@dataclass(frozen=True, eq=False)
+class BatchLoss:
+    """The Trainer's `compute_loss_func`: a loss for each image, averaged over the whole global batch.
 
     The stock Trainer assumes that a model divides its loss by `num_items_in_batch`. ResNet and many other families do
     not, and their gradients come out multiplied by accumulation steps and ranks (transformers#47688). Here the division
     is in one place, for every model and every loss.
 
-    Args:
+    Attributes:
         loss: Computes the loss of each image. Images that do not count are shown to it as class 0 or as uniform shares,
             and their losses are left out.
-
-    Returns:
-        A function of a model's output, the labels and `num_items_in_batch`, that returns a scalar. Labels are class
-        ids, int64 (batch,), of which -100 does not count, or the targets of mixed images, float32 (batch, classes),
-        whose rows count for as much as they sum to. `num_items_in_batch` is the number of images of the global batch
-        that count, over all ranks and accumulation steps; where it is None, the mean over this batch is returned.
+        class_weights: What the loss of an image is multiplied by, by its class, float32 (classes,), on the device of
+            the labels; None for 1. An image that is mixed has the weight of each class for its share of that class. The
+            mean still divides by the number of images.
     """
 
-    def compute_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> Any:
+    loss: Loss
+    class_weights: torch.Tensor | None = None
+
+    def __call__(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> Any:
+        """Return the loss of a batch, a scalar.
+
+        Args:
+            outputs: A model's output, with its `logits`, (batch, classes).
+            labels: Class ids, int64 (batch,), of which -100 does not count, or the targets of mixed images, float32
+                (batch, classes), whose rows count for as much as they sum to.
+            num_items_in_batch: The number of images of the global batch that count, over all ranks and accumulation
+                steps; where it is None, the mean over this batch is returned.
+        """
         logits = outputs.logits.float()  # a network whose weights are bf16 returns bf16, too coarse for a sum
         if labels.is_floating_point():
-            weights = labels.sum(dim=1)
+            counted = labels.sum(dim=1)
+            weighted = labels if self.class_weights is None else labels * self.class_weights
+            weights = weighted.sum(dim=1)
             uniform = torch.full_like(labels, 1 / labels.shape[1])
-            shares = labels / weights.clamp(min=1e-6)[:, None]
+            shares = weighted / weights.clamp(min=1e-6)[:, None]
             shown = torch.where(weights[:, None] > 0, shares, uniform)
         else:
-            weights = (labels >= 0).to(logits.dtype)
+            counted = (labels >= 0).to(logits.dtype)
             shown = labels.clamp(min=0)
-        losses = loss(logits, shown)
+            weights = counted if self.class_weights is None else counted * self.class_weights[shown]
+        losses = self.loss(logits, shown)
         total = torch.where(weights > 0, losses * weights, torch.zeros_like(losses)).sum()
         if num_items_in_batch is None:
-            return total / weights.sum().clamp(min=1e-6)
+            return total / counted.sum().clamp(min=1e-6)
         if isinstance(num_items_in_batch, torch.Tensor):
             num_items_in_batch = num_items_in_batch.clamp(min=1)  # not one image of the batch could be read
         return total / num_items_in_batch
-
-    return compute_loss

@@ -39,7 +39,7 @@ from hf_finetune.training.extensions.base import Extension, gather_names
 from hf_finetune.training.extensions.build import build_extensions
 from hf_finetune.training.extensions.list import Extensions
 from hf_finetune.training.loaders import epoch_sampler, in_order, start_workers_alike
-from hf_finetune.training.loss import classification_loss
+from hf_finetune.training.loss import BatchLoss, classification_loss
 from hf_finetune.training.optimization import build_schedule, decayed_parameters, sgd_settings
 from hf_finetune.training.rates import Rates, parameter_rates
 from hf_finetune.training.sampling import EpochSampler
@@ -60,7 +60,7 @@ class ImageClassificationTrainer(Trainer):
     model: PreTrainedModel
     train_dataset: Any
     eval_dataset: Any
-    compute_loss_func: Callable[..., torch.Tensor]
+    compute_loss_func: BatchLoss
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class ImageClassificationTrainer(Trainer):
         eval_dataset: ImageBatches | StreamedBatches | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
         reduce_logits: Callable[[torch.Tensor, torch.Tensor], Any] | None = None,
-        compute_loss_func: Callable[..., torch.Tensor] | None = None,
+        compute_loss_func: BatchLoss | None = None,
         bad_images: BadImages | None = None,
         extensions: Sequence[Extension] | None = None,
         callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
@@ -92,7 +92,7 @@ class ImageClassificationTrainer(Trainer):
             compute_metrics: Computes figures from what `reduce_logits` returns for all images.
             reduce_logits: Maps logits (batch, classes) and labels (batch,), on the device, to what `compute_metrics`
                 needs of them.
-            compute_loss_func: The loss of a batch (`training.loss.batch_loss`); by default the recipe's.
+            compute_loss_func: The loss of a batch (`training.loss`); by default the recipe's.
             bad_images: The list of unreadable images.
             extensions: What is added to the loop; by default what the arguments ask for.
             callbacks: Callbacks of Transformers, called after the extensions.

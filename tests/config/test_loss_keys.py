@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hf_finetune import finetune
+from hf_finetune.cli.flags import OneLineParser, add_argument_flags, flag_values
+from hf_finetune.config.arguments import coerce
 from hf_finetune.config.loss_keys import is_own_loss
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.errors import UserError
@@ -25,6 +27,15 @@ def arguments(**settings: object) -> FinetuneArguments:
         ({"loss": "focal", "loss_args": {"gamma": float("nan")}}, "gamma of focal is nan; use a number"),
         ({"loss": "focal", "loss_args": {"alpha": 2}}, "alpha of focal is 2; use a number from 0 to 1."),
         ({"loss": "asymmetric", "loss_args": {"clip": True}}, "clip of asymmetric is True; use a number"),
+        (
+            {"class_weights": "balance"},
+            'class_weights is "balance". Did you mean "balanced"? Use balanced, eff',
+        ),
+        ({"class_weights": {"red": -1}}, "class_weights: the weight of red is -1; use a number of at least 0."),
+        ({"class_weights": {"red": "much"}}, "class_weights: the weight of red is 'much'; use a number"),
+        ({"class_weights": [1, float("inf")]}, "class_weights: the weight number 2 is inf; use a number"),
+        ({"class_weights": [0, 0]}, "class_weights is [0, 0], which leaves nothing to learn; use a weight above 0."),
+        ({"class_weights": []}, "class_weights is [], which leaves nothing to learn"),
         ({"loss": "my.own", "label_smoothing_factor": 0.1}, "label_smoothing_factor is not read with a loss of your"),
     ],
 )
@@ -38,6 +49,23 @@ def test_which_names_are_a_loss_of_ones_own():
     assert is_own_loss("my_losses.poly") and is_own_loss("torch.nn.CrossEntropyLoss")
     assert not any(map(is_own_loss, ["focal", "focl", "", ".poly", "a.", "a b.c", "os;x.y", "../x"]))
     assert arguments(loss="focal", loss_args={"gamma": 1.5}).loss_args == {"gamma": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        (["balanced"], "balanced"),
+        (["1", "2.5"], [1, 2.5]),
+        (["[1, 2.5]"], [1, 2.5]),
+        (["{red: 5}"], {"red": 5}),
+        (["null"], None),
+    ],
+)
+def test_class_weights_on_the_command_line(words, value):
+    parser = OneLineParser("hf-finetune train")
+    add_argument_flags(parser)
+    flags = flag_values(parser.parse_args(["--class_weights", *words]))
+    assert coerce("class_weights", flags["class_weights"], "--class_weights") == value
 
 
 def test_a_file_never_names_code_that_is_run(tmp_path, monkeypatch):

@@ -65,8 +65,8 @@ def test_a_wish_is_answered_with_a_sentence(flag: str, sentence: str):
 @pytest.mark.parametrize(
     ("flag", "words"),
     [
-        ("--class_weights", "in Python, pass a loss"),
-        ("--oversample", "in Python, pass a loss"),
+        ("--class_weight", "use --class_weights"),
+        ("--oversample", "use --class_weights balanced"),
         ("--mixup", "use --train_transforms with MixUp"),
         ("--cutmix-alpha=1", "use --train_transforms with CutMix"),
         ("--auto_augment", "use --train_transforms with AutoAugment"),

@@ -26,7 +26,7 @@ from hf_finetune.data.transforms.build import build_train_transforms
 from hf_finetune.evaluation.metrics import reduce_logits
 from hf_finetune.training.extensions.ema import AveragedWeights
 from hf_finetune.training.extensions.non_finite import NonFiniteLosses
-from hf_finetune.training.loss import batch_loss, classification_loss
+from hf_finetune.training.loss import BatchLoss, classification_loss
 from tests.helpers.fake_cuda import fake_cuda
 from tests.helpers.stub_loop import StubLoop, call
 
@@ -126,7 +126,7 @@ def vit() -> nn.Module:
 LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "cross entropy": classification_loss(0.0),
     "label smoothing": classification_loss(0.1),
-    "given": batch_loss(nn.CrossEntropyLoss(reduction="none")),
+    "given": BatchLoss(nn.CrossEntropyLoss(reduction="none")),
 }
 
 

@@ -10,7 +10,7 @@ import torch
 from hf_finetune import finetune
 from hf_finetune.errors import UserError
 from hf_finetune.losses import LOSSES
-from hf_finetune.training.loss import classification_loss, import_loss
+from hf_finetune.training.loss import BatchLoss, classification_loss, import_loss
 from tests.helpers.tiny import write_recipe
 
 LABELS = torch.tensor([0, 2, 1, -100, 1, 0, 2, -100])
@@ -50,6 +50,27 @@ def test_parts_of_a_batch_add_up_and_what_does_not_count_adds_nothing(name, mixe
     expected = LOSSES[name](logits[counted], labels[counted], 0.1).mean()
     torch.testing.assert_close(total, expected)
     torch.testing.assert_close(loss(SimpleNamespace(logits=logits), labels), expected)
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["class ids", "mixed"])
+@pytest.mark.parametrize("name", ["cross_entropy", "bce"])
+def test_class_weights_multiply_the_loss_of_each_share_of_an_image(name, mixed):
+    """As MixUp defines it: share * weight * loss of each of the two classes. For cross entropy that is PyTorch's."""
+    logits = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    weights, counted = torch.tensor([0.5, 3.0, 0.0]), LABELS >= 0
+    one_hot = torch.nn.functional.one_hot(LABELS.clamp(min=0), 3).float() * counted[:, None]
+    shares = 0.6 * one_hot + 0.4 * one_hot[[1, 0, 2, 3, 5, 4, 6, 7]] if mixed else one_hot
+    of_class = torch.stack([LOSSES[name](logits, torch.full((8,), one), 0.0) for one in range(3)], dim=1)
+    expected = (shares * weights * of_class).sum() / 6
+    loss = BatchLoss(lambda logits, labels: LOSSES[name](logits, labels, 0.0), weights)
+    labels = shares if mixed else LABELS
+    parts = (slice(0, 1), slice(1, 4), slice(4, 8))
+    total = sum(loss(SimpleNamespace(logits=logits[part]), labels[part], torch.tensor(6)) for part in parts)
+    torch.testing.assert_close(total, expected)
+    torch.testing.assert_close(loss(SimpleNamespace(logits=logits), labels), expected)
+    if name == "cross_entropy":
+        theirs = torch.nn.CrossEntropyLoss(weight=weights, reduction="sum")
+        torch.testing.assert_close(theirs(logits, labels if mixed else LABELS) / 6, expected)
 
 
 def test_settings_reach_the_loss():

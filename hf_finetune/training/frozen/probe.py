@@ -62,8 +62,10 @@ def probe_head(
         _, rows = stratified_split(dataset.labels, images / len(rows), args.seed)
     sample = Subset(dataset, rows.tolist())
     features, labels = map(np.concatenate, zip(*module_inputs(trainer, sample, linear, "Features"), strict=True))
-    readable = labels != NOT_COUNTED
-    features, labels = features[readable], labels[readable]
+    by_class = trainer.compute_loss_func.class_weights
+    weights = np.ones(len(labels)) if by_class is None else by_class.cpu().numpy()[np.maximum(labels, 0)]
+    counts = (labels != NOT_COUNTED) & (weights > 0)
+    features, labels, weights = features[counts], labels[counts], weights[counts]
     if features.ndim != 2 or not np.isfinite(features).all():
         raise UserError(
             "head_init: probe needs one vector of finite numbers for each image, which the network does not give its"
@@ -74,7 +76,14 @@ def probe_head(
         return "Head: not probed, because the training images do not show two of each of two classes."
     strengths = _STRENGTHS if trains_backbone(loaded.model) else _STRENGTHS_FOR_FROZEN
     weight, bias, accuracy = fit_logistic_regression(
-        features[kept], labels[kept], features[held_out], labels[held_out], linear.out_features, strengths
+        features[kept],
+        labels[kept],
+        features[held_out],
+        labels[held_out],
+        linear.out_features,
+        strengths,
+        weights[kept],
+        weights[held_out],
     )
     with torch.no_grad():
         linear.weight.copy_(torch.from_numpy(weight))
@@ -91,12 +100,15 @@ def fit_logistic_regression(
     held_out_labels: np.ndarray,
     num_labels: int,
     strengths: Sequence[float],
+    weights: np.ndarray | None = None,
+    held_out_weights: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Return weight (num_labels, features), bias (num_labels,) and the accuracy on what was held out, a part of 1.
 
     Multinomial logistic regression with L2 on features that are centred and brought to unit variance on average, which
     is folded into weight and bias. Of `strengths`, scikit-learn's C in ascending order, the one is chosen that gives
-    the least cross entropy on what is held out. A class that `labels` lacks gets no weight and the least bias.
+    the least cross entropy on what is held out. A class that `labels` lacks gets no weight and the least bias. With
+    `weights` (images,) and `held_out_weights`, an image counts for as much.
     """
     mean = features.mean(axis=0, dtype=np.float64)
     # One scale for all: were each feature brought to unit variance, those that hardly vary would get large weights, and
@@ -109,10 +121,11 @@ def fit_logistic_regression(
         solver.C = strength
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the next strength resumes from here
-            solver.fit(scaled, labels)
+            solver.fit(scaled, labels, sample_weight=weights)
         weight, bias = _layer(solver, mean, scale, num_labels)
         probabilities = softmax(held_out_features @ weight.T + bias, axis=1)
-        loss = -np.log(probabilities[np.arange(len(held_out_labels)), held_out_labels] + 1e-12).mean()
+        losses = -np.log(probabilities[np.arange(len(held_out_labels)), held_out_labels] + 1e-12)
+        loss = np.average(losses, weights=held_out_weights)
         if loss >= best:
             break  # the loss has one valley over the strengths
         accuracy = float(np.mean(probabilities.argmax(axis=1) == held_out_labels))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 from transformers import ResNetConfig, ResNetForImageClassification
 
@@ -71,6 +72,20 @@ def test_the_strength_is_chosen_by_what_is_held_out():
         weight, _, _ = fit_logistic_regression(features[::2], targets[::2], features[1::2], targets[1::2], 3, STRENGTHS)
         chosen[name] = np.abs(weight * features.std(axis=0)).max()
     assert 3 * chosen["noise"] < chosen["clear"]
+
+
+def test_weights_count_images_as_often():
+    features, labels = blobs(3)
+    weights = np.array([1, 3, 2])[labels]
+    repeated = np.repeat(np.arange(len(labels)), weights)
+    # The same centre and scale, of which the weights know nothing: both are folded into the layer.
+    held_out = (features[::2], labels[::2], 3, [0.1])
+    weighted = fit_logistic_regression(features, labels, *held_out, weights)
+    mean, scale = features.mean(axis=0), np.sqrt(features.var(axis=0, dtype=np.float64).mean())
+    inputs = (features - mean) / scale
+    solver = LogisticRegression(C=0.1, max_iter=1000, tol=1e-8).fit(inputs[repeated], labels[repeated])
+    logits = features @ weighted[0].T + weighted[1]
+    np.testing.assert_allclose(torch.tensor(logits).softmax(dim=1), solver.predict_proba(inputs), atol=5e-3)
 
 
 def test_a_class_without_images_is_the_least_likely():

@@ -1,0 +1,116 @@
+"""The weights of classes: scikit-learn's rule, the effective number of images, and those that are stated."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.utils.class_weight import compute_class_weight
+from transformers import TrainerCallback
+
+from hf_finetune import finetune
+from hf_finetune.errors import Interrupted, UserError
+from hf_finetune.training.balance import ClassCounts, class_weights, describe_weights
+from tests.helpers.tiny import write_recipe
+
+NAMES = ["blue", "green", "red"]
+LABELS = np.repeat([0, 1, 2, -100], [100, 20, 5, 7])
+COUNTS = ClassCounts.of(NAMES, LABELS)
+
+
+def test_labels_that_do_not_count_are_not_counted():
+    assert COUNTS.images.tolist() == [100, 20, 5]
+    assert ClassCounts.of([*NAMES, "none"], LABELS).images.tolist() == [100, 20, 5, 0]
+
+
+def test_balanced_is_scikit_learns_rule():
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=LABELS[LABELS >= 0])
+    np.testing.assert_allclose(class_weights("balanced", COUNTS), expected)
+    with_an_empty_class = class_weights("balanced", ClassCounts.of([*NAMES, "none"], LABELS))
+    np.testing.assert_allclose(with_an_empty_class, [*expected, 0])
+
+
+def test_effective_is_the_inverse_of_the_effective_number():
+    images = np.array([100_000, 5_000, 1])
+    weights = class_weights("effective", ClassCounts(NAMES, images))
+    effective = (1 - 0.9999**images) / (1 - 0.9999)
+    np.testing.assert_allclose(weights / weights[0], effective[0] / effective)
+    assert (weights * images).sum() / images.sum() == pytest.approx(1)
+    assert class_weights("effective", ClassCounts(NAMES, np.array([4, 4, 0]))).tolist() == [1, 1, 0]
+
+
+def test_stated_weights_are_used_as_they_are_also_for_a_stream():
+    for counts in (COUNTS, ClassCounts.of(NAMES, None)):
+        assert class_weights([1, 0, 2.5], counts).tolist() == [1, 0, 2.5]
+        assert class_weights({"red": 5}, counts).tolist() == [1, 1, 5]
+    assert class_weights({7: 2}, ClassCounts.of(["3", "7"], None)).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            {"gren": 5},
+            'class_weights: there is no class "gren". Did you mean "green"? The classes are blue, green, red.',
+        ),
+        ([1, 2], "class_weights has 2 weights, and the dataset 3 classes; use one for each, in this order: blue, gr"),
+        ("balanced", "class_weights balanced needs the labels of train, which are streamed; state the weights"),
+    ],
+)
+def test_what_does_not_fit_the_classes_is_one_line(setting, message):
+    with pytest.raises(UserError) as refused:
+        class_weights(setting, ClassCounts.of(NAMES, None))
+    assert str(refused.value).startswith(message) and "\n" not in str(refused.value)
+
+
+def test_one_line_says_the_least_and_the_greatest():
+    weights = class_weights("balanced", COUNTS)
+    line = describe_weights("balanced", weights, COUNTS)
+    assert line == "Class weights, balanced: from 0.417 (blue, 100 images) to 8.33 (red, 5 images)."
+    line = describe_weights({"red": 5}, np.array([1, 1, 5]), ClassCounts.of(NAMES, None))
+    assert line == "Class weights: from 1 (blue) to 5 (red)."
+
+
+# ---- in a run ----
+
+
+@pytest.fixture
+def uneven_folder(image_folder: Path, tmp_path: Path) -> Path:
+    """The coloured images, of which train has 24 blue, 12 green and 4 red ones."""
+    folder = tmp_path / "uneven"
+    shutil.copytree(image_folder, folder)
+    for name, kept in (("green", 12), ("red", 4)):
+        for path in sorted((folder / "train" / name).iterdir())[kept:]:
+            path.unlink()
+    return folder
+
+
+class StopAfterAStep(TrainerCallback):
+    """Sends SIGTERM to this process."""
+
+    def on_step_end(self, *args: object, **kwargs: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.slow
+def test_weights_are_of_the_images_that_are_trained_on_and_a_resumed_run_has_the_same(uneven_folder, tmp_path, caplog):
+    """Held-out and unreadable images do not count. A run that resumes has checked that the data are the same."""
+    (uneven_folder / "train" / "green" / "00.png").write_bytes(b"no image")
+    recipe = write_recipe(tmp_path, class_weights="balanced", validation_fraction=0.25, on_bad_image="skip")
+    settings = {"dataset": str(uneven_folder), "output_dir": tmp_path / "run"}
+    line = "Class weights, balanced: from 0.537 (blue, 18 images) to 3.22 (red, 3 images)."
+
+    with caplog.at_level("INFO", "hf_finetune"), pytest.raises(Interrupted):
+        finetune(recipe, callbacks=[StopAfterAStep()], **settings)
+    assert [entry for entry in caplog.messages if entry.startswith("Class weights")] == [line]
+    caplog.clear()
+    with caplog.at_level("INFO", "hf_finetune"):
+        result = finetune(recipe, **settings)
+    assert [entry for entry in caplog.messages if entry.startswith("Class weights")] == [line]
+    assert any("it resumes from checkpoint-" in entry for entry in caplog.messages)
+    assert "class_weights: balanced" in (tmp_path / "run" / "recipe.yaml").read_text()
+    assert 0 <= result.metrics["test_accuracy"] <= 1
