@@ -1,4 +1,8 @@
-"""What several tests share: no network, quiet libraries, tiny images and tiny networks."""
+"""What several tests share: no network, quiet libraries, tiny images and tiny networks.
+
+Nothing heavy is imported at the top: pytest-xdist's own process reads this file too, and waits for it before it starts
+those that run the tests.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Generator
 
 # Before any library reads them: nothing here may reach for a network, and two cores are shared with other tests.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -21,8 +26,6 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-import torch
-from matplotlib.figure import Figure
 
 from hf_finetune.logs import ConsoleHandler, show_logs
 from tests.helpers.hub_session import logged_in, server  # noqa: F401 - fixtures
@@ -83,6 +86,23 @@ QUICK = (
 )
 
 atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Import the files of tests without garbage collections, which look through all libraries again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import files of nothing but slow tests where those are left out."""
+    place = collection_path.relative_to(Path(__file__).parent).as_posix()
+    left_out = config.option.markexpr.endswith("and not slow") and collection_path.suffix == ".py"
+    return True if left_out and place.startswith(SLOW) and not place.startswith(QUICK) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -182,6 +202,8 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _one_thread():
+    import torch
+
     torch.set_num_threads(1)
 
 
@@ -198,4 +220,6 @@ def _undrawn_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     """
     if "drawn_plots" not in request.fixturenames:
         pixel = PIL.Image.new("RGB", (1, 1), "white")
-        monkeypatch.setattr(Figure, "savefig", lambda figure, path, **settings: pixel.save(path, format="PNG"))
+        monkeypatch.setattr(
+            "matplotlib.figure.Figure.savefig", lambda figure, path, **settings: pixel.save(path, format="PNG")
+        )

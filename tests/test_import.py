@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import hf_finetune
 
@@ -34,6 +35,14 @@ def run_python(code: str) -> str:
 def test_importing_the_package_changes_nothing_and_loads_nothing():
     code = "before = state(); import hf_finetune; assert state() == before; print('torch' in sys.modules)"
     assert run_python(code).split() == ["False"]
+
+
+def test_what_all_tests_share_loads_nothing_heavy():
+    """pytest-xdist reads it first, and then starts the processes that run the tests."""
+    code = f"sys.path.insert(0, {str(Path(__file__).parents[1])!r}); import tests.conftest; print([*sys.modules])"
+    loaded = run_python(code)
+    assert "'tests.conftest'" in loaded
+    assert [name for name in ("torch", "transformers", "datasets", "matplotlib") if f"'{name}'" in loaded] == []
 
 
 def test_importing_every_module_leaves_what_libraries_have_made():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from transformers import PreTrainedModel, set_seed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TINY_RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
 
@@ -40,7 +42,7 @@ def write_recipe(folder: Path, **changes: object) -> Path:
 def tiny_timm(num_labels: int, **settings: Any) -> PreTrainedModel:
     """Return timm's smallest ResNet as a Transformers model; the test is skipped without timm."""
     pytest.importorskip("timm")
-    from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
+    from transformers import TimmWrapperConfig, TimmWrapperForImageClassification, set_seed
 
     set_seed(0)
     config = TimmWrapperConfig(**{"architecture": "test_resnet", "num_labels": num_labels, **settings})
