@@ -1,4 +1,4 @@
-"""The checks of the loss, its settings and the weights of classes. They need neither torch nor Transformers."""
+"""The checks of the loss, class weights and sampling. They need neither torch nor Transformers."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ ClassWeights = str | Sequence[float] | Mapping[Any, float]
 """A word, a weight for each class in the order of the class ids, or by the name of the class."""
 
 WEIGHT_RULES = ("balanced", "effective")
+SAMPLINGS = ("random", "balanced", "sqrt", "weighted")
 _AT_MOST = {"alpha": 1.0, "clip": 1.0}  # settings of losses that are shares
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
@@ -27,13 +28,32 @@ def is_own_loss(name: str) -> bool:
 
 
 def check_loss_keys(args: FinetuneArguments) -> None:
-    """Check the loss, its settings and the weights of classes."""
+    """Check the loss, its settings, class weights and sampling."""
     if not is_own_loss(args.loss):
         _check_settings(args.loss, args.loss_args or {})
     elif args.label_smoothing_factor:
         raise UserError("label_smoothing_factor is not read with a loss of your own; smooth the labels there.")
     if args.class_weights is not None:
         _check_class_weights(args.class_weights)
+    _check_sampling(args)
+
+
+def _check_sampling(args: FinetuneArguments) -> None:
+    if args.sampling == "random":
+        return
+    if args.train_sampling_strategy != "random":
+        raise UserError(
+            f"sampling {args.sampling} draws images, and train_sampling_strategy is {args.train_sampling_strategy};"
+            " leave one out."
+        )
+    if args.sampling == "weighted":
+        if args.class_weights is None:
+            raise UserError("sampling weighted draws in proportion to class_weights; use --class_weights as well.")
+    elif args.class_weights in WEIGHT_RULES:
+        raise UserError(
+            f"sampling {args.sampling} and class_weights {args.class_weights} both even out the classes, which is too"
+            " much together; leave one out."
+        )
 
 
 def _check_class_weights(setting: ClassWeights) -> None:

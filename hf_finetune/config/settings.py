@@ -149,6 +149,7 @@ class Settings(TypedDict, total=False):
     report_to: str | list[str] | None
     restore_callback_states_from_checkpoint: bool | None
     run_name: str | None
+    sampling: str | None
     save_on_signal: bool | None
     save_steps: float | None
     save_strategy: str | None

@@ -69,6 +69,14 @@ OTHER_NAMES = {
     "max_grad_norm": ("clip_grad", "grad_clip", "clip_grad_norm", "gradient_clip_val", "gradient_clipping"),
     "loss": ("criterion", "loss_fn", "loss_function", "loss_type", "loss_name"),
     "class_weights": ("class_weight", "cls_weights", "class_weighting"),
+    "sampling": (
+        "sampler",
+        "oversample",
+        "oversampling",
+        "weighted_sampler",
+        "balanced_sampler",
+        "class_balanced_sampling",
+    ),
     "label_smoothing_factor": ("label_smoothing", "smoothing", "label_smooth"),
     "ema_decay": ("ema", "model_ema", "model_ema_decay", "use_ema"),
     "lr_scheduler_type": ("scheduler", "lr_scheduler", "sched", "schedule", "lr_schedule"),
@@ -122,7 +130,6 @@ _KEY_OF = {other: key for key, others in OTHER_NAMES.items() for other in others
 _LR_FINDER = "a learning rate is suggested by: hf-finetune lr-finder --dataset DATASET"
 _LAUNCHER = "one process per GPU is started by: torchrun --nproc_per_node N scripts/run_finetune.py"
 _PRECISION = "use --bf16, or --fp16 for a GPU without bfloat16"
-_NO_OVERSAMPLING = "images are not repeated by a setting; use --class_weights balanced"
 _NO_ADAPTERS = "adapters are not built in; to train few weights, use --freeze"
 _PADDING = "use --resize_mode pad, which fits whole images into borders, or --resize_mode squash"
 _NO_TTA = "it is of evaluate and predict, as hf-finetune evaluate --tta flip"
@@ -166,9 +173,6 @@ ANSWERS = {
     "dropout": "use --model_config, which holds the settings of an architecture",
     "drop_rate": "use --model_config, which holds the settings of an architecture",
     "drop_path": "use --model_config, which holds the settings of an architecture",
-    "oversample": _NO_OVERSAMPLING,
-    "oversampling": _NO_OVERSAMPLING,
-    "weighted_sampler": _NO_OVERSAMPLING,
     "lora": _NO_ADAPTERS,
     "lora_r": _NO_ADAPTERS,
     "lora_rank": _NO_ADAPTERS,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_finetune.config.loss_keys import is_own_loss
+from hf_finetune.config.loss_keys import SAMPLINGS, is_own_loss
 from hf_finetune.losses import LOSSES
 
 MULTISTEP, ONE_CYCLE = "multistep", "one_cycle"  # the schedules that Transformers lacks
@@ -126,6 +126,14 @@ class TrainingKeys:
         metadata={
             "help": "Weight of the loss by class: balanced, effective, such as '{rare: 5}' (1 for the others), or a"
             " list in the order of the classes. Absent: all alike."
+        },
+    )
+    sampling: str = field(
+        default="random",
+        metadata={
+            "help": "Which images an epoch shows: random each once, balanced all classes alike, sqrt in between,"
+            " weighted in proportion to class_weights.",
+            "choices": SAMPLINGS,
         },
     )
     label_smoothing_factor: float = field(default=0.0, metadata={"help": "Label smoothing; 0 does not smooth."})

@@ -18,7 +18,7 @@ from hf_finetune.data.stages import EvaluationStage, TrainingStage
 from hf_finetune.errors import UserError
 
 NOT_COUNTED = -100  # the label that cross_entropy ignores (its default ignore_index)
-
+_ROW_BITS = 40  # rows of a split that are told from their repetitions
 
 OnUnreadable: TypeAlias = Callable[[UnreadableImage, int], None]
 
@@ -42,7 +42,7 @@ class ImageBatches(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         decoded: DecodedImages | None = None,
         on_unreadable: OnUnreadable | None = None,
     ) -> None:
-        self.split = split.with_transform(stage)
+        self.split = split.with_format(None)
         self.stage = stage
         self.decoded = decoded
         self.on_unreadable = on_unreadable
@@ -64,7 +64,10 @@ class ImageBatches(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return len(self.split)
 
     def __getitems__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Return the stage's batch of some rows, with their `sample_index`, int64 of shape (batch,)."""
+        """Return the stage's batch of some rows, with their `sample_index`, int64 of shape (batch,).
+
+        An epoch may show a row again: `row + len(self) * n` is its n-th repetition, for which the transforms draw anew.
+        """
         try:
             batch = self._read(rows)
         except (UnreadableImage, RuntimeError):  # RuntimeError is torch's where images differ in size
@@ -75,13 +78,14 @@ class ImageBatches(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return batch
 
     def _read(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-        sample_index = self.sample_index[rows]
+        repetitions, places = np.divmod(np.asarray(rows, dtype=np.int64), len(self))
+        sample_index = self.sample_index[places]
         if self.decoded is None:
-            batch: dict[str, torch.Tensor] = self.split[rows]
+            columns = self.split[places]
         else:
-            batch = self.stage(
-                {"pixels": self.decoded[sample_index], "label": self.labels[rows], "sample_index": sample_index}
-            )
+            columns = {"pixels": self.decoded[sample_index], "label": self.labels[places]}
+        # What draws depend on: of a repetition, the number of a row that no split has.
+        batch = self.stage({**columns, "sample_index": sample_index + (repetitions << _ROW_BITS)})
         return {**batch, "sample_index": torch.from_numpy(sample_index)}
 
     def _read_with_stand_ins(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -97,13 +101,13 @@ class ImageBatches(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             batch = self._read([row])
             shape = batch["pixel_values"].shape[1:]
             if self._shape is not None and shape != self._shape:
-                name = image_name(self.split.with_format(None)[int(row)]["image"])
+                name = image_name(self.split[row % len(self)]["image"])
                 raise UnreadableImage(
                     name, f"it now has {shape[1]} x {shape[2]} pixels instead of {self._shape[1]} x {self._shape[2]}"
                 )
         except UnreadableImage as error:
             assert self.on_unreadable is not None
-            self.on_unreadable(error, int(self.sample_index[row]))
+            self.on_unreadable(error, int(self.sample_index[row % len(self)]))
             return None
         return batch
 

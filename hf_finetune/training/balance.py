@@ -1,4 +1,4 @@
-"""How many training images each class has, and the weights that even this out."""
+"""How many training images each class has, and the weights or the sampling that even this out."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from hf_finetune.config.loss_keys import ClassWeights
+from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.errors import UserError, did_you_mean, listing
+from hf_finetune.training.sampling import ClassQuotas
 
 _BETA = 0.9999  # of `effective`: the best for CIFAR-10 of those that its authors try
+_UNBALANCED = 10  # largest to smallest class; the mildest of the unbalanced sets that Cui et al. test
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,55 @@ class ClassCounts:
         return self.images
 
 
+@dataclass(frozen=True)
+class Balance:
+    """What a run does about classes of different sizes.
+
+    Attributes:
+        weights: What the loss of an image is multiplied by, by its class, float64 (classes,); None for 1.
+        quotas: Which images an epoch shows; None for each of them once.
+        notes: Lines on it that the user should read.
+    """
+
+    weights: npt.NDArray[np.float64] | None
+    quotas: ClassQuotas | None
+    notes: Sequence[str]
+
+    def on(self, device: torch.device) -> torch.Tensor | None:
+        """Return the weights as float32 on a device."""
+        return None if self.weights is None else torch.tensor(self.weights, dtype=torch.float32, device=device)
+
+
+def choose_balance(args: FinetuneArguments, names: Sequence[str], labels: npt.NDArray[np.int64] | None) -> Balance:
+    """Return what a recipe asks for.
+
+    Args:
+        args: The keys `class_weights` and `sampling`.
+        names: The names of the classes by class id.
+        labels: The class ids of the training images, (images,); None for a stream.
+
+    Raises:
+        UserError: The keys do not fit the classes, or need labels that a stream does not have.
+    """
+    counts = ClassCounts.of(names, labels)
+    setting: ClassWeights | None = args.class_weights
+    weights = None if setting is None else class_weights(setting, counts)
+    if args.sampling != "random":
+        images = class_quotas(args.sampling, counts, weights)
+        assert labels is not None  # `class_quotas` has refused a stream
+        quotas = ClassQuotas(labels, images, args.order_seed)
+        notes = [describe_sampling(args.sampling, quotas.times, counts)]
+        if args.sampling == "weighted":  # the weights have had their effect
+            return Balance(None, quotas, notes)
+    else:
+        quotas, notes = None, []
+    if setting is not None and weights is not None:
+        notes.append(describe_weights(setting, weights, counts))
+    elif not notes and (note := describe_imbalance(counts)) is not None:
+        notes.append(note)
+    return Balance(weights, quotas, notes)
+
+
 def class_weights(setting: ClassWeights, counts: ClassCounts) -> npt.NDArray[np.float64]:
     """Return the weight of the images of each class, float64 (classes,).
 
@@ -82,13 +135,65 @@ def class_weights(setting: ClassWeights, counts: ClassCounts) -> npt.NDArray[np.
     return scaled
 
 
+def class_quotas(sampling: str, counts: ClassCounts, weights: npt.NDArray[np.float64] | None) -> npt.NDArray[np.int64]:
+    """Return how many images of each class an epoch shows, int64 (classes,), as many in all as there are.
+
+    `balanced` and `sqrt` are the class-balanced and the square-root sampling of Kang et al., "Decoupling representation
+    and classifier for long-tailed recognition", ICLR 2020, arXiv:1910.09217: classes in proportion to 1 and to the root
+    of their images.
+
+    Args:
+        sampling: The key `sampling`, not `random`.
+        counts: The classes.
+        weights: For `weighted`, what an image of each class is drawn in proportion to.
+
+    Raises:
+        UserError: The images are streamed.
+    """
+    images = counts.counted("sampling", sampling, "use --class_weights with the weight of each class")
+    shares = {"balanced": images > 0, "sqrt": np.sqrt(images), "weighted": images * (1 if weights is None else weights)}
+    exact = images.sum() * shares[sampling] / shares[sampling].sum()
+    quotas = np.where(exact > 0, np.maximum(np.floor(exact), 1), 0).astype(np.int64)
+    left = int(images.sum() - quotas.sum())
+    if left < 0:  # more classes are rounded up than down
+        quotas[np.argmax(quotas)] += left
+    else:
+        quotas[np.argsort(np.round(quotas - exact, 9), kind="stable")[:left]] += 1
+    return quotas
+
+
 def describe_weights(setting: ClassWeights, weights: npt.NDArray[np.float64], counts: ClassCounts) -> str:
     """Return one line with the least and the greatest weight of classes that have images."""
-    present = np.arange(len(weights)) if counts.images is None else np.flatnonzero(counts.images)
-    ends = (present[np.argmin(weights[present])], present[np.argmax(weights[present])])
-    low, high = (f"{weights[end]:.3g} ({_shown(end, counts)})" for end in ends)
     how = f", {setting}" if isinstance(setting, str) else ""
-    return f"Class weights{how}: from {low} to {high}."
+    return f"Class weights{how}: {_from_to(weights, counts)}."
+
+
+def describe_sampling(sampling: str, times: npt.NDArray[np.float64], counts: ClassCounts) -> str:
+    """Return one line with how often an epoch shows an image, by class, float64 (classes,)."""
+    return f"Sampling, {sampling}: an epoch shows an image {_from_to(times, counts, ' times')}."
+
+
+def describe_imbalance(counts: ClassCounts) -> str | None:
+    """Return what to do about classes of very different sizes; None where they are not, or nobody knows."""
+    if counts.images is None or not counts.images.any():
+        return None
+    present = np.flatnonzero(counts.images)
+    least, most = (present[find(counts.images[present])] for find in (np.argmin, np.argmax))
+    ratio = counts.images[most] / counts.images[least]
+    if ratio < _UNBALANCED:
+        return None
+    return (
+        f"Note: train is unbalanced, {ratio:,.3g} to 1: {_shown(most, counts)}; {_shown(least, counts)}. To learn"
+        " all classes alike use --sampling balanced or --class_weights balanced, and judge by balanced_accuracy."
+    )
+
+
+def _from_to(values: npt.NDArray[np.float64], counts: ClassCounts, unit: str = "") -> str:
+    """Return the least and the greatest of one value for each class, of the classes that have images."""
+    present = np.arange(len(values)) if counts.images is None else np.flatnonzero(counts.images)
+    ends = (present[find(values[present])] for find in (np.argmin, np.argmax))
+    low, high = (f"{values[end]:.3g}{unit} ({_shown(end, counts)})" for end in ends)
+    return f"from {low} to {high}"
 
 
 def _by_name(setting: Mapping[Any, float], names: Sequence[str]) -> npt.NDArray[np.float64]:

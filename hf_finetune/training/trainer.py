@@ -42,7 +42,7 @@ from hf_finetune.training.loaders import epoch_sampler, in_order, start_workers_
 from hf_finetune.training.loss import BatchLoss, classification_loss
 from hf_finetune.training.optimization import build_schedule, decayed_parameters, sgd_settings
 from hf_finetune.training.rates import Rates, parameter_rates
-from hf_finetune.training.sampling import EpochSampler
+from hf_finetune.training.sampling import ClassQuotas, EpochSampler
 from hf_finetune.training.stock_trainer import TrainerLoop, adapt_stock_trainer
 
 
@@ -54,6 +54,7 @@ class ImageClassificationTrainer(Trainer):
         rates: How the learning rates of the parameters differ.
         is_sharded: Whether FSDP or DeepSpeed divides the weights over the ranks.
         joins_lone_image: Whether a last batch of one training image joins the batch before it.
+        quotas: Which training images an epoch shows; None for each once.
     """
 
     args: FinetuneArguments
@@ -74,7 +75,6 @@ class ImageClassificationTrainer(Trainer):
         eval_dataset: ImageBatches | StreamedBatches | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
         reduce_logits: Callable[[torch.Tensor, torch.Tensor], Any] | None = None,
-        compute_loss_func: BatchLoss | None = None,
         bad_images: BadImages | None = None,
         extensions: Sequence[Extension] | None = None,
         callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
@@ -92,7 +92,6 @@ class ImageClassificationTrainer(Trainer):
             compute_metrics: Computes figures from what `reduce_logits` returns for all images.
             reduce_logits: Maps logits (batch, classes) and labels (batch,), on the device, to what `compute_metrics`
                 needs of them.
-            compute_loss_func: The loss of a batch (`training.loss`); by default the recipe's.
             bad_images: The list of unreadable images.
             extensions: What is added to the loop; by default what the arguments ask for.
             callbacks: Callbacks of Transformers, called after the extensions.
@@ -109,8 +108,7 @@ class ImageClassificationTrainer(Trainer):
             processing_class=image_processor,
             compute_metrics=compute_metrics,
             preprocess_logits_for_metrics=reduce_logits,
-            compute_loss_func=compute_loss_func
-            or classification_loss(args.label_smoothing_factor, args.loss, args.loss_args),
+            compute_loss_func=classification_loss(args.label_smoothing_factor, args.loss, args.loss_args),
         )
         self.is_sharded: bool = self.is_fsdp_enabled or self.is_deepspeed_enabled
         if not self.is_sharded:  # DeepSpeed lays weights out itself
@@ -119,6 +117,7 @@ class ImageClassificationTrainer(Trainer):
         if args.optim == "sgd":  # with momentum; the stock Trainer's is without
             self.optimizer_cls_and_kwargs = (torch.optim.SGD, sgd_settings(args, self.is_sharded))
         self.joins_lone_image = False
+        self.quotas: ClassQuotas | None = None
         self.bad_images = bad_images
         self.device_stage = device_stage
         self._training_stage = training_stage
@@ -190,7 +189,7 @@ class ImageClassificationTrainer(Trainer):
         if self.args.train_sampling_strategy != "random":
             return super()._get_train_sampler(train_dataset)
         dataset = cast(Sized, self.train_dataset if train_dataset is None else train_dataset)
-        self._sampler = epoch_sampler(len(dataset), self.args)
+        self._sampler = epoch_sampler(len(dataset), self.args, self.quotas)
         return self._sampler
 
     def _get_dataloader(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import datasets
-import torch
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_finetune.config.data import DataArguments
@@ -31,13 +30,13 @@ from hf_finetune.data.transforms.build import TrainTransforms
 from hf_finetune.data.transforms.letterbox import check_room
 from hf_finetune.errors import UserError
 from hf_finetune.evaluation.metrics import ClassificationMetrics, run_metrics
-from hf_finetune.logs import get_logger
+from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.processor import describe
-from hf_finetune.training.balance import ClassCounts, class_weights, describe_weights
+from hf_finetune.training.balance import choose_balance
 from hf_finetune.training.given import Given
 from hf_finetune.training.given_loss import check_loss
 from hf_finetune.training.loader_errors import loader_errors_in_one_line
-from hf_finetune.training.loss import BatchLoss, named_loss
+from hf_finetune.training.loss import BatchLoss, Loss, named_loss
 from hf_finetune.training.sharding import choose_units
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
@@ -225,6 +224,9 @@ def build_trainer(
         # Here too, because timm's image processors have no file of their own.
         network.config.value_range = list(value_range)
     figures = describe(images.image_processor)
+    train = images.batches["train"]
+    balance = choose_balance(args, names, train.labels if isinstance(train, ImageBatches) else None)
+    log_lines(logger, *balance.notes)
     trainer = ImageClassificationTrainer(
         network,
         args,
@@ -233,32 +235,25 @@ def build_trainer(
         ),
         training_stage=stage,
         image_processor=images.image_processor,
-        train_dataset=images.batches["train"] if as_evaluated else images.to_train_on(stage),
+        train_dataset=train if as_evaluated else images.to_train_on(stage),
         eval_dataset=images.batches.get("validation"),
         compute_metrics=metrics,
         reduce_logits=metrics.reduce_logits,
-        compute_loss_func=_batch_loss(args, given, _class_counts(images), transforms.mixing is not None),
         bad_images=images.bad_images,
         callbacks=given.callbacks,
     )
+    loss = _loss(args, given, len(names), transforms.mixing is not None)
+    trainer.compute_loss_func = BatchLoss(loss, balance.on(args.device))
+    trainer.quotas = balance.quotas
     if trainer.is_fsdp_enabled:
         choose_units(network, trainer.accelerator.state.fsdp_plugin)
     return trainer
 
 
-def _class_counts(images: PreparedImages) -> ClassCounts:
-    train = images.batches["train"]
-    return ClassCounts.of(images.data.label_names, train.labels if isinstance(train, ImageBatches) else None)
-
-
-def _batch_loss(args: FinetuneArguments, given: Given, counts: ClassCounts, mixes: bool) -> BatchLoss:
-    """Return the loss of a batch, the caller's or the recipe's; one of the user's own is tried out."""
+def _loss(args: FinetuneArguments, given: Given, num_labels: int, mixes: bool) -> Loss:
+    """Return the loss of each image, the caller's or the recipe's; one of the user's own is tried out."""
     loss = given.loss or named_loss(args.label_smoothing_factor, args.loss, args.loss_args or {})
     if given.loss is not None or is_own_loss(args.loss):
         loss = loss.to(args.device) if hasattr(loss, "to") else loss
-        check_loss(loss, len(counts.names), mixes, args.device)
-    if args.class_weights is None:
-        return BatchLoss(loss)
-    weights = class_weights(args.class_weights, counts)
-    logger.info(describe_weights(args.class_weights, weights, counts))
-    return BatchLoss(loss, torch.tensor(weights, dtype=torch.float32, device=args.device))
+        check_loss(loss, num_labels, mixes, args.device)
+    return loss

@@ -36,6 +36,13 @@ def arguments(**settings: object) -> FinetuneArguments:
         ({"class_weights": [1, float("inf")]}, "class_weights: the weight number 2 is inf; use a number"),
         ({"class_weights": [0, 0]}, "class_weights is [0, 0], which leaves nothing to learn; use a weight above 0."),
         ({"class_weights": []}, "class_weights is [], which leaves nothing to learn"),
+        ({"sampling": "balance"}, 'sampling is "balance". Did you mean "balanced"?'),
+        ({"sampling": "weighted"}, "sampling weighted draws in proportion to class_weights; use --class_weights as we"),
+        ({"sampling": "sqrt", "class_weights": "balanced"}, "sampling sqrt and class_weights balanced both even out"),
+        (
+            {"sampling": "sqrt", "train_sampling_strategy": "sequential"},
+            "sampling sqrt draws images, and train_sampling_strategy is sequential; leave one out.",
+        ),
         ({"loss": "my.own", "label_smoothing_factor": 0.1}, "label_smoothing_factor is not read with a loss of your"),
     ],
 )

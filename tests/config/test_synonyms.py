@@ -66,7 +66,7 @@ def test_a_wish_is_answered_with_a_sentence(flag: str, sentence: str):
     ("flag", "words"),
     [
         ("--class_weight", "use --class_weights"),
-        ("--oversample", "use --class_weights balanced"),
+        ("--oversample", "use --sampling"),
         ("--mixup", "use --train_transforms with MixUp"),
         ("--cutmix-alpha=1", "use --train_transforms with CutMix"),
         ("--auto_augment", "use --train_transforms with AutoAugment"),

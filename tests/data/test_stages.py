@@ -35,6 +35,17 @@ def test_workers_and_batch_size_change_nothing():
     assert (reference != load_epoch(workers=0, epoch=2)).flatten(1).any(1).float().mean() > 0.9
 
 
+def test_a_repetition_of_a_row_is_the_same_image_with_other_draws():
+    transforms = build_train_transforms(ITEMS, uniform=True)
+    dataset = ImageBatches(make_dataset(40), TrainingStage(transforms, seed=3))
+    once, again = (dataset.__getitems__([row + 40 * times for row in range(40)]) for times in (0, 2))
+    assert torch.equal(once["sample_index"], again["sample_index"]) and torch.equal(once["labels"], again["labels"])
+    assert not set(once["draw_keys"].tolist()) & set(again["draw_keys"].tolist())
+    assert (once["pixel_values"] != again["pixel_values"]).flatten(1).any(1).float().mean() > 0.9
+    plain = ImageBatches(make_dataset(40), TrainingStage(build_train_transforms([], uniform=True), seed=3))
+    assert torch.equal(plain.__getitems__([3, 43])["pixel_values"][0], plain.__getitems__([83])["pixel_values"][0])
+
+
 def test_persistent_workers_see_the_epoch_change():
     transforms = build_train_transforms(ITEMS, uniform=True)
     stage = TrainingStage(transforms, seed=3)

@@ -1,4 +1,4 @@
-"""The weights of classes: scikit-learn's rule, the effective number of images, and those that are stated."""
+"""Weights of classes, sampling by class, and what is said of classes of very different sizes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.utils.class_weight import compute_class_weight
 from transformers import TrainerCallback
 
 from hf_finetune import finetune
+from hf_finetune.config.loss_keys import SAMPLINGS
+from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.errors import Interrupted, UserError
-from hf_finetune.training.balance import ClassCounts, class_weights, describe_weights
+from hf_finetune.training.balance import (
+    ClassCounts,
+    choose_balance,
+    class_quotas,
+    class_weights,
+    describe_imbalance,
+    describe_sampling,
+    describe_weights,
+)
 from tests.helpers.tiny import write_recipe
 
 NAMES = ["blue", "green", "red"]
@@ -75,6 +86,64 @@ def test_one_line_says_the_least_and_the_greatest():
     assert line == "Class weights: from 1 (blue) to 5 (red)."
 
 
+# ---- sampling ----
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    # 125 images: in equal parts; 125 * (10, 4.472, 2.236) / 16.708; weights 1, 0, 20 make 100 and 100 of 200.
+    [("balanced", [42, 42, 41]), ("sqrt", [75, 33, 17]), ("weighted", [63, 0, 62])],
+)
+def test_quotas_are_exact_and_add_up(sampling, expected):
+    assert class_quotas(sampling, COUNTS, np.array([1.0, 0.0, 20.0])).tolist() == expected
+
+
+def test_weights_of_one_image_per_class_are_those_of_balanced_sampling():
+    weights = class_weights("balanced", COUNTS)
+    assert class_quotas("weighted", COUNTS, weights).tolist() == class_quotas("balanced", COUNTS, None).tolist()
+
+
+@pytest.mark.parametrize("images", [[1000, 1, 1, 0], [1, 1, 1, 0], [5, 3, 2, 0]])
+@pytest.mark.parametrize("sampling", SAMPLINGS[1:])
+def test_every_class_that_has_images_is_in_every_epoch(sampling, images):
+    quotas = class_quotas(sampling, ClassCounts("abcd", np.array(images)), np.array([1.0, 1e-6, 1.0, 1.0]))
+    assert quotas.sum() == sum(images) and (quotas > 0).tolist() == [True, True, True, False]
+
+
+def test_a_stream_is_not_sampled():
+    with pytest.raises(UserError, match="sampling sqrt needs the labels of train, which are streamed; use --class_w"):
+        class_quotas("sqrt", ClassCounts.of(NAMES, None), None)
+
+
+def test_one_line_says_how_often_images_are_shown():
+    line = describe_sampling("balanced", np.array([0.42, 2.1, 8.2]), COUNTS)
+    expected = "from 0.42 times (blue, 100 images) to 8.2 times (red, 5 images)."
+    assert line == f"Sampling, balanced: an epoch shows an image {expected}"
+
+
+@pytest.mark.parametrize(("images", "said"), [([100, 20, 10], True), ([100, 20, 11], False), ([100, 50, 0], False)])
+def test_what_is_unbalanced_is_said_from_ten_to_one_on(images, said):
+    line = describe_imbalance(ClassCounts(NAMES, np.array(images)))
+    assert (line is not None) == said
+    if line is not None:
+        assert line.startswith("Note: train is unbalanced, 10 to 1: blue, 100 images; red, 10 images. To learn all")
+    assert describe_imbalance(ClassCounts.of(NAMES, None)) is None
+
+
+def test_what_a_recipe_asks_for(tmp_path):
+    def chosen(**settings):
+        args = FinetuneArguments(output_dir=str(tmp_path), use_cpu=True, **settings)
+        return choose_balance(args, NAMES, LABELS)
+
+    plain = chosen()
+    assert plain.weights is None and plain.quotas is None and "unbalanced, 20 to 1" in plain.notes[0]
+    weighted = chosen(sampling="weighted", class_weights={"red": 20})
+    assert weighted.weights is None  # they have had their effect
+    assert weighted.quotas.count == 125 and [note.split(":")[0] for note in weighted.notes] == ["Sampling, weighted"]
+    both = chosen(sampling="balanced", class_weights={"red": 2})
+    assert both.on(torch.device("cpu")).tolist() == [1, 1, 2] and len(both.notes) == 2
+
+
 # ---- in a run ----
 
 
@@ -114,3 +183,13 @@ def test_weights_are_of_the_images_that_are_trained_on_and_a_resumed_run_has_the
     assert any("it resumes from checkpoint-" in entry for entry in caplog.messages)
     assert "class_weights: balanced" in (tmp_path / "run" / "recipe.yaml").read_text()
     assert 0 <= result.metrics["test_accuracy"] <= 1
+
+
+@pytest.mark.slow
+def test_a_run_with_balanced_sampling_learns_the_small_class(uneven_folder, tmp_path, caplog):
+    recipe = write_recipe(tmp_path, sampling="balanced", num_train_epochs=12, lr_milestones=[8])
+    with caplog.at_level("INFO", "hf_finetune"):
+        result = finetune(recipe, dataset=str(uneven_folder), output_dir=tmp_path / "run")
+    (line,) = [entry for entry in caplog.messages if entry.startswith("Sampling")]
+    assert line.endswith("from 0.571 times (blue, 21 images) to 3.67 times (red, 3 images).")
+    assert result.metrics["test_balanced_accuracy"] > 0.9

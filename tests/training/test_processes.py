@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.helpers import two_balanced
 from tests.helpers.launched import run_in_two
 from tests.helpers.processes import REPOSITORY, TWO_PROCESSES, run_command
 from tests.helpers.tiny import write_recipe
@@ -24,6 +25,21 @@ def test_two_processes_make_the_gradient_of_one(tmp_path, family):
     assert max(gradient.abs().max() for gradient in one.values()) > 1e-3
     for name in one:
         torch.testing.assert_close(two[name], one[name], atol=1e-6, rtol=0)
+
+
+def test_two_processes_see_the_images_of_one_where_classes_have_quotas_and_weights(tmp_path):
+    two_balanced.main(str(tmp_path))
+    completed = run_in_two(REPOSITORY / "tests" / "helpers" / "two_balanced.py", tmp_path)
+    assert completed.returncode == 0, completed.stderr[-2000:]
+    seen = {name: json.loads((tmp_path / f"seen_{name}.json").read_text()) for name in ("1_0", "2_0", "2_1")}
+    one = [sorted(batch) for batch in seen["1_0"]]
+    assert one == [sorted(first + second) for first, second in zip(seen["2_0"], seen["2_1"], strict=True)]
+    for epoch in (one[:4], one[4:]):
+        keys = [key for batch in epoch for key in batch]
+        assert len(keys) == two_balanced.IMAGES == len(set(keys))  # repetitions have draws of their own
+    alone, together = (load_file(tmp_path / f"weights_{name}.safetensors") for name in ("1_0", "2_0"))
+    for name in alone:
+        torch.testing.assert_close(together[name], alone[name], atol=1e-5, rtol=0)
 
 
 def test_two_processes_run_the_same_job(image_folder, tmp_path):

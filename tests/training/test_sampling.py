@@ -1,12 +1,15 @@
-"""Each image of an epoch counts once, also where several processes need batches of one size."""
+"""Each image of an epoch counts once, or as its class asks for, also where several processes need equal batches."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from accelerate.data_loader import SeedableRandomSampler
 
-from hf_finetune.training.sampling import CountedOnce, EpochSampler, LastTwoTogether, Unpaired
+from hf_finetune.training.sampling import ClassQuotas, CountedOnce, EpochSampler, LastTwoTogether, Unpaired
+from tests.helpers.networks import make_model
+from tests.helpers.trainers import make_trainer
 
 
 class Batches:
@@ -54,3 +57,52 @@ def test_the_last_two_rows_come_together_and_the_order_stays(count):
     assert len(pairs) == len(together) == count - 1 and pairs[-1] == tuple(order[-2:])
     assert Unpaired(Batches()).__getitems__(pairs)["pixel_values"].tolist() == order
     assert len(Unpaired([1, 2, 3])) == 3
+
+
+# ---- quotas of classes ----
+
+CLASS_IDS = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 3, -100], [40, 7, 1, 2, 3]))
+QUOTAS = np.array([12, 12, 26, 3])
+
+
+def test_an_epoch_has_the_quota_of_each_class_and_a_run_shows_the_images_of_a_class_equally_often():
+    quotas, seen = ClassQuotas(CLASS_IDS, QUOTAS, seed=5), np.zeros(len(CLASS_IDS), np.int64)
+    assert quotas.count == 53 and quotas.times.tolist() == [12 / 40, 12 / 7, 26, 1.5]
+    for epoch in range(9):
+        rows = quotas.rows(epoch)
+        assert len(set(rows.tolist())) == len(rows) == quotas.count  # a repetition is a number of its own
+        assert rows.min() >= 0
+        seen += np.bincount(rows % len(CLASS_IDS), minlength=len(CLASS_IDS))
+        assert np.bincount(CLASS_IDS[rows % len(CLASS_IDS)]).tolist() == QUOTAS.tolist()
+        for class_id, quota in enumerate(QUOTAS):
+            of_class = seen[class_id == CLASS_IDS]
+            assert of_class.sum() == (epoch + 1) * quota and of_class.max() - of_class.min() <= 1
+    assert not seen[CLASS_IDS < 0].any()
+
+
+def test_the_images_of_an_epoch_depend_on_seed_and_epoch_alone():
+    quotas = ClassQuotas(CLASS_IDS, QUOTAS, seed=5)
+    later = quotas.rows(7).tolist()
+    assert ClassQuotas(CLASS_IDS, QUOTAS, seed=5).rows(7).tolist() == later != quotas.rows(6).tolist()
+    assert sorted(ClassQuotas(CLASS_IDS, QUOTAS, seed=6).rows(7)) != sorted(later)
+    sampler = EpochSampler(53, 5, quotas=quotas)
+    sampler.set_epoch(7)
+    assert sorted(sampler) == sorted(later) and list(sampler) != later
+    assert list(EpochSampler(53, 5, multiple=8, quotas=quotas))[:53] == list(EpochSampler(53, 5, quotas=quotas))
+
+
+@pytest.mark.slow
+def test_a_resumed_run_sees_the_rest_of_the_images_of_its_epoch(tmp_path):
+    def make(folder, **settings):
+        items = ({"RandomCrop": {"size": 16, "padding": 2}}, "RandomHorizontalFlip")
+        trainer = make_trainer(tmp_path / folder, make_model("vit"), items=items, num_train_epochs=3, **settings)
+        quotas = np.array([1, 50, 3, 10])
+        trainer.quotas = ClassQuotas(trainer.train_dataset.labels, quotas, trainer.args.order_seed)
+        return trainer
+
+    whole = make("whole", save_strategy="steps", save_steps=6)
+    whole.train()
+    resumed = make("resumed")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-6"))
+    for (name, one), other in zip(whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name

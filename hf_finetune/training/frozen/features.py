@@ -48,11 +48,15 @@ class FeatureDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return len(self.labels)
 
     def __getitems__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Return the batch, stacked: features under `pixel_values`, which is what the Trainer calls its input."""
+        """Return the batch, stacked: features under `pixel_values`, which is what the Trainer calls its input.
+
+        Rows may be repetitions, as in `ImageBatches`.
+        """
+        places = np.asarray(rows) % len(self)
         return {
-            "pixel_values": torch.from_numpy(self.features[rows]),
-            "labels": torch.from_numpy(self.labels[rows]),
-            "sample_index": torch.from_numpy(self.sample_index[rows]),
+            "pixel_values": torch.from_numpy(self.features[places]),
+            "labels": torch.from_numpy(self.labels[places]),
+            "sample_index": torch.from_numpy(self.sample_index[places]),
         }
 
 

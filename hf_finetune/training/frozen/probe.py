@@ -62,8 +62,7 @@ def probe_head(
         _, rows = stratified_split(dataset.labels, images / len(rows), args.seed)
     sample = Subset(dataset, rows.tolist())
     features, labels = map(np.concatenate, zip(*module_inputs(trainer, sample, linear, "Features"), strict=True))
-    by_class = trainer.compute_loss_func.class_weights
-    weights = np.ones(len(labels)) if by_class is None else by_class.cpu().numpy()[np.maximum(labels, 0)]
+    weights = _class_weights(trainer, linear.out_features)[np.maximum(labels, 0)]
     counts = (labels != NOT_COUNTED) & (weights > 0)
     features, labels, weights = features[counts], labels[counts], weights[counts]
     if features.ndim != 2 or not np.isfinite(features).all():
@@ -91,6 +90,13 @@ def probe_head(
     seconds = time.perf_counter() - began
     figures = f"{accuracy:.2%} of {len(held_out):,} held out right"
     return f"Head: probed on {len(kept):,} images in {seconds:.0f} s, {figures}."
+
+
+def _class_weights(trainer: ImageClassificationTrainer, classes: int) -> np.ndarray:
+    """Return how much an image of each class counts in an epoch of the training, float64 (classes,)."""
+    by_class = trainer.compute_loss_func.class_weights
+    weights = np.ones(classes) if by_class is None else by_class.double().cpu().numpy()
+    return weights if trainer.quotas is None else weights * trainer.quotas.times
 
 
 def fit_logistic_regression(
