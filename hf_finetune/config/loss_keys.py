@@ -36,6 +36,17 @@ def check_loss_keys(args: FinetuneArguments) -> None:
     if args.class_weights is not None:
         _check_class_weights(args.class_weights)
     _check_sampling(args)
+    if args.logit_adjustment:
+        _check_adjustment(args)
+
+
+def _check_adjustment(args: FinetuneArguments) -> None:
+    if args.loss != "cross_entropy":
+        raise UserError(f"logit_adjustment is for the loss cross_entropy, and loss is {args.loss}; leave one out.")
+    others = {"sampling": args.sampling, "class_weights": args.class_weights}
+    for name, value in others.items():
+        if value in (*SAMPLINGS[1:], *WEIGHT_RULES):
+            raise UserError(f"logit_adjustment and {name} {value} both even out the classes; leave one out.")
 
 
 def _check_sampling(args: FinetuneArguments) -> None:
@@ -51,8 +62,7 @@ def _check_sampling(args: FinetuneArguments) -> None:
             raise UserError("sampling weighted draws in proportion to class_weights; use --class_weights as well.")
     elif args.class_weights in WEIGHT_RULES:
         raise UserError(
-            f"sampling {args.sampling} and class_weights {args.class_weights} both even out the classes, which is too"
-            " much together; leave one out."
+            f"sampling {args.sampling} and class_weights {args.class_weights} both even out the classes; leave one out."
         )
 
 

@@ -119,6 +119,7 @@ class Settings(TypedDict, total=False):
     logging_nan_inf_filter: bool | None
     logging_steps: float | None
     logging_strategy: str | None
+    logit_adjustment: float | None
     lookahead_steps: int | None
     loss_args: dict[str, Any] | None
     lr_by_epoch: bool | None

@@ -69,6 +69,7 @@ OTHER_NAMES = {
     "max_grad_norm": ("clip_grad", "grad_clip", "clip_grad_norm", "gradient_clip_val", "gradient_clipping"),
     "loss": ("criterion", "loss_fn", "loss_function", "loss_type", "loss_name"),
     "class_weights": ("class_weight", "cls_weights", "class_weighting"),
+    "logit_adjustment": ("logit_adjust", "logit_adjusted", "balanced_softmax"),
     "sampling": (
         "sampler",
         "oversample",

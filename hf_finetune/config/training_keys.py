@@ -136,6 +136,13 @@ class TrainingKeys:
             "choices": SAMPLINGS,
         },
     )
+    logit_adjustment: float | None = field(
+        default=None,
+        metadata={
+            "help": "Train on logits that are shifted by so many times the log of the share of each class, such as 1."
+            " Absent: not shifted."
+        },
+    )
     label_smoothing_factor: float = field(default=0.0, metadata={"help": "Label smoothing; 0 does not smooth."})
     ema_decay: float | None = field(
         default=None,

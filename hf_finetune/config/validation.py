@@ -36,6 +36,7 @@ _RANGES = {
     "ema_decay": (0, 1),
     "lookahead_steps": (1, math.inf),
     "label_smoothing_factor": (0, 1),
+    "logit_adjustment": (0, math.inf),
     "warmup_steps": (0, math.inf),
     "warmup_epochs": (0, math.inf),
     "warmup_start_factor": (0, 1),

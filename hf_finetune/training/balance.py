@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,24 +60,27 @@ class Balance:
 
     Attributes:
         weights: What the loss of an image is multiplied by, by its class, float64 (classes,); None for 1.
+        offsets: What is added to the logits of each class in training, float64 (classes,); None for 0.
         quotas: Which images an epoch shows; None for each of them once.
         notes: Lines on it that the user should read.
     """
 
     weights: npt.NDArray[np.float64] | None
+    offsets: npt.NDArray[np.float64] | None
     quotas: ClassQuotas | None
     notes: Sequence[str]
 
-    def on(self, device: torch.device) -> torch.Tensor | None:
-        """Return the weights as float32 on a device."""
-        return None if self.weights is None else torch.tensor(self.weights, dtype=torch.float32, device=device)
+    def on(self, device: torch.device) -> Iterator[torch.Tensor | None]:
+        """Yield weights and offsets as float32 on a device."""
+        for values in (self.weights, self.offsets):
+            yield None if values is None else torch.tensor(values, dtype=torch.float32, device=device)
 
 
 def choose_balance(args: FinetuneArguments, names: Sequence[str], labels: npt.NDArray[np.int64] | None) -> Balance:
     """Return what a recipe asks for.
 
     Args:
-        args: The keys `class_weights` and `sampling`.
+        args: The keys `class_weights`, `sampling` and `logit_adjustment`.
         names: The names of the classes by class id.
         labels: The class ids of the training images, (images,); None for a stream.
 
@@ -86,21 +89,25 @@ def choose_balance(args: FinetuneArguments, names: Sequence[str], labels: npt.ND
     """
     counts = ClassCounts.of(names, labels)
     setting: ClassWeights | None = args.class_weights
-    weights = None if setting is None else class_weights(setting, counts)
+    weights, offsets, quotas = None, None, None
+    notes = []
+    if setting is not None:
+        weights = class_weights(setting, counts)
     if args.sampling != "random":
         images = class_quotas(args.sampling, counts, weights)
         assert labels is not None  # `class_quotas` has refused a stream
         quotas = ClassQuotas(labels, images, args.order_seed)
-        notes = [describe_sampling(args.sampling, quotas.times, counts)]
-        if args.sampling == "weighted":  # the weights have had their effect
-            return Balance(None, quotas, notes)
-    else:
-        quotas, notes = None, []
+        notes.append(describe_sampling(args.sampling, quotas.times, counts))
+        if args.sampling == "weighted":
+            weights = None  # they have had their effect
     if setting is not None and weights is not None:
         notes.append(describe_weights(setting, weights, counts))
-    elif not notes and (note := describe_imbalance(counts)) is not None:
+    if args.logit_adjustment:
+        offsets = logit_offsets(args.logit_adjustment, counts)
+        notes.append(f"Logits are shifted in training, by class: {_from_to(offsets, counts)}.")
+    if not notes and (note := describe_imbalance(counts)) is not None:
         notes.append(note)
-    return Balance(weights, quotas, notes)
+    return Balance(weights, offsets, quotas, notes)
 
 
 def class_weights(setting: ClassWeights, counts: ClassCounts) -> npt.NDArray[np.float64]:
@@ -133,6 +140,23 @@ def class_weights(setting: ClassWeights, counts: ClassCounts) -> npt.NDArray[np.
     weights = np.where(images > 0, inverse, 0)  # a class without images has none to weigh
     scaled: npt.NDArray[np.float64] = weights * (images.sum() / (weights * images).sum())
     return scaled
+
+
+def logit_offsets(tau: float, counts: ClassCounts) -> npt.NDArray[np.float64]:
+    """Return what is added to the logits of each class in training, tau * log(share of its images), float64 (classes,).
+
+    Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, arXiv:2007.07314, equation 10. The network then
+    learns logits without the share of each class, which serve balanced accuracy as they are.
+
+    Args:
+        tau: The strength; 1 is what the paper derives.
+        counts: The classes. One without images is not shifted, so that it is still learned to be absent.
+
+    Raises:
+        UserError: The images are streamed.
+    """
+    images = counts.counted("logit_adjustment", f"{tau:g}", "leave it out")
+    return np.where(images > 0, tau * np.log(np.maximum(images, 1) / images.sum()), 0.0)
 
 
 def class_quotas(sampling: str, counts: ClassCounts, weights: npt.NDArray[np.float64] | None) -> npt.NDArray[np.int64]:

@@ -89,10 +89,12 @@ class BatchLoss:
         class_weights: What the loss of an image is multiplied by, by its class, float32 (classes,), on the device of
             the labels; None for 1. An image that is mixed has the weight of each class for its share of that class. The
             mean still divides by the number of images.
+        offsets: What is added to the logits of each class, float32 (classes,), on their device; None for 0.
     """
 
     loss: Loss
     class_weights: torch.Tensor | None = None
+    offsets: torch.Tensor | None = None
 
     def __call__(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> Any:
         """Return the loss of a batch, a scalar.
@@ -105,6 +107,8 @@ class BatchLoss:
                 steps; where it is None, the mean over this batch is returned.
         """
         logits = outputs.logits.float()  # a network whose weights are bf16 returns bf16, too coarse for a sum
+        if self.offsets is not None:
+            logits = logits + self.offsets
         if labels.is_floating_point():
             counted = labels.sum(dim=1)
             weighted = labels if self.class_weights is None else labels * self.class_weights

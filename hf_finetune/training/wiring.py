@@ -243,7 +243,7 @@ def build_trainer(
         callbacks=given.callbacks,
     )
     loss = _loss(args, given, len(names), transforms.mixing is not None)
-    trainer.compute_loss_func = BatchLoss(loss, balance.on(args.device))
+    trainer.compute_loss_func = BatchLoss(loss, *balance.on(args.device))
     trainer.quotas = balance.quotas
     if trainer.is_fsdp_enabled:
         choose_units(network, trainer.accelerator.state.fsdp_plugin)
@@ -252,6 +252,10 @@ def build_trainer(
 
 def _loss(args: FinetuneArguments, given: Given, num_labels: int, mixes: bool) -> Loss:
     """Return the loss of each image, the caller's or the recipe's; one of the user's own is tried out."""
+    if given.loss is not None and args.logit_adjustment:
+        raise UserError(
+            "logit_adjustment is for the loss cross_entropy; leave it out, or shift the logits in your loss."
+        )
     loss = given.loss or named_loss(args.label_smoothing_factor, args.loss, args.loss_args or {})
     if given.loss is not None or is_own_loss(args.loss):
         loss = loss.to(args.device) if hasattr(loss, "to") else loss

@@ -43,6 +43,10 @@ def arguments(**settings: object) -> FinetuneArguments:
             {"sampling": "sqrt", "train_sampling_strategy": "sequential"},
             "sampling sqrt draws images, and train_sampling_strategy is sequential; leave one out.",
         ),
+        ({"logit_adjustment": -1}, "logit_adjustment is -1; use a number of at least 0."),
+        ({"logit_adjustment": 1, "loss": "focal"}, "logit_adjustment is for the loss cross_entropy, and loss is focal"),
+        ({"logit_adjustment": 1, "sampling": "sqrt"}, "logit_adjustment and sampling sqrt both even out the classes"),
+        ({"logit_adjustment": 1, "class_weights": "balanced"}, "logit_adjustment and class_weights balanced both even"),
         ({"loss": "my.own", "label_smoothing_factor": 0.1}, "label_smoothing_factor is not read with a loss of your"),
     ],
 )

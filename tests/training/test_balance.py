@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +27,9 @@ from hf_finetune.training.balance import (
     describe_imbalance,
     describe_sampling,
     describe_weights,
+    logit_offsets,
 )
+from hf_finetune.training.loss import BatchLoss, named_loss
 from tests.helpers.tiny import write_recipe
 
 NAMES = ["blue", "green", "red"]
@@ -141,7 +145,38 @@ def test_what_a_recipe_asks_for(tmp_path):
     assert weighted.weights is None  # they have had their effect
     assert weighted.quotas.count == 125 and [note.split(":")[0] for note in weighted.notes] == ["Sampling, weighted"]
     both = chosen(sampling="balanced", class_weights={"red": 2})
-    assert both.on(torch.device("cpu")).tolist() == [1, 1, 2] and len(both.notes) == 2
+    weights, offsets = both.on(torch.device("cpu"))
+    assert weights.tolist() == [1, 1, 2] and offsets is None and len(both.notes) == 2
+    adjusted = chosen(logit_adjustment=1)
+    assert adjusted.notes == [
+        "Logits are shifted in training, by class: from -3.22 (red, 5 images) to -0.223 (blue, 100 images)."
+    ]
+
+
+# ---- logit adjustment ----
+
+
+@pytest.mark.parametrize("tau", [1.0, 1.5])
+def test_the_adjusted_loss_is_the_papers_formula(tau):
+    """log(1 + sum over the others of (their share / own share)^tau exp(their logit - own)), Menon et al., (10)."""
+    logits, labels = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 2, 1, 0])
+    offsets = torch.tensor(logit_offsets(tau, COUNTS), dtype=torch.float32)
+    shares, expected = COUNTS.images / COUNTS.images.sum(), []
+    for row, own in zip(logits.tolist(), labels.tolist(), strict=True):
+        others = [other for other in range(3) if other != own]
+        terms = [(shares[other] / shares[own]) ** tau * math.exp(row[other] - row[own]) for other in others]
+        expected.append(math.log(1 + sum(terms)))
+    loss = BatchLoss(named_loss(0.0, "cross_entropy", {}), offsets=offsets)
+    for rows in ([0, 1, 2, 3, 4, 5], [2, 3]):
+        value = loss(SimpleNamespace(logits=logits[rows]), labels[rows]).item()
+        assert value == pytest.approx(np.mean([expected[row] for row in rows]), rel=1e-5)
+
+
+def test_a_class_without_images_is_not_shifted_and_a_stream_is_refused():
+    offsets = logit_offsets(2.0, ClassCounts.of([*NAMES, "none"], LABELS))
+    np.testing.assert_allclose(offsets, [2 * math.log(0.8), 2 * math.log(0.16), 2 * math.log(0.04), 0])
+    with pytest.raises(UserError, match="logit_adjustment 1 needs the labels of train, which are streamed; leave it"):
+        logit_offsets(1.0, ClassCounts.of(NAMES, None))
 
 
 # ---- in a run ----

@@ -84,6 +84,10 @@ def probe_head(
         weights[kept],
         weights[held_out],
     )
+    offsets = trainer.compute_loss_func.offsets
+    if offsets is not None:
+        # The solver's intercept is free of L2. So the optimum on logits with offsets is the one without, less these.
+        bias = bias - offsets.cpu().numpy()
     with torch.no_grad():
         linear.weight.copy_(torch.from_numpy(weight))
         linear.bias.copy_(torch.from_numpy(bias))

@@ -104,17 +104,23 @@ def checkpoint(tmp_path):
 
 
 @pytest.fixture
-def probe(image_folder, tmp_path, checkpoint, datasets_cache) -> Callable[..., torch.Tensor]:
-    """Prepares a run with a probed head on the coloured images and returns the head's weight."""
+def probed(image_folder, tmp_path, checkpoint, datasets_cache) -> Callable[..., torch.nn.Linear]:
+    """Prepares a run with a probed head on the coloured images and returns the head."""
 
-    def run(**settings: object) -> torch.Tensor:
+    def run(**settings: object) -> torch.nn.Linear:
         settings = {"model_name_or_path": str(checkpoint), "head_init": "probe", **settings}
         recipe = write_recipe(tmp_path, model_type=None, model_config=None)
         settings |= {"dataset": str(image_folder), "output_dir": str(tmp_path / "output")}
         model = prepare(plan_run(choose_recipe(str(recipe), settings, str), Given())).trainer.model
-        return head_linear(model).weight
+        return head_linear(model)
 
     return run
+
+
+@pytest.fixture
+def probe(probed) -> Callable[..., torch.Tensor]:
+    """Does the same and returns the head's weight."""
+    return lambda **settings: probed(**settings).weight
 
 
 def test_a_new_head_knows_the_classes_before_the_first_step(probe, capsys):
@@ -176,3 +182,21 @@ def test_too_few_images_leave_the_head_as_it_is(probe, capsys):
 )
 def test_mistakes(refused, words, message):
     assert message in refused(*words)
+
+
+def test_it_follows_what_evens_out_the_classes(probed, monkeypatch):
+    plain = probed(class_weights=[1, 1, 1])
+    adjusted = probed(logit_adjustment=1)  # of 21, 22 and 22 images
+    assert torch.equal(adjusted.weight, plain.weight)
+    torch.testing.assert_close(adjusted.bias, plain.bias - torch.tensor([21, 22, 22]).div(65).log())
+    given = []
+    monkeypatch.setattr(
+        head_probe, "fit_logistic_regression", lambda *words: given.append(words) or fit_logistic_regression(*words)
+    )
+    probed(class_weights={"red": 5})
+    probed(class_weights={"red": 5}, sampling="weighted")
+    (_, labels, *_, weights, _), (_, _, *_, of_sampling, _) = given
+    assert weights.tolist() == [5 if label == 2 else 1 for label in labels]
+    # 9, 9 and 47 times of 65.
+    assert {round(value, 3) for value in of_sampling} == {0.429, 0.409, 2.136}
+    assert not torch.equal(probed(class_weights={"red": 5}).weight, plain.weight)
