@@ -33,8 +33,8 @@ def bce(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float) -> t
     """Return the binary cross entropy of each class, summed over the classes, in nats.
 
     Each class is a yes or no of its own: Beyer et al., "Are we done with ImageNet?", arXiv:2006.07159, and Wightman et
-    al., "ResNet strikes back", arXiv:2110.00476. The sum keeps the learning rate that cross entropy has; timm's and
-    MMPretrain's mean over the classes is this divided by their number.
+    al., "ResNet strikes back", arXiv:2110.00476. The sum keeps the learning rate that cross entropy has; the mean over
+    the classes, timm's default, is this divided by their number.
 
     Args:
         logits: As in `cross_entropy`, and so are all that follow.

@@ -107,7 +107,9 @@ def import_data(config: Section, draft: Draft) -> None:
 
 def _unwrap(part: Section, draft: Draft) -> Section:
     while part.values.get("type") in _WRAPPERS or ("dataset" in part and "pipeline" not in part):
-        draft.remark(part.place, f"{part.values.get('type')} is not supported; the dataset inside is taken as it is")
+        kind = part.values.get("type")
+        nearest = ", and sampling: sqrt comes nearest to it" if kind == "ClassBalancedDataset" else ""
+        draft.remark(part.place, f"{kind} is not supported; the dataset inside is taken as it is{nearest}")
         part = part.section("dataset")
     return part
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from hf_finetune.mmclassification.architectures import RESNET_DEPTHS
 from hf_finetune.mmclassification.backbones import import_backbone
-from hf_finetune.mmclassification.section import Draft, Section
+from hf_finetune.mmclassification.section import Draft, Section, shown
 
 # Heads that are one linear layer on pooled features, or that timm's network has itself.
 _HEADS = (
@@ -29,11 +29,24 @@ _TORCHVISION_FILES = {
     "resnet101": "resnet101-63fe2227.pth",
     "resnet152": "resnet152-394f9c45.pth",
 }
+# Of each loss its name here, and for its keys the name, the default there and the default here. Heads sum a loss over
+# the classes and divide it by the images, as here.
+_LOSSES: dict[str, tuple[str, dict[str, tuple[str, float, float]]]] = {
+    "FocalLoss": ("focal", {"gamma": ("gamma", 2.0, 2.0), "alpha": ("alpha", 0.25, 0.25)}),
+    "AsymmetricLoss": (
+        "asymmetric",
+        {
+            "gamma_pos": ("gamma_positive", 0.0, 1.0),
+            "gamma_neg": ("gamma_negative", 4.0, 4.0),
+            "clip": ("clip", 0.05, 0.05),
+        },
+    ),
+}
 _PLACEHOLDER = re.compile(r"(^|/)tbd\.pth$")
 
 
 def import_model(config: Section, draft: Draft) -> None:
-    """Set model_type, model_config, num_labels, label_smoothing_factor, freeze and load_from.
+    """Set model_type, model_config, num_labels, the keys of the loss, freeze and load_from.
 
     Raises:
         UserError: The model does not classify images into one class each, or has no counterpart here.
@@ -98,6 +111,7 @@ def _import_head(model: Section, backbone: Section, draft: Draft) -> None:
 
 def _import_loss(loss: Section, draft: Draft) -> None:
     kind = loss.take("type", "CrossEntropyLoss")
+    settings: dict[str, float] = {}
     if kind == "LabelSmoothLoss":
         smoothing, mode = loss.number("label_smooth_val", 0.0), loss.take("mode", "original")
         if mode == "classy_vision":
@@ -105,15 +119,39 @@ def _import_loss(loss: Section, draft: Draft) -> None:
         elif mode != "original":
             raise draft.refusal(loss.at("mode"), f"is {mode!r}, for several labels for each image; use 'original'.")
         draft.settings["label_smoothing_factor"] = round(smoothing, 12)
+    elif kind in _LOSSES and loss.take("use_sigmoid", True):
+        name, keys = _LOSSES[kind]
+        for theirs, (ours, default, our_default) in keys.items():
+            value = loss.number(theirs, default) if loss.values.get(theirs, default) is not None else 0.0
+            if value != our_default:
+                settings[ours] = value
+        draft.settings["loss"] = name
+        if settings:
+            draft.settings["loss_args"] = settings
     elif kind != "CrossEntropyLoss":
         draft.remark(loss.at("type"), f"{kind}; the loss here is cross entropy")
         loss.skip_all()
-    if loss.take("use_sigmoid"):
-        draft.remark(loss.at("use_sigmoid"), "True; the loss here is cross entropy over the classes")
+    if kind in ("CrossEntropyLoss", "LabelSmoothLoss") and loss.take("use_sigmoid"):
+        draft.settings["loss"] = "bce"
+    _import_class_weight(loss, draft)
+    if "loss" in draft.settings and not loss.place.startswith("model.head"):
+        draft.remark(loss.at("type"), f"{kind}; there it is the mean over the classes, here the sum, with larger steps")
     weight = loss.number("loss_weight", 1.0)
     if weight != 1:
         draft.remark(loss.at("loss_weight"), f"{weight:g}; the loss here has weight 1, multiply learning_rate instead")
-    loss.skip("num_classes", "reduction", "use_soft")
+    loss.skip("num_classes", "reduction", "use_soft", "eps")
+
+
+def _import_class_weight(loss: Section, draft: Draft) -> None:
+    weights = loss.take("class_weight")
+    if weights is None:
+        return
+    if draft.settings.get("loss") == "bce":
+        draft.remark(loss.at("class_weight"), "is there of each class's yes or no, and here of images; not imported")
+    elif not isinstance(weights, list | tuple):
+        draft.remark(loss.at("class_weight"), f"{shown(weights)}; set class_weights to a list of numbers")
+    else:
+        draft.settings["class_weights"] = list(weights)
 
 
 def _import_weights(config: Section, model: Section, backbone: Section, draft: Draft) -> None:

@@ -224,5 +224,10 @@ def test_datasets_that_need_manual_work_become_remarks(tmp_path: Path) -> None:
     wrapped = {**old_data(), "train": dict(type="RepeatDataset", times=3, dataset=inner)}
     draft = imported(tmp_path, old_config(data=wrapped))
     assert draft.settings["dataset"] == "imagenet" and "RepeatDataset is not supported" in remarks(draft)
+    wrapped["train"] = dict(type="ClassBalancedDataset", oversample_thr=0.1, dataset=inner)
+    draft = imported(tmp_path, old_config(data=wrapped))
+    assert "ClassBalancedDataset is not supported; the dataset inside is taken as it is, and sampling: sqrt" in remarks(
+        draft
+    )
     with pytest.raises(UserError, match="names no folder of images"):
         imported(tmp_path, with_steps(CROP, dataset="CustomDataset"))

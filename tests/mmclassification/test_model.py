@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageClassification
 
+from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.data.transforms.build import build_train_transforms
 from hf_finetune.errors import UserError
 from hf_finetune.mmclassification.architectures import TIMM_NAMES
@@ -143,22 +144,58 @@ def test_a_placeholder_of_weights_becomes_the_hubs_of_the_same_network(tmp_path:
     assert not {"load_from", "model_type", "model_config"} & values.keys()
 
 
-LOSSES = [
-    (dict(type="LabelSmoothLoss", label_smooth_val=0.1, mode="original"), 0.1, ""),
-    (dict(type="LabelSmoothLoss", label_smooth_val=0.1, num_classes=10), 0.1, ""),
-    (dict(type="LabelSmoothLoss", label_smooth_val=0.1, mode="classy_vision"), 1 / 11, ""),
-    (dict(type="CrossEntropyLoss", loss_weight=1.0), None, ""),
-    (dict(type="CrossEntropyLoss", use_sigmoid=True), None, "use_sigmoid: True; the loss here is cross entropy"),
-    (dict(type="CrossEntropyLoss", loss_weight=2.0), None, "loss_weight: 2; the loss here has weight 1"),
-    (dict(type="FocalLoss", gamma=2), None, "FocalLoss; the loss here is cross entropy"),
+BCE = {"loss": "bce"}
+LOSSES: list[tuple[dict, dict, str]] = [
+    (dict(type="LabelSmoothLoss", label_smooth_val=0.1, mode="original"), {"label_smoothing_factor": 0.1}, ""),
+    (dict(type="LabelSmoothLoss", label_smooth_val=0.1, num_classes=10), {"label_smoothing_factor": 0.1}, ""),
+    (
+        dict(type="LabelSmoothLoss", label_smooth_val=0.1, mode="classy_vision"),
+        {"label_smoothing_factor": round(1 / 11, 12)},
+        "",
+    ),
+    (
+        dict(type="LabelSmoothLoss", label_smooth_val=0.1, use_sigmoid=True),
+        {"label_smoothing_factor": 0.1, **BCE},
+        "",
+    ),
+    (dict(type="CrossEntropyLoss", loss_weight=1.0), {}, ""),
+    (dict(type="CrossEntropyLoss", use_sigmoid=True), BCE, ""),
+    (dict(type="CrossEntropyLoss", loss_weight=2.0), {}, "loss_weight: 2; the loss here has weight 1"),
+    (dict(type="CrossEntropyLoss", class_weight=[1, 0.5]), {"class_weights": [1, 0.5]}, ""),
+    (dict(type="CrossEntropyLoss", class_weight="w.json"), {}, "class_weight: 'w.json'; set class_weights to a list"),
+    (
+        dict(type="CrossEntropyLoss", use_sigmoid=True, class_weight=[1, 2]),
+        BCE,
+        "class_weight: is there of each class's",
+    ),
+    (dict(type="CrossEntropyLoss", use_sigmoid=True, pos_weight=[1, 2]), BCE, "pos_weight"),
+    (dict(type="FocalLoss"), {"loss": "focal"}, ""),
+    (dict(type="FocalLoss", gamma=3), {"loss": "focal", "loss_args": {"gamma": 3}}, ""),
+    (dict(type="AsymmetricLoss"), {"loss": "asymmetric", "loss_args": {"gamma_positive": 0.0}}, ""),
+    (
+        dict(type="AsymmetricLoss", gamma_pos=1.0, gamma_neg=2.0, clip=None, use_sigmoid=True),
+        {"loss": "asymmetric", "loss_args": {"gamma_negative": 2.0, "clip": 0.0}},
+        "",
+    ),
+    (dict(type="AsymmetricLoss", use_sigmoid=False), {}, "AsymmetricLoss; the loss here is cross entropy"),
+    (dict(type="SeesawLoss"), {}, "SeesawLoss; the loss here is cross entropy"),
 ]
+KEYS_OF_THE_LOSS = ("loss", "loss_args", "class_weights", "label_smoothing_factor")
 
 
-@pytest.mark.parametrize(("loss", "smoothing", "remark"), LOSSES, ids=lambda value: str(value)[:70])
-def test_the_loss(tmp_path: Path, loss: dict, smoothing: float | None, remark: str) -> None:
+@pytest.mark.parametrize(("loss", "values", "remark"), LOSSES, ids=lambda value: str(value)[:70])
+def test_the_loss(tmp_path: Path, loss: dict, values: dict, remark: str) -> None:
     draft = imported(tmp_path, old_config(model={**RESNET, "head": {**RESNET["head"], "loss": loss}}))
-    assert draft.settings.get("label_smoothing_factor") == (None if smoothing is None else pytest.approx(smoothing))
+    assert {key: value for key, value in draft.settings.items() if key in KEYS_OF_THE_LOSS} == values
     assert remark in remarks(draft) and bool(remark) == bool(draft.remarks)
+    FinetuneArguments(output_dir=str(tmp_path), use_cpu=True, **values)
+
+
+def test_the_loss_of_a_librarys_model_is_a_mean_there(tmp_path: Path) -> None:
+    model = dict(type="TimmClassifier", model_name="resnet10t", num_classes=2, loss=dict(type="FocalLoss"))
+    draft = imported(tmp_path, old_config(model=model))
+    assert draft.settings["loss"] == "focal"
+    assert "model.loss.type: FocalLoss; there it is the mean over the classes, here the sum" in remarks(draft)
 
 
 def test_smoothing_as_classy_vision_has_pytorchs_targets(tmp_path: Path) -> None:
