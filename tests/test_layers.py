@@ -157,6 +157,24 @@ def test_no_test_imports_from_a_file_of_tests():
     assert not wrong
 
 
+@pytest.mark.parametrize("module", ["training.run", "jobs.evaluate", "jobs.predict", "jobs.compare", "hub.push"])
+def test_matplotlib_and_scikit_learn_are_imported_when_they_are_due(trees, module):
+    """Each costs half a second at the start of a command that may never draw a plot or fit a probe."""
+    reached, due = set(), {f"{PACKAGE}.{module}"}
+    while due:
+        reached |= due
+        due = set().union(*(imported(trees[name], set(trees), False, False) for name in due)) - reached
+    assert f"{PACKAGE}.logs" in reached
+    wrong = [
+        name
+        for name in reached
+        for statement in statements(trees[name], deferred=False, type_checking=False)
+        if isinstance(statement, ast.Import | ast.ImportFrom)
+        if ast.unparse(statement).split()[1].startswith(("matplotlib", "sklearn"))
+    ]
+    assert not wrong
+
+
 def test_the_rules_see_every_kind_of_import():
     tree = ast.parse(
         "import a.b\nfrom a import c\nfrom a.d import thing\n"

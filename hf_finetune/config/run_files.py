@@ -8,6 +8,9 @@ from pathlib import Path
 
 RECIPE_FILE = "recipe.yaml"
 METRICS_FILE = "metrics.json"
+CONFUSION_MATRIX_FILE = "confusion_matrix.png"
+RELIABILITY_FILE = "reliability_diagram.png"
+TRAINING_CURVE_FILE = "training_curve.png"
 
 _READ_AND_WRITE = 0o666
 

@@ -35,10 +35,6 @@ from hf_finetune.logs import get_logger
 
 logger = get_logger(__name__)
 
-CONFUSION_MATRIX_FILE = "confusion_matrix.png"
-RELIABILITY_FILE = "reliability_diagram.png"
-TRAINING_CURVE_FILE = "training_curve.png"
-
 _MOST_NUMBERED = 20  # classes up to which each cell shows its number of images
 _MOST_NAMED = 60  # classes up to which each row and column shows its name
 _MOST_CELLS = 500  # classes up to which each has a row and a column of its own

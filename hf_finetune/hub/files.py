@@ -16,8 +16,13 @@ from typing import Any
 
 from transformers.dynamic_module_utils import get_relative_imports
 
-from hf_finetune.config.run_files import METRICS_FILE, RECIPE_FILE
-from hf_finetune.evaluation.plots import CONFUSION_MATRIX_FILE, RELIABILITY_FILE, TRAINING_CURVE_FILE
+from hf_finetune.config.run_files import (
+    CONFUSION_MATRIX_FILE,
+    METRICS_FILE,
+    RECIPE_FILE,
+    RELIABILITY_FILE,
+    TRAINING_CURVE_FILE,
+)
 
 _PUSHED = {
     "README.md", "config.json", "preprocessor_config.json", "model.safetensors", "model.safetensors.index.json",

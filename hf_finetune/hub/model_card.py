@@ -23,12 +23,17 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from hf_finetune.config.run_files import METRICS_FILE, RECIPE_FILE
+from hf_finetune.config.run_files import (
+    CONFUSION_MATRIX_FILE,
+    METRICS_FILE,
+    RECIPE_FILE,
+    RELIABILITY_FILE,
+    TRAINING_CURVE_FILE,
+)
 from hf_finetune.data.catalog import CATALOG
 from hf_finetune.evaluation.analysis import ClassFigures
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.metrics import METRICS, Metric
-from hf_finetune.evaluation.plots import CONFUSION_MATRIX_FILE, RELIABILITY_FILE, TRAINING_CURVE_FILE
 from hf_finetune.evaluation.report import (
     best_classes,
     class_cells,

@@ -20,6 +20,7 @@ from transformers.trainer_utils import PredictionOutput
 from hf_finetune.config.arguments import build_arguments
 from hf_finetune.config.data import PROCESSOR_KEYS, DataArguments
 from hf_finetune.config.recipe import Recipe
+from hf_finetune.config.run_files import CONFUSION_MATRIX_FILE
 from hf_finetune.config.test_time import check_tta
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.data.dataset import ImageDataset
@@ -93,7 +94,7 @@ class EvaluationResult:
 
     def _repr_html_(self) -> str:
         """Return the table and the confusion matrix, self-contained, as notebooks show them."""
-        from hf_finetune.evaluation.plots import CONFUSION_MATRIX_FILE, plot_confusion_matrix
+        from hf_finetune.evaluation.plots import plot_confusion_matrix
         from hf_finetune.training.finetune_result import as_html
 
         with tempfile.TemporaryDirectory() as folder:

@@ -14,21 +14,19 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from hf_finetune.config.recipe import Recipe, to_yaml
-from hf_finetune.config.run_files import METRICS_FILE, apply_umask
+from hf_finetune.config.run_files import (
+    CONFUSION_MATRIX_FILE,
+    METRICS_FILE,
+    RELIABILITY_FILE,
+    TRAINING_CURVE_FILE,
+    apply_umask,
+)
 from hf_finetune.config.training_keys import MULTISTEP
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.evaluation.analysis import ClassFigures, Confusions, per_class_figures
 from hf_finetune.evaluation.calibration import ReliabilityBin, reliability
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.metrics import METRICS, ClassificationMetrics, Metric, run_metrics
-from hf_finetune.evaluation.plots import (
-    CONFUSION_MATRIX_FILE,
-    RELIABILITY_FILE,
-    TRAINING_CURVE_FILE,
-    plot_confusion_matrix,
-    plot_reliability,
-    plot_training_curve,
-)
 from hf_finetune.evaluation.report import describe_split, format_report, interval_keys, write_metrics
 from hf_finetune.hub.model_card import ModelCardContext, library_versions, training_command, write_model_card
 from hf_finetune.hub.redaction import without_private_text
@@ -242,13 +240,19 @@ def save_result(folder: Path, record: RunRecord) -> None:
             "versions": card.versions,
         },
     )
+    _plot(folder, record)
+    write_model_card(card, folder)
+
+
+def _plot(folder: Path, record: RunRecord) -> None:
+    from hf_finetune.evaluation.plots import plot_confusion_matrix, plot_reliability, plot_training_curve  # matplotlib
+
     stepwise = record.recipe.values.get("lr_scheduler_type", MULTISTEP) == MULTISTEP
     plot_training_curve(record.log_history, folder / TRAINING_CURVE_FILE, title=record.title(), stepwise_rate=stepwise)
     if record.predictions:
         path = folder / CONFUSION_MATRIX_FILE
-        plot_confusion_matrix(record.confusions(), names, path, record.title(), record.reported_role)
+        plot_confusion_matrix(record.confusions(), record.data.label_names, path, record.title(), record.reported_role)
         plot_reliability(record.reliability(), folder / RELIABILITY_FILE, record.title(), record.reported_role)
-    write_model_card(card, folder)
 
 
 def _card(folder: Path, record: RunRecord) -> ModelCardContext:
