@@ -122,7 +122,7 @@ class Checkpoint:
     def _not_loadable(self, error: Exception) -> UserError:
         """Return the one line for an error of `from_pretrained`."""
         name, text, folder = self.name, str(error), Path(self.location)
-        if "gated" in text or "401" in text:
+        if not folder.is_dir() and ("gated repo" in text or "401 Client Error" in text):
             return UserError(
                 f'"{name}" is private or gated on the Hub; log in with `hf auth login`, or check the name.'
             )

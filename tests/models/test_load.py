@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoModelForImageClassification,
     BertConfig,
     BertForSequenceClassification,
     ResNetConfig,
@@ -18,7 +19,7 @@ from transformers import (
 
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.errors import UserError
-from hf_finetune.models.checkpoint import resolve_checkpoint
+from hf_finetune.models.checkpoint import Checkpoint, resolve_checkpoint
 from hf_finetune.models.head import head_parameter_names
 from hf_finetune.models.load import check_num_labels, load_config, load_model, load_trained
 from tests.helpers.tiny import TINY_RESNET
@@ -113,6 +114,28 @@ def test_a_pickle_is_never_read(checkpoint, tmp_path):
     torch.save({"x": torch.zeros(1)}, tmp_path / "checkpoint" / "pytorch_model.bin")
     with pytest.raises(UserError, match="has its weights as a pickle"):
         _load(checkpoint, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("run-401", "Error no file named model.safetensors found in directory run-401", "does not hold a whole"),
+        ("gated repo", "Error no file named model.safetensors found in directory gated repo", "does not hold a whole"),
+        ("me/kept-401", "There was a specific connection error:\n500 Server Error for me/kept-401", "no such model"),
+        ("me/kept", "You are trying to access a gated repo.\nMake sure to have access to it", "is private or gated"),
+        ("me/kept", "There was a specific connection error:\n401 Client Error", "is private or gated"),
+    ],
+)
+def test_a_name_with_401_or_gated_in_it_is_not_gated(name, text, message, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(text)
+
+    monkeypatch.chdir(tmp_path)
+    if "/" not in name:
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(AutoModelForImageClassification, "from_pretrained", fail)
+    with pytest.raises(UserError, match=message):
+        Checkpoint(name, name).load_weights(ResNetConfig())
 
 
 def test_names_that_lead_nowhere():
