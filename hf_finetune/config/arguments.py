@@ -15,6 +15,7 @@ from hf_finetune.config.model import ModelArguments
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.config.stock_keys import WITHHELD
 from hf_finetune.config.training import FinetuneArguments
+from hf_finetune.config.training_keys import AUTO
 from hf_finetune.errors import UserError
 
 GROUPS: dict[str, type] = {"Model": ModelArguments, "Data": DataArguments, "Training": FinetuneArguments}
@@ -43,9 +44,11 @@ def coerce(name: str, value: Any, origin: str) -> Any:
     Raises:
         UserError: For a value of another type.
     """
-    hints = KEY_TYPES[name]
+    hints, metadata = KEY_TYPES[name], argument_fields()[name].metadata
     if value is None:
         return None
+    if value == AUTO and AUTO in metadata:
+        return metadata[AUTO]
     if isinstance(value, str) and not value.strip() and argument_fields()[name].default != "":
         raise UserError(f"{name} is empty, in {origin}; give it a value, or leave it out.")
     for hint in hints:
@@ -76,9 +79,10 @@ def coerce(name: str, value: Any, origin: str) -> Any:
 def _number(name: str, value: Any, origin: str) -> float | int:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return value
-    default = argument_fields()[name].default
-    example = f", such as {default}" if isinstance(default, (int, float)) and default > 0 else ""
-    raise UserError(f"{name}: {value!r} is not a number, in {origin}; use one{example}.")
+    item = argument_fields()[name]
+    example = f", such as {item.default}" if isinstance(item.default, (int, float)) and item.default > 0 else ""
+    word = f", or {AUTO}" if AUTO in item.metadata else ""
+    raise UserError(f"{name}: {value!r} is not a number, in {origin}; use one{example}{word}.")
 
 
 def _expected(hints: Sequence[Any]) -> str:

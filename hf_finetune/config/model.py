@@ -52,8 +52,9 @@ class ModelArguments:
     head_init: str = field(
         default="random",
         metadata={
-            "help": "How a new head starts; probe fits a logistic regression to the network's features.",
-            "choices": ("random", "probe"),
+            "help": "How a new head starts; probe fits a logistic regression to the network's features, auto does so"
+            " wherever it can.",
+            "choices": ("random", "probe", "auto"),
         },
     )
 

@@ -7,7 +7,7 @@ Generated from the dataclasses of hf_finetune.config by `python -m tests.config.
 from __future__ import annotations
 
 import os
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 
 class Settings(TypedDict, total=False):
@@ -135,7 +135,7 @@ class Settings(TypedDict, total=False):
     momentum: float | None
     nesterov: bool | None
     no_decay: list[str] | None
-    num_train_epochs: float | None
+    num_train_epochs: float | Literal["auto"] | None
     on_nan: list[Any] | None
     optim: str | None
     optim_args: str | None

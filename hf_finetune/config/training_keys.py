@@ -6,12 +6,14 @@ It needs neither torch nor Transformers, so that `hf-finetune train --help` answ
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from hf_finetune.config.loss_keys import SAMPLINGS, is_own_loss
 from hf_finetune.losses import LOSSES
 
+AUTO = "auto"  # leaves a key to the run; its field says with which value in place of a number until then
 MULTISTEP, ONE_CYCLE = "multistep", "one_cycle"  # the schedules that Transformers lacks
 WARM_UPS = ("linear", "constant", "exponential")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical", "passive")
@@ -53,7 +55,13 @@ class TrainingKeys:
     per_device_eval_batch_size: int = field(
         default=128, metadata={"help": "Images per process and forward pass of evaluation."}
     )
-    num_train_epochs: float = field(default=200.0, metadata={"help": "Passes over the training split."})
+    num_train_epochs: float = field(
+        default=200.0,
+        metadata={
+            "help": "Passes over the training split; auto: 300 by the root of the number of images, from 5 to 30.",
+            "auto": math.nan,
+        },
+    )
     time_budget: str | None = field(
         default=None,
         metadata={

@@ -167,7 +167,7 @@ def check_training(args: FinetuneArguments) -> None:
     _check_on_nan(args.on_nan)
     _check_best_model(args)
     _check_early_stopping(args)
-    _check_freeze_epochs(args)
+    check_freeze_epochs(args)
     _check_image_sizes(args)
     _check_soup(args)
     _check_sgd(args)
@@ -210,7 +210,8 @@ def _check_best_model(args: FinetuneArguments) -> None:
         )
 
 
-def _check_freeze_epochs(args: FinetuneArguments) -> None:
+def check_freeze_epochs(args: FinetuneArguments) -> None:
+    """Check that epochs are left to train everything; where their number is not known yet, it is asked again."""
     epochs = args.freeze_epochs
     if epochs is not None and args.time_budget is not None:
         raise UserError("time_budget starts with a probed head, which is trained already; leave freeze_epochs out.")

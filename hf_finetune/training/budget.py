@@ -189,6 +189,5 @@ def plan_by_the_clock(
     if args.world_size > 1:  # the others follow the first
         plan = broadcast_object_list([plan])[0]
     clock.reserve, clock.evaluations, clock.steps = plan.reserve, plan.evaluations, plan.steps
-    args.eval_on_start = probes and plan.trains and "validation" in counts
     logger.info(plan.sentence)
     return plan

@@ -22,7 +22,7 @@ from hf_finetune.errors import UserError
 from hf_finetune.hub.push import check_push
 from hf_finetune.logs import get_logger
 from hf_finetune.training.checkpoints.lock import check_unused
-from hf_finetune.training.checkpoints.run_folder import find_resumable
+from hf_finetune.training.checkpoints.run_folder import find_resumable, keys_left_to_the_run
 from hf_finetune.training.given import Given, check_same_objects
 from hf_finetune.training.resizing import shown_whole
 
@@ -107,8 +107,11 @@ def plan_run(recipe: Recipe, given: Given) -> RunPlan:
             folder, checkpoint = _find_run(base, recipe, given, args.overwrite_output_dir)
         else:
             folder, checkpoint = _find_numbered(base, newest, recipe, given, args.overwrite_output_dir)
-    if checkpoint is not None and data.value_range is None:
-        recipe, data = _with_found_range(recipe, data, folder)
+    if checkpoint is not None:
+        found = _found_before(recipe, folder)
+        recipe = override(recipe, found, f"{folder / RECIPE_FILE}")
+        data = replace(data, value_range=found.get("value_range", data.value_range))
+        args.num_train_epochs = found.get("num_train_epochs", args.num_train_epochs)
     args.output_dir = str(folder)
     repository = None
     if args.push_to_hub:
@@ -120,12 +123,10 @@ def plan_run(recipe: Recipe, given: Given) -> RunPlan:
     return RunPlan(recipe, given, model, data, args, folder, checkpoint, repository)
 
 
-def _with_found_range(recipe: Recipe, data: DataArguments, folder: Path) -> tuple[Recipe, DataArguments]:
-    """Return a recipe and its arguments with the range of values that the unfinished run in a folder found."""
-    found = load_recipe(folder / RECIPE_FILE, argument_fields()).values.get("value_range")
-    if found is None:
-        return recipe, data
-    return override(recipe, {"value_range": found}, f"{folder / RECIPE_FILE}"), replace(data, value_range=found)
+def _found_before(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """Return the keys that a recipe leaves to the run, as the unfinished run in a folder has found them."""
+    earlier = load_recipe(folder / RECIPE_FILE, argument_fields()).values
+    return {key: earlier[key] for key in keys_left_to_the_run(recipe.values) if key in earlier}
 
 
 def _check_own_loss(recipe: Recipe) -> None:

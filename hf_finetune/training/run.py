@@ -44,7 +44,7 @@ from hf_finetune.training.plan import choose_recipe as choose_recipe
 from hf_finetune.training.resizing import report_resizing, training_mode
 from hf_finetune.training.sanity_check import sanity_check
 from hf_finetune.training.soup import keep_better_soup
-from hf_finetune.training.start import choose_head_init, keep_better_start, start_from_images
+from hf_finetune.training.start import choose_head_init, keep_better_start, start_from_images, watch_start
 from hf_finetune.training.trainer import ImageClassificationTrainer
 from hf_finetune.training.wiring import Batches, PreparedImages, build_trainer, load_data, prepare_images
 
@@ -166,7 +166,7 @@ def _choose_weights(
     if args.best_k_soup is not None:
         training.metrics["train_soup_of_checkpoints"] = keep_better_soup(trainer, validation)
     evaluated = evaluate()
-    changed = keep_better_start(trainer, evaluated.metrics or {})
+    changed = keep_better_start(trainer, evaluated)
     if args.calibrate:
         temperature = calibrate_head(trainer, validation)
         training.metrics["train_temperature"], changed = temperature, changed or temperature != 1
@@ -193,13 +193,15 @@ def prepare(plan: RunPlan, began: float | None = None) -> PreparedRun:
     logger.info(f"Data: {data.source}, {len(data.label_names)} classes.")
     log_lines(logger, *(f"  {role}: {name}" for role, name in data.split_names.items()), *data.notes)
 
+    plan = _with_found(plan, plan.args.fit_to(len(data.splits["train"])), "by the number of images")
+
     # ---- model ----
     leave_if_interrupted()
     network = load_network(plan, data.label_names)
     items = _transform_list(plan, network)
     transforms = _train_transforms(plan, items, data)
     images = prepare_images(data, network.image_processor, plan.data, plan.args)
-    plan = _with_value_range(plan, images)
+    plan = _with_found(plan, _found_range(plan, images), "found in the images")
 
     # ---- trainer ----
     leave_if_interrupted()
@@ -225,16 +227,22 @@ def prepare(plan: RunPlan, began: float | None = None) -> PreparedRun:
         features = isinstance(splits["train"], FeatureDataset)
         as_evaluated = (splits if features else images.batches)["train"]
         start_head(head_init, trainer, network.loaded, as_evaluated, time_plan.probe_images if time_plan else None)
+        if head_init == "probe" and (time_plan is None or time_plan.trains):
+            watch_start(trainer, network.loaded)
     return PreparedRun(plan, images, network, trainer, splits, time_plan)
 
 
-def _with_value_range(plan: RunPlan, images: PreparedImages) -> RunPlan:
-    """Return the plan with the range of values that was found in images of more than 8 bits, to be saved."""
+def _with_found(plan: RunPlan, found: Mapping[str, Any], origin: str) -> RunPlan:
+    """Return the plan with what a run finds itself, to be saved with its recipe."""
+    return replace(plan, recipe=override(plan.recipe, found, origin)) if found else plan
+
+
+def _found_range(plan: RunPlan, images: PreparedImages) -> dict[str, Any]:
+    """Return the range of values that was found in images of more than 8 bits."""
     value_range = decoding_of(images.image_processor).value_range
     if images.data.wide_values is None or plan.data.value_range is not None or value_range is None:
-        return plan
-    recipe = override(plan.recipe, {"value_range": list(value_range)}, "found in the images")
-    return replace(plan, recipe=recipe)
+        return {}
+    return {"value_range": list(value_range)}
 
 
 def _transform_list(plan: RunPlan, network: Network) -> list[Any]:

@@ -117,4 +117,4 @@ def test_finetune_leaves_size_and_normalization_to_the_checkpoint() -> None:
     values = load_recipe("finetune", KNOWN_KEYS).values
     follow = {"dataset", "num_labels", "image_size", "crop_pct", "image_mean", "image_std", "train_transforms"}
     assert not values.keys() & follow
-    assert (values["num_train_epochs"], values["lr_milestones"]) == (20, [15])
+    assert (values["num_train_epochs"], values["head_init"], values["freeze"]) == ("auto", "auto", ["batch_norm"])

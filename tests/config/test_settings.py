@@ -11,6 +11,7 @@ from typing import Any, Union
 from transformers import TrainingArguments
 
 from hf_finetune.config.arguments import GROUPS, argument_fields
+from hf_finetune.config.training_keys import AUTO
 
 FILE = Path(__file__).resolve().parents[2] / "hf_finetune" / "config" / "settings.py"
 # Arguments of finetune() and evaluate() of their own.
@@ -27,7 +28,7 @@ Generated from the dataclasses of hf_finetune.config by `python -m tests.config.
 from __future__ import annotations
 
 import os
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 
 class Settings(TypedDict, total=False):
@@ -63,6 +64,8 @@ def source() -> str:
         for name, hint in sorted(typing.get_type_hints(group).items()):
             if name in known and name not in ARGUMENTS:
                 kinds = written(hint)
+                if AUTO in known[name].metadata:
+                    kinds.append(f'Literal["{AUTO}"]')
                 if name in PATHS:
                     kinds.append("os.PathLike[str]")
                 kinds = ["Any"] if "Any" in kinds else list(dict.fromkeys(kinds))

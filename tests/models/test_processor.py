@@ -169,15 +169,15 @@ def test_training_transforms_follow_the_stated_mode():
     wide = Preprocessing(image_size=(48, 96), resize_mode="pad", fill=(124, 116, 104))
     flip = {"RandomHorizontalFlip": {"p": 0.5}}
     sides = {"size": [48, 96], "interpolation": "bilinear"}
-    assert default_train_transforms(wide) == [{"RandomResizedCrop": sides}, flip]
-    assert default_train_transforms(wide, "crop") == [{"RandomResizedCrop": sides}, flip]
+    crop = {"RandomResizedCrop": {**sides, "scale": [0.35, 1.0]}}
+    assert default_train_transforms(wide) == default_train_transforms(wide, "crop") == [crop, flip]
     assert default_train_transforms(wide, "squash") == [{"Resize": sides}, flip]
     assert default_train_transforms(wide, "pad") == [{"Letterbox": {**sides, "fill": [124, 116, 104]}}, flip]
 
 
 def test_training_without_named_transforms_crops_and_flips_at_the_networks_size():
     assert default_train_transforms(Preprocessing(image_size=96, resample="bicubic")) == [
-        {"RandomResizedCrop": {"size": 96, "interpolation": "bicubic"}},
+        {"RandomResizedCrop": {"size": 96, "scale": [0.35, 1.0], "interpolation": "bicubic"}},
         {"RandomHorizontalFlip": {"p": 0.5}},
     ]
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from hf_finetune.config.run_files import METRICS_FILE, RECIPE_FILE
+from hf_finetune.config.training_keys import AUTO
 from hf_finetune.data.fingerprint import FINGERPRINT_FILE
 from hf_finetune.errors import UserError
 from hf_finetune.logs import get_logger
@@ -94,8 +95,7 @@ def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool, dat
         return None  # it ended before there was anything to lose
     earlier = yaml.safe_load((folder / RECIPE_FILE).read_text()) or {}
     values = without_secrets(values)  # as in the file; a signature may be another one by now
-    # A range that nobody states was found in the images, and a run that resumes takes it.
-    found = {"value_range"} - values.keys()
+    found = keys_left_to_the_run(values)  # a run that resumes takes what it found
     for key in sorted((earlier.keys() | values.keys()) - _MAY_CHANGE - found):
         if earlier.get(key) != values.get(key):
             if key == "dataset" and _may_be_moved(folder, earlier.get(key), values.get(key), data_anywhere):
@@ -111,6 +111,15 @@ def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool, dat
             return checkpoint
         logger.warning(f"Note: {checkpoint.name} is corrupt: {fault}; it is set aside as {set_aside(checkpoint).name}.")
     return None
+
+
+def keys_left_to_the_run(values: Mapping[str, Any]) -> set[str]:
+    """Return the keys whose values a run finds itself: a range that nobody states, and what is "auto".
+
+    Args:
+        values: The resolved keys of its recipe.
+    """
+    return ({"value_range"} - values.keys()) | {key for key, value in values.items() if value == AUTO}
 
 
 def check_unchanged(folder: Path, checkpoint: Path | None, overwrite: bool) -> None:

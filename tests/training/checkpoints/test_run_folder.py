@@ -76,6 +76,15 @@ def test_a_range_that_was_found_is_not_stated_again_but_not_replaced_either(tmp_
         find_resumable(tmp_path / "run", {**VALUES, "value_range": [0, 65535]}, overwrite=False)
 
 
+def test_what_a_recipe_leaves_to_the_run_may_have_been_found_as_any_value(tmp_path: Path):
+    prepare_folder(tmp_path / "run", yaml.safe_dump({**VALUES, "num_train_epochs": 13.0}), overwrite=False)
+    checkpoint = save_checkpoint(tmp_path / "run", 90)
+    for epochs in ("auto", 13):
+        assert find_resumable(tmp_path / "run", {**VALUES, "num_train_epochs": epochs}, overwrite=False) == checkpoint
+    with pytest.raises(UserError, match=r"unfinished run with num_train_epochs 13.0, not 12"):
+        find_resumable(tmp_path / "run", {**VALUES, "num_train_epochs": 12}, overwrite=False)
+
+
 def test_where_and_how_it_runs_may_change_but_not_what_it_computes(folder: Path):
     other_place = {**VALUES, "dataset_path": "/elsewhere", "dataloader_num_workers": 4, "logging_steps": 1}
     assert find_resumable(folder, other_place, overwrite=False) is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,12 +13,18 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 from transformers import ResNetConfig, ResNetForImageClassification
 
+from hf_finetune.config.data import DataArguments
+from hf_finetune.config.model import ModelArguments
 from hf_finetune.models.head import head_linear
+from hf_finetune.models.load import LoadedModel
+from hf_finetune.training.extensions.probed_start import ProbedStart
 from hf_finetune.training.frozen import probe as head_probe
 from hf_finetune.training.frozen.probe import fit_logistic_regression
 from hf_finetune.training.given import Given
 from hf_finetune.training.plan import plan_run
 from hf_finetune.training.run import choose_recipe, prepare
+from hf_finetune.training.start import choose_head_init
+from hf_finetune.training.trainer import ImageClassificationTrainer
 from tests.helpers.tiny import TINY_RESNET, tiny_timm, write_recipe
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -104,23 +111,28 @@ def checkpoint(tmp_path):
 
 
 @pytest.fixture
-def probed(image_folder, tmp_path, checkpoint, datasets_cache) -> Callable[..., torch.nn.Linear]:
-    """Prepares a run with a probed head on the coloured images and returns the head."""
+def prepared(image_folder, tmp_path, checkpoint, datasets_cache) -> Callable[..., ImageClassificationTrainer]:
+    """Prepares a run with a probed head on the coloured images and returns its trainer."""
 
-    def run(**settings: object) -> torch.nn.Linear:
+    def run(**settings: object) -> ImageClassificationTrainer:
         settings = {"model_name_or_path": str(checkpoint), "head_init": "probe", **settings}
         recipe = write_recipe(tmp_path, model_type=None, model_config=None)
         settings |= {"dataset": str(image_folder), "output_dir": str(tmp_path / "output")}
-        model = prepare(plan_run(choose_recipe(str(recipe), settings, str), Given())).trainer.model
-        return head_linear(model)
+        return prepare(plan_run(choose_recipe(str(recipe), settings, str), Given())).trainer
 
     return run
 
 
 @pytest.fixture
-def probe(probed) -> Callable[..., torch.Tensor]:
-    """Does the same and returns the head's weight."""
-    return lambda **settings: probed(**settings).weight
+def probed(prepared) -> Callable[..., torch.nn.Linear]:
+    """Prepares a run with a probed head and returns the head."""
+    return lambda **settings: head_linear(prepared(**settings).model)
+
+
+@pytest.fixture
+def probe(prepared) -> Callable[..., torch.Tensor]:
+    """Prepares a run with a probed head and returns the head's weight."""
+    return lambda **settings: head_linear(prepared(**settings).model).weight
 
 
 def test_a_new_head_knows_the_classes_before_the_first_step(probe, capsys):
@@ -130,6 +142,33 @@ def test_a_new_head_knows_the_classes_before_the_first_step(probe, capsys):
     assert len(lines) == 2 and lines[0] == lines[1]
     assert int(lines[0][0]) + int(lines[0][2]) == 65 and float(lines[0][1]) > 80
     assert torch.equal(first, second) and not torch.equal(first, random)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "probed", "watched"),
+    [
+        ({}, True, True),
+        ({"head_init": "probe"}, True, True),
+        ({"freeze": ["backbone"]}, True, False),  # the start is the optimum already
+        ({"validation_fraction": 0.0}, True, False),
+        ({"pretrained": False}, False, False),
+        ({"head_init": "random"}, False, False),
+    ],
+)
+def test_the_head_is_probed_wherever_it_can_be(prepared, capsys, settings, probed, watched):
+    trainer = prepared(**{"head_init": "auto", **settings})
+    assert ("Head: probed on" in capsys.readouterr().out) == probed
+    start = trainer.extensions.find(ProbedStart)
+    assert start.watches == trainer.args.eval_on_start == watched
+
+
+def test_the_head_of_a_stream_is_not_probed_unless_asked():
+    plan = SimpleNamespace(
+        recipe=SimpleNamespace(values={}), model=ModelArguments(model_type="lenet5", head_init="auto"),
+        data=DataArguments(streaming=True), args=SimpleNamespace(time_budget=None),
+    )  # fmt: skip
+    assert choose_head_init(plan, LoadedModel(torch.nn.Linear(2, 2), frozenset({"bias"}), "")) == "random"
 
 
 def test_of_many_images_a_sample_is_taken(probe, monkeypatch, capsys):
@@ -172,7 +211,7 @@ def test_too_few_images_leave_the_head_as_it_is(probe, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--head_init", "prob"), 'head_init is "prob". Did you mean "probe"? Use one of random, probe.'),
+        (("--head_init", "prob"), 'head_init is "prob". Did you mean "probe"? Use one of random, probe, auto.'),
         (
             ("--head_init", "probe", "--model_type", "lenet5", "--model_config", "null", "--image_size", "32"),
             "head_init: probe needs a head with one linear layer that gives the logits, which"
