@@ -15,6 +15,7 @@ from hf_finetune.config.durations import format_duration
 from hf_finetune.data.batches import ImageBatches
 from hf_finetune.logs import get_logger
 from hf_finetune.training.extensions.time_budget import TimeBudget
+from hf_finetune.training.interpolation import SHARES
 from hf_finetune.training.trainer import ImageClassificationTrainer
 from hf_finetune.training.wiring import Batches
 
@@ -85,11 +86,12 @@ def plan_time(
         probes: Whether the head can be probed.
         calibrates: Whether validation is passed twice more after the training, to fit a temperature and to evaluate.
     """
-    held_out = counts.get("validation", 0) * (3 if calibrates else 1) + counts.get("test", 0)
+    passes = 1 + (2 if calibrates else 0) + (len(SHARES) if probes else 0)
+    held_out = counts.get("validation", 0) * passes + counts.get("test", 0)
     evaluation = speed.image * counts.get("validation", 0) * _MARGIN
     reserve = speed.image * held_out * _MARGIN + _SAVING
     probe_images = min(counts["train"], int(_PROBING * budget / (speed.image * _MARGIN))) if probes else 0
-    probe = probe_images * speed.image * _MARGIN + (evaluation if probes else 0)
+    probe = probe_images * speed.image * _MARGIN
     training = budget - spent - reserve - probe
     steps = max(0, int(training / speed.step))
     if steps < _FEWEST_STEPS:

@@ -38,13 +38,14 @@ from hf_finetune.training.finetune_result import FinetuneResult
 from hf_finetune.training.frozen.features import FeatureDataset, train_on_images
 from hf_finetune.training.frozen.policy import frozen_policy, start_head
 from hf_finetune.training.given import Given
+from hf_finetune.training.interpolation import keep_best_between
 from hf_finetune.training.network import Network, load_network
 from hf_finetune.training.plan import RunPlan, plan_run
 from hf_finetune.training.plan import choose_recipe as choose_recipe
 from hf_finetune.training.resizing import report_resizing, training_mode
 from hf_finetune.training.sanity_check import sanity_check
 from hf_finetune.training.soup import keep_better_soup
-from hf_finetune.training.start import choose_head_init, keep_better_start, start_from_images, watch_start
+from hf_finetune.training.start import choose_head_init, start_from_images, watch_start
 from hf_finetune.training.trainer import ImageClassificationTrainer
 from hf_finetune.training.wiring import Batches, PreparedImages, build_trainer, load_data, prepare_images
 
@@ -165,12 +166,13 @@ def _choose_weights(
     trainer, args, validation = prepared.trainer, prepared.plan.args, prepared.splits["validation"]
     if args.best_k_soup is not None:
         training.metrics["train_soup_of_checkpoints"] = keep_better_soup(trainer, validation)
+    if (share := keep_best_between(trainer, validation)) is not None:
+        training.metrics["train_share_from_start_to_end"] = share
     evaluated = evaluate()
-    changed = keep_better_start(trainer, evaluated)
-    if args.calibrate:
-        temperature = calibrate_head(trainer, validation)
-        training.metrics["train_temperature"], changed = temperature, changed or temperature != 1
-    return evaluate() if changed else evaluated
+    if not args.calibrate:
+        return evaluated
+    training.metrics["train_temperature"] = calibrate_head(trainer, validation)
+    return evaluate() if training.metrics["train_temperature"] != 1 else evaluated
 
 
 def prepare(plan: RunPlan, began: float | None = None) -> PreparedRun:

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from typing import cast
-
-from transformers.trainer_utils import PredictionOutput
-
 from hf_finetune.config.training_keys import AUTO
 from hf_finetune.errors import UserError
-from hf_finetune.evaluation.metrics import ClassificationMetrics, as_percent
 from hf_finetune.logs import get_logger
 from hf_finetune.models.freeze import trains_backbone
 from hf_finetune.models.head import head_linear
@@ -59,7 +53,7 @@ def choose_head_init(plan: RunPlan, loaded: LoadedModel) -> str:
 
 
 def watch_start(trainer: ImageClassificationTrainer, loaded: LoadedModel) -> None:
-    """Have a network whose head was probed evaluated and kept before its first step, where the training can spoil it.
+    """Have the weights of a network whose head was probed kept, where the training may spoil them.
 
     Args:
         trainer: The trainer of the model.
@@ -67,40 +61,4 @@ def watch_start(trainer: ImageClassificationTrainer, loaded: LoadedModel) -> Non
     """
     start = trainer.extensions.find(ProbedStart)
     if start is not None and loaded.initialized and trainer.eval_dataset is not None and trains_backbone(trainer.model):
-        start.watches = trainer.args.eval_on_start = True
-
-
-def keep_better_start(trainer: ImageClassificationTrainer, evaluated: PredictionOutput) -> bool:
-    """Take the network of the start back where validation finds it better than the trained one, and say so.
-
-    Where the metric that chooses the weights is a share of the images, such as accuracy, and the two differ by less
-    than its standard error, the cross entropy decides: of 10 images each is a tenth of the accuracy, and the cross
-    entropy of a network that learned too much from few images rises before its accuracy falls.
-
-    Args:
-        trainer: A trainer that has trained.
-        evaluated: The trained network's evaluation on validation.
-
-    Returns:
-        Whether it was taken back.
-    """
-    start = trainer.extensions.find(ProbedStart)
-    if start is None or start.score is None:
-        return False
-    figures = evaluated.metrics or {}
-    trained, trained_loss = figures[f"eval_{start.metric}"], figures["eval_loss"]
-    metrics = cast(ClassificationMetrics, trainer.compute_metrics)
-    sign = 1 if metrics.greater_is_better(start.metric, None) else -1
-    name, was, now = start.metric, start.score, trained
-    if metrics.metrics[name].format is as_percent:
-        mean = (was + now) / 2
-        if abs(now - was) <= math.sqrt(2 * mean * (1 - mean) / len(evaluated.predictions[0])):
-            sign, name, was, now = -1, "loss", start.loss, trained_loss
-    if sign * was <= sign * now or math.isnan(was):
-        return False
-    start.restore()
-    logger.info(
-        f"The training made it worse: {name} on validation was {was:.4f} with the probed head alone and"
-        f" is {now:.4f} after the training. The network with the probed head is kept."
-    )
-    return True
+        start.watches = True

@@ -21,13 +21,14 @@ def plan(budget: float, counts: dict[str, int] = COUNTS, probes: bool = True) ->
 def test_what_is_left_is_for_the_training():
     divided = plan(100.0)
     assert divided.probe_images == 1000
-    assert divided.reserve == pytest.approx(500 * 0.01 * 1.1 + 2)
-    # 100 less 10 spent, 11 of features, 1.1 of their evaluation and 7.5 kept
-    assert divided.steps == int((100 - 10 - 11 - 1.1 - 7.5) / 0.5) == 140
+    # validation once, and five times for the weights between start and end, and test
+    assert divided.reserve == pytest.approx((600 + 400) * 0.01 * 1.1 + 2)
+    # 100 less 10 spent, 11 of features and 13 kept
+    assert divided.steps == int((100 - 10 - 11 - 13) / 0.5) == 132
     assert divided.evaluations == 3  # of 1.1 seconds each, and 5 % of the time for training
     assert divided.sentence == (
-        "Time budget 1 min 40 s: 10 s are spent, 12 s for the probe of the head on 1,000 images, 1 min 10 s for about 7"
-        " epochs of training (140 steps), 8 s to evaluate and save."
+        "Time budget 1 min 40 s: 10 s are spent, 11 s for the probe of the head on 1,000 images, 1 min 6 s for about"
+        " 6.6 epochs of training (132 steps), 13 s to evaluate and save."
     )
 
 

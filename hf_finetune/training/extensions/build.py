@@ -76,7 +76,7 @@ def build_extensions(
     if args.seconds_to_use is not None and train_dataset is not None:
         extensions.append(TimeBudget(Budget(args.seconds_to_use, began=time.monotonic())))
     if train_dataset is not None and not is_sharded:
-        extensions.append(ProbedStart(args.chosen_by))
+        extensions.append(ProbedStart())
     extensions.append(SameBuffers())
     if args.ema_decay is not None:
         extensions.append(AveragedWeights(args.ema_decay))

@@ -1,4 +1,4 @@
-"""The network as it was before the training, with a probed head: kept, and taken where the training made it worse."""
+"""The network as it was before the training, with a probed head: kept until its end."""
 
 from __future__ import annotations
 
@@ -12,48 +12,29 @@ from hf_finetune.training.extensions.base import Extension
 
 
 class ProbedStart(Extension):
-    """Keeps the weights of the start and their figures on validation, also in checkpoints.
+    """Keeps the weights of the start, also in checkpoints.
 
     Attributes:
-        watches: Whether the evaluation before the first step (`eval_on_start`) is one of a probed head.
-        score: The metric that decides, None where nothing is kept.
-        loss: The cross entropy in nats.
+        watches: Whether a new run keeps them, because its head was probed.
+        weights: The tensors by name; empty where nothing is kept.
     """
 
     name = "probed_start"
 
-    def __init__(self, metric: str) -> None:
-        """Create the extension.
-
-        Args:
-            metric: The metric of validation that decides, such as accuracy.
-        """
-        self.metric = metric
+    def __init__(self) -> None:
         self.watches = False
-        self.score: float | None = None
-        self.loss = float("nan")
-        self._weights: dict[str, torch.Tensor] = {}
+        self.weights: dict[str, torch.Tensor] = {}
 
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: Mapping[str, float] | None = None,
-        **kwargs: Any,
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Keep the weights that are evaluated before the first step."""
-        if self.watches and state.global_step == 0 and metrics:
-            self.score, self.loss = metrics[f"eval_{self.metric}"], metrics["eval_loss"]
-            self._weights = {name: tensor.cpu().clone() for name, tensor in self.loop.model.state_dict().items()}
-
-    def restore(self) -> None:
-        """Give the model the kept weights."""
-        self.loop.model.load_state_dict(self._weights)
+        """Keep the weights of a run that begins."""
+        if self.watches and state.global_step == 0:
+            self.weights = {name: tensor.cpu().clone() for name, tensor in self.loop.model.state_dict().items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the weights by their names, and the figures under `score` and `loss`."""
-        return {} if self.score is None else {"score": self.score, "loss": self.loss, **self._weights}
+        """Return the weights by their names."""
+        return self.weights
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Keep what a checkpoint has.
@@ -61,5 +42,4 @@ class ProbedStart(Extension):
         Args:
             state: As `state_dict` returned it.
         """
-        self._weights = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
-        self.score, self.loss = state.get("score"), state.get("loss", float("nan"))
+        self.weights = dict(state)
