@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
-import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
-from transformers import TrainerCallback
 
 from hf_finetune import finetune
 from hf_finetune.config.loss_keys import SAMPLINGS
@@ -30,6 +27,7 @@ from hf_finetune.training.balance import (
     logit_offsets,
 )
 from hf_finetune.training.loss import BatchLoss, named_loss
+from tests.helpers.interrupting import StopAfterAStep
 from tests.helpers.tiny import write_recipe
 
 NAMES = ["blue", "green", "red"]
@@ -191,13 +189,6 @@ def uneven_folder(image_folder: Path, tmp_path: Path) -> Path:
         for path in sorted((folder / "train" / name).iterdir())[kept:]:
             path.unlink()
     return folder
-
-
-class StopAfterAStep(TrainerCallback):
-    """Sends SIGTERM to this process."""
-
-    def on_step_end(self, *args: object, **kwargs: object) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.slow
