@@ -6,7 +6,7 @@ kind, nor of what choosing the checkpoint on the same images adds.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +16,7 @@ Interval: TypeAlias = tuple[float, float]
 
 _Z = 1.959963984540054  # of 95 %: 97.5 % of the normal distribution are below it
 _RESAMPLES = 1_000
+_MOST_AT_ONCE = 20_000  # images or classes times resamples, so that arrays stay below a megabyte
 _MOST_DRAWS = 100_000_000  # images times resamples; more images have fewer resamples, at least 200
 
 
@@ -78,20 +79,36 @@ def resampled_figures(
     right = rows == columns
     random = np.random.default_rng(seed)
     resamples = max(200, min(_RESAMPLES, _MOST_DRAWS // images))
+    at_once = max(1, min(resamples, _MOST_AT_ONCE // max(images, len(present))))
     f1, balanced = np.empty(resamples), np.empty(resamples)
-    for number in range(resamples):
+    for start in range(0, resamples, at_once):
+        part = slice(start, min(start + at_once, resamples))
+        number = part.stop - start
         if 5 * len(pairs) < images:
-            drawn = random.multinomial(images, counts / images).astype(np.float64)
+            drawn = random.multinomial(images, counts / images, number).astype(np.float64)
         else:
-            chosen = random.integers(0, images, images, dtype=np.int32)
-            drawn = np.bincount(pair_of[chosen], minlength=len(pairs)).astype(np.float64)
-        support = np.bincount(rows, drawn, len(present))
-        predicted = np.bincount(columns, drawn, len(present))
-        correct = np.bincount(rows[right], drawn[right], len(present))
-        occurs, labelled = support + predicted > 0, support > 0
-        f1[number] = np.mean(2 * correct[occurs] / (support + predicted)[occurs])
-        balanced[number] = np.mean(correct[labelled] / support[labelled])
+            drawn = _sums(pair_of[random.integers(0, images, (number, images), dtype=np.int32)], len(pairs)).astype(
+                np.float64
+            )
+        support = _sums(np.broadcast_to(rows, drawn.shape), len(present), drawn)
+        predicted = _sums(np.broadcast_to(columns, drawn.shape), len(present), drawn)
+        correct = _sums(np.broadcast_to(rows[right], (number, right.sum())), len(present), drawn[:, right])
+        f1[part] = _mean_of_shares(2 * correct, support + predicted)
+        balanced[part] = _mean_of_shares(correct, support)
     return f1, balanced
+
+
+def _sums(places: NDArray[np.int64], length: int, values: NDArray[Any] | None = None) -> NDArray[Any]:
+    """Return what `numpy.bincount` gives for each row of `places`, (rows, length)."""
+    firsts = length * np.arange(len(places))[:, None]
+    sums = np.bincount((places + firsts).ravel(), None if values is None else values.ravel(), length * len(places))
+    return sums.reshape(-1, length)
+
+
+def _mean_of_shares(parts: NDArray[np.float64], wholes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean of each row's shares, (rows,), without those of nothing."""
+    occurs = wholes > 0
+    return np.divide(parts, wholes, out=np.zeros_like(wholes), where=occurs).sum(axis=1) / occurs.sum(axis=1)
 
 
 def interval_around(figure: float, resampled: NDArray[np.float64]) -> Interval:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,10 @@ class Unreadable:
     line: int
     source: str
     reason: str
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Unreadable:
+        """Return itself: it never changes, and a config can hold a hundred thousand."""
+        return self
 
     def __str__(self) -> str:
         return f"{self.file}, line {self.line}: `{self.source}` {self.reason}"
