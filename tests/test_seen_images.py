@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.launched import run_in_two
+from tests.helpers.launched import run_in
 from tests.helpers.processes import REPOSITORY
 from tests.helpers.seen_images import main
 
@@ -29,7 +29,7 @@ def test_with_workers(undisturbed, tmp_path, workers):
 
 
 def test_with_two_processes(undisturbed, tmp_path):
-    completed = run_in_two(REPOSITORY / "tests" / "helpers" / "seen_images.py", tmp_path)
+    completed = run_in(2, REPOSITORY / "tests" / "helpers" / "seen_images.py", tmp_path)
     assert completed.returncode == 0, completed.stderr[-2000:]
     first, second = (json.loads((tmp_path / f"seen_{rank}.json").read_text()) for rank in (0, 1))
     assert len(first) == len(second) == IMAGES and not first.keys() & second.keys()

@@ -1,4 +1,4 @@
-"""Scripts that are run in several processes as `torchrun` does, each of which starts at once.
+"""Scripts that are run in one process, or in several as `torchrun` does, each of which starts at once.
 
 The processes are forked from a server that has imported the package and run nothing. `torchrun` itself, whose every
 process imports all of it for seconds, is left to the tests of launching.
@@ -24,18 +24,18 @@ SECONDS_OF_A_RUN = 120  # until it is taken for one that hangs
 _SECONDS_OF_A_LAUNCHER = 1.5  # between the end of one process and the signal to the others
 
 
-def run_in_two(script: Path, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a script in two processes on this machine, with further environment variables.
+def run_in(processes: int, script: Path, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in processes on this machine, with further environment variables.
 
     Returns:
-        What both wrote, and 0, or 1 if one of them failed, as `torchrun` returns.
+        What all of them wrote, and 0, or 1 if one of them failed, as `torchrun` returns.
     """
     _FORKSERVER.set_forkserver_preload(list(_IMPORTED))
     command = [str(script), *map(str, words)]
     with tempfile.TemporaryDirectory() as folder:
         streams = [Path(folder, name) for name in ("stdout", "stderr")]
         children = []
-        for of_rank in environments(2):
+        for of_rank in environments(processes):
             variables = {**os.environ, "OMP_NUM_THREADS": "1", **of_rank, **environment}
             children.append(_FORKSERVER.Process(target=_run, args=(command, variables, streams)))
             children[-1].start()

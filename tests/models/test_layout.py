@@ -1,12 +1,11 @@
 import logging
-import subprocess
-import sys
 
 import pytest
 import torch
 from torch import nn
 
 from hf_finetune.models.layout import crashes_in_channels_last, use_channels_last
+from tests.helpers.launched import run_in
 
 # Found with torch 2.14.1: these end with a signal in channels_last on a CPU with AVX-512.
 CRASHES = [(8, 16, 1, 2, 56), (3, 8, 1, 2, 112), (12, 64, 1, 2, 112), (8, 16, 1, 4, 112), (15, 16, 1, 2, 224)]
@@ -57,8 +56,9 @@ def test_a_network_that_is_not_trained_is_left_in_channels_last(caplog):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_no_backward_pass_ends_with_a_signal(dtype):
-    script = f"""
+def test_no_backward_pass_ends_with_a_signal(dtype, tmp_path):
+    script = tmp_path / "backward.py"
+    script.write_text(f"""
 import torch
 from torch import nn
 from hf_finetune.models.layout import use_channels_last
@@ -70,6 +70,6 @@ for narrow, wide, kernel, stride, size in {CRASHES}:
         with torch.autocast("cpu", torch.bfloat16, enabled={dtype == "bfloat16"}):
             output = model(images)
         output.float().sum().backward()
-"""
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+""")
+    ended = run_in(1, script)
     assert ended.returncode == 0, ended.stderr

@@ -14,7 +14,7 @@ from hf_finetune.errors import UserError
 from hf_finetune.models.freeze import freeze_modules
 from hf_finetune.training.sanity_check import sanity_check
 from hf_finetune.training.trainer import ImageClassificationTrainer
-from tests.helpers.launched import run_in_two
+from tests.helpers.launched import run_in
 from tests.helpers.networks import deep_resnet, make_model
 from tests.helpers.processes import REPOSITORY
 from tests.helpers.streamed import write_parquet
@@ -167,7 +167,7 @@ def test_two_processes_fill_up_and_refuse_one_image_each(image_folder, tmp_path,
         recipe = write_recipe(tmp_path, model_config=DEEP, global_batch_size=batch, num_train_epochs=1)
         output = tmp_path / f"output_{batch}"
         words = ["--recipe", recipe, "--dataset", image_folder, "--output_dir", output]
-        completed = run_in_two(REPOSITORY / "scripts" / "run_finetune.py", *words)
+        completed = run_in(2, REPOSITORY / "scripts" / "run_finetune.py", *words)
         if batch == 2:
             assert completed.returncode != 0 and not any(output.glob("*"))
             line = "hf-finetune: error: ResNetForImageClassification has BatchNorm, which cannot compute with one"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 
 import datasets
 import numpy as np
@@ -24,6 +22,7 @@ from hf_finetune.data.images.cache import finish, open_decoded_images
 from hf_finetune.data.images.decoding import UnreadableImage
 from hf_finetune.data.stages import EvaluationStage, TrainingStage
 from hf_finetune.data.transforms.build import build_train_transforms
+from tests.helpers.launched import run_in
 from tests.helpers.tiny import write_recipe
 
 
@@ -147,13 +146,14 @@ def test_a_changed_file_is_decoded_anew(image_folder, tmp_path):
     assert names[0] != names[1] and not (pixels[0] == [1, 2, 3]).all() and (pixels[1] == [1, 2, 3]).all()
 
 
-def test_the_name_is_the_same_in_another_process_and_with_another_seed():
-    script = (
+def test_the_name_is_the_same_in_another_process_and_with_another_seed(tmp_path):
+    script = tmp_path / "name.py"
+    script.write_text(
         "from hf_finetune.config.data import DataArguments; from hf_finetune.data.images.cache import _key;"
         "from hf_finetune.data.build import load_image_dataset;"
         "print(_key(load_image_dataset(DataArguments(dataset='digits'), seed=2).sources['train']))"
     )
-    there = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    there = run_in(1, script).stdout
     here = load_image_dataset(DataArguments(dataset="digits"), seed=1).sources
     assert there.strip() == decode_cache._key(here["train"]) != decode_cache._key(here["test"])
 

@@ -16,7 +16,7 @@ from hf_finetune import finetune
 from hf_finetune.errors import UserError
 from hf_finetune.training.checkpoints.lock import LOCK_FILE, check_unused, locked
 from hf_finetune.training.checkpoints.run_folder import check_unchanged, find_resumable, prepare_folder
-from tests.helpers.launched import run_in_two
+from tests.helpers.launched import run_in
 from tests.helpers.processes import REPOSITORY
 from tests.helpers.tiny import write_recipe
 
@@ -107,13 +107,13 @@ def test_a_second_start_of_two_processes_is_refused_by_one_line(image_folder, tm
     words = ["--recipe", recipe, "--dataset", image_folder, "--output_dir", folder]
     command = [REPOSITORY / "scripts" / "run_finetune.py", *words]
     with locked(folder):
-        ended = run_in_two(*command)
+        ended = run_in(2, *command)
         assert ended.returncode == 1
         told = [line for line in ended.stderr.splitlines() if line.startswith("hf-finetune: error: ")]
         assert len(told) == 1 and f"a run is at work in {folder}: process {os.getpid()} on" in told[0]
         assert [path.name for path in folder.iterdir()] == [LOCK_FILE]
     (folder / LOCK_FILE).write_text("process 1 on a machine that lost its power")
-    ended = run_in_two(*command)
+    ended = run_in(2, *command)
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert (folder / "metrics.json").is_file() and not (folder / LOCK_FILE).exists()
 

@@ -20,7 +20,7 @@ from transformers import (
 from hf_finetune import finetune
 from hf_finetune.models.freeze import freeze_modules
 from hf_finetune.training.frozen.features import random_transforms, train_on_features, train_on_images
-from tests.helpers.launched import run_in_two
+from tests.helpers.launched import run_in
 from tests.helpers.networks import CLASSES, make_model, norm_and_head, two_heads
 from tests.helpers.processes import REPOSITORY
 from tests.helpers.tiny import tiny_timm, write_recipe
@@ -149,7 +149,7 @@ def test_two_processes(image_folder, tmp_path):
     recipe = write_recipe(tmp_path, **FROZEN, head_init="probe", learning_rate=0.01, num_train_epochs=1)
     words = ["--recipe", recipe, "--dataset", image_folder, "--output_dir", tmp_path / "output"]
     script = REPOSITORY / "scripts" / "run_finetune.py"
-    completed = run_in_two(script, *words, HF_DATASETS_CACHE=str(tmp_path / "cache"))
+    completed = run_in(2, script, *words, HF_DATASETS_CACHE=str(tmp_path / "cache"))
     assert completed.returncode == 0, completed.stderr[-2000:]
     assert completed.stdout.count("Features of train: 65 images") == completed.stdout.count("Head: probed") == 1
     metrics = json.loads((tmp_path / "output" / "metrics.json").read_text())["metrics"]
