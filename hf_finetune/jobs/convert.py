@@ -13,6 +13,7 @@ from hf_finetune.config.recipe import Recipe
 from hf_finetune.errors import UserError
 from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.head import class_names
+from hf_finetune.models.image_size import match_image_size, stated_sides
 from hf_finetune.models.load import load_config, load_model, open_source
 from hf_finetune.models.processor import load_image_processor
 from hf_finetune.models.saved_form import save_for_pipeline
@@ -41,6 +42,8 @@ def convert_weights(source: str, folder: Path, **settings: Any) -> None:
     )
     weights = open_source(model_arguments)
     config = load_config(weights, label_names=None)
+    if (sides := stated_sides(data_arguments.image_size)) is not None:
+        match_image_size(config, sides, model_arguments.model_config or {})
     image_processor = load_image_processor(weights, config, data_arguments)
     label_names = class_names(config)
     loaded = load_model(weights, config, label_names, seed=0)

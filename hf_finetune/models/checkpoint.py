@@ -20,6 +20,7 @@ from transformers import (
 
 from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.models.head import class_names
+from hf_finetune.models.image_size import fit_positions, of_size
 from hf_finetune.models.quiet import quiet_transformers
 from hf_finetune.models.source import LoadedWeights, check_config, initialize, needs_timm, new_tensors, unbuildable
 from hf_finetune.timeouts import ANSWER_TIMEOUT
@@ -101,22 +102,23 @@ class Checkpoint:
             return initialize(config, self.trust_remote_code)
         try:
             with quiet_transformers():
+                own_config = AutoConfig.from_pretrained(self.location, **self._access)
                 model, info = AutoModelForImageClassification.from_pretrained(
                     self.location,
-                    config=config,
+                    config=of_size(config, own_config),
                     **self._access,
                     ignore_mismatched_sizes=True,
                     output_loading_info=True,
                     use_safetensors=True,
                     dtype="float32",
                 )
-                own_config = AutoConfig.from_pretrained(self.location, **self._access)
         except ImportError as error:
             raise needs_timm(self.name) from error
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise self._not_loadable(error) from error
+        model, note = fit_positions(model, config)
         return LoadedWeights(
-            model, new_tensors(info), tuple(class_names(own_config)), tuple(sorted(info["unexpected_keys"]))
+            model, new_tensors(info), tuple(class_names(own_config)), tuple(sorted(info["unexpected_keys"])), note=note
         )
 
     def _not_loadable(self, error: Exception) -> UserError:

@@ -147,7 +147,7 @@ def _report(name: str, weights: LoadedWeights, new: frozenset[str], classes: int
         named = ", ".join(weights.unused[:5]) + (", ..." if len(weights.unused) > 5 else "")
         unused = f", {len(weights.unused)} of the checkpoint not used ({named})"
     heads = f"{len(new)} of the head initialized for {classes} classes" if new else "the head kept"
-    return f"{name}: {reused} tensors reused, {heads}{unused}."
+    return f"{name}: {reused} tensors reused, {heads}{unused}.{weights.note}"
 
 
 def load_trained(source: ModelArguments | ModelSource) -> PreTrainedModel:

@@ -35,6 +35,7 @@ class LoadedWeights:
         label_names: The classes that the source's head knows, in the order of the logits.
         unused: The names of the source's tensors that the network does not have.
         from_scratch: Whether every tensor is initialized.
+        note: A sentence on what was changed in the weights, after a blank; "" for nothing.
     """
 
     model: PreTrainedModel
@@ -42,6 +43,7 @@ class LoadedWeights:
     label_names: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     from_scratch: bool = False
+    note: str = ""
 
 
 class ModelSource(Protocol):

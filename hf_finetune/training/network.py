@@ -11,9 +11,10 @@ from hf_finetune.config.model import ModelArguments
 from hf_finetune.errors import UserError
 from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.freeze import Frozen
+from hf_finetune.models.image_size import match_image_size, stated_sides
 from hf_finetune.models.load import LoadedModel, check_num_labels, load_config, open_source
 from hf_finetune.models.prepare import prepare_model
-from hf_finetune.models.processor import load_image_processor
+from hf_finetune.models.processor import describe, load_image_processor
 from hf_finetune.models.source import ModelSource
 from hf_finetune.training.plan import RunPlan
 from hf_finetune.training.sharding import built_whole
@@ -52,6 +53,9 @@ def load_network(plan: RunPlan, label_names: Sequence[str]) -> Network:
     with filling_the_cache(plan.args, "weights"):  # an address is fetched once
         source = open_source(arguments if given is None else given)
         config = load_config(source, label_names)
+    sides = _wanted_sides(plan)
+    if given is None and sides is not None:
+        match_image_size(config, sides, arguments.model_config or {})
     image_processor = _image_processor(plan, source, config)
     with built_whole(plan.args):
         prepared = prepare_model(source, config, arguments, label_names, plan.args.seed, plan.args.sync_batchnorm)
@@ -61,6 +65,13 @@ def load_network(plan: RunPlan, label_names: Sequence[str]) -> Network:
     else:
         base = arguments.load_from or (arguments.model_name_or_path if arguments.pretrained else None)
     return Network(prepared.loaded, image_processor, prepared.frozen, base)
+
+
+def _wanted_sides(plan: RunPlan) -> tuple[int, int] | None:
+    """Return the height and the width of images where the caller states them, in pixels."""
+    if isinstance(plan.given.image_processor, BaseImageProcessor):
+        return describe(plan.given.image_processor).sides
+    return stated_sides(plan.data.image_size)
 
 
 def _image_processor(plan: RunPlan, source: ModelSource, config: PreTrainedConfig) -> BaseImageProcessor:

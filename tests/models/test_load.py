@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoConfig,
     AutoModelForImageClassification,
     BertConfig,
     BertForSequenceClassification,
@@ -133,7 +134,8 @@ def test_a_name_with_401_or_gated_in_it_is_not_gated(name, text, message, tmp_pa
     monkeypatch.chdir(tmp_path)
     if "/" not in name:
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(AutoModelForImageClassification, "from_pretrained", fail)
+    for reader in (AutoConfig, AutoModelForImageClassification):
+        monkeypatch.setattr(reader, "from_pretrained", fail)
     with pytest.raises(UserError, match=message):
         Checkpoint(name, name).load_weights(ResNetConfig())
 

@@ -12,6 +12,7 @@ from transformers import AutoConfig, BaseImageProcessor, PreTrainedConfig
 from hf_finetune.errors import UserError
 from hf_finetune.models.foreign.recognition import load_foreign
 from hf_finetune.models.head import class_names
+from hf_finetune.models.image_size import fit_positions, of_size
 from hf_finetune.models.quiet import quiet_transformers
 from hf_finetune.models.source import (
     LoadedWeights,
@@ -62,11 +63,12 @@ class ForeignCheckpoint:
         return None
 
     def load_weights(self, config: PreTrainedConfig) -> LoadedWeights:
+        own_config = AutoConfig.for_model(self.model_type, **self._own_settings)
         try:
             with quiet_transformers():
                 model, info = classifier_class(config).from_pretrained(
                     None,
-                    config=config,
+                    config=of_size(config, own_config),
                     state_dict=self._take_state_dict(),
                     ignore_mismatched_sizes=True,
                     output_loading_info=True,
@@ -81,5 +83,5 @@ class ForeignCheckpoint:
                 f"load_from: {self.name} does not fit: {len(info['unexpected_keys'])} of its tensors are not in"
                 f" {type(model).__name__}, the first is {min(info['unexpected_keys'])}; check model_config."
             )
-        own_config = AutoConfig.for_model(self.model_type, **self._own_settings)
-        return LoadedWeights(model, new_tensors(info), tuple(class_names(own_config)), self._unused)
+        model, note = fit_positions(model, config)
+        return LoadedWeights(model, new_tensors(info), tuple(class_names(own_config)), self._unused, note=note)
