@@ -39,7 +39,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "head_init": "random", "freeze": None, "optim": "sgd", "learning_rate": 0.01, "weight_decay": 1e-4,
             "global_batch_size": 128, "num_train_epochs": 20, "lr_scheduler_type": "multistep", "lr_milestones": [15],
-            "warmup_steps": 0, "label_smoothing_factor": 0.0, "load_best_model_at_end": True,
+            "warmup_steps": 0, "label_smoothing_factor": 0.0, "load_best_model_at_end": True, "save_strategy": "epoch",
+            "eval_strategy": "epoch",
         },
     ),
 }  # fmt: skip
@@ -97,9 +98,8 @@ def measure(run: dict[str, Any], folder: Path, options: argparse.Namespace, work
         output_dir=str(work / f"run-{time.monotonic_ns()}"),
         seed=run["seed"],
         use_cpu=True,
-        save_strategy="best" if changes.get("load_best_model_at_end") else "no",
         **size,
-        **changes,
+        **({"save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False} | changes),
     )
     return {**run, "accuracy": result.metrics["test_accuracy"], "cpu_seconds": round(time.process_time() - began, 1)}
 

@@ -23,6 +23,7 @@ from hf_finetune.config.recipe import BASE_KEY, Recipe, flag_text, load_recipe, 
 from hf_finetune.config.settings import Settings
 from hf_finetune.config.synonyms import answer
 from hf_finetune.config.wording import python_wording
+from hf_finetune.data.catalog import DEFAULT_RECIPE
 from hf_finetune.data.images.decoding import Unused
 from hf_finetune.data.images.header_check import describe_unused
 from hf_finetune.data.sources.objects import GivenDataset, as_image, read_object
@@ -325,7 +326,9 @@ def _resolve(recipe: Any, values: Mapping[str, Any], given: Given) -> Recipe:
     if recipe is not None and not isinstance(recipe, (str, os.PathLike)):
         raise UserError(f"recipe is {type(recipe).__name__}; use a packaged name, the path of a file, or a mapping.")
     name = None if recipe is None else os.fspath(recipe)
-    return choose_recipe(name or ("finetune" if given.dataset is not None else None), values, _origin)
+    name = name or (DEFAULT_RECIPE if given.dataset is not None else None)
+    random_weights = given.model is not None and not given.model.name_or_path  # it is no checkpoint's
+    return choose_recipe(name, values, _origin, random_weights)
 
 
 def _recipe_of_mapping(recipe: Mapping[str, Any]) -> Recipe:

@@ -16,7 +16,7 @@ from hf_finetune.config.model import ModelArguments
 from hf_finetune.config.recipe import Recipe, load_recipe, override, packaged_recipes
 from hf_finetune.config.run_files import RECIPE_FILE
 from hf_finetune.config.training import FinetuneArguments
-from hf_finetune.data.catalog import CATALOG, find_entry
+from hf_finetune.data.catalog import CATALOG, DEFAULT_RECIPE, find_entry
 from hf_finetune.data.sources.open import find_source
 from hf_finetune.errors import UserError
 from hf_finetune.hub.push import check_push
@@ -29,6 +29,7 @@ from hf_finetune.training.resizing import shown_whole
 logger = get_logger(__name__)
 
 _TYPED = ("--loss", "finetune(loss=...)", 'recipe["loss"]')  # origins that are a command line or a Python program
+FROM_SCRATCH = "from_scratch"  # the recipe in place of DEFAULT_RECIPE for random weights
 _RUNS = Path("runs")  # where results go that nobody names a folder for
 
 
@@ -57,13 +58,18 @@ class RunPlan:
     repository: str | None
 
 
-def choose_recipe(recipe: str | None, settings: Mapping[str, Any], origin: Callable[[str], str]) -> Recipe:
+def choose_recipe(
+    recipe: str | None, settings: Mapping[str, Any], origin: Callable[[str], str], random_weights: bool = False
+) -> Recipe:
     """Return the named recipe, or the one that the dataset picks, with `settings` over it.
+
+    The recipe for own images is made for pretrained weights; without them another takes its place, which is logged.
 
     Args:
         recipe: A packaged name, a path, or None.
         settings: Keys of a recipe with their values.
         origin: Returns where a setting stands, from its key.
+        random_weights: Whether the caller gives a network that has no other weights.
 
     Raises:
         UserError: Without recipe and dataset, and for a recipe that cannot be had.
@@ -77,8 +83,14 @@ def choose_recipe(recipe: str | None, settings: Mapping[str, Any], origin: Calla
         if dataset is None:
             raise UserError("There is nothing to train on; use --dataset cifar10 or --recipe resnet50_cifar10.")
         entry = None if Path(dataset).exists() and dataset not in CATALOG else find_entry(dataset)
-        recipe = entry.recipe if entry else "finetune"
-    return shown_whole(override(load_recipe(recipe, argument_fields()), settings, origin))
+        recipe = entry.recipe if entry else DEFAULT_RECIPE
+    chosen = override(load_recipe(recipe, argument_fields()), settings, origin)
+    values = chosen.values
+    without = values.get("pretrained") is False or ("model_type" in values and "load_from" not in values)
+    if recipe == DEFAULT_RECIPE and (random_weights or without):
+        logger.info(f"The weights are random, so the recipe is {FROM_SCRATCH} and not {DEFAULT_RECIPE}.")
+        chosen = override(load_recipe(FROM_SCRATCH, argument_fields()), settings, origin)
+    return shown_whole(chosen)
 
 
 def plan_run(recipe: Recipe, given: Given) -> RunPlan:

@@ -1,4 +1,4 @@
-"""What a recipe leaves to the run with "auto": the epochs, by the number of images."""
+"""What a recipe leaves to the run with "auto": the epochs, by the number of images; and which recipe it is."""
 
 from __future__ import annotations
 
@@ -84,3 +84,28 @@ def test_the_epochs_are_in_the_saved_recipe_and_a_stopped_run_keeps_them(image_f
 
 def test_the_recipe_for_own_images_states_no_epochs() -> None:
     assert load_recipe("finetune", argument_fields()).values["num_train_epochs"] == "auto"
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({}, "finetune"),
+        ({"model_name_or_path": "microsoft/resnet-18"}, "finetune"),
+        ({"pretrained": False}, "from_scratch"),
+        ({"model_name_or_path": None, "model_type": "lenet5"}, "from_scratch"),
+        ({"model_name_or_path": None, "model_type": "resnet", "load_from": "weights.pth"}, "finetune"),
+    ],
+)
+def test_random_weights_have_a_recipe_of_their_own(caplog, settings: dict[str, Any], name: str) -> None:
+    caplog.set_level("INFO", "hf_finetune")
+    for recipe in ("finetune", None):
+        chosen = choose_recipe(recipe, {"dataset": "someone/toys", "learning_rate": 0.05, **settings}, str)
+        assert chosen.name == name and chosen.values["learning_rate"] == 0.05
+        assert chosen.values["optim"] == ("sgd" if name == "from_scratch" else "adamw_torch")
+    said = "The weights are random, so the recipe is from_scratch and not finetune."
+    assert caplog.messages == ([said] * 2 if name == "from_scratch" else [])
+
+
+def test_a_given_network_that_is_no_checkpoints_has_random_weights() -> None:
+    assert choose_recipe(None, {"dataset": "someone/toys"}, str, random_weights=True).name == "from_scratch"
+    assert choose_recipe("linear_probe", {"dataset": "someone/toys"}, str, random_weights=True).name == "linear_probe"
