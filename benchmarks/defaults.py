@@ -89,7 +89,9 @@ def runs(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def measure(run: dict[str, Any], folder: Path, options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Train, and return the run with its accuracy on the test images and the CPU seconds that it took."""
     recipe, changes = METHODS[run["method"]]
-    size = {"image_size": options.image_size} if Path(run["model"]).exists() else {}
+    settings: dict[str, Any] = {"save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False} | changes
+    if Path(run["model"]).exists():
+        settings["image_size"] = options.image_size
     began = time.process_time()
     result = finetune(
         recipe,
@@ -98,8 +100,7 @@ def measure(run: dict[str, Any], folder: Path, options: argparse.Namespace, work
         output_dir=str(work / f"run-{time.monotonic_ns()}"),
         seed=run["seed"],
         use_cpu=True,
-        **size,
-        **({"save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False} | changes),
+        **settings,
     )
     return {**run, "accuracy": result.metrics["test_accuracy"], "cpu_seconds": round(time.process_time() - began, 1)}
 
