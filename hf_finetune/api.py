@@ -87,10 +87,10 @@ def finetune(
         train_transforms: A recipe's list of torchvision.transforms.v2 names, or a function of one training image,
             uint8 (3, height, width), that returns one of the same kind, all of one size; such as a v2.Compose. What it
             draws from torch's generator is keyed by the example.
-        loss: A registered loss's name, or a function of logits, float (batch, classes), and class ids, int64 (batch,),
-            that returns one loss for each image, float (batch,). Where images are mixed, labels are shares of the
-            classes, float (batch, classes). The mean is taken over the whole global batch. Evaluation still reports
-            the cross entropy as `loss`.
+        loss: A registered loss's name, the dotted name of a loss of your own, or a function of logits, float (batch,
+            classes), and class ids, int64 (batch,), that returns one loss for each image, float (batch,). Where images
+            are mixed, labels are shares of the classes, float (batch, classes). The mean is taken over the whole global
+            batch. Evaluation still reports the cross entropy as `loss`.
         metrics: By name, functions of probabilities, float32 (images, classes), and class ids, int64 (images,), that
             return a number; or names of registered ones, which are only checked, because all of those are reported.
         callbacks: Callbacks of Transformers, objects or classes.

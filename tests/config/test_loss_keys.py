@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
-from hf_finetune import finetune
+from hf_finetune import evaluate, finetune, predict
 from hf_finetune.cli.flags import OneLineParser, add_argument_flags, flag_values
 from hf_finetune.config.arguments import coerce
 from hf_finetune.config.loss_keys import is_own_loss
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.errors import UserError
+from tests.helpers.tiny import write_recipe
 
 
 def arguments(**settings: object) -> FinetuneArguments:
@@ -89,3 +92,17 @@ def test_a_file_never_names_code_that_is_run(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"loss is planted.loss, in .*theirs.*a file runs no code; .* use loss="):
             finetune(recipe, output_dir="out")
     assert not (tmp_path / "ran").exists() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_recipe_beside_a_model_never_names_code_that_is_run(finished_run, image_folder, tmp_path, monkeypatch):
+    model = shutil.copytree(finished_run, tmp_path / "model")
+    (model / "planted.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    (model / "recipe.yaml").write_text("dataset: digits\nloss: planted.loss\nloss_args: {scale: 1}\n")
+    monkeypatch.chdir(model)
+    monkeypatch.syspath_prepend(str(model))
+    evaluate(model, dataset=image_folder)
+    predict(model, [image_folder / "test" / "red" / "00.png"])
+    recipe = write_recipe(tmp_path, model_type=None, model_config=None, model_name_or_path=str(model), max_steps=1)
+    finetune(recipe, dataset=image_folder, output_dir=tmp_path / "run")
+    assert not (tmp_path / "ran").exists()

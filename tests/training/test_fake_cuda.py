@@ -126,6 +126,7 @@ def vit() -> nn.Module:
 LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "cross entropy": classification_loss(0.0),
     "label smoothing": classification_loss(0.1),
+    **{name: classification_loss(0.1, name) for name in ("bce", "focal", "asymmetric")},
     "given": BatchLoss(nn.CrossEntropyLoss(reduction="none")),
 }
 
