@@ -14,7 +14,7 @@ from hf_finetune.data.batches import NOT_COUNTED
 from hf_finetune.data.transforms.randomness import draw_keys, split_keys
 
 _CHUNK = 4096  # rows that are Python numbers at a time
-_CLASS_STREAM = 0xC1A  # of the keys that order the images of a class; those of transforms count from 0
+_CLASS_STREAM = -1  # in place of the epoch, in the keys that order the images of a class
 
 
 class ClassQuotas:
@@ -34,36 +34,34 @@ class ClassQuotas:
             seed: What the orders depend on, with the epoch.
         """
         self.count = int(quotas.sum())
-        images = np.bincount(labels[labels >= 0], minlength=len(quotas))
-        self.times = quotas / np.maximum(images, 1)
+        self._images = np.bincount(labels[labels >= 0], minlength=len(quotas))
+        self.times = quotas / np.maximum(self._images, 1)
         """How often an epoch shows an image of each class, float64 (classes,)."""
-        self._quotas, self._seed, self._total = quotas.tolist(), seed, len(labels)
-        by_class = np.argsort(labels, kind="stable")[np.count_nonzero(labels < 0) :]
-        self._rows = np.split(by_class, np.cumsum(images)[:-1])
+        self._quotas, self._seed, self._total = quotas, seed, len(labels)
+        self._rows = np.argsort(labels, kind="stable")[np.count_nonzero(labels < 0) :]  # class by class
+        self._classes = labels[self._rows]
+        self._places = np.arange(len(self._rows)) - np.repeat(np.cumsum(self._images) - self._images, self._images)
 
     def rows(self, epoch: int) -> npt.NDArray[np.int64]:
-        """Return the rows of an epoch, int64 (count,), class by class; `ImageBatches` says what repetitions are."""
-        parts: list[npt.NDArray[np.int64]] = []
-        for rows, quota in zip(self._rows, self._quotas, strict=True):
-            if quota:
-                passed, start = divmod(epoch * quota, len(rows))
-                parts += self._of_class(rows, passed, start, quota)
-        return np.concatenate(parts)
+        """Return the rows of an epoch, int64 (count,), in an order of no meaning; `ImageBatches` knows repetitions."""
+        # Each class is somewhere in its order number `passed`, and comes `whole` orders further, to place `end`.
+        passed, start = np.divmod(epoch * self._quotas, np.maximum(self._images, 1))
+        whole, end = np.divmod(start + self._quotas, np.maximum(self._images, 1))
+        of_class, place = self._classes, self._places
+        is_first = (place >= start[of_class]) & ((place < end[of_class]) | (whole[of_class] > 0))
+        first = self._ordered(passed)[is_first]
+        is_last = (place < end[of_class]) & (whole[of_class] > 0)
+        last = (self._ordered(passed + whole) + whole[of_class] * self._total)[is_last]
+        # The orders between the two are shown whole, so that the order does not matter.
+        times = np.maximum(whole - 1, 0)[of_class]
+        repetition = 1 + np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
+        return np.concatenate([first, np.repeat(self._rows, times) + repetition * self._total, last])
 
-    def _of_class(
-        self, rows: npt.NDArray[np.int64], passed: int, start: int, quota: int
-    ) -> list[npt.NDArray[np.int64]]:
-        """Return `quota` rows of a class from place `start` of its order number `passed` on."""
-        whole, end = divmod(start + quota, len(rows))
-        if whole == 0:
-            return [self._ordered(rows, passed)[start:end]]
-        repetitions = np.arange(1, whole)[:, None] * self._total  # of orders that are shown whole, in any order
-        last = self._ordered(rows, passed + whole)[:end] if end else rows[:0]
-        return [self._ordered(rows, passed)[start:], (rows + repetitions).ravel(), last + whole * self._total]
-
-    def _ordered(self, rows: npt.NDArray[np.int64], number: int) -> npt.NDArray[np.int64]:
-        keys = split_keys(draw_keys(self._seed, number, torch.from_numpy(rows)), _CLASS_STREAM)
-        return rows[np.argsort(keys.numpy())]
+    def _ordered(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the rows class by class, each class in the order of its number, int64 (classes,)."""
+        keys = draw_keys(self._seed, _CLASS_STREAM, torch.from_numpy(self._rows))
+        keys = split_keys(keys, torch.from_numpy(numbers[self._classes]))
+        return self._rows[np.lexsort((keys.numpy(), self._classes))]
 
 
 class EpochSampler(Sampler[int]):

@@ -54,8 +54,8 @@ def alternating_keys(keys: torch.Tensor, seed: int, epoch: int, sample_index: to
     return (keys & ~1) | bits
 
 
-def split_keys(keys: torch.Tensor, stream: int) -> torch.Tensor:
-    """Return other keys of the same shape, for a transform that draws more per example than a stream holds."""
+def split_keys(keys: torch.Tensor, stream: int | torch.Tensor) -> torch.Tensor:
+    """Return other keys of the same shape, for what draws more per example than a stream holds, or anew each time."""
     return _mix(_mix(keys) ^ (stream + 1))
 
 
