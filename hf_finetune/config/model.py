@@ -57,6 +57,14 @@ class ModelArguments:
             "choices": ("random", "probe", "auto"),
         },
     )
+    drop_path: float | None = field(
+        default=None,
+        metadata={"help": "Stochastic depth: how often training leaves a block out, the last one where rates rise."},
+    )
+    head_dropout: float | None = field(
+        default=None,
+        metadata={"help": "How many of the features before the head's last linear layer training drops, such as 0.2."},
+    )
 
     def __post_init__(self) -> None:
         check_model(self)

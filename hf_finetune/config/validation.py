@@ -150,6 +150,12 @@ def check_model(model: ModelArguments) -> None:
     for name in model.freeze or ():
         if not isinstance(name, str):
             raise UserError(f"freeze holds {name!r}; use backbone, batch_norm, or names of modules of the network.")
+    for name in ("drop_path", "head_dropout"):
+        rate = getattr(model, name)
+        if rate is not None and not 0 <= rate < 1:
+            raise UserError(f"{name} is {rate}; use a number from 0 to below 1, such as 0.1.")
+    if model.drop_path and "backbone" in (model.freeze or ()):
+        raise UserError("drop_path leaves out blocks of the backbone, which is frozen; leave drop_path or freeze out.")
     if model.load_from_sha256 is not None and model.load_from is None:
         raise UserError("load_from_sha256 is given without load_from; use --load_from FILE_OR_URL as well.")
     if model.load_from is not None and not model.pretrained:

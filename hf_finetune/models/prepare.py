@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.models.batch_norm import synchronize_batch_norm
+from hf_finetune.models.dropout import drop_features
 from hf_finetune.models.freeze import Frozen, freeze_modules
 from hf_finetune.models.head import head_linear
 from hf_finetune.models.load import LoadedModel, load_model
@@ -46,18 +47,21 @@ def prepare_model(
     Args:
         source: Where the network comes from, from `open_source`.
         config: Its configuration, from `load_config`; `load_image_processor` may have changed it.
-        arguments: The recipe's `freeze` and `head_init`.
+        arguments: The recipe's `freeze`, `head_dropout` and `head_init`.
         label_names: The classes in the order of their ids.
         seed: Initializes whatever is new.
         sync_batchnorm: Whether BatchNorm computes its statistics over the images of all processes.
 
     Raises:
-        UserError: The weights do not fit, a module to freeze does not exist, or the head cannot be probed.
+        UserError: The weights do not fit, a module to freeze does not exist, or the head cannot be probed, or
+            has no layer for `head_dropout`.
     """
     loaded = load_model(source, config, label_names, seed)
     if sync_batchnorm:
         synchronize_batch_norm(loaded.model)  # before freezing, which binds to the modules as they are
     frozen = freeze_modules(loaded.model, arguments.freeze or (), loaded.initialized)
+    if arguments.head_dropout:
+        drop_features(loaded.model, arguments.head_dropout)
     if arguments.head_init == "probe":
         head_linear(loaded.model)  # raises before the features are computed
     return PreparedModel(loaded, frozen)

@@ -10,6 +10,7 @@ from transformers import BaseImageProcessor, PreTrainedConfig
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.errors import UserError
 from hf_finetune.logs import get_logger, log_lines
+from hf_finetune.models.dropout import set_drop_path
 from hf_finetune.models.freeze import Frozen
 from hf_finetune.models.image_size import match_image_size, stated_sides
 from hf_finetune.models.load import LoadedModel, check_num_labels, load_config, open_source
@@ -56,6 +57,10 @@ def load_network(plan: RunPlan, label_names: Sequence[str]) -> Network:
     sides = _wanted_sides(plan)
     if given is None and sides is not None:
         match_image_size(config, sides, arguments.model_config or {})
+    if arguments.drop_path is not None:
+        if given is not None:
+            raise UserError("drop_path is for a network that is built here; build the model object with its rate.")
+        set_drop_path(config, arguments.drop_path, arguments.model_config or {})
     image_processor = _image_processor(plan, source, config)
     with built_whole(plan.args):
         prepared = prepare_model(source, config, arguments, label_names, plan.args.seed, plan.args.sync_batchnorm)
