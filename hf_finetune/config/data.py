@@ -77,6 +77,13 @@ class DataArguments:
         default=None,
         metadata={"help": "Transforms of training images, in order: torchvision.transforms.v2 names with arguments."},
     )
+    augmentation: str | None = field(
+        default=None,
+        metadata={
+            "help": "A list of train_transforms by name, at the size of the network; the run shows it.",
+            "choices": ("none", "light", "medium", "heavy"),
+        },
+    )
     image_size: int | list[int] | None = field(
         default=None,
         metadata={"help": "Side in pixels of what the network gets, or its height and width, such as 224 112."},

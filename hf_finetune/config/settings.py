@@ -33,6 +33,7 @@ class Settings(TypedDict, total=False):
     trust_remote_code: bool | None
 
     # Data
+    augmentation: str | None
     crop_pct: float | None
     dataset_config: str | None
     dataset_path: str | os.PathLike[str] | None

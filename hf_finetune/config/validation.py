@@ -102,6 +102,11 @@ def check_data(data: DataArguments) -> None:
         _check_label_from_name(data.label_from_name)
         if data.streaming:
             raise UserError("label_from_name is for a folder of images, which is not streamed; leave --streaming out.")
+    if data.augmentation is not None and data.train_transforms is not None:
+        raise UserError(
+            f"augmentation {data.augmentation} is a list of train_transforms, and there is another; use"
+            " --train_transforms null, or leave augmentation out."
+        )
     if data.image_size is not None:
         _check_image_size(data.image_size)
     if data.resize_mode in ("squash", "pad") and data.crop_pct not in (None, 1):

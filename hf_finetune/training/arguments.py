@@ -88,6 +88,9 @@ def sort_out(
         _refuse_beside("image_processor", PROCESSOR_KEYS, settings)
         values |= dict.fromkeys(PROCESSOR_KEYS)
         objects["image_processor"] = image_processor
+    if train_transforms is not None:
+        _refuse_beside("train_transforms", ("augmentation",), settings)
+        values["augmentation"] = None
     if callable(train_transforms):
         values["train_transforms"] = None
         objects["train_transforms"] = train_transforms

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import yaml
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from hf_finetune.config.recipe import Recipe, override, to_yaml
@@ -25,6 +27,7 @@ from hf_finetune.host_memory import keep_freed_memory
 from hf_finetune.hub.push import push_folder
 from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.logs import get_logger, log_lines
+from hf_finetune.models.augmentation import augmentation_transforms
 from hf_finetune.models.processor import default_train_transforms, describe
 from hf_finetune.training.budget import TimePlan, plan_by_the_clock
 from hf_finetune.training.calibration import calibrate_head, check_calibration
@@ -207,7 +210,8 @@ def prepare(plan: RunPlan, began: float | None = None) -> PreparedRun:
 
     # ---- trainer ----
     leave_if_interrupted()
-    stated = plan.given.train_transforms or plan.data.train_transforms
+    augmented = plan.data.augmentation not in (None, "none")
+    stated = items if augmented else plan.given.train_transforms or plan.data.train_transforms
     policy = frozen_policy(network.frozen.backbone, plan.data.streaming, stated)
     training = training_mode(items)
     log_lines(logger, *report_resizing(training, network.image_processor, data, plan.data, policy.as_evaluated))
@@ -253,7 +257,13 @@ def _transform_list(plan: RunPlan, network: Network) -> list[Any]:
         return []
     if plan.data.train_transforms is not None:
         return plan.data.train_transforms
-    return default_train_transforms(describe(network.image_processor), plan.data.resize_mode)
+    preprocessing, name = describe(network.image_processor), plan.data.augmentation
+    if name is None:
+        return default_train_transforms(preprocessing, plan.data.resize_mode)
+    items = augmentation_transforms(name, preprocessing, plan.data.resize_mode)
+    shown = yaml.safe_dump(items, default_flow_style=True, sort_keys=False, width=math.inf).strip()
+    logger.info(f"Augmentation {name}, which is train_transforms: {shown}")
+    return items
 
 
 def _train_transforms(plan: RunPlan, items: list[Any], data: ImageDataset) -> TrainTransforms:

@@ -196,8 +196,9 @@ def _after_backbone(
     model, args, dataset = trainer.model, trainer.args, trainer.train_dataset
     if drawing := random_transforms(transforms or ()):
         raise FeaturesNotKept(
-            f"train_transforms are random ({', '.join(drawing)}); with --train_transforms null, the frozen backbone"
-            f" would see each training image once instead of {args.num_train_epochs:g} times"
+            f"train_transforms are random ({', '.join(drawing)}); with --train_transforms null and no"
+            " augmentation, the frozen backbone would see each training image once instead of"
+            f" {args.num_train_epochs:g} times"
         )
     head = head_module(model)
     if head is None:
