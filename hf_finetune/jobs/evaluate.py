@@ -42,6 +42,7 @@ from hf_finetune.host_memory import keep_freed_memory
 from hf_finetune.hub.redaction import without_private_text
 from hf_finetune.logs import get_logger, log_lines, write_result
 from hf_finetune.models.head import class_names
+from hf_finetune.models.image_size import stated_sides
 from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
 from hf_finetune.shown_text import csv_cell
@@ -244,7 +245,7 @@ def evaluate_model(
     role = _choose_role(data, split)
     log_lines(logger, f"Data: {data.source}, {role}: {data.split_names[role]}.", *data.unused_notes([role]))
     source = open_source(model if isinstance(model, PreTrainedModel) else model_arguments)
-    network = load_trained(source)
+    network = load_trained(source, stated_sides(data_arguments.image_size))
     image_processor = image_processor or load_image_processor(source, network.config, _figures(data_arguments))
     names, class_ids = _match(network, data, role, labels_by_index)
     images = prepare_images(data, image_processor, data_arguments, args, class_ids)

@@ -9,12 +9,16 @@ from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.errors import UserError
+from hf_finetune.logs import get_logger
 from hf_finetune.models.channels import check_channels, see_luminance
 from hf_finetune.models.checkpoint import Checkpoint, open_checkpoint
 from hf_finetune.models.foreign.checkpoint import ForeignCheckpoint
 from hf_finetune.models.head import class_names, head_parameter_names, initialize_head, set_class_names
+from hf_finetune.models.image_size import match_image_size
 from hf_finetune.models.model_object import ModelObject
 from hf_finetune.models.source import Architecture, LoadedWeights, ModelSource
+
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -150,16 +154,24 @@ def _report(name: str, weights: LoadedWeights, new: frozenset[str], classes: int
     return f"{name}: {reused} tensors reused, {heads}{unused}.{weights.note}"
 
 
-def load_trained(source: ModelArguments | ModelSource) -> PreTrainedModel:
+def load_trained(source: ModelArguments | ModelSource, sides: tuple[int, int] | None = None) -> PreTrainedModel:
     """Load a classifier as it was saved, head included, in evaluation mode.
 
+    Args:
+        source: Where the network comes from.
+        sides: The height and the width of its images in pixels, where they may differ from those it was saved for.
+
     Raises:
-        UserError: It cannot be read, is not a classifier, or lacks weights.
+        UserError: It cannot be read, is not a classifier, lacks weights, or does not take images of `sides`.
     """
     source = open_source(source)
     config = source.load_config()
+    if sides is not None and not isinstance(source, ModelObject):
+        match_image_size(config, sides, {})
     loaded = load_model(source, config, class_names(config), seed=0)
     if loaded.initialized:
         raise UserError(f'"{source.name}" has no trained head; fine-tune it first: hf-finetune train.')
+    if sides is not None:
+        logger.info(f"Model: {loaded.report}")
     loaded.model.eval()
     return loaded.model

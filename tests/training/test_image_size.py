@@ -48,6 +48,11 @@ def test_pipeline_evaluates_the_same_and_a_resumed_run_is_exact(image_folder: Pa
     assert loss == pytest.approx(whole.metrics["test_loss"], abs=1e-5)
     assert evaluate(output, dataset=str(image_folder), use_cpu=True).metrics["loss"] == pytest.approx(loss, abs=1e-5)
 
+    with caplog.at_level("INFO", "hf_finetune"):
+        larger = evaluate(output, dataset=str(image_folder), use_cpu=True, image_size=64)
+    assert "from images of 48 x 48 pixels to 64 x 64: from a grid of 6 x 6 to 8 x 8." in caplog.text
+    assert larger.metrics["loss"] != loss and larger.metrics["samples"] == 24
+
     settings = {"dataset": str(image_folder), "output_dir": str(tmp_path / "resumed")}
     with pytest.raises(Interrupted):
         finetune(recipe, callbacks=[StopAfterAStep()], **settings)
