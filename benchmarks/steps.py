@@ -50,7 +50,9 @@ class OtherSides:
     """Stock and the limit in a process of their own, which is idle between two measurements."""
 
     def __init__(self, session: Session, *settings: Any) -> None:
-        context = multiprocessing.get_context("spawn")
+        # A quick run may fork from a server that has imported everything, as the tests do.
+        fork, spawn = multiprocessing.get_context("forkserver"), multiprocessing.get_context("spawn")
+        context = fork if session.quick else spawn
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_answer, args=(theirs, session, *settings), daemon=True)
         self.process.start()

@@ -18,6 +18,7 @@ from benchmarks.memory import write_table
 from benchmarks.ours import TINY_RESNET, prepare_ours, source_rows
 from benchmarks.report import OtherMachine, cells, describe_machine, format_table, merge_results
 from benchmarks.stock import Schedule, load_stock_dataset, set_stock_transform, stock_trainer, twin
+from tests.helpers.launched import preload
 
 # Left out here, because they start processes that import everything anew, five seconds each.
 SLOW = {"start", "memory", "processes", "long_run"}
@@ -25,6 +26,7 @@ SLOW = {"start", "memory", "processes", "long_run"}
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory):
+    preload()
     session = Session(tmp_path_factory.mktemp("benchmarks"), pairs=1, quick=True, cpu=True)
     with datasets_cache(session):
         yield session

@@ -24,13 +24,18 @@ SECONDS_OF_A_RUN = 120  # until it is taken for one that hangs
 _SECONDS_OF_A_LAUNCHER = 1.5  # between the end of one process and the signal to the others
 
 
+def preload() -> None:
+    """Have the server import the package before it forks the first process, if it does not run yet."""
+    _FORKSERVER.set_forkserver_preload(list(_IMPORTED))
+
+
 def run_in(processes: int, script: Path, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a script in processes on this machine, with further environment variables.
 
     Returns:
         What all of them wrote, and 0, or 1 if one of them failed, as `torchrun` returns.
     """
-    _FORKSERVER.set_forkserver_preload(list(_IMPORTED))
+    preload()
     command = [str(script), *map(str, words)]
     with tempfile.TemporaryDirectory() as folder:
         streams = [Path(folder, name) for name in ("stdout", "stderr")]
