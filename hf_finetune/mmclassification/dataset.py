@@ -46,6 +46,7 @@ _OF_A_DATASET = (
     "with_label",
     "dataset",
     "times",
+    "oversample_thr",
 )
 _ASSUMED_GPUS = 8  # of MMClassification's model zoo, where a file's name does not say
 _BATCH_IN_NAME = re.compile(r"(\d+)xb(\d+)|b(\d+)x(\d+)")
