@@ -46,10 +46,10 @@ def match_image_size(config: PreTrainedConfig, sides: tuple[int, int], settings:
         )
     changed = copy.deepcopy(config)
     _set_sides(changed, sides)
-    if config.model_type == "timm_wrapper" and not _is_buildable(changed):
+    patch = _timm_patch(changed) if config.model_type == "timm_wrapper" else _patches(config)[-1]
+    if patch is None:
         return  # the sanity check finds out whether it takes them without being told
     _set_sides(config, sides)
-    patch = 1 if config.model_type == "timm_wrapper" else _patches(config)[-1]
     if any(side % patch for side in sides):
         least = max(patch, min(sides) // patch * patch)
         raise UserError(
@@ -63,14 +63,14 @@ def stated_sides(image_size: int | Sequence[int] | None) -> tuple[int, int] | No
     return None if image_size is None else _pair(image_size)
 
 
-def _is_buildable(config: PreTrainedConfig) -> bool:
-    """Return whether timm builds a network with an image size that its configuration states."""
+def _timm_patch(config: PreTrainedConfig) -> int | None:
+    """Return the pixels of a patch's side in a network of timm, 1 without patches; None where timm cannot build it."""
     try:
         with torch.device("meta"), quiet_transformers():
-            AutoModelForImageClassification.from_config(config)
+            network: Any = AutoModelForImageClassification.from_config(config)
     except (AssertionError, ImportError, IndexError, RuntimeError, TypeError, ValueError):
-        return False
-    return True
+        return None
+    return _pair(getattr(getattr(network.timm_model, "patch_embed", None), "patch_size", 1))[0]
 
 
 def of_size(config: PreTrainedConfig, own: PreTrainedConfig) -> PreTrainedConfig:
