@@ -55,6 +55,8 @@ def is_type_checking(node: ast.stmt) -> bool:
 def statements(node: ast.AST, deferred: bool, type_checking: bool) -> Iterator[ast.stmt]:
     """Yield the statements below a node; those in functions and below TYPE_CHECKING only on request."""
     for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.expr):  # no statement is inside of one
+            continue
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) and not deferred:
             continue
         if isinstance(child, ast.stmt):
