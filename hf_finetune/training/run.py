@@ -197,7 +197,6 @@ def prepare(plan: RunPlan, began: float | None = None) -> PreparedRun:
         check_same_data(plan.folder, data, earlier.unreadable if earlier else ())
     logger.info(f"Data: {data.source}, {len(data.label_names)} classes.")
     log_lines(logger, *(f"  {role}: {name}" for role, name in data.split_names.items()), *data.notes)
-
     plan = _with_found(plan, plan.args.fit_to(len(data.splits["train"])), "by the number of images")
 
     # ---- model ----
@@ -224,18 +223,29 @@ def prepare(plan: RunPlan, began: float | None = None) -> PreparedRun:
         check_calibration(trainer)
     check_room_for_run(trainer.model, plan.args, len(trainer.train_dataset))
     splits = policy.use_features(trainer, {**images.batches, "train": trainer.train_dataset})
-    time_plan = None
-    if plan.checkpoint is None:
-        start_from_images(trainer, network.loaded)
-        head_init = choose_head_init(plan, network.loaded)
-        counts = {role: len(split) for role, split in splits.items()}
-        time_plan = plan_by_the_clock(trainer, counts, head_init == "probe", began)
-        features = isinstance(splits["train"], FeatureDataset)
-        as_evaluated = (splits if features else images.batches)["train"]
-        start_head(head_init, trainer, network.loaded, as_evaluated, time_plan.probe_images if time_plan else None)
-        if head_init == "probe" and (time_plan is None or time_plan.trains):
-            watch_start(trainer, network.loaded)
+    time_plan = _begin(plan, network, images, trainer, splits, began) if plan.checkpoint is None else None
     return PreparedRun(plan, images, network, trainer, splits, time_plan)
+
+
+def _begin(
+    plan: RunPlan,
+    network: Network,
+    images: PreparedImages,
+    trainer: ImageClassificationTrainer,
+    splits: Mapping[str, Batches | FeatureDataset],
+    began: float,
+) -> TimePlan | None:
+    """Give the weights of a new run their start, and divide its time; None without a time budget."""
+    start_from_images(trainer, network.loaded)
+    head_init = choose_head_init(plan, network.loaded)
+    counts = {role: len(split) for role, split in splits.items()}
+    time_plan = plan_by_the_clock(trainer, counts, head_init == "probe", began)
+    features = isinstance(splits["train"], FeatureDataset)
+    as_evaluated = (splits if features else images.batches)["train"]
+    start_head(head_init, trainer, network.loaded, as_evaluated, time_plan.probe_images if time_plan else None)
+    if head_init == "probe" and (time_plan is None or time_plan.trains):
+        watch_start(trainer, network.loaded)
+    return time_plan
 
 
 def _with_found(plan: RunPlan, found: Mapping[str, Any], origin: str) -> RunPlan:
