@@ -23,7 +23,9 @@ logger = get_logger(__name__)
 
 _MEASURING = 0.03  # of the budget at most
 _EVALUATING = 0.05  # of the time for training, at most, for evaluations during it
-_PROBING = 0.3  # of the budget at most, for the features of the probe; the fit itself takes less
+_PROBING = 0.15  # of the budget at most, for the features of the probe; the fit itself takes less
+_COMPARING = 0.05  # of the budget at most, for the weights between the probed head and the end
+_FEWEST_COMPARED = 50  # validation images, if there are as many
 _SAVING = 2.0  # seconds for the model, its card, the plots and the end of the process
 _MARGIN = 1.1  # on what was measured
 _FEWEST_STEPS = 20  # of training; where fewer fit, the probe alone is the result
@@ -50,6 +52,7 @@ class TimePlan:
         probe_images: Images that the head is probed on; 0 where there is no time for it.
         steps: Optimizer steps for which there is time after the probe; 0 where too few fit.
         evaluations: How often the run is evaluated during the training.
+        compared: Validation images on which the weights between the probed head and the end are compared.
         reserve: Seconds for evaluating and saving at the end.
         sentence: The plan in words.
     """
@@ -57,6 +60,7 @@ class TimePlan:
     probe_images: int
     steps: int
     evaluations: int
+    compared: int
     reserve: float
     sentence: str
 
@@ -86,12 +90,14 @@ def plan_time(
         probes: Whether the head can be probed.
         calibrates: Whether validation is passed twice more after the training, to fit a temperature and to evaluate.
     """
-    passes = 1 + (2 if calibrates else 0) + (len(SHARES) if probes else 0)
-    held_out = counts.get("validation", 0) * passes + counts.get("test", 0)
-    evaluation = speed.image * counts.get("validation", 0) * _MARGIN
-    reserve = speed.image * held_out * _MARGIN + _SAVING
-    probe_images = min(counts["train"], int(_PROBING * budget / (speed.image * _MARGIN))) if probes else 0
-    probe = probe_images * speed.image * _MARGIN
+    per_image = speed.image * _MARGIN
+    affordable = max(_FEWEST_COMPARED, int(_COMPARING * budget / (per_image * len(SHARES))))
+    compared = min(counts.get("validation", 0), affordable) if probes else 0
+    held_out = counts.get("validation", 0) * (3 if calibrates else 1) + counts.get("test", 0) + compared * len(SHARES)
+    evaluation = per_image * counts.get("validation", 0)
+    reserve = per_image * held_out + _SAVING
+    probe_images = min(counts["train"], int(_PROBING * budget / per_image)) if probes else 0
+    probe = per_image * probe_images
     training = budget - spent - reserve - probe
     steps = max(0, int(training / speed.step))
     if steps < _FEWEST_STEPS:
@@ -106,7 +112,7 @@ def plan_time(
         parts.append(f"{seconds} for about {epochs:.3g} epochs of training ({steps:,} steps)")
     parts.append(f"{format_duration(reserve)} to evaluate and save")
     sentence = f"Time budget {format_duration(budget)}: {', '.join(parts)}."
-    return TimePlan(probe_images, steps, max(0, evaluations), reserve, sentence)
+    return TimePlan(probe_images, steps, max(0, evaluations), compared, reserve, sentence)
 
 
 def measure(trainer: ImageClassificationTrainer, budget: float) -> Speed:
@@ -191,5 +197,6 @@ def plan_by_the_clock(
     if args.world_size > 1:  # the others follow the first
         plan = broadcast_object_list([plan])[0]
     clock.reserve, clock.evaluations, clock.steps = plan.reserve, plan.evaluations, plan.steps
+    clock.compared = plan.compared
     logger.info(plan.sentence)
     return plan

@@ -13,28 +13,29 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.data import Subset
 from transformers.trainer_utils import PredictionOutput
 
 from hf_finetune.data.batches import NOT_COUNTED
+from hf_finetune.data.splits import random_subset
 from hf_finetune.evaluation.metrics import ClassificationMetrics
 from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.logs import get_logger
 from hf_finetune.training.extensions.probed_start import ProbedStart
-from hf_finetune.training.frozen.features import FeatureDataset
+from hf_finetune.training.extensions.time_budget import TimeBudget
 from hf_finetune.training.trainer import ImageClassificationTrainer
-from hf_finetune.training.wiring import Batches
 
 logger = get_logger(__name__)
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way
 
 
-def keep_best_between(trainer: ImageClassificationTrainer, validation: Batches | FeatureDataset) -> float | None:
+def keep_best_between(trainer: ImageClassificationTrainer, validation: Any) -> float | None:
     """Leave the network with the weights of the way that validation finds best, and say how they compare.
 
     Args:
         trainer: A trainer that has trained.
-        validation: The validation images.
+        validation: The validation images; of a run with a time budget as many as its plan has time for.
 
     Returns:
         The share of the way that was kept; None where no start was kept to compare with.
@@ -42,6 +43,10 @@ def keep_best_between(trainer: ImageClassificationTrainer, validation: Batches |
     start = trainer.extensions.find(ProbedStart)
     if start is None or not start.weights:
         return None
+    clock = trainer.extensions.find(TimeBudget)
+    if clock is not None and clock.compared is not None and clock.compared < len(validation):
+        rows = random_subset(len(validation), clock.compared, trainer.args.seed)
+        validation = Subset(validation, rows.tolist())
     end = {name: tensor.cpu().clone() for name, tensor in trainer.model.state_dict().items()}
     outputs = []
     for share in SHARES:

@@ -21,20 +21,21 @@ def plan(budget: float, counts: dict[str, int] = COUNTS, probes: bool = True) ->
 def test_what_is_left_is_for_the_training():
     divided = plan(100.0)
     assert divided.probe_images == 1000
-    # validation once, and five times for the weights between start and end, and test
-    assert divided.reserve == pytest.approx((600 + 400) * 0.01 * 1.1 + 2)
-    # 100 less 10 spent, 11 of features and 13 kept
-    assert divided.steps == int((100 - 10 - 11 - 13) / 0.5) == 132
+    assert divided.compared == 90  # at five places, 5 % of the time
+    assert divided.reserve == pytest.approx((100 + 5 * 90 + 400) * 0.01 * 1.1 + 2)
+    # 100 less 10 spent, 11 of features and 12.45 kept
+    assert divided.steps == int((100 - 10 - 11 - 12.45) / 0.5) == 133
     assert divided.evaluations == 3  # of 1.1 seconds each, and 5 % of the time for training
     assert divided.sentence == (
-        "Time budget 1 min 40 s: 10 s are spent, 11 s for the probe of the head on 1,000 images, 1 min 6 s for about"
-        " 6.6 epochs of training (132 steps), 13 s to evaluate and save."
+        "Time budget 1 min 40 s: 10 s are spent, 11 s for the probe of the head on 1,000 images, 1 min 7 s for about"
+        " 6.65 epochs of training (133 steps), 12 s to evaluate and save."
     )
 
 
 def test_where_few_steps_fit_the_probe_is_the_result():
     divided = plan(35.0)
-    assert not divided.trains and divided.probe_images == 954  # 30 % of the time
+    assert not divided.trains and divided.probe_images == 477  # 15 % of the time
+    assert divided.compared == 50
 
 
 def test_without_a_probe_something_is_trained_in_any_case():

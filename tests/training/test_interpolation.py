@@ -16,6 +16,7 @@ from hf_finetune import finetune
 from hf_finetune.evaluation.metrics import ClassificationMetrics
 from hf_finetune.training.extensions.list import Extensions
 from hf_finetune.training.extensions.probed_start import ProbedStart
+from hf_finetune.training.extensions.time_budget import Budget, TimeBudget
 from hf_finetune.training.interpolation import SHARES, between, choose, keep_best_between
 from tests.helpers.networks import make_model
 from tests.helpers.tiny import TINY_RESNET, write_recipe
@@ -96,6 +97,24 @@ def test_the_network_is_left_with_what_was_chosen(caplog, best: float) -> None:
     kept = {0.0: "The network with the probed head alone is", 1.0: "The network of the end is"}
     assert caplog.messages[0].endswith(f"{kept.get(best, f'The weights at {best:.0%} of the way are')} kept.")
     assert "to the end of the training, accuracy on validation: 0% 0.5000 (loss " in caplog.text
+
+
+@pytest.mark.parametrize(("affordable", "evaluated"), [(None, 8), (3, 3), (20, 8)])
+def test_a_time_budget_limits_the_images_that_are_compared(affordable: int | None, evaluated: int) -> None:
+    start, clock = ProbedStart(), TimeBudget(Budget(60.0, began=0.0))
+    start.weights, clock.compared = {"weight": torch.zeros(1, 1)}, affordable
+    counts: list[int] = []
+
+    def predict(images: Any, metric_key_prefix: str) -> Any:
+        counts.append(len(images))
+        return output([1] * len(images), [0.5] * len(images), eval_accuracy=1.0, eval_loss=0.5)
+
+    trainer = SimpleNamespace(
+        extensions=Extensions([start, clock]), model=torch.nn.Linear(1, 1, bias=False), predict=predict,
+        args=SimpleNamespace(chosen_by="accuracy", greater_is_better=None, seed=1), compute_metrics=METRICS,
+    )  # fmt: skip
+    keep_best_between(trainer, list(range(8)))
+    assert counts == [evaluated] * len(SHARES)
 
 
 @pytest.mark.slow

@@ -77,6 +77,7 @@ class TimeBudget(Extension):
         self.budget = budget
         self.reserve = 0.0  # seconds that evaluating and saving take after the training
         self.evaluations = 0  # during the training, at equal distances of time
+        self.compared: int | None = None  # validation images for the weights between start and end; None for all
         self.steps = 1  # that the plan foretells
         self._begin: float | None = None  # the seconds that were spent when the training began
         self._now = _Moment(0.0, False, False)
@@ -142,6 +143,7 @@ class TimeBudget(Extension):
             "begin": self._begin,
             "reserve": self.reserve,
             "steps": self.steps,
+            "compared": self.compared,
             "evaluations": self.evaluations,
             "evaluated": self._evaluated,
             "ends": self._now.ends,
@@ -158,4 +160,5 @@ class TimeBudget(Extension):
         self.budget.spent_before, self.budget.began = float(state["spent"]), self.budget.now()
         self._begin, self.reserve = float(state["begin"]), float(state["reserve"])
         self.evaluations, self._evaluated = int(state["evaluations"]), int(state["evaluated"])
+        self.compared = state.get("compared")
         self.steps, self._now = int(state["steps"]), _Moment(0.0, bool(state["ends"]), False)
