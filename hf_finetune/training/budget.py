@@ -26,7 +26,7 @@ _EVALUATING = 0.05  # of the time for training, at most, for evaluations during 
 _PROBING = 0.15  # of the budget at most, for the features of the probe; the fit itself takes less
 _COMPARING = 0.05  # of the budget at most, for the weights between the probed head and the end
 _FEWEST_COMPARED = 50  # validation images, if there are as many
-_SAVING = 2.0  # seconds for the model, its card, the plots and the end of the process
+_SAVING = 4.0  # seconds for the model, its card, the plots and the end of the process
 _MARGIN = 1.1  # on what was measured
 _FEWEST_STEPS = 20  # of training; where fewer fit, the probe alone is the result
 
