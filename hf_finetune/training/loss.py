@@ -37,15 +37,11 @@ def classification_loss(
     Raises:
         UserError: There is no loss of a dotted name.
     """
-    return BatchLoss(named_loss(label_smoothing, name, settings or {}))
-
-
-def named_loss(label_smoothing: float, name: str, settings: Mapping[str, Any]) -> Loss:
-    """Return the loss of each image that a recipe names; see `classification_loss`."""
+    settings = settings or {}
     if name not in LOSSES:
-        return import_loss(name, settings)
+        return BatchLoss(import_loss(name, settings))
     loss = LOSSES[name]
-    return lambda logits, labels: loss(logits, labels, label_smoothing, **settings)
+    return BatchLoss(lambda logits, labels: loss(logits, labels, label_smoothing, **settings))
 
 
 def import_loss(name: str, settings: Mapping[str, Any]) -> Loss:

@@ -36,7 +36,7 @@ from hf_finetune.training.balance import choose_balance
 from hf_finetune.training.given import Given
 from hf_finetune.training.given_loss import check_loss
 from hf_finetune.training.loader_errors import loader_errors_in_one_line
-from hf_finetune.training.loss import BatchLoss, Loss, named_loss
+from hf_finetune.training.loss import BatchLoss, Loss
 from hf_finetune.training.sharding import choose_units
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
@@ -242,7 +242,7 @@ def build_trainer(
         bad_images=images.bad_images,
         callbacks=given.callbacks,
     )
-    loss = _loss(args, given, len(names), transforms.mixing is not None)
+    loss = _loss(trainer, given, len(names), transforms.mixing is not None)
     trainer.compute_loss_func = BatchLoss(loss, *balance.on(args.device))
     trainer.quotas = balance.quotas
     if trainer.is_fsdp_enabled:
@@ -250,13 +250,14 @@ def build_trainer(
     return trainer
 
 
-def _loss(args: FinetuneArguments, given: Given, num_labels: int, mixes: bool) -> Loss:
-    """Return the loss of each image, the caller's or the recipe's; one of the user's own is tried out."""
+def _loss(trainer: ImageClassificationTrainer, given: Given, num_labels: int, mixes: bool) -> Loss:
+    """Return the loss of each image, the caller's or the trainer's; one of the user's own is tried out."""
+    args = trainer.args
     if given.loss is not None and args.logit_adjustment:
         raise UserError(
             "logit_adjustment is for the loss cross_entropy; leave it out, or shift the logits in your loss."
         )
-    loss = given.loss or named_loss(args.label_smoothing_factor, args.loss, args.loss_args or {})
+    loss = given.loss or trainer.compute_loss_func.loss
     if given.loss is not None or is_own_loss(args.loss):
         loss = loss.to(args.device) if hasattr(loss, "to") else loss
         check_loss(loss, num_labels, mixes, args.device)

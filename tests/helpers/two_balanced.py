@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from hf_finetune.training.loss import BatchLoss, named_loss
+from hf_finetune.training.loss import BatchLoss, classification_loss
 from hf_finetune.training.sampling import ClassQuotas
 from tests.helpers.networks import hold_batch_norm, make_model
 from tests.helpers.trainers import make_trainer
@@ -26,7 +26,7 @@ def main(folder: str) -> None:
     trainer = make_trainer(Path(folder), model, IMAGES, items, num_train_epochs=2, learning_rate=0.05)
     trainer.quotas = ClassQuotas(trainer.train_dataset.labels, QUOTAS, trainer.args.order_seed)
     weights = torch.tensor([0.5, 2.0, 1.0, 3.0])
-    trainer.compute_loss_func = BatchLoss(named_loss(0.0, "focal", {}), weights)
+    trainer.compute_loss_func = BatchLoss(classification_loss(0.0, "focal").loss, weights)
     seen: list[list[int]] = []  # the draw keys, which are an image's own in its epoch, of those that count
     stage = trainer.device_stage
 

@@ -26,7 +26,7 @@ from hf_finetune.training.balance import (
     describe_weights,
     logit_offsets,
 )
-from hf_finetune.training.loss import BatchLoss, named_loss
+from hf_finetune.training.loss import BatchLoss, classification_loss
 from tests.helpers.interrupting import StopAfterAStep
 from tests.helpers.tiny import write_recipe
 
@@ -164,7 +164,7 @@ def test_the_adjusted_loss_is_the_papers_formula(tau):
         others = [other for other in range(3) if other != own]
         terms = [(shares[other] / shares[own]) ** tau * math.exp(row[other] - row[own]) for other in others]
         expected.append(math.log(1 + sum(terms)))
-    loss = BatchLoss(named_loss(0.0, "cross_entropy", {}), offsets=offsets)
+    loss = BatchLoss(classification_loss(0.0).loss, offsets=offsets)
     for rows in ([0, 1, 2, 3, 4, 5], [2, 3]):
         value = loss(SimpleNamespace(logits=logits[rows]), labels[rows]).item()
         assert value == pytest.approx(np.mean([expected[row] for row in rows]), rel=1e-5)

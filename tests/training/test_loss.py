@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +12,10 @@ import torch
 from hf_finetune import finetune
 from hf_finetune.errors import UserError
 from hf_finetune.losses import LOSSES
+from hf_finetune.training.given import Given
 from hf_finetune.training.loss import BatchLoss, classification_loss, import_loss
+from hf_finetune.training.plan import plan_run
+from hf_finetune.training.run import choose_recipe, prepare
 from tests.helpers.tiny import write_recipe
 
 LABELS = torch.tensor([0, 2, 1, -100, 1, 0, 2, -100])
@@ -123,3 +128,19 @@ def test_a_run_with_a_loss_of_ones_own_is_that_with_the_function(tmp_path, image
     assert "loss: own_losses.Squares" in (tmp_path / "name" / "recipe.yaml").read_text()
     with pytest.raises(UserError, match="it returned .* for 2 images; return one loss for each image"):
         figures("mean", loss="own_losses.mean")
+
+
+@pytest.mark.slow
+def test_a_class_of_the_users_own_is_made_once(image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "counted_losses.py").write_text(
+        "from torch.nn import functional\n"
+        "made = []\n"
+        "class Counted:\n"
+        "    def __init__(self): made.append(1)\n"
+        "    def __call__(self, logits, labels): return functional.cross_entropy(logits, labels, reduction='none')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = {"loss": "counted_losses.Counted", "dataset": str(image_folder), "output_dir": str(tmp_path / "run")}
+    recipe = choose_recipe(str(write_recipe(tmp_path)), settings, "--{}".format)
+    prepare(plan_run(recipe, Given()))
+    assert sys.modules["counted_losses"].made == [1]
