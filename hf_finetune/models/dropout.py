@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import dropout
-from transformers import AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
 from hf_finetune.errors import UserError, first_line
 from hf_finetune.models.head import logits_layer
-from hf_finetune.models.quiet import quiet_transformers
+from hf_finetune.models.quiet import without_weights
 
 # The name of the rate in all configurations of Transformers that have one, and of timm's argument.
 _RATE = "drop_path_rate"
@@ -59,9 +59,8 @@ def _check_timm(config: PreTrainedConfig, rate: float) -> None:
     """Raise `UserError` where a network of timm does not take the rate, or does nothing with it."""
     reason = "no layer of it drops blocks"
     try:
-        with torch.device("meta"), quiet_transformers():
-            model = AutoModelForImageClassification.from_config(config)
-        if not rate or any(type(module).__name__ == "DropPath" for module in model.modules()):
+        modules = without_weights(config).modules()
+        if not rate or any(type(module).__name__ == "DropPath" for module in modules):
             return
     except (AssertionError, TypeError, ValueError) as error:
         reason = first_line(error).rstrip(".")

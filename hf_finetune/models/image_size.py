@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch.nn.functional import interpolate
-from transformers import AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.errors import UserError, first_line
-from hf_finetune.models.quiet import quiet_transformers
+from hf_finetune.models.quiet import without_weights
 
 # Families that learn one vector for each patch of a grid, or tie other tensors to it as LeViT does. All others take
 # images of any size: convolutions, windows, and BEiT and DINOv2, which interpolate by themselves.
@@ -66,8 +66,7 @@ def stated_sides(image_size: int | Sequence[int] | None) -> tuple[int, int] | No
 def _timm_patch(config: PreTrainedConfig) -> int | None:
     """Return the pixels of a patch's side in a network of timm, 1 without patches; None where timm cannot build it."""
     try:
-        with torch.device("meta"), quiet_transformers():
-            network: Any = AutoModelForImageClassification.from_config(config)
+        network: Any = without_weights(config)
     except (AssertionError, ImportError, IndexError, RuntimeError, TypeError, ValueError):
         return None
     return _pair(getattr(getattr(network.timm_model, "patch_embed", None), "patch_size", 1))[0]

@@ -1,10 +1,12 @@
-"""Keeps the reports of Transformers off the screen."""
+"""Keeps the reports of Transformers off the screen, also where a network is built only to be looked at."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+from transformers import AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 
@@ -20,3 +22,10 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if progress_bar:
             logging.enable_progress_bar()
+
+
+def without_weights(config: PreTrainedConfig) -> PreTrainedModel:
+    """Return the network of a configuration without memory for its weights, on the device meta."""
+    with torch.device("meta"), quiet_transformers():
+        network: PreTrainedModel = AutoModelForImageClassification.from_config(config)
+    return network
