@@ -129,8 +129,7 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
     def fit_to(self, images: int) -> dict[str, Any]:
         """Choose what the recipe leaves to the number of training images.
 
-        Few images are seen more often than many: a run takes about 9.4 times the root of their number in steps of 32,
-        94 for 100 and 940 for 10,000 of them (docs/defaults.md).
+        Few images are seen more often than many (docs/defaults.md).
 
         Args:
             images: The number of training images.
