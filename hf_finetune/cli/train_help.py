@@ -43,7 +43,7 @@ ESSENTIALS = {
     },
     "hardware": {
         "use_cpu": "even where there is a GPU",
-        "bf16": "mixed precision",
+        "precision": "of training passes",
         "dataloader_num_workers": "processes that load images",
     },
     "result": {

@@ -148,6 +148,7 @@ class Settings(TypedDict, total=False):
     param_groups: dict[str, Any] | None
     per_device_eval_batch_size: int | None
     per_device_train_batch_size: int | None
+    precision: str | None
     project: str | None
     push_to_hub: bool | None
     report_to: str | list[str] | None

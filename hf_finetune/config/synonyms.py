@@ -127,7 +127,7 @@ _KEY_OF = {other: key for key, others in OTHER_NAMES.items() for other in others
 
 _LR_FINDER = "a learning rate is suggested by: hf-finetune lr-finder --dataset DATASET"
 _LAUNCHER = "one process per GPU is started by: torchrun --nproc_per_node N scripts/run_finetune.py"
-_PRECISION = "use --bf16, or --fp16 for a GPU without bfloat16"
+_PRECISION = "use --precision bf16, or --precision fp16 for a GPU without bfloat16"
 _NO_ADAPTERS = "adapters are not built in; to train few weights, use --freeze"
 _PADDING = "use --resize_mode pad, which fits whole images into borders, or --resize_mode squash"
 _NO_TTA = "it is of evaluate and predict, as hf-finetune evaluate --tta flip"
@@ -160,7 +160,6 @@ ANSWERS = {
     "distributed": _LAUNCHER,
     "amp": _PRECISION,
     "mixed_precision": _PRECISION,
-    "precision": _PRECISION,
     "half": _PRECISION,
     "focal_loss": "use --loss focal",
     "bce_loss": "use --loss bce",

@@ -22,7 +22,8 @@ from transformers.training_args import OptimizerNames
 from transformers.utils import ExplicitEnum
 
 from hf_finetune.config.durations import parse_duration
-from hf_finetune.config.training_keys import MULTISTEP, ONE_CYCLE, TrainingKeys, chosen_by
+from hf_finetune.config.precision import stated_precision
+from hf_finetune.config.training_keys import AUTO, BF16, FLOAT32, FP16, MULTISTEP, ONE_CYCLE, TrainingKeys, chosen_by
 from hf_finetune.config.validation import (
     check_choice,
     check_devices,
@@ -73,6 +74,7 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
         backend = (self.torch_compile_backend or "inductor").lower()
         check_choice("torch_compile_backend", backend, [member.value.lower() for member in DynamoBackend])
         check_training(self)
+        self.use_precision(stated_precision(self.precision, self.bf16, self.fp16))
         if self.log_level != "passive":
             set_level(self.log_level)
         if self.time_budget is not None:
@@ -90,6 +92,8 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
             self.use_cpu = True  # otherwise Transformers refuses
         super().__post_init__()
         self.use_cpu = use_cpu  # the recipe that is saved may train on a GPU elsewhere
+        launched = self.mixed_precision  # by `accelerate launch` where no key says it
+        self.use_precision(launched if self.precision == AUTO and launched != "no" else self.precision)
         self._use_one_gpu()
         self.lr_scheduler_type = ScheduleType(schedule)
         self.per_device_train_batch_size, self.gradient_accumulation_steps = split_global_batch(
@@ -107,6 +111,25 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
         self.lr_scheduler_type = SchedulerType.CONSTANT
         self.eval_strategy = self.save_strategy = IntervalStrategy.NO
         self.load_best_model_at_end = False
+
+    def use_precision(self, precision: str) -> None:
+        """Compute training passes in a precision.
+
+        What Accelerate is told of it computes evaluations in it as well. So it is told only what it alone can do: the
+        scaled losses of fp16, fp8, and the weights that FSDP and DeepSpeed divide.
+
+        Args:
+            precision: One of the choices of the key; "auto" is float32 until a measurement says otherwise.
+        """
+        own = precision in (AUTO, FLOAT32) or (precision == BF16 and not self.shards)
+        self.precision, self.mixed_precision = precision, "no" if own else precision
+        self.bf16, self.fp16 = precision == BF16, precision == FP16
+
+    @property
+    def shards(self) -> bool:
+        """Whether FSDP or DeepSpeed is asked to divide the weights over the ranks."""
+        launched = (os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED"))
+        return bool(self.fsdp or self.deepspeed) or any(launched)
 
     def _use_one_gpu(self) -> None:
         """Keep the stock Trainer from dividing batches over all GPUs of one process (`torch.nn.DataParallel`).

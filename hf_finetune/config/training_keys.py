@@ -13,6 +13,7 @@ from typing import Any
 from hf_finetune.config.loss_keys import SAMPLINGS, is_own_loss
 from hf_finetune.losses import LOSSES
 
+FLOAT32, BF16, FP16 = "float32", "bf16", "fp16"  # the precisions
 AUTO = "auto"  # leaves a key to the run; its field says with which value in place of a number until then
 MULTISTEP, ONE_CYCLE = "multistep", "one_cycle"  # the schedules that Transformers lacks
 WARM_UPS = ("linear", "constant", "exponential")
@@ -274,8 +275,16 @@ class TrainingKeys:
 
     # Hardware and processes
     use_cpu: bool = field(default=False, metadata={"help": "Use the CPU even where there is a GPU."})
-    bf16: bool = field(default=False, metadata={"help": "Mixed precision in bfloat16."})
-    fp16: bool = field(default=False, metadata={"help": "Mixed precision in float16, for GPUs without bfloat16."})
+    precision: str = field(
+        default=AUTO,
+        metadata={
+            "help": "Of training passes; evaluation and saved weights are float32. auto: bf16 on a GPU that has it and"
+            " on a CPU where a measurement shows a gain, else float32. fp16 is for GPUs without bfloat16.",
+            "choices": (AUTO, FLOAT32, BF16, FP16),
+        },
+    )
+    bf16: bool | None = field(default=None, metadata={"help": "Transformers' own flag for precision bf16."})
+    fp16: bool | None = field(default=None, metadata={"help": "Transformers' own flag for precision fp16."})
     dataloader_num_workers: int | None = field(
         default=None,
         metadata={

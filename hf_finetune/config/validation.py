@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_finetune.config.loss_keys import check_loss_keys
 from hf_finetune.config.stock_keys import check_stock_keys
+from hf_finetune.config.training_keys import FP16
 from hf_finetune.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -336,8 +337,8 @@ def check_lists(args: FinetuneArguments, trackers: Collection[str]) -> None:
 
 def check_devices(args: FinetuneArguments) -> None:
     """Check what needs a GPU, and that all launched processes train together."""
-    if args.fp16 and args.device.type == "cpu":
-        raise UserError("fp16 needs a GPU, and this run is on the CPU; use --bf16, or leave it out.")
+    if args.precision == FP16 and args.device.type == "cpu":
+        raise UserError("fp16 needs a GPU, and this run is on the CPU; use --precision bf16, or leave it out.")
     if args.sync_batchnorm and args.device.type in ("cpu", "mps"):
         raise UserError("sync_batchnorm needs GPUs, and this run is on the CPU; leave it out.")
     on_cpus = args.distributed_state.distributed_type in ("NO", "MULTI_CPU")

@@ -93,7 +93,7 @@ def find_learning_rate(
         args = trainer.args
         if args.world_size > 1 or args.fp16:
             what = "fp16, whose scale of the loss follows it" if args.fp16 else f"{args.world_size} processes"
-            raise UserError(f"lr-finder does not go with {what}; use one process, and --bf16 or neither.")
+            raise UserError(f"lr-finder does not go with {what}; use one process, and --precision bf16 or float32.")
         found = search(trainer, np.geomspace(lowest, highest, steps).tolist())
         trainer.end()
     from hf_finetune.evaluation.plots import plot_rate_search  # matplotlib: not before it is due
@@ -180,7 +180,7 @@ def _gradients_of(trainer: ImageClassificationTrainer, batches: list[dict[str, t
     for batch in batches:
         inputs: dict[str, Any] = trainer.prepare_batch(batch)
         labels = inputs.pop("labels")
-        with trainer.accelerator.autocast():
+        with trainer.autocast_smart_context_manager():
             loss = trainer.compute_loss_func(trainer.model(**inputs), labels, count)
         loss.backward()
         total += float(loss.detach())

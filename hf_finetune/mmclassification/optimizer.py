@@ -25,7 +25,7 @@ _WRAPPERS = ("OptimWrapper", "AmpOptimWrapper", "ApexOptimWrapper", "DeepSpeedOp
 
 
 def import_optimizer(config: Section, draft: Draft) -> None:
-    """Set optim and its figures, max_grad_norm, and fp16 or bf16; multiply global_batch_size by the accumulation.
+    """Set optim and its figures, max_grad_norm and precision; multiply global_batch_size by the accumulation.
 
     Raises:
         UserError: The config has no optimizer, or one without counterpart here.
@@ -90,8 +90,9 @@ def _import_accumulation(hook: Section, key: str, draft: Draft) -> None:
 def _import_precision(config: Section, hook: Section, old: bool, draft: Draft) -> None:
     fp16, kind = config.take("fp16"), hook.take("type")
     scale = fp16.get("loss_scale") if isinstance(fp16, dict) else hook.take("loss_scale")
+    draft.settings["precision"] = "float32"  # as there, whatever this machine is fast in
     if fp16 or kind == "AmpOptimWrapper" or kind == "Fp16OptimizerHook":
-        draft.settings["bf16" if hook.take("dtype") == "bfloat16" else "fp16"] = True
+        draft.settings["precision"] = "bf16" if hook.take("dtype") == "bfloat16" else "fp16"
         if isinstance(scale, (int, float)):
             draft.remark(
                 "fp16.loss_scale" if fp16 else hook.at("loss_scale"), f"{scale:g}; the loss scale is dynamic here"

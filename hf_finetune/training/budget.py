@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
-import numpy as np
-import torch
 from accelerate.utils import broadcast_object_list
 
 from hf_finetune.config.durations import format_duration
-from hf_finetune.data.batches import ImageBatches
 from hf_finetune.logs import get_logger
 from hf_finetune.training.extensions.time_budget import TimeBudget
 from hf_finetune.training.interpolation import SHARES
+from hf_finetune.training.speed import Speed, measure
 from hf_finetune.training.trainer import ImageClassificationTrainer
-from hf_finetune.training.wiring import Batches
 
 logger = get_logger(__name__)
 
-_MEASURING = 0.03  # of the budget at most
+MEASURING = 0.03  # of the budget, at most, for each of two measurements: of precisions, and of what is left then
 _EVALUATING = 0.05  # of the time for training, at most, for evaluations during it
 _PROBING = 0.15  # of the budget at most, for the features of the probe; the fit itself takes less
 _COMPARING = 0.05  # of the budget at most, for the weights between the probed head and the end
@@ -29,19 +24,6 @@ _FEWEST_COMPARED = 50  # validation images, if there are as many
 _SAVING = 4.0  # seconds for the model, its card, the plots and the end of the process
 _MARGIN = 1.1  # on what was measured
 _FEWEST_STEPS = 20  # of training; where fewer fit, the probe alone is the result
-
-
-@dataclass(frozen=True)
-class Speed:
-    """How fast a run is.
-
-    Attributes:
-        step: Seconds of an optimizer step, with the loading of its images.
-        image: Seconds of an evaluated image.
-    """
-
-    step: float
-    image: float
 
 
 @dataclass(frozen=True)
@@ -115,67 +97,12 @@ def plan_time(
     return TimePlan(probe_images, steps, max(0, evaluations), compared, reserve, sentence)
 
 
-def measure(trainer: ImageClassificationTrainer, budget: float) -> Speed:
-    """Measure how fast a run is. Weights, statistics and random numbers stay as they are.
-
-    Args:
-        trainer: A trainer with training images that has passed the sanity check.
-        budget: Seconds of the whole run, of which a small part is used.
-    """
-    model, args = trainer.model, trainer.args
-    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    devices = [args.device] if args.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), trainer.extensions.loading():
-        try:
-            training = partial(_pass, trainer, trainer.train_dataset, args.train_batch_size, True)
-            step = _seconds(training, _MEASURING * budget / 2)
-            held_out = trainer.train_dataset if trainer.eval_dataset is None else trainer.eval_dataset
-            count = min(args.per_device_eval_batch_size, len(held_out))
-            evaluation = _seconds(partial(_pass, trainer, held_out, count, False), _MEASURING * budget / 2)
-        finally:
-            model.load_state_dict(kept)
-            model.zero_grad(set_to_none=True)
-    return Speed(step * (args.gradient_accumulation_steps or 1), evaluation / count / args.world_size)
-
-
-def _pass(trainer: ImageClassificationTrainer, dataset: Batches, count: int, trains: bool) -> None:
-    """Load a batch and take it through the network, and back where it trains."""
-    inputs = trainer.prepare_batch(evenly_spaced(dataset, count))
-    labels = inputs.pop("labels")
-    trainer.model.train(trains)
-    with torch.set_grad_enabled(trains), trainer.accelerator.autocast():
-        logits = trainer.model(**inputs)
-        if trains:
-            trainer.compute_loss_func(logits, labels).backward()
-    if trainer.args.device.type == "cuda":
-        torch.cuda.synchronize(trainer.args.device)
-
-
-def evenly_spaced(dataset: Batches, count: int) -> dict[str, torch.Tensor]:
-    """Return a batch of `count` images from all of a dataset, at equal distances; of a stream the first ones."""
-    if not isinstance(dataset, ImageBatches):
-        return dataset.first(count)
-    rows = np.linspace(0, len(dataset) - 1, num=min(count, len(dataset)), dtype=np.int64)
-    return dataset.__getitems__(rows.tolist())
-
-
-def _seconds(call: Callable[[], None], limit: float) -> float:
-    """Return the least seconds of a call, after a first one, of up to three within a limit."""
-    began = time.perf_counter()
-    call()
-    first = time.perf_counter() - began
-    best = first
-    for _ in range(3):
-        if time.perf_counter() - began + best > max(limit, 2 * first):
-            break
-        before = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - before)
-    return best
-
-
 def plan_by_the_clock(
-    trainer: ImageClassificationTrainer, counts: Mapping[str, int], probes: bool, began: float
+    trainer: ImageClassificationTrainer,
+    counts: Mapping[str, int],
+    probes: bool,
+    began: float,
+    training_pass: float | None = None,
 ) -> TimePlan | None:
     """Measure, divide the time of the run, and say how; None where the run has no time budget.
 
@@ -184,12 +111,13 @@ def plan_by_the_clock(
         counts: The number of images of each role.
         probes: Whether the head can be probed.
         began: When the run began, as `time.monotonic` counts.
+        training_pass: Seconds of a training pass where they are measured already.
     """
     clock = trainer.extensions.find(TimeBudget)
     if clock is None:
         return None
     clock.budget.began = began
-    speed = measure(trainer, clock.budget.seconds)
+    speed = measure(trainer, MEASURING * clock.budget.seconds, training_pass)
     args = trainer.args
     plan = plan_time(
         clock.budget.seconds, clock.budget.spent, speed, counts, args.global_batch_size, probes, args.calibrate

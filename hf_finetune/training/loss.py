@@ -102,7 +102,14 @@ class BatchLoss:
             num_items_in_batch: The number of images of the global batch that count, over all ranks and accumulation
                 steps; where it is None, the mean over this batch is returned.
         """
-        logits = outputs.logits.float()  # a network whose weights are bf16 returns bf16, too coarse for a sum
+        logits = outputs.logits
+        with torch.autocast(logits.device.type, enabled=False):
+            return self._of_logits(logits.float(), labels, num_items_in_batch)  # bf16 is too coarse for a sum
+
+    def _of_logits(
+        self, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
+    ) -> torch.Tensor:
+        """Return the loss of logits in float32 (batch, classes)."""
         if self.offsets is not None:
             logits = logits + self.offsets
         if labels.is_floating_point():

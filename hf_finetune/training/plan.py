@@ -16,6 +16,7 @@ from hf_finetune.config.model import ModelArguments
 from hf_finetune.config.recipe import Recipe, load_recipe, override, packaged_recipes
 from hf_finetune.config.run_files import RECIPE_FILE
 from hf_finetune.config.training import FinetuneArguments
+from hf_finetune.config.training_keys import FLOAT32
 from hf_finetune.data.catalog import CATALOG, DEFAULT_RECIPE, find_entry
 from hf_finetune.data.sources.open import find_source
 from hf_finetune.errors import UserError
@@ -124,6 +125,7 @@ def plan_run(recipe: Recipe, given: Given) -> RunPlan:
         recipe = override(recipe, found, f"{folder / RECIPE_FILE}")
         data = replace(data, value_range=found.get("value_range", data.value_range))
         args.num_train_epochs = found.get("num_train_epochs", args.num_train_epochs)
+        args.use_precision(found.get("precision", args.precision))
     args.output_dir = str(folder)
     repository = None
     if args.push_to_hub:
@@ -138,6 +140,7 @@ def plan_run(recipe: Recipe, given: Given) -> RunPlan:
 def _found_before(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """Return the keys that a recipe leaves to the run, as the unfinished run in a folder has found them."""
     earlier = load_recipe(folder / RECIPE_FILE, argument_fields()).values
+    earlier = {"precision": FLOAT32} | earlier  # what runs did before there was a choice
     return {key: earlier[key] for key in keys_left_to_the_run(recipe.values) if key in earlier}
 
 

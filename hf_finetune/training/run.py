@@ -45,6 +45,7 @@ from hf_finetune.training.interpolation import keep_best_between
 from hf_finetune.training.network import Network, load_network
 from hf_finetune.training.plan import RunPlan, plan_run
 from hf_finetune.training.plan import choose_recipe as choose_recipe
+from hf_finetune.training.precision import choose_precision, recorded_precision
 from hf_finetune.training.resizing import report_resizing, training_mode
 from hf_finetune.training.sanity_check import sanity_check
 from hf_finetune.training.soup import keep_better_soup
@@ -223,7 +224,11 @@ def prepare(plan: RunPlan, began: float | None = None) -> PreparedRun:
         check_calibration(trainer)
     check_room_for_run(trainer.model, plan.args, len(trainer.train_dataset))
     splits = policy.use_features(trainer, {**images.batches, "train": trainer.train_dataset})
-    time_plan = _begin(plan, network, images, trainer, splits, began) if plan.checkpoint is None else None
+    time_plan = None
+    if plan.checkpoint is None:
+        training_pass = choose_precision(trainer)
+        plan = _with_found(plan, recorded_precision(plan.recipe, plan.args.precision), "by what this machine can do")
+        time_plan = _begin(plan, network, images, trainer, splits, began, training_pass)
     return PreparedRun(plan, images, network, trainer, splits, time_plan)
 
 
@@ -234,12 +239,13 @@ def _begin(
     trainer: ImageClassificationTrainer,
     splits: Mapping[str, Batches | FeatureDataset],
     began: float,
+    training_pass: float | None,
 ) -> TimePlan | None:
     """Give the weights of a new run their start, and divide its time; None without a time budget."""
     start_from_images(trainer, network.loaded)
     head_init = choose_head_init(plan, network.loaded)
     counts = {role: len(split) for role, split in splits.items()}
-    time_plan = plan_by_the_clock(trainer, counts, head_init == "probe", began)
+    time_plan = plan_by_the_clock(trainer, counts, head_init == "probe", began, training_pass)
     features = isinstance(splits["train"], FeatureDataset)
     as_evaluated = (splits if features else images.batches)["train"]
     start_head(head_init, trainer, network.loaded, as_evaluated, time_plan.probe_images if time_plan else None)

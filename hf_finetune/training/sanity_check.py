@@ -197,7 +197,7 @@ def _trying_to_train(trainer: ImageClassificationTrainer) -> Iterator[None]:
         enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
         enable(_checkpoint_arguments(trainer.args))
     try:
-        with random_numbers_stay, torch.no_grad(), trainer.accelerator.autocast():
+        with random_numbers_stay, torch.no_grad(), trainer.autocast_smart_context_manager():
             yield
     finally:
         if checkpointing:

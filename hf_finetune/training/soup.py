@@ -126,7 +126,7 @@ def recompute_batch_norm(trainer: ImageClassificationTrainer) -> None:
             return
         trainer.set_epoch(0)
         images = 0
-        with torch.no_grad(), trainer.accelerator.autocast():
+        with torch.no_grad():  # in float32, as in evaluation
             for batch in trainer.get_train_dataloader():
                 inputs = trainer.prepare_batch(batch)
                 labels = inputs.pop("labels")

@@ -8,9 +8,9 @@ from hf_finetune.logs import get_logger
 from hf_finetune.models.freeze import trains_backbone
 from hf_finetune.models.head import head_linear
 from hf_finetune.models.load import LoadedModel
-from hf_finetune.training.budget import evenly_spaced
 from hf_finetune.training.extensions.probed_start import ProbedStart
 from hf_finetune.training.plan import RunPlan
+from hf_finetune.training.speed import evenly_spaced
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
 logger = get_logger(__name__)

@@ -8,7 +8,8 @@ installed Transformers; the bounds in setup.cfg are the versions that pass it.
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.accelerator import Accelerator
@@ -16,7 +17,11 @@ from torch import nn
 from transformers import PrinterCallback, ProgressCallback, TrainerState
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
+from hf_finetune.config.training import FinetuneArguments
+from hf_finetune.config.training_keys import BF16
+from hf_finetune.models.layout import use_channels_last
 from hf_finetune.training.checkpoints.resume import RunningLoss
+from hf_finetune.training.optimization import sgd_settings
 
 if TYPE_CHECKING:
     from hf_finetune.training.trainer import ImageClassificationTrainer
@@ -84,12 +89,29 @@ def missing_members(trainer: type) -> list[str]:
 
 def adapt_stock_trainer(trainer: ImageClassificationTrainer) -> None:
     """Set what the stock Trainer's constructor decides otherwise, and remove its progress bars and printed lines."""
+    args = trainer.args
+    if not trainer.is_sharded:  # DeepSpeed lays weights out itself
+        use_channels_last(trainer.model, is_trained=trainer.train_dataset is not None)
+    if args.optim == "sgd":  # with momentum; the stock Trainer's is without
+        trainer.optimizer_cls_and_kwargs = (torch.optim.SGD, sgd_settings(args, trainer.is_sharded))
     if trainer.accelerator.ddp_handler is not None:
         trainer.accelerator.ddp_handler.gradient_as_bucket_view = True  # gradients are reduced where they lie
     # The loss is divided in `batch_loss` alone, and no model is handed arguments it may misread.
     trainer.model_accepts_loss_kwargs = False
     for stock in (ProgressCallback, PrinterCallback, DEFAULT_PROGRESS_CALLBACK):  # the last differs in a notebook
         trainer.remove_callback(stock)
+
+
+def training_context(args: FinetuneArguments, accelerator: Accelerator) -> AbstractContextManager[Any]:
+    """Return the context in which a training pass is computed in the precision of the run.
+
+    Args:
+        args: How the run trains.
+        accelerator: Its Accelerator, which computes in what it was told of (`FinetuneArguments.use_precision`).
+    """
+    if args.precision == BF16 and args.mixed_precision == "no":
+        return torch.autocast(args.device.type, torch.bfloat16)
+    return accelerator.autocast()
 
 
 class TrainerLoop:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence, Sized
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +30,6 @@ from hf_finetune.data.stages import TrainingStage
 from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.errors import Interrupted
 from hf_finetune.interrupts import leave_if_interrupted
-from hf_finetune.models.layout import use_channels_last
 from hf_finetune.models.saved_form import save_for_pipeline, save_whole
 from hf_finetune.training.checkpoints.resume import RESUME_FILE, ResumeState
 from hf_finetune.training.checkpoints.usable import find_best_again, misfits_told
@@ -40,10 +40,10 @@ from hf_finetune.training.extensions.build import build_extensions
 from hf_finetune.training.extensions.list import Extensions
 from hf_finetune.training.loaders import epoch_sampler, in_order, start_workers_alike
 from hf_finetune.training.loss import BatchLoss, classification_loss
-from hf_finetune.training.optimization import build_schedule, decayed_parameters, sgd_settings
+from hf_finetune.training.optimization import build_schedule, decayed_parameters
 from hf_finetune.training.rates import Rates, parameter_rates
 from hf_finetune.training.sampling import ClassQuotas, EpochSampler
-from hf_finetune.training.stock_trainer import TrainerLoop, adapt_stock_trainer
+from hf_finetune.training.stock_trainer import TrainerLoop, adapt_stock_trainer, training_context
 
 
 class ImageClassificationTrainer(Trainer):
@@ -111,11 +111,7 @@ class ImageClassificationTrainer(Trainer):
             compute_loss_func=classification_loss(args.label_smoothing_factor, args.loss, args.loss_args),
         )
         self.is_sharded: bool = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        if not self.is_sharded:  # DeepSpeed lays weights out itself
-            use_channels_last(self.model, is_trained=train_dataset is not None)
         adapt_stock_trainer(self)
-        if args.optim == "sgd":  # with momentum; the stock Trainer's is without
-            self.optimizer_cls_and_kwargs = (torch.optim.SGD, sgd_settings(args, self.is_sharded))
         self.joins_lone_image = False
         self.quotas: ClassQuotas | None = None
         self.bad_images = bad_images
@@ -216,6 +212,10 @@ class ImageClassificationTrainer(Trainer):
     def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Complete a batch on the device, in training and in evaluation."""
         return self.device_stage(super()._prepare_inputs(inputs))
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:
+        """Compute a training pass in the precision of the run; the stock method leaves it to Accelerate alone."""
+        return training_context(self.args, self.accelerator)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None

@@ -52,7 +52,7 @@ def test_another_name_is_answered_with_ours(flag: str, key: str):
     [
         ("--resume", "the same command resumes an interrupted run by itself"),
         ("--device", "use --use_cpu for the CPU, or choose GPUs with CUDA_VISIBLE_DEVICES"),
-        ("--amp", "use --bf16, or --fp16 for a GPU without bfloat16"),
+        ("--amp", "use --precision bf16, or --precision fp16 for a GPU without bfloat16"),
         ("--patience", "use --early_stopping_patience"),
     ],
 )
@@ -93,7 +93,10 @@ def test_the_transforms_that_answers_name_exist():
 
 def test_a_recipe_is_answered_without_dashes(tmp_path: Path):
     path = tmp_path / "own.yaml"
-    for key, sentence in (("lr", "use learning_rate"), ("amp", "use bf16, or fp16 for a GPU without bfloat16")):
+    for key, sentence in (
+        ("lr", "use learning_rate"),
+        ("amp", "use precision bf16, or precision fp16 for a GPU without bfloat16"),
+    ):
         path.write_text(f"{key}: 1\n")
         with pytest.raises(UserError, match=f'own.yaml, line 1: there is no key "{key}"; {sentence}\\.$'):
             load_recipe(path, KEYS)

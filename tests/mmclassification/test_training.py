@@ -142,10 +142,11 @@ def test_clipping_and_half_precision(tmp_path: Path) -> None:
     sgd = dict(type="SGD", lr=0.1)
     amp = dict(type="AmpOptimWrapper", optimizer=sgd, clip_grad=dict(max_norm=1.0), loss_scale="dynamic")
     values = settings(tmp_path, new_config(optim_wrapper=amp))
-    assert values["fp16"] is True and values["max_grad_norm"] == 1.0
-    assert settings(tmp_path, new_config(optim_wrapper={**amp, "dtype": "bfloat16"}))["bf16"] is True
+    assert values["precision"] == "fp16" and values["max_grad_norm"] == 1.0
+    assert settings(tmp_path, new_config(optim_wrapper={**amp, "dtype": "bfloat16"}))["precision"] == "bf16"
+    assert settings(tmp_path, old_config())["precision"] == "float32"
     draft = imported(tmp_path, old_config(fp16=dict(loss_scale=512.0)))
-    assert draft.settings["fp16"] is True and "512; the loss scale is dynamic here" in remarks(draft)
+    assert draft.settings["precision"] == "fp16" and "512; the loss scale is dynamic here" in remarks(draft)
 
 
 # Runtime

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_finetune.training.budget import Speed, TimePlan, measure, plan_time
+from hf_finetune.training.budget import TimePlan, plan_time
+from hf_finetune.training.speed import Speed, measure
 from tests.helpers.networks import make_model
 from tests.helpers.trainers import make_trainer
 
@@ -52,8 +53,9 @@ def test_measuring_changes_nothing(tmp_path: Path):
     model = make_model("resnet")
     trainer = make_trainer(tmp_path, model, time_budget="60s")
     before, random_state = {name: tensor.clone() for name, tensor in model.state_dict().items()}, torch.get_rng_state()
-    speed = measure(trainer, 60.0)
+    speed = measure(trainer, 1.0, None)
     assert speed.step > 0 and speed.image > 0
+    assert measure(trainer, 1.0, 7.0).step == 7.0  # what the choice of the precision has measured
     assert torch.equal(torch.get_rng_state(), random_state)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name

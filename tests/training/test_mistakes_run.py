@@ -146,7 +146,7 @@ def test_a_recipe_that_cannot_be_read(refused: Refused, tmp_path: Path, text: st
         (("--dataloader_persistent_workers",), "needs workers; use --dataloader_num_workers 2 or more"),
         (("--gradient_checkpointing",), "ResNetForImageClassification does not support gradient_checkpointing"),
         (("--dataloader_drop_last", "--global_batch_size", "500"), "leaves none of the 65 training images"),
-        (("--fp16",), "fp16 needs a GPU, and this run is on the CPU; use --bf16"),
+        (("--fp16",), "fp16 needs a GPU, and this run is on the CPU; use --precision bf16"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::FutureWarning")

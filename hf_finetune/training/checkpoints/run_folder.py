@@ -114,12 +114,13 @@ def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool, dat
 
 
 def keys_left_to_the_run(values: Mapping[str, Any]) -> set[str]:
-    """Return the keys whose values a run finds itself: a range that nobody states, and what is "auto".
+    """Return the keys whose values a run finds itself: range and precision that nobody states, and what is "auto".
 
     Args:
         values: The resolved keys of its recipe.
     """
-    return ({"value_range"} - values.keys()) | {key for key, value in values.items() if value == AUTO}
+    found = {"value_range"} if values.keys() & {"precision", "bf16", "fp16"} else {"value_range", "precision"}
+    return (found - values.keys()) | {key for key, value in values.items() if value == AUTO}
 
 
 def check_unchanged(folder: Path, checkpoint: Path | None, overwrite: bool) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from hf_finetune.config.training import FinetuneArguments
+from hf_finetune.config.training_keys import FP16
 from hf_finetune.data.images.unreadable import BadImages
 from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.errors import UserError
@@ -18,7 +19,7 @@ from hf_finetune.training.extensions.buffers import SameBuffers
 from hf_finetune.training.extensions.early_stopping import EarlyStopping
 from hf_finetune.training.extensions.ema import AveragedWeights
 from hf_finetune.training.extensions.epochs import EpochOfDraws
-from hf_finetune.training.extensions.evaluation_precision import HalfPrecisionEvaluation
+from hf_finetune.training.extensions.evaluation_precision import HalfPrecisionEvaluation, SinglePrecisionEvaluation
 from hf_finetune.training.extensions.frozen_start import FrozenStart
 from hf_finetune.training.extensions.image_sizes import ImageSizes
 from hf_finetune.training.extensions.log_lines import LogLines, LogLinesAndBar
@@ -84,6 +85,8 @@ def build_extensions(
         extensions.append(Lookahead(args.lookahead_steps))
     if args.bf16_full_eval or args.fp16_full_eval:
         extensions.append(HalfPrecisionEvaluation(args))
+    elif args.precision == FP16 and not is_sharded:
+        extensions.append(SinglePrecisionEvaluation())
     metrics = compute_metrics.metrics if isinstance(compute_metrics, ClassificationMetrics) else METRICS
     extensions.append(LogLines(metrics) if args.disable_tqdm else LogLinesAndBar(metrics))
     extensions.append(EpochOfDraws())

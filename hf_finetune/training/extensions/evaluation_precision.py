@@ -1,4 +1,4 @@
-"""Evaluation in half precision that leaves the weights as they are."""
+"""Evaluation in another precision than that of the training, which leaves the weights as they are."""
 
 from __future__ import annotations
 
@@ -37,3 +37,20 @@ class HalfPrecisionEvaluation(Extension):
                 yield
         finally:
             self._args.bf16_full_eval, self._args.fp16_full_eval = flags
+
+
+class SinglePrecisionEvaluation(Extension):
+    """Evaluates a network that is trained in fp16 in float32: Accelerate has wrapped its `forward` for both."""
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Take the wrapper off for the time of the block."""
+        members = vars(self.loop.model)
+        wrapped = members.get("forward")
+        if wrapped is not None and "_original_forward" in members:  # where Accelerate keeps what it has wrapped
+            members["forward"] = members["_original_forward"]
+        try:
+            yield
+        finally:
+            if wrapped is not None:
+                members["forward"] = wrapped

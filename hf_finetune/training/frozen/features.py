@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
+from hf_finetune.config.training_keys import BF16, FP16
 from hf_finetune.data.batches import NOT_COUNTED, ImageBatches
 from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.logs import get_logger, progress_bar
@@ -108,7 +109,7 @@ def module_inputs(
     """Yield what `module` is given for each batch of a dataset, float32 (batch, ...), and its labels, int64 (batch,).
 
     A label of -100 says that the image cannot be read, and that another was in its place. The model runs in
-    evaluation mode, on the trainer's device and in its precision, in this process alone.
+    evaluation mode, on the trainer's device, in this process alone, and in float32 unless it runs in a context.
     """
     args, model = trainer.args, trainer.model.eval()
     loader = DataLoader(
@@ -127,7 +128,7 @@ def module_inputs(
             leave_if_interrupted()
             inputs = trainer.prepare_batch(batch)
             labels = inputs.pop("labels")
-            with torch.inference_mode(), trainer.accelerator.autocast():
+            with torch.inference_mode():
                 model(**inputs)
             yield given.pop().float().cpu().numpy(), labels.cpu().numpy()
             bar.update(len(labels))
@@ -153,12 +154,12 @@ def _features(
     transforms: Sequence[Any] | Callable[..., Any] | None,
 ) -> FeatureDataset:
     """Read a split's features, each of `shape`, or compute and write them first. Raises `FeaturesNotKept`."""
-    args = trainer.args
+    args, trains = trainer.args, role == "train"
     settings = {
         "image_processor": cast(BaseImageProcessor, trainer.processing_class).to_json_string(),
         "transforms": transforms,
         "device": args.device.type,
-        "mixed_precision": trainer.accelerator.mixed_precision,
+        "mixed_precision": args.precision if trains and args.precision in (BF16, FP16) else "no",
     }
     path = feature_file(split.split, trainer.model, head_parameter_names(trainer.model), settings)
     whole = (len(split), *shape)
@@ -168,7 +169,8 @@ def _features(
     else:
         began = time.perf_counter()
         inputs = module_inputs(trainer, split, module, f"Features of {role}")
-        write_features(path, whole, _of_readable_images(inputs, role))
+        with trainer.autocast_smart_context_manager() if trains else nullcontext():
+            write_features(path, whole, _of_readable_images(inputs, role))
         seconds = time.perf_counter() - began
         logger.info(f"Features of {role}: {len(split):,} images in {seconds:.0f} s, kept in {path.parent}.")
         features = read_features(path, whole)

@@ -61,7 +61,8 @@ def probe_head(
     if len(rows) > images:
         _, rows = stratified_split(dataset.labels, images / len(rows), args.seed)
     sample = Subset(dataset, rows.tolist())
-    features, labels = map(np.concatenate, zip(*module_inputs(trainer, sample, linear, "Features"), strict=True))
+    with trainer.autocast_smart_context_manager():
+        features, labels = map(np.concatenate, zip(*module_inputs(trainer, sample, linear, "Features"), strict=True))
     weights = _class_weights(trainer, linear.out_features)[np.maximum(labels, 0)]
     counts = (labels != NOT_COUNTED) & (weights > 0)
     features, labels, weights = features[counts], labels[counts], weights[counts]

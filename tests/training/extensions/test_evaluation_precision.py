@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from hf_finetune.training.extensions.evaluation_precision import HalfPrecisionEvaluation
+from hf_finetune.training.extensions.evaluation_precision import HalfPrecisionEvaluation, SinglePrecisionEvaluation
 from hf_finetune.training.sanity_check import sanity_check
 from tests.helpers.networks import make_model
 from tests.helpers.trainers import make_trainer
@@ -43,3 +43,18 @@ def test_what_is_saved_is_not_rounded(tmp_path, flag):
         assert torch.equal(tensor, plain.state_dict()[name]), name
     exact = make_trainer(tmp_path / "other", plain).evaluate()["eval_loss"]
     assert rounded != exact and rounded == pytest.approx(exact, rel=0.02)
+
+
+def test_a_network_that_accelerate_trains_in_fp16_is_evaluated_in_float32():
+    model = nn.Linear(4, 2)
+    model._original_forward = model.forward
+    model.forward = lambda images: model._original_forward(images).half()
+    extension = SinglePrecisionEvaluation()
+    extension.attach(SimpleNamespace(model=model))  # type: ignore[arg-type]
+    with pytest.raises(KeyError), extension.evaluating():
+        assert model(torch.zeros(1, 4)).dtype == torch.float32
+        raise KeyError
+    assert model(torch.zeros(1, 4)).dtype == torch.float16
+    del model._original_forward, model.forward
+    with extension.evaluating():  # before it is wrapped
+        assert model(torch.zeros(1, 4)).dtype == torch.float32
