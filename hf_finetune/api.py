@@ -39,7 +39,7 @@ from hf_finetune.training.arguments import checked_model, own_metrics, plain, so
 from hf_finetune.training.finetune_result import FinetuneResult
 from hf_finetune.training.given import Given
 from hf_finetune.training.loss import Loss
-from hf_finetune.training.resizing import shown_whole
+from hf_finetune.training.resizing import in_stated_mode
 from hf_finetune.training.run import choose_recipe, run
 
 logger = get_logger(__name__)
@@ -322,7 +322,7 @@ def _resolve(recipe: Any, values: Mapping[str, Any], given: Given) -> Recipe:
         resolved = _recipe_of_mapping(recipe)
         if given.dataset is None and not resolved.values.get("dataset") and not values.get("dataset"):
             raise UserError("There is nothing to train on; use dataset=..., or a dataset in the recipe.")
-        return shown_whole(override(resolved, values, _origin))
+        return in_stated_mode(override(resolved, values, _origin))
     if recipe is not None and not isinstance(recipe, (str, os.PathLike)):
         raise UserError(f"recipe is {type(recipe).__name__}; use a packaged name, the path of a file, or a mapping.")
     name = None if recipe is None else os.fspath(recipe)
@@ -343,7 +343,7 @@ def _recipe_of_mapping(recipe: Mapping[str, Any]) -> Recipe:
             raise UserError(f'recipe: unknown key "{key}"{advice}')
     resolved = Recipe("finetune", {}, {})
     for base in [bases] if isinstance(bases, str) else bases or ():
-        loaded = shown_whole(load_recipe(base, known))
+        loaded = in_stated_mode(load_recipe(base, known))
         resolved = override(replace(resolved, name=loaded.name), loaded.values, loaded.name)
     return override(resolved, values, 'recipe["{key}"]')
 

@@ -25,7 +25,7 @@ from hf_finetune.logs import get_logger
 from hf_finetune.training.checkpoints.lock import check_unused
 from hf_finetune.training.checkpoints.run_folder import find_resumable, keys_left_to_the_run
 from hf_finetune.training.given import Given, check_same_objects
-from hf_finetune.training.resizing import shown_whole
+from hf_finetune.training.resizing import in_stated_mode
 
 logger = get_logger(__name__)
 
@@ -91,7 +91,7 @@ def choose_recipe(
     if recipe == DEFAULT_RECIPE and (random_weights or without):
         logger.info(f"The weights are random, so the recipe is {FROM_SCRATCH} and not {DEFAULT_RECIPE}.")
         chosen = override(load_recipe(FROM_SCRATCH, argument_fields()), settings, origin)
-    return shown_whole(chosen)
+    return in_stated_mode(chosen)
 
 
 def plan_run(recipe: Recipe, given: Given) -> RunPlan:

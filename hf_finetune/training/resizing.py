@@ -20,35 +20,36 @@ logger = get_logger(__name__)
 # differ by what the user stated, and where it is the ordinary way of training.
 _DIFFERS, _LONG = 1.1, 2.0
 _CUTTING = ("RandomResizedCrop", "RandomCrop", "CenterCrop", "RandomIoUCrop", "FiveCrop", "TenCrop")
-_WHOLE = {"squash": "Resize", "pad": "Letterbox"}
+_STEPS = {"crop": "RandomResizedCrop", "squash": "Resize", "pad": "Letterbox"}  # what each mode is in training
 _TRAINING = {"crop": "cuts parts out of images", "squash": "squashes images to {0}", "pad": "pads images to {0}"}
 _EVALUATION = {"crop": "cuts the centre out of them", "squash": "squashes them", "pad": "pads them"}
 
 
-def shown_whole(recipe: Recipe) -> Recipe:
-    """Return a recipe whose training transforms show images whole where they cut them by a RandomResizedCrop.
+def in_stated_mode(recipe: Recipe) -> Recipe:
+    """Return a recipe whose training transforms bring images to the network's shape in the stated way.
 
-    It is for a `resize_mode` of "squash" or "pad" that stands over the list of transforms: in a flag, an argument of a
-    call, or a file over the one with the list. A list that stands beside the mode, or over it, stays as it is.
+    It is for a `resize_mode` that stands over the list of transforms: in a flag, an argument of a call, or a file over
+    the one with the list. The step of the list that does it in another way is replaced. A list that stands beside the
+    mode, or over it, stays as it is.
     """
     mode = str(recipe.values.get("resize_mode"))
-    items = recipe.values.get("train_transforms") or ()
-    cut = [item for item in items if isinstance(item, Mapping) and (item.get("RandomResizedCrop") or {}).get("size")]
-    if mode not in _WHOLE or not cut or recipe.layers["resize_mode"] <= recipe.layers["train_transforms"]:
+    items = list(recipe.values.get("train_transforms") or ())
+    place = next((place for place, item in enumerate(items) if training_mode([item])), None)
+    if mode not in _STEPS or place is None or recipe.layers["resize_mode"] <= recipe.layers["train_transforms"]:
         return recipe
-    arguments = cut[0]["RandomResizedCrop"]
+    replaced = items[place]
+    name, arguments = next(iter(replaced.items())) if isinstance(replaced, Mapping) else (replaced, None)
+    if name not in _STEPS.values() or name == _STEPS[mode] or not (arguments or {}).get("size"):
+        return recipe
     size = recipe.values.get("image_size") or arguments["size"]
-    step = {"size": size if isinstance(size, list) else [size, size]}
+    step = {"size": size if isinstance(size, (list, tuple)) else [size, size]}
     if "interpolation" in arguments:
         step["interpolation"] = arguments["interpolation"]
-    whole = {_WHOLE[mode]: step}
     origin = recipe.origins["resize_mode"]
     by = "" if origin == "--resize_mode" else f" ({origin})"
-    logger.info(
-        f"resize_mode {mode}{by}: {_WHOLE[mode]} takes the place of RandomResizedCrop in the recipe's transforms."
-    )
-    changed = [whole if item is cut[0] else item for item in items]
-    return override(recipe, {"train_transforms": changed}, origin)
+    logger.info(f"resize_mode {mode}{by}: {_STEPS[mode]} takes the place of {name} in the recipe's transforms.")
+    items[place] = {_STEPS[mode]: step}
+    return override(recipe, {"train_transforms": items}, origin)
 
 
 def training_mode(items: Sequence[Any]) -> str | None:

@@ -172,6 +172,27 @@ def test_a_file_over_the_list_takes_the_place_of_its_random_crop(tmp_path, logge
     assert resolved_files(tmp_path, mine="_base_: resnet50_imagenet\nresize_mode: crop\n") == items_of({})
 
 
+@pytest.mark.parametrize(
+    ("listed", "mode", "expected"),
+    [
+        ("{Letterbox: {size: [32, 16]}}", "crop", {"RandomResizedCrop": {"size": [32, 16]}}),
+        (
+            "{Letterbox: {size: [32, 16], interpolation: bicubic}}",
+            "squash",
+            {"Resize": {"size": [32, 16], "interpolation": "bicubic"}},
+        ),
+        ("{Resize: {size: [32, 16]}}", "pad", {"Letterbox": {"size": [32, 16]}}),
+        ("{Resize: {size: [32, 16]}}", "squash", {"Resize": {"size": [32, 16]}}),
+        ("{RandomCrop: {size: 32}}", "pad", {"RandomCrop": {"size": 32}}),  # not alone a question of shape: a note
+        ("{Resize: {size: 32}}", "pad", {"Resize": {"size": 32}}),
+    ],
+)
+def test_a_mode_over_the_list_takes_the_place_of_any_step_to_the_networks_shape(listed, mode, expected, tmp_path):
+    files = {"base": f"train_transforms: [{listed}, RandomHorizontalFlip]\n"}
+    result = resolved_files(tmp_path, **files, mine=f"_base_: base.yaml\nresize_mode: {mode}\n")
+    assert result == [expected, "RandomHorizontalFlip"]
+
+
 def test_a_list_that_stands_beside_or_over_the_mode_stays(tmp_path, logged):
     listed = "train_transforms: [{RandomResizedCrop: {size: 32}}, RandomHorizontalFlip]\n"
     assert resolved_files(tmp_path, mine=f"_base_: resnet50_imagenet\nresize_mode: pad\n{listed}") == BOX
