@@ -38,8 +38,8 @@ def in_stated_mode(recipe: Recipe) -> Recipe:
     if mode not in _STEPS or place is None or recipe.layers["resize_mode"] <= recipe.layers["train_transforms"]:
         return recipe
     replaced = items[place]
-    name, arguments = next(iter(replaced.items())) if isinstance(replaced, Mapping) else (replaced, None)
-    if name not in _STEPS.values() or name == _STEPS[mode] or not (arguments or {}).get("size"):
+    name, arguments = next(iter(replaced.items())) if isinstance(replaced, Mapping) else (replaced, {})
+    if name not in _STEPS.values() or name == _STEPS[mode] or "size" not in (arguments or ()):
         return recipe
     size = recipe.values.get("image_size") or arguments["size"]
     step = {"size": size if isinstance(size, (list, tuple)) else [size, size]}

@@ -71,6 +71,8 @@ class BadImages:
                 others must call this after it.
         """
         temporary, self._list = self._list, folder / _RECORD_FILE
+        found = temporary.read_text(encoding="utf-8")
+        temporary.unlink()
         if not first:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +83,7 @@ class BadImages:
                 file.flush()
                 os.fsync(file.fileno())
         with open(self._list, "a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(temporary.read_text(encoding="utf-8"))
+            file.write(found)
 
     def close(self) -> None:
         """Delete the list, once the run has ended and its metrics name the images."""
