@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from hf_finetune.config.settings import Settings as Settings
     from hf_finetune.errors import Interrupted as Interrupted
     from hf_finetune.errors import UserError as UserError
+    from hf_finetune.experiments import kfold as kfold
     from hf_finetune.jobs.compare import Comparison as Comparison
     from hf_finetune.jobs.evaluate import EvaluationResult as EvaluationResult
     from hf_finetune.jobs.evaluate import evaluate_model as evaluate_model
     from hf_finetune.jobs.export import export_model as export_model
+    from hf_finetune.jobs.fold_result import KFoldResult as KFoldResult
     from hf_finetune.jobs.predict import Prediction as Prediction
     from hf_finetune.logs import show_logs as show_logs
     from hf_finetune.training.finetune_result import FinetuneResult as FinetuneResult
@@ -35,6 +37,7 @@ _PUBLIC = {
     "EvaluationResult": "hf_finetune.jobs.evaluate",
     "FinetuneResult": "hf_finetune.training.finetune_result",
     "Interrupted": "hf_finetune.errors",
+    "KFoldResult": "hf_finetune.jobs.fold_result",
     "Prediction": "hf_finetune.jobs.predict",
     "Settings": "hf_finetune.config.settings",
     "Trainer": "hf_finetune.training.trainer:ImageClassificationTrainer",
@@ -45,6 +48,7 @@ _PUBLIC = {
     "export": "hf_finetune.api",
     "export_model": "hf_finetune.jobs.export",  # likewise
     "finetune": "hf_finetune.api",
+    "kfold": "hf_finetune.experiments",
     "predict": "hf_finetune.api",
     "show_logs": "hf_finetune.logs",
 }

@@ -105,11 +105,32 @@ def finetune(
         Interrupted: Where SIGTERM, SIGINT or SIGHUP ended the training, which is saved: the same call resumes it.
     """
     with in_python_words():
-        values = _settings(settings)
-        given, named = sort_out(dataset, model, image_processor, train_transforms, loss, metrics, callbacks, values)
-        values = {**named, **values}
-        resolved = _resolve(recipe, values, given)
-        return run(resolved, _command(recipe, values, given), given)
+        objects = (dataset, model, image_processor, train_transforms, loss, metrics, callbacks)
+        resolved, given, command = read_call(recipe, *objects, settings)
+        return run(resolved, command, given)
+
+
+def read_call(
+    recipe: Any,
+    dataset: Any,
+    model: Any,
+    image_processor: Any,
+    train_transforms: Any,
+    loss: Any,
+    metrics: Any,
+    callbacks: Any,
+    settings: Mapping[str, Any],
+    command: str = "train",
+) -> tuple[Recipe, Given, str]:
+    """Return what a call of `finetune`, whose arguments these are, means: recipe, objects and the line of a `command`.
+
+    Raises:
+        UserError: For whatever the caller can fix.
+    """
+    values = _settings(settings)
+    given, named = sort_out(dataset, model, image_processor, train_transforms, loss, metrics, callbacks, values)
+    values = {**named, **values}
+    return _resolve(recipe, values, given), given, _command(recipe, values, given, command)
 
 
 def evaluate(
@@ -348,13 +369,13 @@ def _recipe_of_mapping(recipe: Mapping[str, Any]) -> Recipe:
     return override(resolved, values, 'recipe["{key}"]')
 
 
-def _command(recipe: Any, values: Mapping[str, Any], given: Given) -> str:
+def _command(recipe: Any, values: Mapping[str, Any], given: Given, name: str = "train") -> str:
     """Return the command line that does the same, for the model card."""
     words = ["--recipe", os.fspath(recipe)] if isinstance(recipe, (str, os.PathLike)) else []
     if given.remarks():
-        return "# finetune() was given objects of Python, which the recipe above names in its last lines"
+        return "# Python objects were given, which the recipe above names in its last lines"
     if isinstance(recipe, Mapping):
         words += ["--recipe", "recipe.yaml"]  # the folder holds it, resolved
     for key, value in values.items():
         words += [f"--{key}", flag_text(value)]
-    return f"hf-finetune train {shlex.join(words)}"
+    return f"hf-finetune {name} {shlex.join(words)}"

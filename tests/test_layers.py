@@ -34,6 +34,7 @@ LAYERS = (
     "training",
     "jobs",
     "api",
+    "experiments",
     "cli",
     "__main__",
 )

@@ -43,6 +43,32 @@ class Train(Command):
         return 0
 
 
+class KFold(Command):
+    """Trains a model on each fold."""
+
+    name = "kfold"
+    help = "cross-validate: train on all folds of train but one, for each in turn"
+    details = "It takes the flags of train. predict and evaluate take its folder as an ensemble."
+    usage = "[--folds N] [--recipe RECIPE] [--dataset DATASET] [--KEY VALUE]..."
+    resumes = True
+    takes_training_keys = True
+
+    def register(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--recipe", metavar="NAME_OR_PATH", help="A packaged recipe's name or a YAML file.")
+        parser.add_argument("--folds", type=int, default=5, metavar="N", help="How many folds. Default: 5.")
+        add_argument_flags(parser)
+
+    def run(self, namespace: argparse.Namespace) -> int:
+        with importing():
+            from hf_finetune.config.arguments import KEY_TYPES
+            from hf_finetune.jobs.kfold import run_folds
+            from hf_finetune.training.run import choose_recipe
+
+        recipe = choose_recipe(namespace.recipe, flag_values(namespace, KEY_TYPES), "--{}".format)
+        run_folds(recipe, namespace.folds, namespace.command_line)
+        return 0
+
+
 class LrFinder(Command):
     """Looks for a learning rate."""
 
@@ -324,6 +350,7 @@ COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         Train(),
+        KFold(),
         LrFinder(),
         Evaluate(),
         Compare(),

@@ -43,6 +43,14 @@ class DataArguments:
         default=0.1,
         metadata={"help": "Fraction of each class of train that is held out if there is no validation split."},
     )
+    group_column: str | None = field(
+        default=None,
+        metadata={"help": "Column whose equal values, such as a patient, are never in train and validation both."},
+    )
+    fold: str | None = field(
+        default=None,
+        metadata={"help": "Validate on a fold of train, such as 2/5, and train on the others; kfold trains on each."},
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on this many images at most."})
     max_eval_samples: int | None = field(
         default=None, metadata={"help": "Evaluate on this many images of each split at most."}

@@ -11,6 +11,7 @@ METRICS_FILE = "metrics.json"
 CONFUSION_MATRIX_FILE = "confusion_matrix.png"
 RELIABILITY_FILE = "reliability_diagram.png"
 TRAINING_CURVE_FILE = "training_curve.png"
+ENSEMBLE_FILE = "ensemble.json"  # names the members, folders beside it
 
 _READ_AND_WRITE = 0o666
 

@@ -40,6 +40,8 @@ class Settings(TypedDict, total=False):
     dataset_revision: str | None
     decode_cache: str | None
     drop_duplicates: bool | None
+    fold: str | None
+    group_column: str | None
     image_column: str | None
     image_mean: list[float] | None
     image_size: int | list[int] | None

@@ -32,6 +32,7 @@ OTHER_NAMES = {
         "backbone",
         "network",
     ),
+    "group_column": ("group", "groups", "group_by", "group_col", "patient_column", "groups_column"),
     "recipe": ("config", "cfg", "config_file", "yaml"),
     "output_dir": (
         "output",
@@ -187,8 +188,10 @@ ANSWERS = {
     "rect": "use --image_size with height and width, such as --image_size 224 112",
     "tta": _NO_TTA,
     "test_time_augmentation": _NO_TTA,
-    "folds": "cross-validation is not built in",
-    "k_folds": "cross-validation is not built in",
+    **dict.fromkeys(
+        ("folds", "k_folds", "kfold", "num_splits", "n_splits", "cross_validation", "cv"),
+        "use the command hf-finetune kfold, which takes the same flags",
+    ),
     **{name: f"use --train_transforms with {step}" for step, names in _TRANSFORMS.items() for name in names},
 }
 

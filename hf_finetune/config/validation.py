@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from hf_finetune.config.folds import check_division
 from hf_finetune.config.loss_keys import check_loss_keys
 from hf_finetune.config.stock_keys import check_stock_keys
 from hf_finetune.config.training_keys import FP16
@@ -99,6 +100,7 @@ def check_data(data: DataArguments) -> None:
         )
     if data.streaming and data.drop_duplicates:
         raise UserError("drop_duplicates reads all images before training, which are streamed; leave --streaming out.")
+    check_division(data)
     if data.label_from_name is not None:
         _check_label_from_name(data.label_from_name)
         if data.streaming:

@@ -8,10 +8,12 @@ import pyarrow as pa
 from datasets import Dataset, Value
 
 from hf_finetune.config.data import DataArguments
+from hf_finetune.config.folds import parse_fold
 from hf_finetune.data.catalog import DatasetEntry
 from hf_finetune.data.columns import are_files, arrow_column, find_image_column, find_label_column, image_dataset
 from hf_finetune.data.dataset import EarlierImages, ImageDataset
 from hf_finetune.data.duplicates import leave_out_duplicates
+from hf_finetune.data.folds import Rows, fold_of_rows, group_split, note_shared_groups, read_groups
 from hf_finetune.data.images.decoding import NO_SUCH_FILE
 from hf_finetune.data.images.header_cache import HeaderCache
 from hf_finetune.data.images.header_check import check_headers, count_unused, describe_bad_image, list_bad_images
@@ -97,7 +99,8 @@ def load_image_dataset(
     _add_splits(result, raw, roles, image_column, labels)
     if earlier is not None:
         _check_counts(result, earlier)
-    totals = _hold_out_validation(result, arguments.validation_fraction, seed)
+    groups = read_groups(raw, roles, arguments.group_column) if arguments.group_column and "train" in roles else {}
+    totals = _hold_out_validation(result, arguments, seed, groups)
     pa.default_memory_pool().release_unused()  # what converting and comparing the columns took
     _limit(result, arguments, seed)
     _check_images(result, raw, arguments.on_bad_image, earlier, seed)
@@ -117,7 +120,12 @@ def _read_columns(
     """Return the name of the image column, and the labels of all splits that have a role."""
     image_column = find_image_column(raw, reference, arguments.image_column, entry.image_column if entry else None)
     label_column = find_label_column(
-        raw, reference, image_column, arguments.label_column, entry.label_column if entry else None
+        raw,
+        reference,
+        image_column,
+        arguments.label_column,
+        entry.label_column if entry else None,
+        arguments.group_column,
     )
     label_columns: dict[str, str | None] = {}
     for split in roles.values():
@@ -159,12 +167,23 @@ def _check_counts(result: ImageDataset, earlier: EarlierImages) -> None:
             )
 
 
-def _hold_out_validation(result: ImageDataset, fraction: float, seed: int) -> dict[str, int]:
-    """Hold out a part of train where there is no validation split; return the number of images of each role."""
+def _hold_out_validation(
+    result: ImageDataset, arguments: DataArguments, seed: int, groups: dict[str, Rows]
+) -> dict[str, int]:
+    """Hold out a part of train, a fold or where there is no validation split; return the images of each role."""
+    if arguments.fold is not None and "validation" in result.splits:
+        for by_role in (result.splits, result.sources, result.source_labels):
+            del by_role["validation"]
+        result.notes.append(
+            f"Split {result.split_names.pop('validation')} is not used: fold {arguments.fold} of train is validation."
+        )
     totals = {role: len(rows) for role, rows in result.splits.items()}
     if "train" in result.splits:
-        if "validation" not in result.splits and fraction > 0:
-            _divide_train(result, fraction, seed)
+        if groups:
+            kept = {role: groups[role] for role in groups if role in result.splits}
+            result.notes += note_shared_groups(kept, str(arguments.group_column))
+        if "validation" not in result.splits and (arguments.fold is not None or arguments.validation_fraction > 0):
+            _divide_train(result, arguments, seed, groups.get("train"))
             totals["validation"] = len(result.splits["validation"])
         result.note_final_split()
     result.splits = {role: result.splits[role] for role in ROLES if role in result.splits}
@@ -172,18 +191,30 @@ def _hold_out_validation(result: ImageDataset, fraction: float, seed: int) -> di
     return totals
 
 
-def _divide_train(result: ImageDataset, fraction: float, seed: int) -> None:
-    train = result.splits["train"]
-    kept, held_out = stratified_split(_class_ids(train), fraction, seed)
+def _divide_train(result: ImageDataset, arguments: DataArguments, seed: int, groups: Rows | None) -> None:
+    train, fraction = result.splits["train"], arguments.validation_fraction
+    labels = _class_ids(train)
+    if arguments.fold is not None:
+        number, folds = parse_fold(arguments.fold)
+        in_fold = fold_of_rows(labels, groups, folds, seed) == number - 1
+        kept, held_out = np.flatnonzero(~in_fold), np.flatnonzero(in_fold)
+    elif groups is not None:
+        kept, held_out = group_split(labels, groups, fraction, seed)
+    else:
+        kept, held_out = stratified_split(labels, fraction, seed)
     if not len(held_out):
         raise UserError(
             f"{result.source}: no class has two images, so none can be held out for validation; use"
             " --validation_fraction 0."
         )
-    name = f"{100 * fraction:g} % of {result.split_names['train']}, stratified, seed {seed}"
-    result.notes.append(
-        f"There is no validation split: {len(held_out):,} of {len(train):,} images are held out for it ({name})."
-    )
+    part = f"{100 * fraction:g} %" if arguments.fold is None else f"fold {arguments.fold}"
+    whole = "" if groups is None else f", whole groups ({arguments.group_column})"
+    name = f"{part} of {result.split_names['train']}, stratified{whole}, seed {seed}"
+    images = f"{len(held_out):,} of {len(train):,} images"
+    if arguments.fold is None:
+        result.notes.append(f"There is no validation split: {images} are held out for it ({name}).")
+    else:
+        result.notes.append(f"Validation has {images} of train ({name}).")
     result.splits["validation"] = _select(train, held_out)
     result.sources["validation"] = result.sources["train"]
     result.source_labels["validation"] = result.source_labels["train"]

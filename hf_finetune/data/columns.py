@@ -66,9 +66,14 @@ def find_image_column(raw: RawDataset, split: str, wanted: str | None, expected:
 
 
 def find_label_column(
-    raw: RawDataset, split: str, image_column: str, wanted: str | None, expected: str | None = None
+    raw: RawDataset,
+    split: str,
+    image_column: str,
+    wanted: str | None,
+    expected: str | None = None,
+    group_column: str | None = None,
 ) -> str:
-    """Find the column of labels of a split; see `find_image_column`.
+    """Find the column of labels of a split, which is not that of the groups; see `find_image_column`.
 
     Returns:
         The wanted or expected column; else the one ClassLabel, or the one column of names or integers that is not the
@@ -84,7 +89,7 @@ def find_label_column(
     if wanted is not None:
         _check_column(raw, split, "label_column", wanted)
         return wanted
-    others = [name for name in features if name not in (image_column, SPLIT_COLUMN)]
+    others = [name for name in features if name not in (image_column, SPLIT_COLUMN, group_column)]
     candidates = [name for name in others if isinstance(features[name], ClassLabel)]
     candidates = candidates or [name for name in others if _is_string(features[name]) or _is_integer(features[name])]
     if "label" not in candidates:

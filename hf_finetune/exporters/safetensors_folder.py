@@ -10,7 +10,9 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.config.run_files import apply_umask
+from hf_finetune.errors import UserError
 from hf_finetune.exporters.base import Logits, LogitsOf
+from hf_finetune.models.ensemble import Ensemble
 from hf_finetune.models.load import load_trained
 from hf_finetune.models.saved_form import save_for_pipeline
 
@@ -25,7 +27,12 @@ def write_folder(
         image_processor: Its image processor.
         pixel_values: Not needed.
         folder: The folder.
+
+    Raises:
+        UserError: For an ensemble, whose members are folders already.
     """
+    if isinstance(model, Ensemble):
+        raise UserError("An ensemble has no weights of its own; use --format onnx, or export one of its members.")
     save_for_pipeline(model, image_processor, folder)
     apply_umask(folder)
 

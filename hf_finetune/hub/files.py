@@ -34,7 +34,7 @@ _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _STAYS = (
     "checkpoint-*", "corrupt-checkpoint-*", "optimizer*", "rng_state*", "scaler.pt", "scheduler.pt",
     "training_args.bin", "unreadable_images.jsonl", "runs", "__pycache__", ".unfinished", ".recipe.yaml.unfinished",
-    ".lock", ".gitattributes",
+    ".lock", ".gitattributes", "held_out.safetensors",
 )  # fmt: skip
 
 

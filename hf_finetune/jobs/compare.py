@@ -45,6 +45,8 @@ _DATA_KEYS = (
     "validation_split",
     "test_split",
     "validation_fraction",
+    "group_column",
+    "fold",
     "max_eval_samples",
     "streaming",
 )

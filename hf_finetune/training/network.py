@@ -11,6 +11,7 @@ from hf_finetune.config.model import ModelArguments
 from hf_finetune.errors import UserError
 from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.dropout import set_drop_path
+from hf_finetune.models.ensemble import EnsembleSource
 from hf_finetune.models.freeze import Frozen
 from hf_finetune.models.image_size import match_image_size, stated_sides
 from hf_finetune.models.load import LoadedModel, check_num_labels, load_config, open_source
@@ -53,6 +54,8 @@ def load_network(plan: RunPlan, label_names: Sequence[str]) -> Network:
         raise UserError("head_init probe needs images of every class at hand; leave it out, or --streaming.")
     with filling_the_cache(plan.args, "weights"):  # an address is fetched once
         source = open_source(arguments if given is None else given)
+        if isinstance(source, EnsembleSource):
+            raise UserError(f"{source.name} is an ensemble; fine-tune one of its members, {source.members[0].name}.")
         config = load_config(source, label_names)
     sides = _wanted_sides(plan)
     if given is None and sides is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,9 @@ _MAY_CHANGE = {
 }
 
 
+_CHOICE = "use another --output_dir, or --overwrite_output_dir to start anew"
+
+
 def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool, data_anywhere: bool = True) -> Path | None:
     """Return the checkpoint from which a run resumes, or None for a new run.
 
@@ -88,29 +91,45 @@ def find_resumable(folder: Path, values: Mapping[str, Any], overwrite: bool, dat
         )
     if overwrite:
         return None
-    choice = "use another --output_dir, or --overwrite_output_dir to start anew"
-    if _holds_result(folder):
-        raise UserError(f"output_dir: {folder} holds the results of a finished run; {choice}.")
+    if holds_result(folder):
+        raise UserError(f"output_dir: {folder} holds the results of a finished run; {_CHOICE}.")
     if not list_checkpoints(folder):
         return None  # it ended before there was anything to lose
-    earlier = yaml.safe_load((folder / RECIPE_FILE).read_text()) or {}
-    values = without_secrets(values)  # as in the file; a signature may be another one by now
-    found = keys_left_to_the_run(values)  # a run that resumes takes what it found
-    for key in sorted((earlier.keys() | values.keys()) - _MAY_CHANGE - found):
-        if earlier.get(key) != values.get(key):
-            if key == "dataset" and _may_be_moved(folder, earlier.get(key), values.get(key), data_anywhere):
-                logger.info(f"The run began with dataset {earlier[key]}; {values[key]} is compared with it.")
-                continue
-            raise UserError(
-                f"output_dir: {folder} holds an unfinished run with {key} {earlier.get(key)!r}, not"
-                f" {values.get(key)!r}; {choice}."
-            )
+    for key, before, now in _changed(folder, values):
+        if key == "dataset" and _may_be_moved(folder, before, now, data_anywhere):
+            logger.info(f"The run began with dataset {before}; {now} is compared with it.")
+            continue
+        raise UserError(f"output_dir: {folder} holds an unfinished run with {key} {before!r}, not {now!r}; {_CHOICE}.")
     for checkpoint in list_checkpoints(folder):
         fault = why_unusable(checkpoint)
         if fault is None:
             return checkpoint
         logger.warning(f"Note: {checkpoint.name} is corrupt: {fault}; it is set aside as {set_aside(checkpoint).name}.")
     return None
+
+
+def check_same_recipe(folder: Path, values: Mapping[str, Any]) -> None:
+    """Check that a run in a folder was that of a recipe, but for keys that do not change what it computes.
+
+    Args:
+        folder: The folder of the run.
+        values: The resolved keys of the recipe.
+
+    Raises:
+        UserError: It was that of another.
+    """
+    for key, before, now in _changed(folder, values):
+        raise UserError(f"output_dir: {folder} holds a run with {key} {before!r}, not {now!r}; {_CHOICE}.")
+
+
+def _changed(folder: Path, values: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the keys that make another run than the one in a folder, with their values there and in `values`."""
+    earlier = yaml.safe_load((folder / RECIPE_FILE).read_text()) or {}
+    values = without_secrets(values)  # as in the file; a signature may be another one by now
+    found = keys_left_to_the_run(values)  # a run that resumes takes what it found
+    for key in sorted((earlier.keys() | values.keys()) - _MAY_CHANGE - found):
+        if earlier.get(key) != values.get(key):
+            yield key, earlier.get(key), values.get(key)
 
 
 def keys_left_to_the_run(values: Mapping[str, Any]) -> set[str]:
@@ -130,11 +149,11 @@ def check_unchanged(folder: Path, checkpoint: Path | None, overwrite: bool) -> N
         UserError: One has; the same command finds what it has left.
     """
     newest = next(iter(list_checkpoints(folder)), None)
-    if not overwrite and (newest != checkpoint or _holds_result(folder)):
+    if not overwrite and (newest != checkpoint or holds_result(folder)):
         raise UserError(f"output_dir: another run has used {folder} since this one began; start it again.")
 
 
-def _holds_result(folder: Path) -> bool:
+def holds_result(folder: Path) -> bool:
     """Return whether a folder holds all that a run writes; one that was killed in its plots has its figures alone."""
     return (folder / METRICS_FILE).is_file() and not (folder / FINGERPRINT_FILE).is_file()
 
