@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from hf_finetune.errors import UserError as UserError
     from hf_finetune.experiments import kfold as kfold
     from hf_finetune.jobs.compare import Comparison as Comparison
-    from hf_finetune.jobs.evaluate import EvaluationResult as EvaluationResult
     from hf_finetune.jobs.evaluate import evaluate_model as evaluate_model
+    from hf_finetune.jobs.evaluation_result import EvaluationResult as EvaluationResult
     from hf_finetune.jobs.export import export_model as export_model
     from hf_finetune.jobs.fold_result import KFoldResult as KFoldResult
     from hf_finetune.jobs.predict import Prediction as Prediction

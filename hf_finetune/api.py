@@ -31,7 +31,8 @@ from hf_finetune.data.transforms.given import ImageFunction
 from hf_finetune.errors import Interrupted, UserError, did_you_mean
 from hf_finetune.evaluation.metrics import Metric, UserMetric
 from hf_finetune.jobs.compare import Comparison, compare_models
-from hf_finetune.jobs.evaluate import EvaluationResult, evaluate_model
+from hf_finetune.jobs.evaluate import evaluate_model
+from hf_finetune.jobs.evaluation_result import EvaluationResult
 from hf_finetune.jobs.export import export_model
 from hf_finetune.jobs.predict import Prediction, classify, counting_unused, find_images
 from hf_finetune.logs import get_logger
@@ -230,10 +231,11 @@ def predict(
     model: str | os.PathLike[str] | PreTrainedModel,
     images: ImageLike | Sequence[ImageLike],
     *,
-    top_k: int = 1,
+    top_k: int | None = None,
     batch_size: int = 32,
     image_processor: BaseImageProcessor | None = None,
     tta: str | None = None,
+    threshold: float | None = None,
 ) -> list[Prediction]:
     """Classify images. Nothing is printed.
 
@@ -241,10 +243,13 @@ def predict(
         model: A run's folder, a Hub id, an embedded checkpoint's name, an ONNX file, or a model object.
         images: One or several: paths of files, or of folders, whose images are all taken; PIL images; arrays (height,
             width, channels) or tensors (channels, height, width), uint8 or float of 0 to 1.
-        top_k: How many classes of each image.
+        top_k: How many classes of each image. Absent, the likeliest; of a model of several labels, those that reach
+            their thresholds, which may be none.
         batch_size: Images of a forward pass.
         image_processor: What prepares images for a model object; absent, that of the checkpoint it came from.
         tta: "flip" or "multicrop": probabilities are the mean over several views of each image.
+        threshold: Of a model of several labels, the probability from which on a class is given, 0 to 1. Absent, the
+            model's own for each class.
 
     Returns:
         A prediction for each image, in order. Of one that cannot be read, `error` says why.
@@ -265,9 +270,8 @@ def predict(
             else:
                 named.append((len(named), as_image(image, f"images: image {len(named)}")))
         unused: Counter[Unused] = Counter()
-        predictions = list(
-            counting_unused(classify(checked, named, top_k, batch_size, image_processor, tta=tta), unused)
-        )
+        classified = classify(checked, named, top_k, batch_size, image_processor, tta=tta, threshold=threshold)
+        predictions = list(counting_unused(classified, unused))
         for note in describe_unused(unused):
             logger.warning(note)
         return predictions

@@ -24,6 +24,7 @@ LAYERS = (
     "logs",
     "distributed",
     "losses",
+    "tasks",
     "config",
     "mmclassification",
     "data",

@@ -8,11 +8,12 @@ A table stands between `<!-- table: NAME -->` and `<!-- end of table -->` in a p
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hf_finetune.data.catalog import CATALOG
-from hf_finetune.evaluation.metrics import METRICS
+from hf_finetune.evaluation.metrics import METRICS, Metric
+from hf_finetune.evaluation.multi_label import MULTI_LABEL_METRICS
 from hf_finetune.losses import LOSSES
 
 DOCS = Path(__file__).resolve().parents[1]
@@ -36,8 +37,17 @@ def datasets_table() -> str:
 
 def metrics_table() -> str:
     """Return the table of the metrics: the meaning of each is its function's docstring."""
+    return _metrics_table(METRICS)
+
+
+def multi_label_metrics_table() -> str:
+    """Return the table of the metrics of images with several labels."""
+    return _metrics_table(MULTI_LABEL_METRICS)
+
+
+def _metrics_table(metrics: Mapping[str, Metric]) -> str:
     rows = []
-    for name, metric in METRICS.items():
+    for name, metric in metrics.items():
         better = {True: "higher", False: "lower", None: "depends"}[metric.greater_is_better]
         rows.append([f"`{name}`", _meaning(metric.compute), better])
     return _table(["Name", "Meaning", "Better"], rows)
@@ -52,7 +62,12 @@ def _meaning(function: Callable[..., object]) -> str:
     return " ".join((function.__doc__ or "").split(".")[0].split()).removeprefix("Return ")
 
 
-TABLES: dict[str, Callable[[], str]] = {"datasets": datasets_table, "losses": losses_table, "metrics": metrics_table}
+TABLES: dict[str, Callable[[], str]] = {
+    "datasets": datasets_table,
+    "losses": losses_table,
+    "metrics": metrics_table,
+    "multi_label_metrics": multi_label_metrics_table,
+}
 
 
 def with_tables(text: str) -> str:

@@ -176,12 +176,19 @@ class Predict(Command):
 
     name = "predict"
     help = "classify image files or folders"
-    usage = "MODEL FILE_OR_FOLDER ... [--top_k N] [--json | --csv] [--output FILE]"
+    usage = "MODEL FILE_OR_FOLDER ... [--top_k N] [--threshold X] [--json | --csv] [--output FILE]"
 
     def register(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("model", metavar="MODEL", help="A run's folder, a Hub id, an embedded name, an ONNX file.")
         parser.add_argument("paths", metavar="FILE_OR_FOLDER", nargs="+", help="Images, or folders that hold some.")
-        parser.add_argument("--top_k", type=int, default=1, metavar="N", help="Classes per image. Default: 1.")
+        parser.add_argument("--top_k", type=int, metavar="N", help="Classes per image. Default: 1; see --threshold.")
+        parser.add_argument(
+            "--threshold",
+            type=float,
+            metavar="X",
+            help="With several labels per image: give the classes from this probability on. Absent: the model's own"
+            " threshold of each class.",
+        )
         parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="Images per pass. Default: 32.")
         _add_output(parser, "Write the classes to FILE, in place of the screen.")
         _add_tta(parser, "Give the mean probabilities over views: {}.")
@@ -201,6 +208,7 @@ class Predict(Command):
             namespace.format or "text",
             output=namespace.output,
             tta=namespace.tta,
+            threshold=namespace.threshold,
         )
         return 2 if unreadable else 0
 

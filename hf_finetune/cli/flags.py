@@ -24,6 +24,7 @@ DATA_FLAGS = (
     "dataset_revision",
     "image_column",
     "label_column",
+    "label_separator",
     "label_from_name",
     "label_strip",
     "train_split",
@@ -57,6 +58,7 @@ CONVERT_FLAGS = (
 )
 
 OWN_TYPES = {name: types for group in OWN_GROUPS.values() for name, types in value_types(group).items()}
+_MAY_BE_BLANK = ("label_separator",)  # flags whose value may be a blank
 _METAVARS = {int: "N", float: "X", str: "TEXT", dict: "MAPPING"}
 
 
@@ -85,7 +87,7 @@ class OneLineParser(argparse.ArgumentParser):
         parsed, unknown = super().parse_known_args(args, namespace)
         for action in self._actions:
             value = getattr(parsed, action.dest, None)
-            if isinstance(value, str) and not value.strip():
+            if isinstance(value, str) and not value.strip() and (not value or action.dest not in _MAY_BE_BLANK):
                 name = (action.option_strings or [str(action.metavar or action.dest)])[-1]
                 advice = "leave the flag out, or give it a value" if action.option_strings else "give it a value"
                 raise UserError(f'{name} is empty ("{value}"); {advice}.')
@@ -183,6 +185,9 @@ def flag_values(namespace: argparse.Namespace, types: Mapping[str, tuple[Any, ..
 
 
 def _value(name: str, typed: Any, types: tuple[Any, ...]) -> Any:
+    if set(types) == {str, list[str], type(None)}:  # names as typed
+        names = [None if word == "null" else word for word in typed]
+        return names[0] if len(names) == 1 else names
     if isinstance(typed, list):
         items = [read_value(word, f"--{name}") for word in typed]
         or_word = str in types and list[str] not in types

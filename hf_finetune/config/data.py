@@ -25,7 +25,16 @@ class DataArguments:
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration name of a Hub dataset."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."})
     image_column: str | None = field(default=None, metadata={"help": "Column of images. Absent: found by its type."})
-    label_column: str | None = field(default=None, metadata={"help": "Column of labels. Absent: found by its type."})
+    label_column: str | list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Column of labels, or several columns of 0 and 1, one for each class. Absent: found by the type."
+        },
+    )
+    label_separator: str | None = field(
+        default=None,
+        metadata={"help": "What separates several labels in one text, such as '|'. Absent: a text is one label."},
+    )
     label_from_name: str | None = field(
         default=None,
         metadata={
@@ -123,6 +132,12 @@ class DataArguments:
     resample: str | None = field(
         default=None, metadata={"help": "Interpolation when images are resized: nearest, bilinear, bicubic or lanczos."}
     )
+
+    @property
+    def label_columns(self) -> list[str]:
+        """The columns of labels that the user states, none where they are found."""
+        stated = self.label_column
+        return [] if stated is None else [stated] if isinstance(stated, str) else stated
 
     def __post_init__(self) -> None:
         check_data(self)

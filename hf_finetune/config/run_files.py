@@ -10,6 +10,7 @@ RECIPE_FILE = "recipe.yaml"
 METRICS_FILE = "metrics.json"
 CONFUSION_MATRIX_FILE = "confusion_matrix.png"
 RELIABILITY_FILE = "reliability_diagram.png"
+PRECISION_RECALL_FILE = "precision_recall.png"
 TRAINING_CURVE_FILE = "training_curve.png"
 ENSEMBLE_FILE = "ensemble.json"  # names the members, folders beside it
 

@@ -46,8 +46,9 @@ class Settings(TypedDict, total=False):
     image_mean: list[float] | None
     image_size: int | list[int] | None
     image_std: list[float] | None
-    label_column: str | None
+    label_column: str | list[str] | None
     label_from_name: str | None
+    label_separator: str | None
     label_strip: bool | None
     max_eval_samples: int | None
     max_train_samples: int | None

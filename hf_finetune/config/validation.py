@@ -105,6 +105,7 @@ def check_data(data: DataArguments) -> None:
         _check_label_from_name(data.label_from_name)
         if data.streaming:
             raise UserError("label_from_name is for a folder of images, which is not streamed; leave --streaming out.")
+    _check_label_columns(data)
     if data.augmentation is not None and data.train_transforms is not None:
         raise UserError(
             f"augmentation {data.augmentation} is a list of train_transforms, and there is another; use"
@@ -123,6 +124,23 @@ def check_data(data: DataArguments) -> None:
         raise UserError(
             f"validation_fraction is {data.validation_fraction}; use a fraction of at least 0 and below 1, such as 0.1."
         )
+
+
+def _check_label_columns(data: DataArguments) -> None:
+    columns = data.label_columns
+    repeated = next((name for name in columns if columns.count(name) > 1), None)
+    if repeated is not None:
+        raise UserError(f"label_column names {repeated} twice; use each column once.")
+    if data.label_separator == "":
+        raise UserError("label_separator is empty; use what separates labels in a text, such as '|'.")
+    if data.label_separator is not None and len(columns) > 1:
+        raise UserError(
+            "label_separator divides the texts of one column, and label_column names several; leave one out."
+        )
+    for key, used in (("label_separator", data.label_separator is not None), ("label_column", len(columns) > 1)):
+        if used and data.streaming:
+            what = "divides texts" if key == "label_separator" else "names several columns"
+            raise UserError(f"{key} {what}, which a stream does not; use a column of lists, or leave --streaming out.")
 
 
 def _check_image_size(size: int | list[int]) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from datasets import Dataset
 
-from hf_finetune.data.columns import arrow_column
+from hf_finetune.data.columns import arrow_column, label_array
 from hf_finetune.data.images.cache import DecodedImages
 from hf_finetune.data.images.decoding import UnreadableImage, image_name
 from hf_finetune.data.stages import EvaluationStage, TrainingStage
@@ -42,17 +42,17 @@ class ImageBatches(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         decoded: DecodedImages | None = None,
         on_unreadable: OnUnreadable | None = None,
     ) -> None:
-        self.split = split.with_format(None)
+        self.split = split.with_format(None, columns=["image"])  # the other columns are read once
         self.stage = stage
         self.decoded = decoded
         self.on_unreadable = on_unreadable
         self._shape: torch.Size | None = None  # (channels, height, width) of the images in a batch
 
     @cached_property
-    def labels(self) -> npt.NDArray[np.int64]:
-        """The class ids, int64 of shape (images,)."""
-        labels: npt.NDArray[np.int64] = arrow_column(self.split, "label").to_numpy().astype(np.int64)
-        return labels
+    def labels(self) -> npt.NDArray[Any]:
+        """The class ids, int64 of shape (images,), or which classes each image has, bool (images, classes)."""
+        labels = label_array(self.split)
+        return labels.astype(np.int64) if labels.ndim == 1 else labels
 
     @cached_property
     def sample_index(self) -> npt.NDArray[np.int64]:
@@ -81,7 +81,7 @@ class ImageBatches(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         repetitions, places = np.divmod(np.asarray(rows, dtype=np.int64), len(self))
         sample_index = self.sample_index[places]
         if self.decoded is None:
-            columns = self.split[places]
+            columns = {"image": self.split[places]["image"], "label": self.labels[places]}
         else:
             columns = {"pixels": self.decoded[sample_index], "label": self.labels[places]}
         # What draws depend on: of a repetition, the number of a row that no split has.

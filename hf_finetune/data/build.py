@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from datasets import Dataset, Value
+from datasets import Dataset, Sequence, Value
 
 from hf_finetune.config.data import DataArguments
 from hf_finetune.config.folds import parse_fold
 from hf_finetune.data.catalog import DatasetEntry
-from hf_finetune.data.columns import are_files, arrow_column, find_image_column, find_label_column, image_dataset
+from hf_finetune.data.columns import (
+    are_files,
+    arrow_column,
+    find_columns_of_classes,
+    find_image_column,
+    find_label_column,
+    image_dataset,
+    label_array,
+)
 from hf_finetune.data.dataset import EarlierImages, ImageDataset
 from hf_finetune.data.duplicates import leave_out_duplicates
 from hf_finetune.data.folds import Rows, fold_of_rows, group_split, note_shared_groups, read_groups
@@ -18,6 +28,7 @@ from hf_finetune.data.images.decoding import NO_SUCH_FILE
 from hf_finetune.data.images.header_cache import HeaderCache
 from hf_finetune.data.images.header_check import check_headers, count_unused, describe_bad_image, list_bad_images
 from hf_finetune.data.images.value_range import find_values
+from hf_finetune.data.label_sets import are_label_sets, map_label_sets
 from hf_finetune.data.labels import Labels, map_labels, missing_classes
 from hf_finetune.data.sources.in_memory import InMemoryDataset, read_objects
 from hf_finetune.data.sources.open import open_source
@@ -91,7 +102,7 @@ def load_image_dataset(
             raise UserError(f"{raw.source}: split {split} has no images.")
     image_column, labels = _read_columns(raw, roles, reference, arguments, entry)
 
-    result = ImageDataset({}, {}, labels.names, raw.source, entry, [*raw.notes, *labels.notes])
+    result = ImageDataset({}, {}, labels.names, raw.source, entry, [*raw.notes, *labels.notes], task=labels.task)
     result.revision, result.folder = raw.revision, raw.folder
     result.notes += note_unused_splits(raw, roles)
     if entry is not None and len(labels.names) != entry.num_classes:
@@ -119,15 +130,14 @@ def _read_columns(
 ) -> tuple[str, Labels]:
     """Return the name of the image column, and the labels of all splits that have a role."""
     image_column = find_image_column(raw, reference, arguments.image_column, entry.image_column if entry else None)
-    label_column = find_label_column(
+    chosen = _label_columns(
         raw,
         reference,
         image_column,
-        arguments.label_column,
+        arguments,
         entry.label_column if entry else None,
-        arguments.group_column,
     )
-    label_columns: dict[str, str | None] = {}
+    label_columns: dict[str, list[str] | None] = {}
     for split in roles.values():
         columns = raw.splits[split].column_names
         if image_column not in columns:
@@ -135,8 +145,23 @@ def _read_columns(
                 f"{raw.source}: split {split} has no column {image_column}, which holds the images of {reference};"
                 f" it has {', '.join(columns)}."
             )
-        label_columns[split] = label_column if label_column in columns else None
-    return image_column, map_labels(raw, label_columns, reference, arguments.label_strip)
+        label_columns[split] = chosen if set(chosen) <= set(columns) else None
+    separator, strip = arguments.label_separator, arguments.label_strip
+    if are_label_sets(raw, reference, chosen, separator):
+        return image_column, map_label_sets(raw, label_columns, reference, separator, strip)
+    only = {split: None if names is None else names[0] for split, names in label_columns.items()}
+    return image_column, map_labels(raw, only, reference, strip)
+
+
+def _label_columns(
+    raw: RawDataset, split: str, image_column: str, arguments: DataArguments, expected: str | None
+) -> list[str]:
+    """Return the column of labels, or several that are one class each."""
+    wanted, group = arguments.label_columns, arguments.group_column
+    if wanted:
+        return [find_label_column(raw, split, image_column, name) for name in wanted]
+    found = find_columns_of_classes(raw, split, image_column, expected, group)
+    return found or [find_label_column(raw, split, image_column, None, expected, group)]
 
 
 def _add_splits(
@@ -148,13 +173,22 @@ def _add_splits(
             result.notes.append(f"Split {split} is not used as {role}: it {labels.unlabelled[split]}.")
             continue
         images = image_dataset(raw, split, image_column)
-        # int32, because these columns are all that stays in memory for each row.
-        class_ids = labels.ids[split].astype(np.int32)
-        labelled = images.add_column("label", class_ids, feature=Value("int32"))
+        class_ids, column, kind = _as_column(labels.ids[split])
+        labelled = images.add_column("label", column, feature=kind)
         numbers = np.arange(len(images), dtype=np.int32)
         result.splits[role] = labelled.add_column("sample_index", numbers, feature=Value("int32"))
         result.split_names[role] = split
         result.sources[role], result.source_labels[role] = images, class_ids
+
+
+def _as_column(ids: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Any, Any]:
+    """Return labels, the column of them, and its type: class ids, or a bit for each class."""
+    if ids.ndim == 2:
+        column = pa.FixedSizeListArray.from_arrays(pa.array(ids.ravel()), ids.shape[1])
+        return ids, column, Sequence(Value("bool"), length=ids.shape[1])
+    # int32, because these columns are all that stays in memory for each row.
+    narrow = ids.astype(np.int32)
+    return narrow, narrow, Value("int32")
 
 
 def _check_counts(result: ImageDataset, earlier: EarlierImages) -> None:
@@ -193,7 +227,7 @@ def _hold_out_validation(
 
 def _divide_train(result: ImageDataset, arguments: DataArguments, seed: int, groups: Rows | None) -> None:
     train, fraction = result.splits["train"], arguments.validation_fraction
-    labels = _class_ids(train)
+    labels = label_array(train)
     if arguments.fold is not None:
         number, folds = parse_fold(arguments.fold)
         in_fold = fold_of_rows(labels, groups, folds, seed) == number - 1
@@ -232,7 +266,7 @@ def _note_missing_classes(result: ImageDataset, known: list[str]) -> None:
     names = result.label_names
     expected = set(names)
     for role, dataset in result.splits.items():
-        absent = missing_classes(_class_ids(dataset), names)
+        absent = missing_classes(label_array(dataset), names)
         missing = [name for name in absent if name in expected and not (role == "train" and name in known)]
         if role == "train":
             expected -= set(absent)
@@ -310,11 +344,6 @@ def _leave_out_duplicates(result: ImageDataset, drop: bool) -> None:
         gone = np.setdiff1d(np.arange(len(train)), kept)
         result.left_out.setdefault("train", []).extend(arrow_column(train, "sample_index").to_numpy()[gone].tolist())
         result.splits["train"] = _select(train, kept)
-
-
-def _class_ids(dataset: Dataset) -> npt.NDArray[np.int32]:
-    ids: npt.NDArray[np.int32] = arrow_column(dataset, "label").to_numpy()
-    return ids
 
 
 def _select(dataset: Dataset, rows: npt.NDArray[np.int64]) -> Dataset:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, Image, Value
@@ -78,7 +80,7 @@ def find_label_column(
     Returns:
         The wanted or expected column; else the one ClassLabel, or the one column of names or integers that is not the
         image column. Integers that a tool stored as floats, beside missing values, count if the column is called
-        `label` or there is no other.
+        `label` or there is no other. Lists count if their column is called `label` or `labels` or there is no other.
 
     Raises:
         UserError: The wanted column does not exist, or not exactly one column qualifies.
@@ -90,8 +92,11 @@ def find_label_column(
         _check_column(raw, split, "label_column", wanted)
         return wanted
     others = [name for name in features if name not in (image_column, SPLIT_COLUMN, group_column)]
-    candidates = [name for name in others if isinstance(features[name], ClassLabel)]
-    candidates = candidates or [name for name in others if _is_string(features[name]) or _is_integer(features[name])]
+    lists = [name for name in others if list_item(features[name]) is not None]
+    candidates = [name for name in others if isinstance(list_item(features[name]) or features[name], ClassLabel)]
+    if not candidates:
+        candidates = [name for name in others if _is_string(features[name]) or _is_integer(features[name])]
+        candidates = (candidates + [name for name in ("label", "labels") if name in lists]) or lists
     if "label" not in candidates:
         whole = [name for name in others if _holds_whole_floats(raw.splits[split], name)]
         candidates = ["label"] if "label" in whole else candidates or whole
@@ -101,6 +106,39 @@ def find_label_column(
             " Use --label_column NAME if one of them does."
         )
     return _the_one(raw, split, "label", candidates)
+
+
+def find_columns_of_classes(
+    raw: RawDataset, split: str, image_column: str, expected: str | None = None, group_column: str | None = None
+) -> list[str]:
+    """Find columns of 0 and 1 that are one class each, where no other column could be that of the labels.
+
+    Returns:
+        Their names, two at least; an empty list where `find_label_column` has to find the labels.
+    """
+    dataset = raw.splits[split]
+    if {"label", "labels", expected} & dataset.features.keys():
+        return []
+    not_classes = (image_column, SPLIT_COLUMN, group_column)
+    others = {name: kind for name, kind in dataset.features.items() if name not in not_classes}
+    classes = [name for name in others if holds_classes(dataset, name)]
+    rivals = [
+        name
+        for name, kind in others.items()
+        if isinstance(kind, ClassLabel) or _is_string(kind) or _is_integer(kind) or list_item(kind) is not None
+    ]
+    return classes if len(classes) > 1 and set(rivals) <= set(classes) else []
+
+
+def holds_classes(dataset: Dataset, column: str) -> bool:
+    """Return whether a column holds nothing but 0 and 1, or false and true."""
+    feature, values = dataset.features[column], arrow_column(dataset, column)
+    if not isinstance(feature, Value) or not (_is_integer(feature) or feature.dtype.startswith("float")):
+        return False
+    known = len(values) > 0 and values.null_count == 0
+    if known and not pa.types.is_boolean(values.type):
+        known = bool(pc.all(pc.or_(pc.equal(values, 0), pc.equal(values, 1))).as_py())
+    return known
 
 
 def image_dataset(raw: RawDataset, split: str, column: str) -> Dataset:
@@ -136,6 +174,17 @@ def arrow_column(dataset: Dataset, column: str) -> pa.ChunkedArray:
     whole = dataset.data.column(column)
     # `datasets` would make a Python object of each selected row.
     return whole if dataset._indices is None else whole.take(dataset._indices.column(0))
+
+
+def label_array(dataset: Dataset) -> npt.NDArray[Any]:
+    """Return the column `label` of a split: class ids, int32 (rows,), or which classes each row has, bool (rows, n)."""
+    column = arrow_column(dataset, "label")
+    if not pa.types.is_fixed_size_list(column.type):
+        ids: npt.NDArray[Any] = column.to_numpy()
+        return ids
+    flat = _one_chunk(column).flatten().to_numpy(zero_copy_only=False)
+    several: npt.NDArray[Any] = flat.reshape(-1, column.type.list_size)
+    return several
 
 
 def are_files(images: Dataset) -> bool:
@@ -178,6 +227,15 @@ def _the_one(raw: RawDataset, split: str, name: str, candidates: list[str]) -> s
             f" Use --{name}_column {candidates[0]} or another."
         )
     return conventional or candidates[0]
+
+
+def list_item(feature: object) -> object | None:
+    """Return the type of the items of a column of lists of names, numbers or classes; None for any other column."""
+    item = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+    if isinstance(item, ClassLabel) or _is_string(item) or _is_integer(item):
+        return item
+    # Lists that are all empty are of the type null.
+    return item if isinstance(item, Value) and (item.dtype.startswith("float") or item.dtype == "null") else None
 
 
 def _describe(features: Mapping[str, object]) -> str:

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 from datasets import Dataset
 
@@ -19,6 +18,7 @@ from hf_finetune.data.images.decoding import Unused
 from hf_finetune.data.images.header_check import describe_unused
 from hf_finetune.data.images.value_range import FoundValues
 from hf_finetune.data.streaming.split import StreamedSplit
+from hf_finetune.tasks import ONE_LABEL, Task
 
 Split: TypeAlias = Dataset | StreamedSplit
 
@@ -33,8 +33,8 @@ class ImageDataset:
 
     Attributes:
         splits: "train", "validation" and "test", those that exist. A `datasets.Dataset` has the columns `image`
-            (datasets.Image(decode=False), so {"bytes", "path"}), `label` (int32 class id, 0 to n-1) and `sample_index`
-            (int32 row number in the source's split). A `StreamedSplit` yields the same as `Row`s.
+            (datasets.Image(decode=False), so {"bytes", "path"}), `label` (int32 class id, 0 to n-1, or n bools) and
+            `sample_index` (int32 row number in the source's split). A `StreamedSplit` yields the same as `Row`s.
         split_names: What each split is, in words: "10 % of train, stratified, seed 42".
         label_names: The class names by class id.
         source: What messages call the dataset: the Hub id or the path.
@@ -51,8 +51,10 @@ class ImageDataset:
         revision: The commit of a dataset that the Hub gave.
         sources: By role, the undivided split of the source that `sample_index` refers to, as the one column `image`.
             A streamed split has none.
-        source_labels: By role, the class id of each row of `sources`, int32 of shape (rows,).
+        source_labels: By role, the class id of each row of `sources`, int32 of shape (rows,), or which classes it has,
+            bool (rows, n).
         folder: The folder that messages name images relative to, None where there is none.
+        task: What a label says of an image.
     """
 
     splits: dict[str, Split]
@@ -69,8 +71,9 @@ class ImageDataset:
     wide_values: FoundValues | None = None
     revision: str | None = None
     sources: dict[str, Dataset] = field(default_factory=dict)
-    source_labels: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
+    source_labels: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     folder: Path | None = None
+    task: Task = ONE_LABEL
 
     @property
     def uniform(self) -> bool:

@@ -50,7 +50,7 @@ class SplitFingerprint:
 
     Attributes:
         names: Hashes of the paths below the folder that all share, uint32 of shape (rows,); 0 without a path.
-        labels: Class ids, int32 of shape (rows,); of a file of a stream, 0.
+        labels: Class ids, int32 of shape (rows,), or hashes of several; of a file of a stream, 0.
         contents: Hashes of the contents, uint32 of shape (rows,); 0 for what cannot be read.
     """
 
@@ -120,7 +120,7 @@ def fingerprint_of(data: ImageDataset) -> Fingerprint:
         else:
             storage = arrow_column(data.sources[role], "image")
             splits[role] = SplitFingerprint(
-                _names(pc.struct_field(storage, "path")), data.source_labels[role], _contents(storage)
+                _names(pc.struct_field(storage, "path")), _label_codes(data.source_labels[role]), _contents(storage)
             )
     return Fingerprint(data.label_names, splits)
 
@@ -169,11 +169,11 @@ def _describe_change(
         relabelled = np.flatnonzero(old.labels != new.labels)
         if len(relabelled):
             row = int(relabelled[0])
+            first = f"{_count(relabelled, data, role)} other labels, the first, {name_of_row(data, role, row)}"
+            if data.task.several:
+                return f"{first}, is one of them"
             names = [now.label_names[split.labels[row]] for split in (new, old)]
-            return (
-                f"{_count(relabelled, data, role)} other labels, the first, {name_of_row(data, role, row)}, is"
-                f" {names[0]} and was {names[1]}"
-            )
+            return f"{first}, is {names[0]} and was {names[1]}"
         differ = (old.contents != new.contents) & (old.contents != _UNREADABLE) & (new.contents != _UNREADABLE)
         known = {image.rpartition(" (")[0] for image in unreadable}
         changed = [row for row in np.flatnonzero(differ).tolist() if name_of_row(data, role, row) not in known]
@@ -234,6 +234,13 @@ def _names(paths: pa.ChunkedArray) -> Codes:
     prefix = os.path.commonprefix([ends["min"], ends["max"]])  # noqa: RUF071  # cut back to a folder below
     shared = len(prefix.rpartition("/")[0].encode())
     return _hashes([path[shared:] for path in pc.fill_null(paths, "").cast(pa.binary()).to_pylist()])
+
+
+def _label_codes(labels: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+    """Return class ids as they are, and one hash for the classes of each row where there are several."""
+    if labels.ndim == 1:
+        return labels
+    return _hashes([row.tobytes() for row in np.packbits(labels, axis=1)]).view(np.int32)
 
 
 def _contents(storage: pa.ChunkedArray) -> Codes:

@@ -87,8 +87,13 @@ def fold_of_rows(labels: npt.NDArray[np.integer], groups: Rows | None, folds: in
         The fold of each row, 0 to folds - 1, int64 of shape (rows,).
 
     Raises:
-        UserError: There are fewer groups than folds, or every class has fewer rows.
+        UserError: There are fewer groups than folds, every class has fewer rows, or rows have several labels.
     """
+    if labels.ndim == 2:
+        raise UserError(
+            "Folds and groups are divided by the one class of each image, and these images have several labels; leave"
+            " fold and group_column out, and give the splits yourself where groups matter."
+        )
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # half a second, and only folds need it
 
     if groups is not None and (count := len(np.unique(groups))) < folds:

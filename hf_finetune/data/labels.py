@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,10 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset
 
 from hf_finetune.data.class_names import hint_at_strip, note_similar_names, note_stripped, tidy_name
-from hf_finetune.data.columns import arrow_column
+from hf_finetune.data.columns import arrow_column, label_array
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.errors import UserError, listing
+from hf_finetune.tasks import ONE_LABEL, SEVERAL_LABELS, Task
 
 _EXACT = 2.0**53  # from here on a 64-bit float does not hold every integer
 _NO_NAME = re.compile(r"(LABEL_)?[0-9]+|None")  # what Transformers calls a class that nobody named
@@ -31,15 +33,20 @@ class Labels:
 
     Attributes:
         names: The n class names.
-        ids: By split, int64 of shape (rows,), 0 to n-1.
+        ids: By split, int64 of shape (rows,), 0 to n-1; or which classes each row has, bool (rows, n).
         unlabelled: The splits without labels, with the reason in words. They have no ids.
         notes: Sentences that the user should read.
     """
 
     names: list[str]
-    ids: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    ids: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     unlabelled: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def task(self) -> Task:
+        """What a label says of an image."""
+        return SEVERAL_LABELS if any(ids.ndim == 2 for ids in self.ids.values()) else ONE_LABEL
 
 
 def map_labels(raw: RawDataset, columns: Mapping[str, str | None], reference: str, label_strip: bool = False) -> Labels:
@@ -82,9 +89,10 @@ def map_labels(raw: RawDataset, columns: Mapping[str, str | None], reference: st
     return result
 
 
-def missing_classes(ids: npt.NDArray[np.integer], names: list[str]) -> list[str]:
-    """Return the names of the classes that no row has; `ids` is of shape (rows,), 0 to n-1."""
-    return [name for name, count in zip(names, np.bincount(ids, minlength=len(names)), strict=True) if not count]
+def missing_classes(ids: npt.NDArray[Any], names: list[str]) -> list[str]:
+    """Return the names of the classes that no row has; `ids` are labels as `Labels` has them."""
+    counts = np.bincount(ids, minlength=len(names)) if ids.ndim == 1 else ids.sum(axis=0)
+    return [name for name, count in zip(names, counts, strict=True) if not count]
 
 
 @dataclass
@@ -252,7 +260,7 @@ def match_classes(dataset: Dataset | None, label_names: Sequence[str], model_nam
         UserError: The model lacks a class that has images, or several of its classes have the name of one.
     """
     position = {name: number for number, name in enumerate(model_names)}
-    absent = [] if dataset is None else missing_classes(arrow_column(dataset, "label").to_numpy(), list(label_names))
+    absent = [] if dataset is None else missing_classes(label_array(dataset), list(label_names))
     wanted = [name for name in label_names if name not in absent]
     repeated = [name for name in wanted if model_names.count(name) > 1]
     if repeated:

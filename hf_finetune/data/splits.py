@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hf_finetune.data.catalog import DatasetEntry
+from hf_finetune.data.iterative_stratification import iterative_split
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.errors import UserError, did_you_mean
 
@@ -91,22 +93,25 @@ def note_unused_splits(raw: RawDataset, roles: Mapping[str, str]) -> list[str]:
 
 
 def stratified_split(
-    labels: npt.NDArray[np.integer], fraction: float, seed: int
+    labels: npt.NDArray[Any], fraction: float, seed: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Divide rows into two parts with the same shares of each class.
 
     The number of rows held out of each class follows the largest-remainder method (Hamilton's): `fraction` of the
     class, rounded down, and one more for the classes with the largest remainders until `fraction` of all rows is
-    reached. Of every class with two rows or more, at least one is held out and at least one is kept.
+    reached. Of every class with two rows or more, at least one is held out and at least one is kept. Rows with several
+    classes are divided by iterative stratification.
 
     Args:
-        labels: Integers of shape (rows,).
+        labels: Integers of shape (rows,), or which classes each row has, bool (rows, classes).
         fraction: The share of the rows to hold out, 0 to 1.
         seed: Decides which rows of a class are held out.
 
     Returns:
         The row numbers that are kept and those that are held out, each int64 and sorted.
     """
+    if labels.ndim == 2:
+        return iterative_split(labels, fraction, seed)
     generator = np.random.default_rng(seed)
     counts = np.unique(labels, return_counts=True)[1]
     quotas = counts * fraction

@@ -94,7 +94,8 @@ class TrainingStage:
                 width, 3)), `label` and `sample_index`.
 
         Returns:
-            `pixel_values`, uint8 of shape (batch, 3, height, width); `labels` and `draw_keys`, int64 of shape (batch,).
+            `pixel_values`, uint8 of shape (batch, 3, height, width); `labels` (see `as_labels`), and `draw_keys`, int64
+            of shape (batch,).
 
         Raises:
             UnreadableImage: An image cannot be decoded.
@@ -112,14 +113,18 @@ class TrainingStage:
             images = [
                 self.transforms.apply_to_image(image, key) for image, key in zip(images, keys.tolist(), strict=True)
             ]
-        return {"pixel_values": _stack(images), "labels": torch.as_tensor(rows["label"]), "draw_keys": keys}
+        return {"pixel_values": _stack(images), "labels": as_labels(rows["label"]), "draw_keys": keys}
 
 
 class EvaluationStage:
     """Stage one of evaluation: decode, and where images differ in size, resize and crop with the image processor."""
 
     def __init__(
-        self, image_processor: BaseImageProcessor, uniform: bool, class_ids: Sequence[int] | None = None
+        self,
+        image_processor: BaseImageProcessor,
+        uniform: bool,
+        class_ids: Sequence[int] | None = None,
+        num_labels: int = 0,
     ) -> None:
         """Set the stage up.
 
@@ -128,10 +133,12 @@ class EvaluationStage:
             uniform: Whether all images have one small size (`ImageDataset.uniform`). If so they are passed on
                 unchanged, and stage two resizes whole batches.
             class_ids: For each class id of the dataset the model's id of that class; None where they are the same.
+            num_labels: The number of the model's classes, needed with `class_ids` where images have several.
         """
         self.image_processor = image_processor
         self.uniform = uniform
         self.class_ids = class_ids
+        self.num_labels = num_labels
         self.batched = isinstance(image_processor, TorchvisionBackend)
         self.decoding = decoding_of(image_processor)
         self._padded_size = padded_size(image_processor)
@@ -141,7 +148,7 @@ class EvaluationStage:
 
         Returns:
             `pixel_values` of shape (batch, 3, height, width), uint8, or float32 where the processor has normalized them
-            already; and `labels`, int64 of shape (batch,).
+            already; and `labels` (see `as_labels`).
 
         Raises:
             UnreadableImage: An image cannot be decoded, or is so long that padding leaves nothing of it.
@@ -161,13 +168,31 @@ class EvaluationStage:
                 decoded = [decode_image(image, self.decoding) for image in rows["image"]]
                 self._check_room(rows, [(image.height, image.width) for image in decoded])
             images = self.image_processor(decoded, return_tensors="pt")["pixel_values"]
-        labels = rows["label"] if self.class_ids is None else [self.class_ids[label] for label in rows["label"]]
-        return {"pixel_values": _stack(images), "labels": torch.as_tensor(labels)}
+        return {"pixel_values": _stack(images), "labels": self._of_model(as_labels(rows["label"]))}
+
+    def _of_model(self, labels: torch.Tensor) -> torch.Tensor:
+        """Return labels of the dataset's classes as those of the model's."""
+        if self.class_ids is None:
+            return labels
+        class_ids = torch.tensor(self.class_ids)
+        if labels.ndim == 1:
+            return class_ids[labels]
+        mapped = labels.new_zeros(len(labels), self.num_labels)
+        mapped[:, class_ids[class_ids >= 0]] = labels[:, class_ids >= 0]
+        return mapped
 
     def _check_room(self, rows: Mapping[str, Any], sizes: Sequence[tuple[int, int]]) -> None:
         if self._padded_size is not None:
             for value, (height, width) in zip(rows["image"], sizes, strict=True):
                 check_room(value, height, width, self._padded_size)
+
+
+def as_labels(labels: Any) -> torch.Tensor:
+    """Return labels as a loss takes them: class ids, int64 (batch,), or 1 for each class that an image has, float32
+    (batch, classes), and 0 for the others.
+    """
+    tensor = torch.as_tensor(np.asarray(labels))
+    return tensor.float() if tensor.ndim == 2 else tensor
 
 
 def _stack(images: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:

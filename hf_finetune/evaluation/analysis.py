@@ -30,6 +30,16 @@ class ClassFigures(TypedDict):
     support: int
 
 
+class LabelFigures(ClassFigures):
+    """The figures of one class of images with several labels: those above, at its `threshold`, a probability.
+
+    `average_precision` does not depend on it; it is NaN for a class that no image has.
+    """
+
+    average_precision: float
+    threshold: float
+
+
 class Confusion(TypedDict):
     """How many `images` of the class `label` were given the class `prediction`."""
 

@@ -95,7 +95,7 @@ class Metric:
     """One metric: how it is computed, what it is called and how it is shown.
 
     Attributes:
-        compute: The figure of one split.
+        compute: The figure of one split, of its `Predictions`, or `LabelSetPredictions` of several labels.
         heading: Heading of its column in the final table, at most 10 characters to keep the table within 80 columns.
         title: Its name in the model card and in the log.
         hub_type: Its type in the model card's metadata, an id of https://huggingface.co/metrics where there is one.
@@ -108,7 +108,7 @@ class Metric:
         interval: The 95 % interval of the figure; None where it has none. It is computed for final figures only.
     """
 
-    compute: Callable[[Predictions], float]
+    compute: Callable[[Any], float]
     heading: str
     title: str
     hub_type: str
@@ -117,7 +117,7 @@ class Metric:
     min_classes: int = 1
     in_log: bool = True
     needs_probabilities: bool = False
-    interval: Callable[[Predictions], Interval] | None = None
+    interval: Callable[[Any], Interval] | None = None
 
 
 def accuracy(predictions: Predictions) -> float:
@@ -211,8 +211,10 @@ METRICS: Mapping[str, Metric] = {
 _RESERVED = ("samples", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 
-def run_metrics(own: Mapping[str, UserMetric | Metric] | None = None) -> Mapping[str, Metric]:
-    """Return the metrics of one run: those of `METRICS`, and after them the user's own.
+def run_metrics(
+    own: Mapping[str, UserMetric | Metric] | None = None, registered: Mapping[str, Metric] = METRICS
+) -> Mapping[str, Metric]:
+    """Return the metrics of one run: the registered ones, and after them the user's own.
 
     A metric of the `evaluate` library becomes one of them through a lambda:
 
@@ -222,7 +224,9 @@ def run_metrics(own: Mapping[str, UserMetric | Metric] | None = None) -> Mapping
 
     Args:
         own: By name, a function of (probabilities, float32 (images, classes), labels, int64 (images,)) that returns
-            one number, or a `Metric`. Images without a label are left out before.
+            one number, or a `Metric`. Images without a label are left out before. Where images have several labels,
+            these are 1 for each of them and 0 for other classes, int64 (images, classes).
+        registered: Those of the task.
 
     Returns:
         A new mapping of names to metrics.
@@ -230,7 +234,7 @@ def run_metrics(own: Mapping[str, UserMetric | Metric] | None = None) -> Mapping
     Raises:
         UserError: If a name is taken or is not an identifier, or a value is neither a function nor a `Metric`.
     """
-    metrics = dict(METRICS)
+    metrics = dict(registered)
     for name, value in (own or {}).items():
         if not isinstance(name, str) or not name.isidentifier():
             raise UserError(f'metrics: "{name}" cannot be the name of a metric; use letters, digits and "_".')
@@ -338,7 +342,7 @@ class ClassificationMetrics:
         Raises:
             UserError: If no image has a label, or a user's metric does not return one number.
         """
-        predictions = self._predictions(prediction)
+        predictions = self.predictions(prediction)
         figures = {name: _one_number(name, metric.compute(predictions)) for name, metric in self.metrics.items()}
         return {**figures, "samples": len(predictions.labels)}
 
@@ -348,19 +352,16 @@ class ClassificationMetrics:
         Args:
             prediction: As for the figures.
         """
-        predictions = self._predictions(prediction)
+        predictions = self.predictions(prediction)
         return {
             name: metric.interval(predictions) for name, metric in self.metrics.items() if metric.interval is not None
         }
 
-    def _predictions(self, prediction: EvalPrediction | PredictionOutput) -> Predictions:
+    def predictions(self, prediction: EvalPrediction | PredictionOutput) -> Any:
+        """Return the `Predictions` of what `reduce_logits` returned for a split."""
         labels = np.asarray(prediction.label_ids)
         labelled = labels >= 0
-        if not labelled.any():
-            raise UserError(
-                f"None of the {len(labels)} images to evaluate has a label (all are below 0);"
-                " choose a split with labels by --test_split or --validation_split."
-            )
+        check_any_label(labelled)
         arrays = [np.asarray(array)[labelled] for array in prediction.predictions]
         return Predictions(
             classes=arrays[0],
@@ -370,6 +371,15 @@ class ClassificationMetrics:
             confidences=arrays[3],
             num_classes=self.num_classes,
             probabilities=arrays[4] if self._keep_probabilities else None,
+        )
+
+
+def check_any_label(labelled: NDArray[np.bool_]) -> None:
+    """Raise `UserError` where no image has a label, bool (images,)."""
+    if not labelled.any():
+        raise UserError(
+            f"None of the {len(labelled)} images to evaluate has a label (all are below 0);"
+            " choose a split with labels by --test_split or --validation_split."
         )
 
 

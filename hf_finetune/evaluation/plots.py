@@ -1,7 +1,6 @@
 """Plots as PNG files: confusion matrix, reliability diagram, training curve, search for a learning rate.
 
-Only matplotlib's object-oriented interface is used: no pyplot, no window, no state that outlives a call. A plot that
-cannot be drawn is left out and the log says why: it must not cost a result.
+A plot that cannot be drawn is left out and the log says why (`drawing`).
 """
 
 from __future__ import annotations
@@ -9,26 +8,21 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import textwrap
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from hf_finetune.errors import first_line, listing
+from hf_finetune.errors import listing
 from hf_finetune.evaluation.analysis import Confusions
 from hf_finetune.evaluation.calibration import ReliabilityBin
-from hf_finetune.evaluation.fonts import cannot_draw, families_for
+from hf_finetune.evaluation.drawing import GREY, drawing, save, set_title
+from hf_finetune.evaluation.fonts import cannot_draw
 from hf_finetune.evaluation.intervals import wilson
 from hf_finetune.evaluation.metrics import as_percent
 from hf_finetune.logs import get_logger
@@ -40,7 +34,6 @@ _MOST_NAMED = 60  # classes up to which each row and column shows its name
 _MOST_CELLS = 500  # classes up to which each has a row and a column of its own
 _NAME_LENGTH = 24  # characters
 _TRAIN, _HELD_OUT, _RATE = "#8a97a8", "#b5367a", "#3b528b"
-_GREY = "#666666"
 
 _Points = list[tuple[float, float]]
 
@@ -70,7 +63,7 @@ def plot_confusion_matrix(
     """
     classes = len(label_names)
     named = classes <= _MOST_NAMED
-    with _drawing(path, "".join([title, *label_names]) if named else title) as missing:
+    with drawing(path, "".join([title, *label_names]) if named else title) as missing:
         confusions = matrix if isinstance(matrix, Confusions) else Confusions.of_matrix(matrix)
         per_cell = math.ceil(classes / _MOST_CELLS)
         counts = confusions.matrix(per_cell)
@@ -86,7 +79,7 @@ def plot_confusion_matrix(
             interpolation="nearest",
             extent=(-0.5, edge, edge, -0.5),
         )
-        _set_title(
+        set_title(
             axes,
             title or "Confusion matrix",
             _accuracy_of(confusions, split),
@@ -106,7 +99,7 @@ def plot_confusion_matrix(
         bar.set_label("share of the label's images" if per_cell == 1 else "share of the images of the labels")
         bar.outline.set_visible(False)
         # One class of a thousand is narrower than a pixel at 120 dots per inch.
-        _save(figure, path, dots_per_inch=200 if classes > 300 else 120)
+        save(figure, path, dots_per_inch=200 if classes > 300 else 120)
 
 
 def _accuracy_of(confusions: Confusions, split: str) -> str:
@@ -133,7 +126,7 @@ def plot_reliability(
         title: What was trained on what, such as "resnet50 on cifar10".
         split: Name of the split that the scores are of.
     """
-    with _drawing(path, title):
+    with drawing(path, title):
         figure = Figure(figsize=(6.4, 6.8), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         images = np.array([row["images"] for row in bins])
@@ -142,12 +135,12 @@ def plot_reliability(
         width = bins[0]["high"] - bins[0]["low"]
         low, high = wilson(np.round(accuracies * images), images)
         middles = [row["low"] + width / 2 for row in bins]
-        upper.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle="--", label="score = accuracy")
+        upper.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="score = accuracy")
         upper.bar(left, accuracies, width, align="edge", color=_RATE, edgecolor="white", label="accuracy")
         upper.vlines(middles, low, high, color=_TRAIN, linewidth=1.6, label="95 % interval")
         error = float(np.sum(images * np.abs(accuracies - scores)) / images.sum())
         counted = f"{images.sum():,} {split} images".replace("  ", " ")
-        _set_title(upper, title or "Reliability diagram", f"calibration error {as_percent(error)} on {counted}")
+        set_title(upper, title or "Reliability diagram", f"calibration error {as_percent(error)} on {counted}")
         upper.set_ylabel("accuracy")
         upper.set_ylim(0, 1.02)
         upper.legend(frameon=False, loc="upper left")
@@ -160,7 +153,7 @@ def plot_reliability(
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, 0, " %"))
             axes.spines[["top", "right"]].set_visible(False)
         figure.align_ylabels()
-        _save(figure, path, dots_per_inch=120)
+        save(figure, path, dots_per_inch=120)
 
 
 def plot_training_curve(
@@ -176,23 +169,24 @@ def plot_training_curve(
     are left out.
 
     Args:
-        log_history: The Trainer's: entries with "epoch" and "loss", "learning_rate", "eval_loss" or "eval_accuracy".
-            Others are ignored.
+        log_history: The Trainer's: entries with "epoch" and "loss", "learning_rate", "eval_loss", "eval_accuracy" or
+            "eval_mAP". Others are ignored.
         path: The PNG file.
         split_label: Name of the evaluated split.
         title: What was trained on what, such as "resnet50 on cifar10".
         stepwise_rate: Whether the schedule lowers the learning rate in steps (multistep), which are then drawn as
             steps instead of slopes.
     """
-    with _drawing(path, title):
-        accuracy = _series(log_history, "eval_accuracy")
+    with drawing(path, title):
+        metric = next((name for name in ("accuracy", "mAP") if _series(log_history, f"eval_{name}")), "accuracy")
+        accuracy = _series(log_history, f"eval_{metric}")
         heights = [3, 3, 1.8] if accuracy else [3, 1.8]
         figure = Figure(figsize=(8, 1.2 + sum(heights)), layout="constrained")
         panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
-        _set_title(panels[0], title or "Training curve", width=70)
+        set_title(panels[0], title or "Training curve", width=70)
         _draw_losses(panels[0], log_history, split_label)
         if accuracy:
-            _draw_accuracy(panels[1], accuracy, split_label)
+            _draw_accuracy(panels[1], accuracy, split_label, metric)
         _draw_rate(panels[-1], _series(log_history, "learning_rate"), stepwise_rate)
         panels[-1].set_xlabel("epoch")
         panels[-1].set_xlim(left=0)
@@ -201,7 +195,7 @@ def plot_training_curve(
             axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
             axes.spines[["top", "right"]].set_visible(False)
         figure.align_ylabels(panels)
-        _save(figure, path, dots_per_inch=120)
+        save(figure, path, dots_per_inch=120)
 
 
 def plot_rate_search(
@@ -222,7 +216,7 @@ def plot_rate_search(
         suggestion: The rate that is suggested, if one is.
         current: The rate that the recipe has.
     """
-    with _drawing(path, ""):
+    with drawing(path, ""):
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         axes = figure.add_subplot()
         axes.plot(rates, losses, "o", color=_TRAIN, markersize=3, alpha=0.6, label="each step")
@@ -230,18 +224,18 @@ def plot_rate_search(
         if suggestion is not None:
             axes.axvline(suggestion, color=_HELD_OUT, linewidth=1.6, label=f"suggested: {suggestion:.2g}")
         if current is not None and rates and rates[0] <= current <= rates[-1]:
-            axes.axvline(current, color=_GREY, linewidth=1.2, linestyle="--", label=f"the recipe's: {current:g}")
+            axes.axvline(current, color=GREY, linewidth=1.2, linestyle="--", label=f"the recipe's: {current:g}")
         axes.set_xscale("log")
         if smoothed:  # the last steps diverge, and would flatten all else
             low, first = min(*smoothed, *losses), max(losses[: max(1, len(losses) // 2)])
             axes.set_ylim(max(0, low - 0.1 * first), 1.5 * first)
         axes.set_xlabel("learning rate")
         axes.set_ylabel("loss (nats)")
-        _set_title(axes, "Loss over a rising learning rate")
+        set_title(axes, "Loss over a rising learning rate")
         axes.legend(frameon=False)
         axes.grid(color="#e6e6e6", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
-        _save(figure, path, dots_per_inch=120)
+        save(figure, path, dots_per_inch=120)
 
 
 def _draw_losses(axes: Axes, log_history: Sequence[Mapping[str, Any]], split_label: str) -> None:
@@ -252,13 +246,13 @@ def _draw_losses(axes: Axes, log_history: Sequence[Mapping[str, Any]], split_lab
         axes.legend(frameon=False)
 
 
-def _draw_accuracy(axes: Axes, accuracy: _Points, split_label: str) -> None:
+def _draw_accuracy(axes: Axes, accuracy: _Points, split_label: str, metric: str) -> None:
     _draw(axes, accuracy, _HELD_OUT, split_label)
     epoch, highest = max(accuracy, key=lambda point: point[1])
     axes.plot(epoch, highest, "o", color=_HELD_OUT, markersize=8)
     note = f"{split_label}, highest {as_percent(highest)} at epoch {epoch:g}"
     axes.set_title(note, loc="left", fontsize="small", color=_HELD_OUT, parse_math=False)
-    axes.set_ylabel("accuracy")
+    axes.set_ylabel(metric)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
 
 
@@ -300,11 +294,6 @@ def _draw(axes: Axes, points: _Points, color: str, label: str) -> None:
         axes.plot(epochs, values, color=color, marker=marker, markersize=3.5, linewidth=1.6, label=label)
 
 
-def _set_title(axes: Axes, title: str, *more_lines: str, width: int = 70) -> None:
-    lines = [*textwrap.wrap(title, width), *filter(None, more_lines)]
-    axes.set_title("\n".join(lines), pad=12, parse_math=False)
-
-
 def _drawable_names(names: Sequence[str], missing: set[str]) -> list[str]:
     """Return the names, but "class 3" for those with a character that no installed font has, and log which."""
     replaced = [name for name in names if cannot_draw(name, missing)]
@@ -337,52 +326,3 @@ def _number_cells(axes: Axes, matrix: np.ndarray, shares: np.ndarray) -> None:
     for row, column in np.argwhere(matrix):
         color = "white" if shares[row, column] > 0.2 else "black"
         axes.text(column, row, f"{matrix[row, column]:,}", ha="center", va="center", color=color, fontsize=size)
-
-
-@contextmanager
-def _drawing(path: str | os.PathLike[str], text: str) -> Iterator[set[str]]:
-    """Draw with the plots' style and fonts for `text`; yield the characters of it that no installed font has.
-
-    Whatever goes wrong leaves the file `path` out, and the log says so.
-    """
-    try:
-        with _style(text) as missing:
-            yield missing
-    except Exception as error:  # fonts, memory, a full disk, matplotlib itself: a plot is not worth a result
-        reason = f"{type(error).__name__}: {first_line(error)}" if str(error) else type(error).__name__
-        logger.warning(f"Note: {Path(path).name} could not be drawn ({reason}); nothing else depends on it.")
-
-
-@contextmanager
-def _style(text: str) -> Iterator[set[str]]:
-    families, missing = families_for(text)
-    settings: dict[Any, Any] = {
-        **matplotlib.rcParamsDefault,  # a matplotlibrc of the user's must not make the plots illegible
-        "backend": matplotlib.rcParams["backend"],
-        "font.family": families,
-        "axes.edgecolor": _GREY,
-        "axes.labelcolor": "#333333",
-        "axes.titlesize": 12,
-        "xtick.color": _GREY,
-        "xtick.labelcolor": "#333333",
-        "ytick.color": _GREY,
-        "ytick.labelcolor": "#333333",
-    }
-    with matplotlib.rc_context(settings):
-        yield missing
-
-
-def _save(figure: Figure, path: str | os.PathLike[str], dots_per_inch: int) -> None:
-    FigureCanvasAgg(figure)
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with warnings.catch_warnings():
-            # Names of classes are replaced where a font is missing; a warning per character would bury the log.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from")
-            figure.savefig(
-                unfinished, format="png", dpi=dots_per_inch, facecolor="white", bbox_inches="tight", pad_inches=0.15
-            )
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -14,13 +14,13 @@ import textwrap
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hf_finetune.errors import UserError
-from hf_finetune.evaluation.analysis import ClassFigures
+from hf_finetune.evaluation.analysis import ClassFigures, LabelFigures
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.metrics import METRICS, Metric, as_percent
 from hf_finetune.shown_text import csv_cell
@@ -118,9 +118,20 @@ def best_classes(per_class: Sequence[ClassFigures], shown: int, limit: int) -> t
     )
 
 
+def class_heading(rows: Sequence[ClassFigures]) -> list[str]:
+    """Return the headings of a table of classes; those of several labels have two columns more."""
+    more = ["AP", "threshold"] if any("average_precision" in row for row in rows) else []
+    return ["class", *more, "precision", "recall", "F1", "images"]
+
+
 def class_cells(row: ClassFigures) -> list[str]:
-    """Return precision, recall, F1 and number of images of a class, as tables show them."""
-    return [as_percent(row["precision"]), as_percent(row["recall"]), as_percent(row["f1"]), f"{row['support']:,}"]
+    """Return precision, recall, F1 and number of images of a class, as tables show them; see `class_heading`."""
+    more = []
+    if "average_precision" in row:
+        own = cast(LabelFigures, row)
+        more = [as_percent(own["average_precision"]), f"{own['threshold']:.2f}"]
+    cells = [as_percent(row["precision"]), as_percent(row["recall"]), as_percent(row["f1"]), f"{row['support']:,}"]
+    return more + cells
 
 
 def format_report(
@@ -189,7 +200,7 @@ def _class_lines(rows: Sequence[ClassFigures], heading: str) -> list[str]:
     return [
         "",
         *textwrap.wrap(f"{heading}:", _LINE_WIDTH),
-        *aligned([["class", "precision", "recall", "F1", "images"], *cells]),
+        *aligned([class_heading(rows), *cells]),
     ]
 
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch.nn import functional
 
+from hf_finetune.tasks import ONE_LABEL, Task
+
 _SHIFT = 32  # part of the side
 
 
@@ -40,7 +42,7 @@ def _shifted(pixel_values: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def with_views(
-    logits_of: Callable[[torch.Tensor], torch.Tensor], pixel_values: torch.Tensor, kind: str
+    logits_of: Callable[[torch.Tensor], torch.Tensor], pixel_values: torch.Tensor, kind: str, task: Task = ONE_LABEL
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what a model gives a batch, and its views.
 
@@ -48,11 +50,14 @@ def with_views(
         logits_of: The model: pixel_values to logits, float (batch, classes).
         pixel_values: Prepared images, float (batch, channels, height, width).
         kind: One of `TTA_KINDS`.
+        task: What makes probabilities of logits.
 
     Returns:
-        The logits of the batch itself, and the logarithms of the mean probabilities over all views: float32 (batch,
-        classes) each. The softmax of these logarithms is the mean.
+        The logits of the batch itself, and logits of the mean probabilities over all views: float32 (batch, classes)
+        each. For one class these are the logarithms of the means, whose softmax is the mean again.
     """
     logits = [logits_of(view.contiguous()).float() for view in views(pixel_values, kind)]
+    if task.several:
+        return logits[0], torch.stack([own.double().sigmoid() for own in logits]).mean(dim=0).logit(eps=1e-12).float()
     mean = torch.stack([own.log_softmax(dim=-1) for own in logits]).logsumexp(dim=0)
     return logits[0], mean.log_softmax(dim=-1)

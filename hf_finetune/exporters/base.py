@@ -70,6 +70,8 @@ class Agreement:
         same: Number of images that get the same class from both.
         ties: Number of images that get another class although the original's two logits are closer than 1e-4.
         largest_difference: The largest absolute difference of two logits.
+        limits: Where images have several labels, the logit from which on each class is given, float32 (classes,). Then
+            "the same class" is the same classes, and a tie is a logit as near to its limit.
     """
 
     images: int = 0
@@ -77,6 +79,7 @@ class Agreement:
     same: int = 0
     ties: int = 0
     largest_difference: float = 0.0
+    limits: torch.Tensor | None = None
 
     def add(self, reference: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Count a batch.
@@ -84,15 +87,28 @@ class Agreement:
         Args:
             reference: The original's logits, float32 (batch, classes).
             logits: The form's logits, float32 (batch, classes).
-            labels: Class ids, int64 (batch,).
+            labels: Class ids, int64 (batch,), or 1 for each class that an image has, float (batch, classes).
         """
+        self.images += len(reference)
+        self.largest_difference = max(self.largest_difference, (reference - logits).abs().max().item())
+        if self.limits is not None:
+            self._add_sets(reference, logits, labels)
+            return
         theirs, ours = reference.argmax(dim=-1, keepdim=True), logits.argmax(dim=-1, keepdim=True)
         margin = reference.gather(-1, theirs) - reference.gather(-1, ours)
-        self.images += len(reference)
         self.correct += int((ours[:, 0] == labels).sum())
         self.same += int((theirs == ours).sum())
         self.ties += int(((theirs != ours) & (margin <= _TIE)).sum())
-        self.largest_difference = max(self.largest_difference, (reference - logits).abs().max().item())
+
+    def _add_sets(self, reference: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        assert self.limits is not None
+        ours, differ = logits >= self.limits, (reference >= self.limits) != (logits >= self.limits)
+        near = (reference - self.limits).abs() <= _TIE
+        same = ~differ.any(dim=1)
+        self.same += int(same.sum())
+        self.ties += int((~same & (near | ~differ).all(dim=1)).sum())
+        if labels.ndim == 2:  # those of noise are none
+            self.correct += int((ours == (labels > 0)).all(dim=1).sum())
 
     @property
     def holds(self) -> bool:

@@ -18,6 +18,7 @@ from hf_finetune.errors import UserError
 from hf_finetune.exporters.base import need_packages
 from hf_finetune.exporters.formats import FORMATS
 from hf_finetune.models.quiet import quiet_transformers
+from hf_finetune.tasks import task_named
 
 INPUT_NAME, OUTPUT_NAME = "pixel_values", "logits"
 _LABELS = "id2label"
@@ -38,6 +39,8 @@ class OnnxModel:
     Attributes:
         image_processor: Turns images into the input of the model.
         id2label: Class names by class id.
+        task: What the logits say of an image.
+        thresholds: The probability from which on each class is given; None for 0.5.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,6 +67,9 @@ class OnnxModel:
                 " that was written by: hf-finetune export"
             )
         self.id2label = {int(class_id): name for class_id, name in json.loads(metadata[_LABELS]).items()}
+        config = json.loads(metadata["config.json"])
+        self.task = task_named(config.get("problem_type"))
+        self.thresholds: list[float] | None = config.get("thresholds")
         with tempfile.TemporaryDirectory() as folder, quiet_transformers():
             for name in ("config.json", "preprocessor_config.json"):
                 if name in metadata:

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import platform
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from huggingface_hub.utils import validate_repo_id
 from hf_finetune.config.run_files import (
     CONFUSION_MATRIX_FILE,
     METRICS_FILE,
+    PRECISION_RECALL_FILE,
     RECIPE_FILE,
     RELIABILITY_FILE,
     TRAINING_CURVE_FILE,
@@ -37,14 +37,16 @@ from hf_finetune.evaluation.metrics import METRICS, Metric
 from hf_finetune.evaluation.report import (
     best_classes,
     class_cells,
+    class_heading,
     format_figures,
     format_interval,
     shown_metrics,
     worst_classes,
 )
+from hf_finetune.hub.markdown import block, escape, prose, table
 from hf_finetune.hub.redaction import without_private_text
 from hf_finetune.models import is_own_architecture
-from hf_finetune.shown_text import one_line, printable
+from hf_finetune.shown_text import one_line
 
 _MOST_WORST, _MOST_BEST = 50, 10  # classes in the card
 _LIBRARIES = ("hf_finetune", "transformers", "torch", "torchvision", "accelerate", "datasets", "evaluate", "timm")
@@ -59,7 +61,7 @@ _TEMPLATE = """\
 
 # {{ title }}
 
-An image classifier of {{ num_labels }} classes: {{ origin }}, trained on {{ dataset }} with hf_finetune.
+An image classifier of {{ num_labels }} classes{{ several }}: {{ origin }}, trained on {{ dataset }} with hf_finetune.
 {% if figures %}
 ## Figures
 
@@ -73,6 +75,8 @@ The {{ flattered }} split also chose the checkpoint, so its figures are higher t
 The scores were calibrated on validation: the head's last layer is divided by a temperature of {{ temperature }}.
 {% endif %}{% if reliability %}
 ![Reliability diagram: the accuracy of the images of each score]({{ reliability }})
+{% endif %}{% if curves %}
+![Precision and recall of each class]({{ curves }})
 {% endif %}{% endif %}
 ## How to use it
 
@@ -80,9 +84,12 @@ The scores were calibrated on validation: the head's last layer is divided by a 
 from transformers import pipeline
 
 classifier = pipeline("image-classification", model={{ name }}{{ needs.arguments }})
-classifier("image.jpg")
+classifier("image.jpg"{% if several %}, top_k=None{% endif %})
 ```
-{% if needs.sentence %}
+{% if several %}
+The probability of each class is its own, and they do not add up to 1. `thresholds` of `config.json`, in the order of
+the classes, are the probabilities from which on a class is given: the figures above are with them.
+{% endif %}{% if needs.sentence %}
 {{ needs.sentence }}
 {% endif %}{% if how_saved %}
 {{ how_saved }}
@@ -153,6 +160,7 @@ class ModelCardContext:
         registry: The metrics of the run by name: a column each.
         intervals: By split, the 95 % intervals of its figures.
         temperature: By which the head was divided to calibrate its scores. None where it was not.
+        several: Whether an image has any number of the classes.
     """
 
     model_name: str
@@ -177,6 +185,7 @@ class ModelCardContext:
     registry: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
     intervals: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
     temperature: float | None = None
+    several: bool = False
 
 
 def write_model_card(context: ModelCardContext, folder: str | os.PathLike[str]) -> Path:
@@ -203,27 +212,29 @@ def write_model_card(context: ModelCardContext, folder: str | os.PathLike[str]) 
     card = ModelCard.from_template(
         _metadata(context),
         template_str=_TEMPLATE,
-        title=_prose(context.model_name),
+        title=prose(context.model_name),
         name=json.dumps(context.model_name, ensure_ascii=False),
         needs=needs,
         how_saved=context.how_saved,
         num_labels=f"{context.num_labels:,}",
         origin=_origin(context.base_model),
         dataset=_link(context.dataset_name, f"datasets/{context.dataset_id}" if context.dataset_id else None),
-        revision=_prose(context.dataset_revision or ""),
-        splits=[_escape(_describe(context, split)) for split in context.splits],
-        notes=[_prose(note) for note in context.notes],
+        revision=prose(context.dataset_revision or ""),
+        splits=[escape(_describe(context, split)) for split in context.splits],
+        notes=[prose(note) for note in context.notes],
         figures=_figures_table(context),
         temperature=context.temperature and f"{context.temperature:.3f}",
         intervals=any(context.intervals.values()),
         flattered=context.checkpoint_split if context.checkpoint_split in context.metrics else None,
         curve=TRAINING_CURVE_FILE if (folder / TRAINING_CURVE_FILE).is_file() else None,
         reliability=RELIABILITY_FILE if (folder / RELIABILITY_FILE).is_file() else None,
+        curves=PRECISION_RECALL_FILE if (folder / PRECISION_RECALL_FILE).is_file() else None,
+        several=", any number of them for each image" if context.several else "",
         matrix=CONFUSION_MATRIX_FILE if (folder / CONFUSION_MATRIX_FILE).is_file() else None,
-        recipe=_block("yaml", context.recipe_yaml),
-        command=_block("bash", context.command),
+        recipe=block("yaml", context.recipe_yaml),
+        command=block("bash", context.command),
         again=context.again,
-        again_block=_block("bash", context.again or ""),
+        again_block=block("bash", context.again or ""),
         stands_for=_STANDS_FOR,
         seed=context.seed,
         versions=", ".join(f"{name} {version}" for name, version in context.versions.items()),
@@ -342,7 +353,7 @@ def _origin(base_model: str | None) -> str:
 
 
 def _link(name: str, hub_path: str | None) -> str:
-    return f"[{_escape(name)}](https://huggingface.co/{hub_path})" if hub_path else _escape(name)
+    return f"[{escape(name)}](https://huggingface.co/{hub_path})" if hub_path else escape(name)
 
 
 def _describe(context: ModelCardContext, split: str) -> str:
@@ -358,7 +369,7 @@ def _figures_table(context: ModelCardContext) -> str:
         cells = zip(shown, format_figures(figures, shown), strict=True)
         bracketed = [f"{cell} ({format_interval(limits[name])})" if name in limits else cell for name, cell in cells]
         rows.append([_describe(context, split), *bracketed])
-    return _table(["split", *(metric.title for metric in shown.values())], rows) if rows else ""
+    return table(["split", *(metric.title for metric in shown.values())], rows) if rows else ""
 
 
 def _classes_table(context: ModelCardContext) -> str:
@@ -373,28 +384,6 @@ def _classes_table(context: ModelCardContext) -> str:
 
 def _class_rows(context: ModelCardContext, rows: Sequence[ClassFigures], heading: str) -> str:
     if context.per_class_split is not None:
-        heading += f", {_escape(_describe(context, context.per_class_split))}"
+        heading += f", {escape(_describe(context, context.per_class_split))}"
     cells = [[row["name"], *class_cells(row)] for row in rows]
-    return f"{heading}:\n\n" + _table(["class", "precision", "recall", "F1", "images"], cells)
-
-
-def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rules = ["---", *["---:"] * (len(heading) - 1)]
-    lines = [heading, rules, *([_escape(cell) for cell in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _block(language: str, text: str) -> str:
-    """Return a block of code whose fence is longer than any in the text."""
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence}{language}\n{printable(text.strip())}\n{fence}"
-
-
-def _prose(text: str) -> str:
-    """Return a sentence or a title on one line, in which nothing is a link, HTML or code."""
-    return re.sub(r"([\\`\[\]<>&])", r"\\\1", printable(" ".join(text.split())))
-
-
-def _escape(text: str) -> str:
-    """Return `text` so that Markdown shows it as it is, on one line."""
-    return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", printable(" ".join(text.split())))
+    return f"{heading}:\n\n" + table(class_heading(rows), cells)

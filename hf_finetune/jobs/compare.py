@@ -25,7 +25,8 @@ from hf_finetune.evaluation.metrics import as_percent
 from hf_finetune.evaluation.paired import PairedCounts, difference_interval, mcnemar
 from hf_finetune.evaluation.report import aligned, format_interval, shortened, to_json, write_metrics
 from hf_finetune.hub.redaction import without_private_text
-from hf_finetune.jobs.evaluate import EvaluationResult, check_output, evaluate_model
+from hf_finetune.jobs.evaluate import evaluate_model
+from hf_finetune.jobs.evaluation_result import EvaluationResult, LabelSetResult, check_output
 from hf_finetune.logs import get_logger, log_lines, write_result
 from hf_finetune.shown_text import csv_cell
 
@@ -39,6 +40,7 @@ _DATA_KEYS = (
     "dataset_revision",
     "image_column",
     "label_column",
+    "label_separator",
     "label_from_name",
     "label_strip",
     "train_split",
@@ -266,7 +268,13 @@ def compare_models(
         settings = {**of_runs, **settings}
 
     def evaluated(model: str | Path | PreTrainedModel) -> EvaluationResult:
-        return evaluate_model(model, split=split, labels_by_index=labels_by_index, given=given, **settings)
+        result = evaluate_model(model, split=split, labels_by_index=labels_by_index, given=given, **settings)
+        if isinstance(result, LabelSetResult):
+            raise UserError(
+                "compare counts images that are classified correctly, and these have several labels; use hf-finetune"
+                " evaluate for each model."
+            )
+        return result
 
     results = evaluated(first), evaluated(second)
     labelled, correct_1, correct_2 = _correct(*results)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +19,6 @@ from transformers.trainer_utils import PredictionOutput
 from hf_finetune.config.arguments import build_arguments
 from hf_finetune.config.data import PROCESSOR_KEYS, DataArguments
 from hf_finetune.config.recipe import Recipe
-from hf_finetune.config.run_files import CONFUSION_MATRIX_FILE
 from hf_finetune.config.test_time import check_tta
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.data.dataset import ImageDataset
@@ -32,166 +30,31 @@ from hf_finetune.data.splits import split_role
 from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.data.streaming.split import StreamedSplit
 from hf_finetune.errors import UserError, did_you_mean, listing
-from hf_finetune.evaluation.analysis import ClassFigures, Confusions, per_class_figures
-from hf_finetune.evaluation.calibration import ReliabilityBin, reliability
-from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.metrics import ClassificationMetrics, Metric, UserMetric, run_metrics
-from hf_finetune.evaluation.report import describe_split, format_report, interval_keys, to_json, write_metrics
+from hf_finetune.evaluation.multi_label import (
+    DEFAULT_THRESHOLD,
+    MultiLabelMetrics,
+    given_classes,
+    metrics_of,
+    registry_of,
+)
+from hf_finetune.evaluation.report import describe_split, format_report, to_json
 from hf_finetune.evaluation.test_time import with_views
 from hf_finetune.host_memory import keep_freed_memory
 from hf_finetune.hub.redaction import without_private_text
+from hf_finetune.jobs.evaluation_result import EvaluationResult, LabelSetResult, check_output
 from hf_finetune.logs import get_logger, log_lines, write_result
 from hf_finetune.models.head import class_names
 from hf_finetune.models.image_size import stated_sides
 from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
-from hf_finetune.shown_text import csv_cell
+from hf_finetune.tasks import Task, task_of
 from hf_finetune.training.wiring import PreparedImages, build_evaluator, load_data, prepare_images
 
 logger = get_logger(__name__)
 
 _ROLES = ("test", "validation", "train")
 _MOST_IN_MATRIX = 1_000  # classes whose whole confusion matrix is written: a million numbers
-
-
-@dataclass(frozen=True, repr=False)
-class EvaluationResult:
-    """A model's figures on a split.
-
-    Attributes:
-        metrics: Figures under their own names: accuracy, loss and so on, and samples. All but the loss (nats) and
-            counts are parts of 1.
-        predictions: The likeliest class of each image, int64 (images,), in the split's order: class ids of the model.
-        labels: Its own class, int64 (images,); -100 for an image that could not be read.
-        losses: Its cross entropy in nats, float32 (images,).
-        label_names: The model's classes by class id.
-        split: What was evaluated, such as "test".
-        report: The table that the command prints.
-        title: What was evaluated on what, such as "resnet_small_cifar10 on digits".
-        intervals: The 95 % intervals of the figures that have one, by the name of the figure, parts of 1.
-        tta: The result with test-time augmentation, where it was asked for; all else is without.
-        confidences: The probability of each image's likeliest class, a part of 1, float32 (images,).
-        image_name: Returns what an image is called, by its place in `predictions`: its path below the dataset's
-            folder, or its row.
-    """
-
-    metrics: dict[str, float]
-    predictions: np.ndarray
-    labels: np.ndarray
-    losses: np.ndarray
-    label_names: list[str] = field(default_factory=list)
-    split: str = "test"
-    report: str = ""
-    title: str = ""
-    intervals: dict[str, Interval] = field(default_factory=dict)
-    confidences: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
-    image_name: Callable[[int], str] = "row {}".format
-    tta: EvaluationResult | None = None
-
-    def __repr__(self) -> str:
-        """Return one line with the figures."""
-        figures = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items() if name != "samples")
-        return f"EvaluationResult on {self.metrics.get('samples', 0):,.0f} images of {self.split}: {figures}"
-
-    def _repr_html_(self) -> str:
-        """Return the table and the confusion matrix, self-contained, as notebooks show them."""
-        from hf_finetune.evaluation.plots import plot_confusion_matrix
-        from hf_finetune.training.finetune_result import as_html
-
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / CONFUSION_MATRIX_FILE
-            plot_confusion_matrix(self.confusions(), self.label_names, path, self.title, self.split)
-            return as_html(self.report or repr(self), [path])
-
-    def per_class(self) -> list[ClassFigures]:
-        """Return precision, recall, F1 and support of every class, by class id."""
-        return per_class_figures(self.predictions, self.labels, self.label_names)
-
-    def confusions(self) -> Confusions:
-        """Return the cells of the confusion matrix that are not zero, which fit any number of classes."""
-        return Confusions.count(self.predictions, self.labels, len(self.label_names))
-
-    def reliability(self) -> list[ReliabilityBin]:
-        """Return how often the prediction is correct at each score: 15 bins of scores, without empty ones."""
-        if not len(self.confidences):
-            return []
-        labelled = self.labels >= 0
-        return reliability(self.confidences[labelled], self.predictions[labelled] == self.labels[labelled])
-
-    def confusion_matrix(self) -> np.ndarray:
-        """Return the number of images of each class (row) that were given each class (column), int64."""
-        return self.confusions().matrix()
-
-    def as_mapping(self) -> dict[str, Any]:
-        """Return what the JSON file holds: split, metrics, per_class, reliability, label_names and confusion_matrix.
-
-        With test-time augmentation its figures are under `tta`.
-        Beside the figures stand their intervals, `accuracy_interval: [low, high]`.
-
-        Beyond 1,000 classes `confusions` takes the place of confusion_matrix: each pair of different classes that
-        occurs, with its number of images, the most frequent first.
-        """
-        if len(self.label_names) <= _MOST_IN_MATRIX:
-            confused: dict[str, Any] = {"confusion_matrix": self.confusion_matrix()}
-        else:
-            confused = {"confusions": self.confusions().most_frequent(self.label_names)}
-        return {
-            "split": self.split,
-            "metrics": {**self.metrics, **interval_keys(self.intervals)},
-            "per_class": self.per_class(),
-            "reliability": self.reliability(),
-            "label_names": self.label_names,
-            **confused,
-            **({} if self.tta is None else {"tta": {**self.tta.metrics, **interval_keys(self.tta.intervals)}}),
-        }
-
-    def save(self, path: Path) -> list[Path]:
-        """Write the figures, and the confusion matrix and the reliability diagram as plots beside them.
-
-        Args:
-            path: A JSON file of all figures, or a CSV file with a line for each image: row, label, prediction, loss.
-
-        Returns:
-            The files that were written.
-
-        Raises:
-            UserError: For a name that ends otherwise.
-        """
-        from hf_finetune.evaluation.plots import plot_confusion_matrix, plot_reliability
-
-        check_output(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix.lower() == ".json":
-            write_metrics(path, self.as_mapping())
-        else:
-            self._write_rows(path)
-        plot = path.with_name(f"{path.stem}_confusion_matrix.png")
-        plot_confusion_matrix(self.confusions(), self.label_names, plot, self.title, self.split)
-        diagram = path.with_name(f"{path.stem}_reliability_diagram.png")
-        plot_reliability(self.reliability(), diagram, self.title, self.split)
-        return [file for file in (path, plot, diagram) if file.is_file()]
-
-    def _write_rows(self, path: Path) -> None:
-        names = self.label_names
-        with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["row", "label", "prediction", "loss", *([] if self.tta is None else ["tta_prediction"])])
-            for row, (label, prediction, loss) in enumerate(
-                zip(self.labels.tolist(), self.predictions.tolist(), self.losses.tolist(), strict=True)
-            ):
-                known = label >= 0
-                cells = [row, names[label] if known else "", names[prediction], f"{loss:.6f}" if known else ""]
-                if self.tta is not None:
-                    cells.append(names[self.tta.predictions[row]])
-                writer.writerow(map(csv_cell, cells))
-
-
-def check_output(path: Path) -> None:
-    """Raise `UserError` where results cannot be written to a file of this name."""
-    if path.suffix.lower() not in (".json", ".csv"):
-        raise UserError(f"--output is {path}; use a name that ends in .json or .csv.")
-    if path.is_dir():
-        raise UserError(f"--output: {path} is a folder; use the name of a file.")
 
 
 def evaluate_model(
@@ -247,9 +110,11 @@ def evaluate_model(
     source = open_source(model if isinstance(model, PreTrainedModel) else model_arguments)
     network = load_trained(source, stated_sides(data_arguments.image_size))
     image_processor = image_processor or load_image_processor(source, network.config, _figures(data_arguments))
+    task = task_of(network.config)
+    check_task(task, data)
     names, class_ids = _match(network, data, role, labels_by_index)
-    images = prepare_images(data, image_processor, data_arguments, args, class_ids)
-    result = _evaluate(network, names, images, args, role, run_metrics(metrics), tta)
+    images = prepare_images(data, image_processor, data_arguments, args, class_ids, len(names))
+    result = _evaluate(network, names, images, args, role, run_metrics(metrics, registry_of(task)), tta)
     called = (
         type(model).__name__ if isinstance(model, PreTrainedModel) else without_private_text(str(model), Path.cwd())
     )
@@ -274,6 +139,16 @@ def _choose_role(data: ImageDataset, split: str | None) -> str:
         advice = did_you_mean(split, data.splits)
         raise UserError(f"--split: {data.source} has no split {split}.{advice} It has {', '.join(data.splits)}.")
     return role
+
+
+def check_task(task: Task, data: ImageDataset) -> None:
+    """Raise `UserError` where a model and a dataset have different tasks."""
+    if task is data.task:
+        return
+    model, labels = "one class for each image", "several labels"
+    if task.several:
+        model, labels = "any number of classes for each image", "one label"
+    raise UserError(f"The model gives {model}, and images of {data.source} have {labels}; use another of both.")
 
 
 def _match(
@@ -308,7 +183,8 @@ def _evaluate(
     keep_freed_memory(args.device)
     with tempfile.TemporaryDirectory() as folder:
         args.output_dir = folder  # the Trainer creates its folder even if nothing is ever written there
-        computed = ClassificationMetrics(names, metrics)
+        thresholds = getattr(network.config, "thresholds", DEFAULT_THRESHOLD)
+        computed = metrics_of(task_of(network.config), names, metrics, thresholds)
         trainer = build_evaluator(network, args, images, computed)
         if tta is not None:
             trainer.preprocess_logits_for_metrics = cast(Any, partial(_reduce_both, computed))
@@ -354,6 +230,17 @@ def _result(
     rows: np.ndarray,
 ) -> EvaluationResult:
     """Return the result of arrays, brought into the order of `rows`."""
+    if isinstance(computed, MultiLabelMetrics):
+        logits, losses = (np.asarray(array)[rows] for array in predicted.predictions[:2])
+        return LabelSetResult(
+            figures,
+            given_classes(logits, computed.thresholds),
+            np.asarray(predicted.label_ids)[rows].astype(np.int64),
+            losses,
+            names,
+            intervals=computed.intervals(predicted),
+            answers=computed.predictions(predicted),
+        )
     classes, _, losses, confidences = (np.asarray(array)[rows] for array in predicted.predictions[:4])
     return EvaluationResult(
         figures,
@@ -372,7 +259,7 @@ def _giving_both(network: PreTrainedModel, tta: str) -> Iterator[None]:
     plain = network.forward
 
     def forward(pixel_values: torch.Tensor) -> ImageClassifierOutput:
-        both = with_views(lambda view: plain(pixel_values=view).logits, pixel_values, tta)
+        both = with_views(lambda view: plain(pixel_values=view).logits, pixel_values, tta, task_of(network.config))
         return ImageClassifierOutput(logits=torch.stack(both, dim=1))
 
     vars(network)["forward"] = forward

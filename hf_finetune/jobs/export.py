@@ -13,6 +13,7 @@ import PIL.Image
 import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader, Subset, default_collate
+from transformers import PreTrainedModel
 
 from hf_finetune.config.arguments import build_arguments
 from hf_finetune.config.recipe import Recipe
@@ -25,12 +26,15 @@ from hf_finetune.data.splits import random_subset
 from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.evaluation.metrics import as_percent
+from hf_finetune.evaluation.multi_label import DEFAULT_THRESHOLD
 from hf_finetune.exporters.base import Agreement, Logits, LogitsOf, need_packages
 from hf_finetune.exporters.formats import FORMATS, ExportFormat
+from hf_finetune.jobs.evaluate import check_task
 from hf_finetune.logs import get_logger, log_lines, progress_bar
 from hf_finetune.models.head import class_names
 from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import describe, load_image_processor
+from hf_finetune.tasks import task_of
 from hf_finetune.training.wiring import load_data
 
 logger = get_logger(__name__)
@@ -83,8 +87,9 @@ def export_model(
         role = next(role for role in ("test", "validation", "train") if role in data.splits)
         name = f"{data.source}, {role}: {data.split_names[role]}"
         classes = class_names(network.config)
+        check_task(task_of(network.config), data)
         class_ids = match_classes(data.splits[role], data.label_names, classes)
-        samples = ImageBatches(data.splits[role], EvaluationStage(image_processor, uniform, class_ids))
+        samples = ImageBatches(data.splits[role], EvaluationStage(image_processor, uniform, class_ids, len(classes)))
 
     logger.info(f"Writing {type(network).__name__} as {format}.")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +105,9 @@ def export_model(
             logger.info(f"Quantizing it to {quantize}.")
             form.quantize_int8(written["float32"], written["int8"], (pixel_values for pixel_values, _ in images))
         forms = {precision: form.load(file, model_arguments) for precision, file in written.items()}
-        agreements = _compare(LogitsOf(network), forms, _batches(samples, device_stage, args))
+        limits = _limits(network)
+        agreements = {precision: Agreement(limits=limits) for precision in forms}
+        _compare(LogitsOf(network), forms, agreements, _batches(samples, device_stage, args))
         exact = agreements["float32"]
         if not exact.holds:
             raise UserError(
@@ -196,15 +203,22 @@ def _batches(
 def _compare(
     original: LogitsOf,
     forms: Mapping[str, Logits],
+    agreements: Mapping[str, Agreement],
     batches: Iterator[tuple[torch.Tensor, torch.Tensor]],
-) -> dict[str, Agreement]:
-    agreements = {form: Agreement() for form in forms}
+) -> None:
     with torch.inference_mode():
         for pixel_values, labels in batches:
             reference = original(pixel_values)
             for form, logits in forms.items():
                 agreements[form].add(reference, logits(pixel_values), labels)
-    return agreements
+
+
+def _limits(network: PreTrainedModel) -> torch.Tensor | None:
+    """Return the logit from which on each class is given, where images have several labels."""
+    if not task_of(network.config).several:
+        return None
+    stated = getattr(network.config, "thresholds", None) or [DEFAULT_THRESHOLD] * len(class_names(network.config))
+    return torch.tensor(stated, dtype=torch.float64).logit().float()
 
 
 def _size(path: Path) -> str:

@@ -175,7 +175,7 @@ def _batches(trainer: ImageClassificationTrainer) -> Iterator[dict[str, torch.Te
 
 def _gradients_of(trainer: ImageClassificationTrainer, batches: list[dict[str, torch.Tensor]]) -> float:
     """Compute the gradients of a global batch, and return its mean loss."""
-    count = sum(len(batch["labels"]) for batch in batches)
+    count = sum(batch["labels"].numel() for batch in batches)
     total = 0.0
     for batch in batches:
         inputs: dict[str, Any] = trainer.prepare_batch(batch)

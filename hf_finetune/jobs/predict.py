@@ -25,6 +25,7 @@ from hf_finetune.data.images.header_check import describe_unused
 from hf_finetune.data.images.levels import is_wide
 from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError
+from hf_finetune.evaluation.multi_label import DEFAULT_THRESHOLD
 from hf_finetune.evaluation.test_time import with_views
 from hf_finetune.exporters.base import LogitsOf
 from hf_finetune.exporters.onnx_model import OnnxModel
@@ -34,6 +35,7 @@ from hf_finetune.models.head import class_names, describe_repeated
 from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
 from hf_finetune.shown_text import csv_cell, one_line
+from hf_finetune.tasks import Task, task_of
 
 logger = get_logger(__name__)
 
@@ -45,7 +47,7 @@ class Prediction:
     Attributes:
         image: The path of the file, or the place in the list of an image that is no file.
         classes: The likeliest classes with their probabilities, parts of 1, the likeliest first. Empty where the image
-            cannot be read.
+            cannot be read, and where no class of several labels reaches its threshold.
         error: Why the image cannot be read, None where it can.
     """
 
@@ -58,7 +60,7 @@ class Prediction:
         """The likeliest class.
 
         Raises:
-            UserError: Where the image cannot be read.
+            UserError: Where the image cannot be read, or no class is given.
         """
         return self._first()[0]
 
@@ -74,6 +76,8 @@ class Prediction:
     def _first(self) -> tuple[str, float]:
         if self.error is not None:
             raise UserError(self.error)
+        if not self.classes:
+            raise UserError(f"No class of {self.image} reaches its threshold; use a lower --threshold, or --top_k 1.")
         return self.classes[0]
 
 
@@ -116,12 +120,14 @@ class _Classifier:
     image_processor: BaseImageProcessor
     names: dict[int, str]
     device: torch.device
+    task: Task
+    thresholds: Sequence[float] | None
 
 
 def _open(model: str | Path | PreTrainedModel, image_processor: BaseImageProcessor | None) -> _Classifier:
     if not isinstance(model, PreTrainedModel) and str(model).endswith(".onnx"):
         onnx = OnnxModel(Path(model))
-        return _Classifier(onnx, onnx.image_processor, onnx.id2label, torch.device("cpu"))
+        return _Classifier(onnx, onnx.image_processor, onnx.id2label, torch.device("cpu"), onnx.task, onnx.thresholds)
     source = open_source(model if isinstance(model, PreTrainedModel) else ModelArguments(model_name_or_path=str(model)))
     network = load_trained(source)
     device = network.device  # an object stays where it is
@@ -135,36 +141,39 @@ def _open(model: str | Path | PreTrainedModel, image_processor: BaseImageProcess
             f"Note: several classes of the model have one name: {repeated}; predictions do not tell them apart."
         )
     torch.nn.Module.to(network, device)
-    return _Classifier(LogitsOf(network), image_processor, dict(enumerate(names)), device)
+    task, thresholds = task_of(network.config), getattr(network.config, "thresholds", None)
+    return _Classifier(LogitsOf(network), image_processor, dict(enumerate(names)), device, task, thresholds)
 
 
 def classify(
     model: str | Path | PreTrainedModel,
     images: Sequence[tuple[Path | int, Any]],
-    top_k: int,
+    top_k: int | None,
     batch_size: int,
     image_processor: BaseImageProcessor | None = None,
     show_bar: bool = False,
     tta: str | None = None,
+    threshold: float | None = None,
 ) -> Iterator[Prediction]:
     """Yield a prediction for each image, in order.
 
     Args:
         model: A folder, a Hub id, an embedded name, an ONNX file or a model object.
         images: What each is called, and a path, the bytes of a file or a PIL image.
-        top_k: Classes of each.
+        top_k: Classes of each; None for the likeliest, or where a model gives several, those that reach their
+            thresholds.
         batch_size: Images of a forward pass.
         image_processor: What prepares images for a model object; absent, that of the checkpoint it came from.
         show_bar: Whether a progress bar is shown on standard error.
         tta: "flip" or "multicrop": probabilities are the mean over several views of each image.
+        threshold: The probability from which on a model of several labels gives a class; None for its own thresholds.
 
     Raises:
-        UserError: For a model that cannot be had.
+        UserError: For a model that cannot be had, and for a threshold of a model that gives one class.
     """
-    check_tta(tta)
-    if top_k < 1 or batch_size < 1:
-        raise UserError("--top_k and --batch_size are at least 1.")
+    _check_wishes(top_k, batch_size, tta, threshold)
     classifier = _open(model, image_processor)
+    choose = _choice(classifier, top_k, threshold)
     stage = EvaluationStage(classifier.image_processor, uniform=False)
     device_stage = DeviceStage(classifier.image_processor, uniform=False)
     unscaled = stage.decoding.value_range is None
@@ -192,13 +201,13 @@ def classify(
         if batches:
             batch = device_stage({"pixel_values": torch.cat(batches).to(classifier.device)})
             with torch.inference_mode():
-                probabilities = _logits(classifier, batch["pixel_values"], tta).softmax(dim=-1).cpu()
+                probabilities = classifier.task.probabilities(_logits(classifier, batch["pixel_values"], tta)).cpu()
         rows_read = iter(probabilities if batches else ())
         for prediction in predictions:
             if prediction.error is not None:
                 yield prediction
             else:
-                yield Prediction(prediction.image, _likeliest(next(rows_read), classifier.names, top_k))
+                yield Prediction(prediction.image, choose(next(rows_read)))
 
 
 def _is_wide(image: Any) -> bool:
@@ -209,33 +218,60 @@ def _is_wide(image: Any) -> bool:
 def _logits(classifier: _Classifier, pixel_values: torch.Tensor, tta: str | None) -> torch.Tensor:
     if tta is None:
         return classifier.logits(pixel_values)
-    return with_views(classifier.logits, pixel_values, tta)[1]
+    return with_views(classifier.logits, pixel_values, tta, classifier.task)[1]
 
 
-def _likeliest(probabilities: torch.Tensor, names: dict[int, str], top_k: int) -> tuple[tuple[str, float], ...]:
-    scores, classes = probabilities.topk(min(top_k, len(probabilities)))
-    return tuple((names[class_id], score) for score, class_id in zip(scores.tolist(), classes.tolist(), strict=True))
+def _check_wishes(top_k: int | None, batch_size: int, tta: str | None, threshold: float | None) -> None:
+    check_tta(tta)
+    if (top_k is not None and top_k < 1) or batch_size < 1:
+        raise UserError("--top_k and --batch_size are at least 1.")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise UserError(f"--threshold is {threshold:g}; use a probability from 0 to 1.")
+
+
+def _choice(
+    classifier: _Classifier, top_k: int | None, threshold: float | None
+) -> Callable[[torch.Tensor], tuple[tuple[str, float], ...]]:
+    """Return what chooses the classes of an image from their probabilities, float32 (classes,)."""
+    if threshold is not None and not classifier.task.several:
+        raise UserError("--threshold is for models of several labels per image, and this one gives one class.")
+    limits = torch.zeros(len(classifier.names))
+    if threshold is not None:
+        limits += threshold
+    elif top_k is None and classifier.task.several:
+        limits = torch.tensor(classifier.thresholds or [DEFAULT_THRESHOLD] * len(limits))
+    most = len(limits) if top_k is None and classifier.task.several else min(top_k or 1, len(limits))
+
+    def choose(probabilities: torch.Tensor) -> tuple[tuple[str, float], ...]:
+        scores, classes = probabilities.topk(most)
+        given = scores >= limits[classes]
+        pairs = zip(scores[given].tolist(), classes[given].tolist(), strict=True)
+        return tuple((classifier.names[class_id], score) for score, class_id in pairs)
+
+    return choose
 
 
 def predict_files(
     model_name: str,
     paths: Sequence[str],
-    top_k: int,
+    top_k: int | None,
     batch_size: int,
     output_format: str,
     output: str | Path | None = None,
     tta: str | None = None,
+    threshold: float | None = None,
 ) -> list[str]:
     """Write the likeliest classes of each image as text, JSON or CSV; what is unreadable goes to the log as an error.
 
     Args:
         model_name: A folder, a Hub id, an embedded name or an ONNX file.
         paths: Files and folders.
-        top_k: Classes of each image.
+        top_k: Classes of each image; see `classify`.
         batch_size: Images of a forward pass.
         output_format: "text", "json" or "csv". An `output` that ends in .json or .csv says it too.
         output: The file to write; absent, standard output.
         tta: As in `classify`. A note and the JSON say so.
+        threshold: As in `classify`.
 
     Returns:
         A line for each unreadable image.
@@ -243,9 +279,7 @@ def predict_files(
     Raises:
         UserError: For a model or a path that cannot be had.
     """
-    check_tta(tta)
-    if top_k < 1 or batch_size < 1:
-        raise UserError("--top_k and --batch_size are at least 1.")
+    _check_wishes(top_k, batch_size, tta, threshold)
     images, notes = find_images(paths)
     for note in notes:
         tell(f"hf-finetune: {note}", sys.stderr)  # standard output may be read by a program
@@ -253,7 +287,8 @@ def predict_files(
         output_format = {".json": "json", ".csv": "csv"}.get(Path(output).suffix.lower(), "text")
     named = [(path, {"path": str(path), "bytes": None}) for path in images]
     unused: Counter[Unused] = Counter()
-    predictions = counting_unused(classify(model_name, named, top_k, batch_size, show_bar=True, tta=tta), unused)
+    classified = classify(model_name, named, top_k, batch_size, show_bar=True, tta=tta, threshold=threshold)
+    predictions = counting_unused(classified, unused)
     if tta is not None:
         tell(f"hf-finetune: probabilities are means over {TTA_KINDS[tta]} (--tta {tta}).", sys.stderr)
     unreadable: list[str] = []
@@ -317,11 +352,14 @@ def _written(predictions: Iterable[Prediction], output_format: str, tta: str | N
         for prediction in predictions:
             for rank, (label, score) in enumerate(prediction.classes, 1):
                 yield _csv_line([str(prediction.image), rank, label, f"{score:.6f}"])
+            if not prediction.classes:
+                yield _csv_line([str(prediction.image), "", "", ""])
     else:
         for prediction in predictions:
             yield (
                 one_line(
-                    f"{prediction.image}: " + ", ".join(f"{name} {score:.1%}" for name, score in prediction.classes)
+                    f"{prediction.image}: "
+                    + (", ".join(f"{name} {score:.1%}" for name, score in prediction.classes) or "no class")
                 )
                 + "\n"
             )

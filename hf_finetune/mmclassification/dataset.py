@@ -120,7 +120,8 @@ def _import_dataset(train: Section, evaluated: Section, draft: Draft) -> str | N
     kind = train.take("type")
     if kind in _SEVERAL_LABELS:
         raise draft.refusal(
-            train.at("type"), f"is {kind}, with several labels for each image; only one label can be learned here."
+            train.at("type"),
+            f"is {kind}, with several labels for each image; write a table with a column of lists.",
         )
     path = _joined(train)
     name = _NAMED.get(kind)

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.errors import UserError, listing
 from hf_finetune.logs import get_logger
+from hf_finetune.tasks import ONE_LABEL, Task
 
 logger = get_logger(__name__)
 
@@ -84,22 +85,27 @@ def describe_repeated(names: Sequence[str]) -> str | None:
     return listing(repeated) if repeated else None
 
 
-def set_class_names(config: PreTrainedConfig, label_names: Sequence[str]) -> None:
-    """Give a network's configuration the classes `label_names`, in the order of the logits, each image in one of them.
+def set_class_names(config: PreTrainedConfig, label_names: Sequence[str], task: Task = ONE_LABEL) -> None:
+    """Give a network's configuration the classes `label_names`, in the order of the logits, and a task.
 
     What the configuration says of an old head and its task goes: a `pipeline` would answer by it, with sigmoids where
     it says `multi_label_classification`.
     """
-    earlier = [] if config.problem_type in (None, "single_label_classification") else [str(config.problem_type)]
+    same = (task.problem_type, None) if task.several else (None, "single_label_classification")
+    earlier = [] if config.problem_type in same else [str(config.problem_type)]
     if hasattr(config, "function_to_apply"):
         earlier.append(f"function_to_apply: {config.function_to_apply}")
         del config.function_to_apply
+    if hasattr(config, "thresholds"):
+        del config.thresholds  # of the old head
     if earlier:
-        config.problem_type = None  # before the number of classes, which it would be checked against
         logger.info(
-            "Note: the checkpoint's head had another task (%s); the model is saved for one class per image.",
+            "Note: the checkpoint's head had another task (%s); the model is saved for %s per image.",
             ", ".join(earlier),
+            "several classes" if task.several else "one class",
         )
+    if earlier or task.several:
+        config.problem_type = task.problem_type  # before the number of classes, which it would be checked against
     if config.model_type == "timm_wrapper":
         _forget_timm_classes(config)
     config.num_labels = len(label_names)

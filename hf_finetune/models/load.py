@@ -19,6 +19,7 @@ from hf_finetune.models.head import class_names, head_parameter_names, initializ
 from hf_finetune.models.image_size import match_image_size
 from hf_finetune.models.model_object import ModelObject
 from hf_finetune.models.source import Architecture, LoadedWeights, ModelSource
+from hf_finetune.tasks import ONE_LABEL, Task
 
 logger = get_logger(__name__)
 
@@ -94,19 +95,22 @@ def check_num_labels(arguments: ModelArguments, label_names: Sequence[str]) -> N
         )
 
 
-def load_config(source: ModelArguments | ModelSource, label_names: Sequence[str] | None) -> PreTrainedConfig:
+def load_config(
+    source: ModelArguments | ModelSource, label_names: Sequence[str] | None, task: Task = ONE_LABEL
+) -> PreTrainedConfig:
     """Load or build a network's configuration, with a head for the dataset's classes.
 
     Args:
         source: Where the network comes from.
         label_names: The classes in the order of their ids; None keeps those of the source.
+        task: What the head answers with these classes.
 
     Raises:
         UserError: The source cannot be read or is not an image classifier.
     """
     config = open_source(source).load_config()
     if label_names is not None:
-        set_class_names(config, label_names)
+        set_class_names(config, label_names, task)
     return config
 
 

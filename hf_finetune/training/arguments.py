@@ -14,6 +14,7 @@ from hf_finetune.config.data import PROCESSOR_KEYS
 from hf_finetune.data.sources.objects import read_object
 from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.evaluation.metrics import METRICS, Metric, UserMetric
+from hf_finetune.evaluation.multi_label import MULTI_LABEL_METRICS
 from hf_finetune.training.given import Given
 
 # Keys of a recipe that say which images, or which network: an argument takes the place of them all.
@@ -139,10 +140,11 @@ def own_metrics(metrics: Any) -> dict[str, UserMetric | Metric]:
                 raise UserError(f"metrics: {name} is {kind}; use a function of (probabilities, labels).")
         return dict(metrics)
     for name in [metrics] if isinstance(metrics, str) else metrics:
-        if name not in METRICS:
+        known = {**METRICS, **MULTI_LABEL_METRICS}
+        if name not in known:
             raise UserError(
-                f'metrics: there is no metric "{name}".{did_you_mean(str(name), METRICS)} Use some of'
-                f" {', '.join(METRICS)}, or a mapping of names to functions."
+                f'metrics: there is no metric "{name}".{did_you_mean(str(name), known)} Use some of'
+                f" {', '.join(known)}, or a mapping of names to functions."
             )
     return {}
 

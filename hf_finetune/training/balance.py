@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,10 +70,13 @@ class Balance:
     quotas: ClassQuotas | None
     notes: Sequence[str]
 
-    def on(self, device: torch.device) -> Iterator[torch.Tensor | None]:
-        """Yield weights and offsets as float32 on a device."""
-        for values in (self.weights, self.offsets):
-            yield None if values is None else torch.tensor(values, dtype=torch.float32, device=device)
+    def on(self, device: torch.device) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Return weights and offsets as float32 on a device."""
+        weights, offsets = (
+            None if values is None else torch.tensor(values, dtype=torch.float32, device=device)
+            for values in (self.weights, self.offsets)
+        )
+        return weights, offsets
 
 
 def choose_balance(args: FinetuneArguments, names: Sequence[str], labels: npt.NDArray[np.int64] | None) -> Balance:

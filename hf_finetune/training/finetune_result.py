@@ -13,7 +13,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_finetune.evaluation.intervals import Interval
 
-_PLOTS = ("training_curve.png", "confusion_matrix.png")
+_PLOTS = ("training_curve.png", "confusion_matrix.png", "precision_recall.png")
 _SPLITS = {"test": "test", "eval": "validation"}
 
 
@@ -54,9 +54,11 @@ class FinetuneResult:
 
     def _headline(self) -> str:
         for prefix, split in _SPLITS.items():
-            accuracy, count = self.metrics.get(f"{prefix}_accuracy"), self.metrics.get(f"{prefix}_samples")
-            if accuracy is not None and count is not None and math.isfinite(accuracy):
-                return f"accuracy of {100 * accuracy:.2f} % on {count:,.0f} {split} images"
+            count = self.metrics.get(f"{prefix}_samples")
+            for name in ("accuracy", "mAP"):
+                figure = self.metrics.get(f"{prefix}_{name}", math.nan)
+                if count is not None and math.isfinite(figure):
+                    return f"{name} of {100 * figure:.2f} % on {count:,.0f} {split} images"
         return "nothing was evaluated"
 
 

@@ -43,8 +43,12 @@ class Given:
     metrics: Mapping[str, UserMetric | Metric] = field(default_factory=dict)
     callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = ()
 
-    def check_metrics(self, num_classes: int) -> None:
+    def check_metrics(self, num_classes: int, several: bool = False) -> None:
         """Compute the figures once, on made-up probabilities of one image of each class, before the first step.
+
+        Args:
+            num_classes: The number of classes.
+            several: Whether images have several labels.
 
         Raises:
             UserError: Where a function fails or returns no number.
@@ -53,14 +57,16 @@ class Given:
         if not functions:
             return  # the probabilities of 21,841 classes would take 1.9 GB
         probabilities = np.full((num_classes, num_classes), 1 / num_classes, dtype=np.float32)
+        labels = np.eye(num_classes, dtype=np.int64) if several else np.arange(num_classes)
+        shape = "(images, classes)" if several else "(images,)"
         for name, function in functions.items():
             try:
-                float(function(probabilities, np.arange(num_classes)))
+                float(function(probabilities, labels))
             except Exception as error:  # whatever the function of somebody else stumbles over
                 reason = f"{type(error).__name__}: {first_line(error)}"
                 raise UserError(
                     f"metrics: {name} failed on {num_classes} images of {num_classes} classes ({reason}); it is given"
-                    " probabilities (images, classes) and labels (images,), and returns a number."
+                    f" probabilities (images, classes) and labels {shape}, and returns a number."
                 ) from error
 
     def remarks(self) -> list[str]:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch.utils.data import Subset
 from transformers.trainer_utils import PredictionOutput
 
-from hf_finetune.data.batches import NOT_COUNTED
 from hf_finetune.data.splits import random_subset
 from hf_finetune.evaluation.metrics import ClassificationMetrics
 from hf_finetune.interrupts import leave_if_interrupted
@@ -104,14 +103,12 @@ def choose(outputs: Sequence[PredictionOutput], trainer: ImageClassificationTrai
     if metric not in ("accuracy", "loss"):
         sign = 1 if metrics.greater_is_better(metric, trainer.args.greater_is_better) else -1
         return int(np.argmax([sign * (output.metrics or {})[f"eval_{metric}"] for output in outputs]))
-    labels = np.asarray(outputs[0].label_ids)
-    counted = labels != NOT_COUNTED
-    predictions = [cast(tuple[NDArray[Any], ...], output.predictions) for output in outputs]
+    predictions = [metrics.predictions(output) for output in outputs]
     rows = np.arange(len(outputs))
     if metric == "accuracy":
-        wrong = np.array([own[0][counted] != labels[counted] for own in predictions], dtype=np.float64)
+        wrong = np.array([own.classes != own.labels for own in predictions], dtype=np.float64)
         rows = not_worse(wrong, rows, 2)
-    losses = np.array([own[2][counted] for own in predictions], dtype=np.float64)
+    losses = np.array([own.losses for own in predictions], dtype=np.float64)
     return int(not_worse(losses, rows, 1)[0])
 
 

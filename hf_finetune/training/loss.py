@@ -12,12 +12,14 @@ import torch
 
 from hf_finetune.errors import UserError, first_line
 from hf_finetune.losses import LOSSES
+from hf_finetune.tasks import counted as is_counted
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Logits, float (batch, classes), and labels to one loss for each image, float (batch,).
 
 Labels are class ids, int64 (batch,). Where train_transforms mix images (MixUp, CutMix), they are shares of the classes
-instead, float (batch, classes), whose rows sum to 1, as `torch.nn.functional.cross_entropy` takes them.
+instead, float (batch, classes), whose rows sum to 1, as `torch.nn.functional.cross_entropy` takes them. Where images
+have several labels, they are 1 for each class that an image has and 0 for the others, or what mixing makes of these.
 """
 
 
@@ -86,11 +88,13 @@ class BatchLoss:
             the labels; None for 1. An image that is mixed has the weight of each class for its share of that class. The
             mean still divides by the number of images.
         offsets: What is added to the logits of each class, float32 (classes,), on their device; None for 0.
+        several: Whether images have several labels, so that labels are 0 to 1 for each class.
     """
 
     loss: Loss
     class_weights: torch.Tensor | None = None
     offsets: torch.Tensor | None = None
+    several: bool = False
 
     def __call__(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> Any:
         """Return the loss of a batch, a scalar.
@@ -99,8 +103,9 @@ class BatchLoss:
             outputs: A model's output, with its `logits`, (batch, classes).
             labels: Class ids, int64 (batch,), of which -100 does not count, or the targets of mixed images, float32
                 (batch, classes), whose rows count for as much as they sum to.
-            num_items_in_batch: The number of images of the global batch that count, over all ranks and accumulation
-                steps; where it is None, the mean over this batch is returned.
+            num_items_in_batch: The number of labels of the global batch that count, over all ranks and accumulation
+                steps, as the stock Trainer counts them: one for each image, or one for each of its classes where it has
+                several. Where it is None, the mean over this batch is returned.
         """
         logits = outputs.logits
         with torch.autocast(logits.device.type, enabled=False):
@@ -112,7 +117,10 @@ class BatchLoss:
         """Return the loss of logits in float32 (batch, classes)."""
         if self.offsets is not None:
             logits = logits + self.offsets
-        if labels.is_floating_point():
+        if self.several:
+            counted = weights = is_counted(labels).to(logits.dtype)
+            shown = labels.clamp(min=0)
+        elif labels.is_floating_point():
             counted = labels.sum(dim=1)
             weighted = labels if self.class_weights is None else labels * self.class_weights
             weights = weighted.sum(dim=1)
@@ -129,4 +137,4 @@ class BatchLoss:
             return total / counted.sum().clamp(min=1e-6)
         if isinstance(num_items_in_batch, torch.Tensor):
             num_items_in_batch = num_items_in_batch.clamp(min=1)  # not one image of the batch could be read
-        return total / num_items_in_batch
+        return total / (num_items_in_batch / labels.shape[1] if self.several else num_items_in_batch)

@@ -18,6 +18,7 @@ from hf_finetune.models.load import LoadedModel, check_num_labels, load_config, 
 from hf_finetune.models.prepare import prepare_model
 from hf_finetune.models.processor import describe, load_image_processor
 from hf_finetune.models.source import ModelSource
+from hf_finetune.tasks import ONE_LABEL, Task
 from hf_finetune.training.plan import RunPlan
 from hf_finetune.training.sharding import built_whole
 from hf_finetune.training.wiring import filling_the_cache
@@ -42,8 +43,8 @@ class Network:
     base: str | None
 
 
-def load_network(plan: RunPlan, label_names: Sequence[str]) -> Network:
-    """Load the network of a run, or take the caller's, with a head for these classes.
+def load_network(plan: RunPlan, label_names: Sequence[str], task: Task = ONE_LABEL) -> Network:
+    """Load the network of a run, or take the caller's, with a head for these classes and this task.
 
     Raises:
         UserError: For a checkpoint that cannot be had or does not fit, and for settings that it cannot have.
@@ -56,7 +57,7 @@ def load_network(plan: RunPlan, label_names: Sequence[str]) -> Network:
         source = open_source(arguments if given is None else given)
         if isinstance(source, EnsembleSource):
             raise UserError(f"{source.name} is an ensemble; fine-tune one of its members, {source.members[0].name}.")
-        config = load_config(source, label_names)
+        config = load_config(source, label_names, task)
     sides = _wanted_sides(plan)
     if given is None and sides is not None:
         match_image_size(config, sides, arguments.model_config or {})

@@ -8,38 +8,31 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from huggingface_hub import HfApi, ModelCard
+from numpy.typing import ArrayLike
 from transformers import PreTrainedModel
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from hf_finetune.config.recipe import Recipe, to_yaml
-from hf_finetune.config.run_files import (
-    CONFUSION_MATRIX_FILE,
-    METRICS_FILE,
-    RELIABILITY_FILE,
-    TRAINING_CURVE_FILE,
-    apply_umask,
-)
+from hf_finetune.config.run_files import METRICS_FILE, TRAINING_CURVE_FILE, apply_umask
 from hf_finetune.config.training_keys import MULTISTEP
 from hf_finetune.data.dataset import ImageDataset
-from hf_finetune.evaluation.analysis import ClassFigures, Confusions, per_class_figures
-from hf_finetune.evaluation.calibration import ReliabilityBin, reliability
+from hf_finetune.evaluation.analysis import ClassFigures
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.metrics import METRICS, ClassificationMetrics, Metric, run_metrics
+from hf_finetune.evaluation.multi_label import DEFAULT_THRESHOLD, metrics_of, registry_of
 from hf_finetune.evaluation.report import describe_split, format_report, interval_keys, write_metrics
+from hf_finetune.evaluation.summary import Summary, summary_of
 from hf_finetune.hub.model_card import ModelCardContext, library_versions, training_command, write_model_card
 from hf_finetune.hub.redaction import without_private_text
 from hf_finetune.models.checkpoint import resolve_checkpoint
 from hf_finetune.models.saved_form import how_saved
-from hf_finetune.shown_text import one_line
 from hf_finetune.timeouts import ANSWER_TIMEOUT
 from hf_finetune.training.plan import RunPlan
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
 # The Trainer calls the split that it evaluates while training "eval"; here it is called what it is.
 METRIC_PREFIXES = {"validation": "eval", "test": "test"}
-_MOST_CONFUSIONS = 100  # in the file of figures
 
 
 @dataclass(frozen=True)
@@ -61,6 +54,7 @@ class RunRecord:
         skipped_steps: The steps whose loss was not finite.
         registry: The run's metrics by name (`run_metrics`).
         how_saved: What the saved model has that the trained one had not, a sentence or "".
+        thresholds: The probabilities from which on classes are given, where images have several labels.
     """
 
     recipe: Recipe
@@ -76,6 +70,7 @@ class RunRecord:
     skipped_steps: Sequence[Mapping[str, Any]] = ()
     registry: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
     how_saved: str = ""
+    thresholds: ArrayLike = DEFAULT_THRESHOLD
 
     @classmethod
     def of_run(
@@ -101,7 +96,8 @@ class RunRecord:
             training_metrics=training.metrics,
             log_history=trainer.state.log_history,
             skipped_steps=trainer.skipped_steps,
-            registry=run_metrics(plan.given.metrics),
+            registry=run_metrics(plan.given.metrics, registry_of(data.task)),
+            thresholds=getattr(trainer.model.config, "thresholds", DEFAULT_THRESHOLD),
             how_saved=how_saved(trainer.model),
         )
 
@@ -117,8 +113,18 @@ class RunRecord:
     @cached_property
     def intervals(self) -> dict[str, dict[str, Interval]]:
         """The 95 % intervals of the figures that have one, by role and by the figure's own name."""
-        computed = ClassificationMetrics(self.data.label_names, self.registry)
-        return {role: computed.intervals(output) for role, output in self.predictions.items()}
+        return {role: self._computed.intervals(output) for role, output in self.predictions.items()}
+
+    @cached_property
+    def _computed(self) -> ClassificationMetrics:
+        return metrics_of(self.data.task, self.data.label_names, self.registry, self.thresholds)
+
+    @cached_property
+    def summary(self) -> Summary | None:
+        """What the reported split shows beside its figures; None where nothing was evaluated."""
+        if not self.predictions:
+            return None
+        return summary_of(self._computed.predictions(self.predictions[self.reported_role]), self.data.label_names)
 
     def named_intervals(self) -> dict[str, Interval]:
         """Return all intervals in one flat mapping, by the names of `metrics`."""
@@ -144,23 +150,9 @@ class RunRecord:
         samples = int(self.split_metrics(role)["samples"])
         return describe_split(role, samples, chose_checkpoint=self.chose_checkpoint and role == "validation")
 
-    def per_class(self) -> list[ClassFigures]:
-        """Return precision, recall, F1 and support of every class on the reported split."""
-        output = self.predictions[self.reported_role]
-        return per_class_figures(output.predictions[0], np.asarray(output.label_ids), self.data.label_names)
-
-    def confusions(self) -> Confusions:
-        """Return how many images of each label were given each class, on the reported split."""
-        output = self.predictions[self.reported_role]
-        return Confusions.count(output.predictions[0], np.asarray(output.label_ids), len(self.data.label_names))
-
-    def reliability(self) -> list[ReliabilityBin]:
-        """Return how often the prediction is correct at each score, on the reported split."""
-        output = self.predictions[self.reported_role]
-        labels = np.asarray(output.label_ids)
-        labelled = labels >= 0
-        classes, _, _, confidences, *_ = (np.asarray(array)[labelled] for array in output.predictions)
-        return reliability(confidences, classes == labels[labelled])
+    def per_class(self) -> Sequence[ClassFigures]:
+        """Return the figures of every class on the reported split."""
+        return [] if self.summary is None else self.summary.per_class()
 
     def table(self) -> str:
         """Return the final table, for people."""
@@ -171,21 +163,14 @@ class RunRecord:
         return format_report(figures, self.per_class(), self.describe(self.reported_role), self.registry, intervals)
 
     def warning(self) -> str | None:
-        """Return a sentence where the network is right no more often than one that knows no image, None elsewhere.
-
-        Such a one answers with the largest class of the reported split each time.
-        """
-        if not self.predictions:
-            return None
-        largest = max(self.per_class(), key=lambda figures: figures["support"])
-        metrics = self.split_metrics(self.reported_role)
-        share, accuracy = largest["support"] / metrics["samples"], metrics.get("accuracy")
-        if accuracy is None or accuracy > share or len(self.data.label_names) == 1:
+        """Return a sentence where the network is no better than one that knows no image, None elsewhere."""
+        shown = None if self.summary is None else self.summary.ignorance()
+        if shown is None:
             return None
         return (
-            f"Warning: the model is no better than one that knows no image: it is right on {accuracy:.2%} of"
-            f" {self.describe(self.reported_role)}, and {share:.2%} are of the class {one_line(largest['name'])}."
-            " Train longer or with another learning rate, and look at the images and their labels."
+            "Warning: the model is no better than one that knows no image:"
+            f" {shown.format(split=self.describe(self.reported_role))}. Train longer or with another learning rate, and"
+            " look at the images and their labels."
         )
 
     def how_to_load(self, folder: Path, model: PreTrainedModel) -> str:
@@ -222,7 +207,6 @@ def save_result(folder: Path, record: RunRecord) -> None:
     apply_umask(folder)
     card = _card(folder, record)
     write_model_card(card, folder)
-    names = record.data.label_names
     write_metrics(
         folder / METRICS_FILE,
         {
@@ -231,10 +215,7 @@ def save_result(folder: Path, record: RunRecord) -> None:
             "validation_chose_checkpoint": record.chose_checkpoint,
             "splits": record.data.split_names,
             "per_class": card.per_class,
-            "most_frequent_confusions": (
-                record.confusions().most_frequent(names, _MOST_CONFUSIONS) if record.predictions else []
-            ),
-            "reliability": record.reliability() if record.predictions else [],
+            **({} if record.summary is None else record.summary.as_mapping()),
             "unreadable_images": record.data.bad_images,
             "skipped_steps": record.skipped_steps,
             "versions": card.versions,
@@ -245,14 +226,12 @@ def save_result(folder: Path, record: RunRecord) -> None:
 
 
 def _plot(folder: Path, record: RunRecord) -> None:
-    from hf_finetune.evaluation.plots import plot_confusion_matrix, plot_reliability, plot_training_curve  # matplotlib
+    from hf_finetune.evaluation.plots import plot_training_curve  # matplotlib
 
     stepwise = record.recipe.values.get("lr_scheduler_type", MULTISTEP) == MULTISTEP
     plot_training_curve(record.log_history, folder / TRAINING_CURVE_FILE, title=record.title(), stepwise_rate=stepwise)
-    if record.predictions:
-        path = folder / CONFUSION_MATRIX_FILE
-        plot_confusion_matrix(record.confusions(), record.data.label_names, path, record.title(), record.reported_role)
-        plot_reliability(record.reliability(), folder / RELIABILITY_FILE, record.title(), record.reported_role)
+    if record.summary is not None:
+        record.summary.plot(folder, record.title(), record.reported_role)
 
 
 def _card(folder: Path, record: RunRecord) -> ModelCardContext:
@@ -275,10 +254,11 @@ def _card(folder: Path, record: RunRecord) -> ModelCardContext:
         dataset_id=data.entry.hub_id if data.entry else None,
         dataset_revision=data.revision or recipe.get("dataset_revision"),
         checkpoint_split="validation" if record.chose_checkpoint else None,
-        per_class=record.per_class() if record.predictions else [],
+        per_class=record.per_class(),
         per_class_split=record.reported_role if record.predictions else None,
         how_saved=record.how_saved,
         notes=[*data.notes, *filter(None, [record.warning()])],
         intervals=record.intervals,
         temperature=record.training_metrics.get("train_temperature"),
+        several=data.task.several,
     )

@@ -50,6 +50,8 @@ from hf_finetune.training.resizing import report_resizing, training_mode
 from hf_finetune.training.sanity_check import sanity_check
 from hf_finetune.training.soup import keep_better_soup
 from hf_finetune.training.start import choose_head_init, start_from_images, watch_start
+from hf_finetune.training.task_keys import follow_task
+from hf_finetune.training.thresholds import fit_thresholds
 from hf_finetune.training.trainer import ImageClassificationTrainer
 from hf_finetune.training.wiring import Batches, PreparedImages, build_trainer, load_data, prepare_images
 
@@ -174,7 +176,7 @@ def _choose_weights(
         training.metrics["train_share_from_start_to_end"] = share
     evaluated = evaluate()
     if not args.calibrate:
-        return evaluated
+        return fit_thresholds(trainer, evaluated)
     training.metrics["train_temperature"] = calibrate_head(trainer, validation)
     return evaluate() if training.metrics["train_temperature"] != 1 else evaluated
 
@@ -198,11 +200,12 @@ def prepare(plan: RunPlan, began: float | None = None) -> PreparedRun:
         check_same_data(plan.folder, data, earlier.unreadable if earlier else ())
     logger.info(f"Data: {data.source}, {len(data.label_names)} classes.")
     log_lines(logger, *(f"  {role}: {name}" for role, name in data.split_names.items()), *data.notes)
+    follow_task(plan.args, data.task, plan.recipe.values, plan.given.loss)
     plan = _with_found(plan, plan.args.fit_to(len(data.splits["train"])), "by the number of images")
 
     # ---- model ----
     leave_if_interrupted()
-    network = load_network(plan, data.label_names)
+    network = load_network(plan, data.label_names, data.task)
     items = _transform_list(plan, network)
     transforms = _train_transforms(plan, items, data)
     images = prepare_images(data, network.image_processor, plan.data, plan.args)

@@ -30,6 +30,7 @@ from hf_finetune.data.transforms.build import TrainTransforms
 from hf_finetune.data.transforms.letterbox import check_room
 from hf_finetune.errors import UserError
 from hf_finetune.evaluation.metrics import ClassificationMetrics, run_metrics
+from hf_finetune.evaluation.multi_label import metrics_of, registry_of
 from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.processor import describe
 from hf_finetune.training.balance import choose_balance
@@ -110,6 +111,7 @@ def prepare_images(
     arguments: DataArguments,
     args: FinetuneArguments,
     class_ids: Sequence[int] | None = None,
+    num_labels: int = 0,
 ) -> PreparedImages:
     """Return all splits of a dataset, prepared for evaluation.
 
@@ -119,6 +121,7 @@ def prepare_images(
         arguments: Whether decoded images are kept, and what is done with unreadable ones.
         args: Which process this is.
         class_ids: For each class id of the dataset the model's, where they differ.
+        num_labels: The number of the model's classes, with `class_ids`.
 
     Raises:
         UserError: Padding leaves nothing of the images, which all have one size.
@@ -130,7 +133,7 @@ def prepare_images(
             data, arguments.decode_cache, args.world_size, args.local_process_index, decoding_of(image_processor)
         )
     bad_images = BadImages(data, arguments.on_bad_image)
-    stage = EvaluationStage(image_processor, data.uniform, class_ids)
+    stage = EvaluationStage(image_processor, data.uniform, class_ids, num_labels)
     batches = {
         role: _asking(bad_images, role, image_batches(split, stage, decoded.get(role)))
         for role, split in data.splits.items()
@@ -211,8 +214,9 @@ def build_trainer(
         UserError: Where a loss or a metric cannot be used, or `metric_for_best_model` is none.
     """
     names = images.data.label_names
-    metrics = ClassificationMetrics(names, run_metrics(given.metrics))
-    given.check_metrics(len(names))
+    task = images.data.task
+    metrics = metrics_of(task, names, run_metrics(given.metrics, registry_of(task)))
+    given.check_metrics(len(names), task.several)
     args.prepare_for_run(has_validation="validation" in images.data.splits, metrics=metrics.names)
     if args.load_best_model_at_end or args.early_stopping_patience is not None:
         args.greater_is_better = metrics.greater_is_better(args.chosen_by, args.greater_is_better)
@@ -225,7 +229,9 @@ def build_trainer(
         network.config.value_range = list(value_range)
     figures = describe(images.image_processor)
     train = images.batches["train"]
-    balance = choose_balance(args, names, train.labels if isinstance(train, ImageBatches) else None)
+    # Images with several labels are not counted by class: nothing that evens out classes goes with them.
+    class_ids = train.labels if isinstance(train, ImageBatches) and not task.several else None
+    balance = choose_balance(args, names, class_ids)
     log_lines(logger, *balance.notes)
     trainer = ImageClassificationTrainer(
         network,
@@ -242,15 +248,15 @@ def build_trainer(
         bad_images=images.bad_images,
         callbacks=given.callbacks,
     )
-    loss = _loss(trainer, given, len(names), transforms.mixing is not None)
-    trainer.compute_loss_func = BatchLoss(loss, *balance.on(args.device))
+    loss = _loss(trainer, given, images.data, transforms.mixing is not None)
+    trainer.compute_loss_func = BatchLoss(loss, *balance.on(args.device), task.several)
     trainer.quotas = balance.quotas
     if trainer.is_fsdp_enabled:
         choose_units(network, trainer.accelerator.state.fsdp_plugin)
     return trainer
 
 
-def _loss(trainer: ImageClassificationTrainer, given: Given, num_labels: int, mixes: bool) -> Loss:
+def _loss(trainer: ImageClassificationTrainer, given: Given, data: ImageDataset, mixes: bool) -> Loss:
     """Return the loss of each image, the caller's or the trainer's; one of the user's own is tried out."""
     args = trainer.args
     if given.loss is not None and args.logit_adjustment:
@@ -260,5 +266,5 @@ def _loss(trainer: ImageClassificationTrainer, given: Given, num_labels: int, mi
     loss = given.loss or trainer.compute_loss_func.loss
     if given.loss is not None or is_own_loss(args.loss):
         loss = loss.to(args.device) if hasattr(loss, "to") else loss
-        check_loss(loss, num_labels, mixes, args.device)
+        check_loss(loss, len(data.label_names), mixes, args.device, data.task.several)
     return loss

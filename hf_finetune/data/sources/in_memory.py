@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
-from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Value
+from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Sequence, Value
 
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.errors import UserError, first_line
@@ -36,7 +36,8 @@ def read_objects(dataset: InMemoryDataset) -> RawDataset:
             length, whose items are pairs (image, label); or a mapping of split names to the last two. An image is a
             PIL image, a uint8 array (height, width) or (height, width, channels), a tensor (channels, height, width)
             of uint8 or of floats from 0 to 1, the bytes of an image file, or its path. A label is a class number or a
-            name; a torch dataset's `classes` names the numbers.
+            name; a torch dataset's `classes` names the numbers. A list of them, or a vector of 0 and 1 with a place for
+            each class, says several classes.
 
     Returns:
         The splits. Those of torch datasets have the columns `image` and `label`.
@@ -79,7 +80,7 @@ def _read_split(split: str, content: OneSplit, notes: list[str]) -> Dataset:
 def _from_torch(split: str, content: Any) -> Dataset:
     """Return the items of a torch dataset as columns: images in files in memory, and labels."""
     images: list[dict[str, bytes | str | None]] = []
-    labels: list[int | str] = []
+    labels: list[int | str | list[int] | list[str]] = []
     rows = progress_bar(_items(split, content), total=len(content), desc="Reading images", delay=_SECONDS_BEFORE_BAR)
     for row, (image, label) in enumerate(rows):
         try:
@@ -87,13 +88,19 @@ def _from_torch(split: str, content: Any) -> Dataset:
             labels.append(_plain_label(label))
         except (TypeError, ValueError, OSError) as error:
             raise UserError(f"dataset: item {row} of split {split}: {first_line(error)}.") from error
-    if len({type(label) for label in labels}) > 1:
-        raise UserError(f"dataset: the labels of split {split} are numbers and names; pass one or the other.")
+    several = {isinstance(label, list) for label in labels}
+    kinds = {type(label) for own in labels for label in (own if isinstance(own, list) else [own])}
+    if len(kinds) > 1 or len(several) > 1:
+        differ = "numbers and names" if len(kinds) > 1 else "lists and single ones"
+        raise UserError(f"dataset: the labels of split {split} are {differ}; pass one or the other.")
     names = _class_names(content)
-    kind = Value("string" if labels and isinstance(labels[0], str) else "int64")
+    kind: Any = Value("string" if kinds == {str} else "int64")
+    if several == {True} and names is not None and kinds == {int}:
+        labels = _ids_of_vectors(labels, len(names))
     try:
         if names is not None and kind.dtype == "int64":
             kind = ClassLabel(names=names)
+        kind = Sequence(kind) if several == {True} else kind
         features = Features({"image": Image(decode=False), "label": kind})
         return Dataset.from_dict({"image": images, "label": labels}, features=features)
     except (TypeError, ValueError) as error:  # such as a name that two classes have
@@ -119,9 +126,19 @@ def _class_names(content: Any) -> list[str] | None:
     return None if classes is None else [str(name) for name in classes]
 
 
-def _plain_label(label: Any) -> int | str:
+def _ids_of_vectors(labels: list[Any], classes: int) -> list[Any]:
+    """Return vectors of 0 and 1 with a place for each class as the ids of the classes; other lists are ids already."""
+    if classes < 2 or not all(len(own) == classes and set(own) <= {0, 1} for own in labels):
+        return labels
+    return [[class_id for class_id, has in enumerate(own) if has] for own in labels]
+
+
+def _plain_label(label: Any) -> Any:
     if isinstance(label, str):
         return label
+    if isinstance(label, (list, tuple, set)) or getattr(label, "ndim", 0) == 1:
+        values = label.tolist() if hasattr(label, "tolist") else list(label)
+        return [_plain_label(int(value) if value in (0.0, 1.0) else value) for value in values]
     value = label.item() if isinstance(label, (torch.Tensor, np.ndarray, np.generic)) else label
     if isinstance(value, int):
         return int(value)

@@ -6,7 +6,7 @@ several that end in `_file_name`, are paths below its own folder. See https://hu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -45,36 +45,30 @@ def find_metadata(folder: Path) -> dict[str, Path]:
     return found
 
 
-def read_metadata_folder(folder: Path, label_column: str | None = None) -> RawDataset:
+def read_metadata_folder(folder: Path, label_columns: Sequence[str] = ()) -> RawDataset:
     """Read the images and labels that metadata files name; no image is opened.
 
     Where the images are in class folders, these are the classes, unless there is a column `label` or `labels`.
 
     Args:
         folder: The folder of the images.
-        label_column: The column of labels that the user chose, None without.
+        label_columns: The columns of labels that the user chose, or none.
 
     Returns:
         The splits, `train` alone where there are none, with the columns of the metadata; `image` takes the place of
         `file_name`.
 
     Raises:
-        UserError: A metadata file cannot be read, names no files, or names several labels for an image.
+        UserError: A metadata file cannot be read, or names no files.
     """
     files = find_metadata(folder)
     tables = {name: _read_rows(file) for name, file in files.items()}
     without = next((files[name] for name, rows in tables.items() if not _file_columns(rows)), None)
-    labelled = all(any(name in rows.column_names for name in (label_column, *_LABELS)) for rows in tables.values())
+    labelled = all(any(name in rows.column_names for name in (*label_columns, *_LABELS)) for rows in tables.values())
     if without is not None or (not labelled and _in_class_folders(tables)):
         return _class_folders_instead(folder, next(iter(files.values())), without)
     raw = RawDataset({}, source=str(folder), folder=folder)
     for name, rows in tables.items():
-        for column in (label_column, *_LABELS):
-            if column in rows.column_names and pa.types.is_nested(arrow_column(rows, str(column)).type):
-                raise UserError(
-                    f"{files[name]}: column {column} has several labels for an image; a classifier is trained here on"
-                    " one class for each image, written as a name or an integer."
-                )
         prepared = _with_images(files[name], rows, name)
         raw.splits |= {name: prepared} if name else dict(_by_split(prepared))
         raw.notes += _unnamed(folder / name, files[name], rows)
@@ -196,5 +190,5 @@ def _matches(location: Location) -> bool:
 METADATA = Source(
     "a folder of images with a metadata file",
     _matches,
-    lambda location: read_metadata_folder(path_of(location), location.label_column),
+    lambda location: read_metadata_folder(path_of(location), location.label_columns),
 )

@@ -66,7 +66,7 @@ def open_source(arguments: DataArguments, lost_files: Sequence[str] = ()) -> tup
         config=arguments.dataset_config,
         revision=arguments.dataset_revision,
         lost_files=lost_files,
-        label_column=arguments.label_column,
+        label_columns=arguments.label_columns,
         label_from_name=arguments.label_from_name,
     )
     try:

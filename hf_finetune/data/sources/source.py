@@ -25,7 +25,7 @@ class Location:
         revision: The branch, tag or commit of a Hub dataset, None for the newest.
         lost_files: Images, relative to `path`, that have vanished since a run began. A folder is read as if they were
             still there, so that the order of the others does not change.
-        label_column: The column of labels that the user chose, None without.
+        label_columns: The columns of labels that the user chose, or none.
         label_from_name: The regular expression whose group is the class in the name of a file, None without.
     """
 
@@ -35,7 +35,7 @@ class Location:
     config: str | None = None
     revision: str | None = None
     lost_files: Sequence[str] = ()
-    label_column: str | None = None
+    label_columns: Sequence[str] = ()
     label_from_name: str | None = None
 
 

@@ -20,7 +20,7 @@ from datasets.packaged_modules.webdataset.webdataset import WebDataset
 from hf_finetune.config.data import DataArguments
 from hf_finetune.data.catalog import DatasetEntry
 from hf_finetune.data.class_names import note_similar_names
-from hf_finetune.data.columns import find_image_column, find_label_column
+from hf_finetune.data.columns import find_image_column, find_label_column, list_item
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.images.decoding import Header, UnreadableImage, read_header
 from hf_finetune.data.images.header_check import count_unused, describe_bad_image
@@ -33,10 +33,12 @@ from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.data.sources.source import TARS
 from hf_finetune.data.splits import ROLES, choose_splits, note_unused_splits, reference_split
 from hf_finetune.data.streaming.class_ids import ClassIds, read_classes
+from hf_finetune.data.streaming.label_sets import LabelSets, read_set_classes
 from hf_finetune.data.streaming.shards import DAMAGE, DataFile, ParquetShards, find_file, is_temporary, read_schema
 from hf_finetune.data.streaming.split import HoldOut, StreamedSplit
 from hf_finetune.data.streaming.tars import TarShards, first_sample, image_fields, stated_lengths
 from hf_finetune.errors import UserError, first_line
+from hf_finetune.tasks import ONE_LABEL, SEVERAL_LABELS
 
 _SAMPLE = 64  # images of each split whose headers are checked
 
@@ -77,9 +79,8 @@ def load_streamed_dataset(
     roles = choose_splits(raw, {role: getattr(arguments, f"{role}_split") for role in ROLES}, entry)
     reference = reference_split(raw, roles, require_train)
     image_column = find_image_column(raw, reference, arguments.image_column, entry.image_column if entry else None)
-    label_column = find_label_column(
-        raw, reference, image_column, arguments.label_column, entry.label_column if entry else None
-    )
+    wanted = next(iter(arguments.label_columns), None)
+    label_column = find_label_column(raw, reference, image_column, wanted, entry.label_column if entry else None)
     shards = {
         split: _shards(opened, split, image_column, label_column)
         for split in dict.fromkeys(roles.values())
@@ -91,9 +92,13 @@ def load_streamed_dataset(
         raise UserError(f"{raw.source}: split {reference} has no labels; nothing can be learned from it.")
     feature = opened.features[reference][label_column]
     strip = arguments.label_strip
-    names, known = read_classes(raw.source, reference, feature, shards[reference], num_labels, strip)
+    of_lists = isinstance(own := shards[reference], ParquetShards) and list_item(feature) is not None
+    if of_lists and isinstance(own, ParquetShards):
+        names, known = read_set_classes(raw.source, reference, feature, own, strip)
+    else:
+        names, known = read_classes(raw.source, reference, feature, own, num_labels, strip)
 
-    result = ImageDataset({}, {}, names, raw.source, entry)
+    result = ImageDataset({}, {}, names, raw.source, entry, task=SEVERAL_LABELS if of_lists else ONE_LABEL)
     result.revision = opened.commit
     result.notes += note_unused_splits(raw, roles) + note_similar_names(names)
     for role, split in roles.items():
@@ -103,7 +108,13 @@ def load_streamed_dataset(
             result.notes.append(f"Split {split} is not used as {role}: it has no labels (those of its first rows).")
         else:
             feature = opened.features[split][label_column]
-            to_class_ids = ClassIds(raw.source, split, feature, known, reference, strip)
+            item = list_item(feature)
+            if of_lists != (item is not None):
+                raise UserError(
+                    f"{raw.source}: {label_column} is of lists in one split and not in another; use one kind."
+                )
+            ids = ClassIds(raw.source, split, item or feature, known, reference, strip)
+            to_class_ids = LabelSets(ids) if of_lists else ids
             name = f"{raw.source}: split {split}"
             result.splits[role] = StreamedSplit(shards[split], to_class_ids, name, arguments.shuffle_buffer_size)
             result.split_names[role] = split
@@ -143,7 +154,7 @@ def _open(arguments: DataArguments) -> tuple[_Opened, DatasetEntry | None]:
             str(split): [find_file(url) for url in urls] for split, urls in (builder.config.data_files or {}).items()
         }
         features = {
-            split: _tar_features(builder.info.features, split_files, arguments.label_column)
+            split: _tar_features(builder.info.features, split_files, next(iter(arguments.label_columns), None))
             if isinstance(builder, WebDataset)
             else _features(builder.info.features, split_files)
             for split, split_files in files.items()

@@ -27,12 +27,13 @@ class Row(NamedTuple):
 
     Attributes:
         image: The encoded image as {"bytes", "path"}.
-        label: The class id, or -100 for an image that counts for no loss or metric.
+        label: The class id, or -100 for an image that counts for no loss or metric; or which classes the image has,
+            bool (classes,).
         sample_index: The row's number in the source's split.
     """
 
     image: dict[str, Any]
-    label: int
+    label: Any
     sample_index: int
 
 
@@ -71,7 +72,7 @@ class StreamedSplit:
     """
 
     shards: Shards
-    to_class_ids: Callable[[pa.Array, Sequence[int]], list[int]]
+    to_class_ids: Callable[[pa.Array, Sequence[int]], list[Any]]
     name: str
     buffer_size: int
     hold_out: HoldOut | None = None

@@ -106,7 +106,7 @@ class TrainTransforms:
 
         Args:
             images: Floats of shape (batch, channels, height, width).
-            labels: Class ids, int64 of shape (batch,).
+            labels: Class ids, int64 of shape (batch,), or several for each image (`stages.as_labels`).
             keys: The examples' draw keys, int64 of shape (batch,).
             num_labels: The number of classes.
 

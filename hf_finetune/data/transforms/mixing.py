@@ -15,6 +15,7 @@ import torch
 from torchvision.transforms import v2
 
 from hf_finetune.data.transforms.randomness import uniform_draws
+from hf_finetune.tasks import counted
 
 MIXING_TRANSFORMS = ("CutMix", "MixUp")
 _QUANTILES = 4096
@@ -62,6 +63,8 @@ class Mixing:
         Args:
             images: Floats of shape (batch, channels, height, width).
             labels: Class ids, int64 of shape (batch,). An image whose label is no class id adds nothing to targets.
+                Where images have several labels, 1 for each of them, float32 of shape (batch, num_labels), and an image
+                of negative numbers does not count: no other is mixed with it.
             keys: The examples' draw keys, int64 of shape (batch,).
             num_labels: The number of classes.
 
@@ -70,6 +73,12 @@ class Mixing:
             (batch, num_labels).
         """
         own = self._share_of_own(images.shape[-2], images.shape[-1], uniform_draws(keys[:1], self.stream, 4)[0])
+        if labels.is_floating_point():
+            apart = ~(counted(labels) & counted(labels).roll(1))
+            mixed = torch.lerp(images.roll(1, 0), images, own.to(images.dtype))
+            targets = torch.lerp(labels.roll(1, 0), labels, own.mean())
+            mixed = torch.where(apart[:, None, None, None], images, mixed)
+            return mixed, torch.where(apart[:, None], labels, targets)
         targets = (labels[:, None] == torch.arange(num_labels, device=labels.device)).float()
         mixed = torch.lerp(images.roll(1, 0), images, own.to(images.dtype))
         return mixed, torch.lerp(targets.roll(1, 0), targets, own.mean())

@@ -21,6 +21,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_finetune.config.training_keys import BF16, FP16
 from hf_finetune.data.batches import NOT_COUNTED, ImageBatches
+from hf_finetune.data.stages import as_labels
 from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.logs import get_logger, progress_bar
 from hf_finetune.models.head import head_module, head_parameter_names
@@ -35,7 +36,7 @@ _SECONDS_BEFORE_BAR = 2
 
 
 class FeatureDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    """Features, float32 (images, ...), and labels, int64 (images,), given a whole batch at a time.
+    """Features, float32 (images, ...), and labels as `ImageBatches` has them, given a whole batch at a time.
 
     `sample_index`, int64 (images,), are the rows of the source's split that they are of.
     """
@@ -56,7 +57,7 @@ class FeatureDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         places = np.asarray(rows) % len(self)
         return {
             "pixel_values": torch.from_numpy(self.features[places]),
-            "labels": torch.from_numpy(self.labels[places]),
+            "labels": as_labels(self.labels[places]),
             "sample_index": torch.from_numpy(self.sample_index[places]),
         }
 
@@ -106,7 +107,8 @@ def train_on_images(model: PreTrainedModel) -> None:
 def module_inputs(
     trainer: ImageClassificationTrainer, dataset: Any, module: nn.Module, description: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield what `module` is given for each batch of a dataset, float32 (batch, ...), and its labels, int64 (batch,).
+    """Yield what `module` is given for each batch of a dataset, float32 (batch, ...), and its labels, int64 (batch,)
+    or float32 (batch, classes).
 
     A label of -100 says that the image cannot be read, and that another was in its place. The model runs in
     evaluation mode, on the trainer's device, in this process alone, and in float32 unless it runs in a context.

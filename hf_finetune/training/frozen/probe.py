@@ -18,14 +18,16 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch.utils.data import Subset
 
-from hf_finetune.data.batches import NOT_COUNTED, ImageBatches
+from hf_finetune.data.batches import ImageBatches
 from hf_finetune.data.splits import stratified_split
 from hf_finetune.errors import UserError
 from hf_finetune.logs import progress_bar
 from hf_finetune.models.freeze import trains_backbone
 from hf_finetune.models.head import head_linear
 from hf_finetune.models.load import LoadedModel
+from hf_finetune.tasks import counted
 from hf_finetune.training.frozen.features import FeatureDataset, module_inputs
+from hf_finetune.training.frozen.label_regressions import fit_label_regressions
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
 IMAGES = 10_000  # at most, stratified; a few more where classes are rare
@@ -63,9 +65,13 @@ def probe_head(
     sample = Subset(dataset, rows.tolist())
     with trainer.autocast_smart_context_manager():
         features, labels = map(np.concatenate, zip(*module_inputs(trainer, sample, linear, "Features"), strict=True))
-    weights = _class_weights(trainer, linear.out_features)[np.maximum(labels, 0)]
-    counts = (labels != NOT_COUNTED) & (weights > 0)
+    several = labels.ndim == 2
+    weights = np.ones(len(labels))  # of images: settings that weigh classes do not go with several labels
+    if not several:
+        weights = _class_weights(trainer, linear.out_features)[np.maximum(labels, 0)]
+    counts = counted(labels) & (weights > 0)
     features, labels, weights = features[counts], labels[counts], weights[counts]
+    labels = labels > 0 if several else labels
     if features.ndim != 2 or not np.isfinite(features).all():
         raise UserError(
             "head_init: probe needs one vector of finite numbers for each image, which the network does not give its"
@@ -75,16 +81,13 @@ def probe_head(
     if len(np.unique(labels)) < 2 or not len(held_out):
         return "Head: not probed, because the training images do not show two of each of two classes."
     strengths = _STRENGTHS if trains_backbone(loaded.model) else _STRENGTHS_FOR_FROZEN
-    weight, bias, accuracy = fit_logistic_regression(
-        features[kept],
-        labels[kept],
-        features[held_out],
-        labels[held_out],
-        linear.out_features,
-        strengths,
-        weights[kept],
-        weights[held_out],
-    )
+    parts = features[kept], labels[kept], features[held_out], labels[held_out]
+    if several:
+        weight, bias, figure = fit_label_regressions(*parts, strengths, *_center_and_scale(features[kept]))
+    else:
+        weight, bias, figure = fit_logistic_regression(
+            *parts, linear.out_features, strengths, weights[kept], weights[held_out]
+        )
     offsets = trainer.compute_loss_func.offsets
     if offsets is not None:
         # The solver's intercept is free of L2. So the optimum on logits with offsets is the one without, less these.
@@ -93,7 +96,8 @@ def probe_head(
         linear.weight.copy_(torch.from_numpy(weight))
         linear.bias.copy_(torch.from_numpy(bias))
     seconds = time.perf_counter() - began
-    figures = f"{accuracy:.2%} of {len(held_out):,} held out right"
+    count = f"{len(held_out):,}"
+    figures = f"mAP {figure:.2%} on {count} held out" if several else f"{figure:.2%} of {count} held out right"
     return f"Head: probed on {len(kept):,} images in {seconds:.0f} s, {figures}."
 
 
@@ -121,10 +125,7 @@ def fit_logistic_regression(
     the least cross entropy on what is held out. A class that `labels` lacks gets no weight and the least bias. With
     `weights` (images,) and `held_out_weights`, an image counts for as much.
     """
-    mean = features.mean(axis=0, dtype=np.float64)
-    # One scale for all: were each feature brought to unit variance, those that hardly vary would get large weights, and
-    # send large gradients into the backbone.
-    scale = max(np.sqrt(features.var(axis=0, dtype=np.float64).mean()), np.finfo(np.float32).tiny)
+    mean, scale = _center_and_scale(features)
     scaled = ((features - mean) / scale).astype(np.float32)
     solver = LogisticRegression(max_iter=_ITERATIONS, warm_start=True)
     best = np.inf
@@ -142,6 +143,16 @@ def fit_logistic_regression(
         accuracy = float(np.mean(probabilities.argmax(axis=1) == held_out_labels))
         best, chosen = loss, (weight.astype(np.float32), bias.astype(np.float32), accuracy)
     return chosen
+
+
+def _center_and_scale(features: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the mean of each feature, float64 (features,), and one scale for all of them.
+
+    Were each feature brought to unit variance, those that hardly vary would get large weights, and send large gradients
+    into the backbone.
+    """
+    variance = features.var(axis=0, dtype=np.float64).mean()
+    return features.mean(axis=0, dtype=np.float64), max(float(np.sqrt(variance)), float(np.finfo(np.float32).tiny))
 
 
 def _layer(

@@ -100,7 +100,7 @@ def test_class_folders_are_the_classes_where_no_column_is_called_label(tmp_path:
     raw = read_metadata_folder(folder)
     assert raw.splits["train"].features["label"].names == ["cats", "dogs"]
     assert raw.notes[-1].startswith("metadata.csv has no column label, so the classes are the folders;")
-    chosen = read_metadata_folder(folder, "caption").splits["train"]
+    chosen = read_metadata_folder(folder, ["caption"]).splits["train"]
     assert chosen["caption"][:] == ["sleeps", "barks"]
     write(tmp_path / "metadata.csv", rows(("cats/1.png", "b"), ("dogs/1.png", "a")))
     assert read_metadata_folder(folder).splits["train"]["label"][:] == ["b", "a"]
@@ -116,11 +116,6 @@ def test_a_file_of_that_name_with_other_content_does_not_disturb_class_folders(t
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([{"file_name": "1.png", "label": ["cat", "dog"]}], r"metadata\.jsonl: column label has several labels for an"),
-        (
-            [{"file_name": "1.png", "labels": ["cat"]}],
-            r"metadata\.jsonl: column labels has several labels for an image",
-        ),
         (
             [{"name": "1.png", "label": "cat"}],
             r"metadata\.jsonl has no column file_name, which names the image of each",
