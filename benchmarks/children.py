@@ -69,7 +69,7 @@ def run_child(
 
 
 def write_recipe(session: Session, name: str, values: Mapping[str, Any]) -> list[str]:
-    """Write a recipe and return the arguments with which a child runs it."""
+    """Write a recipe, in the precision of the other sides, and return the arguments with which a child runs it."""
     path = session.folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(dict(values)), encoding="utf-8")
+    path.write_text(yaml.safe_dump({"precision": "float32", **values}), encoding="utf-8")
     return ["ours", "--recipe", str(path), "--output_dir", str(session.folder / f"output-{name}")]

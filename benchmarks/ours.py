@@ -31,6 +31,7 @@ def prepare_ours(session: Session, schedule: Schedule, **settings: Any) -> Prepa
         "momentum": schedule.momentum,
         "load_best_model_at_end": False,
         "overwrite_output_dir": True,
+        "precision": "float32",  # as the other sides
         "validation_fraction": 0,
         "crop_pct": 1.0,
         **schedule.common(session),

@@ -22,6 +22,7 @@ logger = get_logger(__name__)
 # bf16 must be so many times as fast. Where the gain is less, one run of a command might take it and the next not.
 CLEAR_GAIN = 1.2
 _MEASURED = 0.02  # of the images that a run shows, at most, are for the measurement
+_MOST_IMAGES = 16  # of a pass that is measured: the ratio is the same for more, and a time budget has better uses
 _PASSES = 8  # of the measurement: two precisions, once to begin with and three times to be timed
 # Floating-point operations of the forward pass that is measured, at least: below, the time is that of Python.
 _FEWEST_OPERATIONS = 1e9
@@ -70,7 +71,7 @@ def _measured(trainer: ImageClassificationTrainer) -> tuple[str, str, float | No
     gain = slowest[FLOAT32] / slowest[BF16]
     chosen = BF16 if gain >= CLEAR_GAIN else FLOAT32
     reason = f"as measured, bf16 is {gain:.2f} x as fast as float32"
-    return chosen, reason, slowest[chosen] if images == args.train_batch_size else None
+    return chosen, reason, slowest[chosen] * args.train_batch_size / images
 
 
 def images_to_measure(trainer: ImageClassificationTrainer) -> int:
@@ -82,7 +83,7 @@ def images_to_measure(trainer: ImageClassificationTrainer) -> int:
         trainer: A trainer with training images that has passed the sanity check.
     """
     args, dataset = trainer.args, trainer.train_dataset
-    most = min(args.train_batch_size, len(dataset))
+    most = min(args.train_batch_size, len(dataset), _MOST_IMAGES)
     if args.seconds_to_use is None:
         steps = args.max_steps if args.max_steps > 0 else args.num_train_epochs * len(dataset) / args.global_batch_size
         most = min(most, int(_MEASURED * steps * args.global_batch_size / args.world_size / _PASSES))

@@ -1,0 +1,1 @@
+"""Accuracy after one, two and four minutes, against the programs that people use for the same."""
