@@ -74,10 +74,12 @@ def epochs_within(minutes: float, images: int, trial: Mapping[str, float], peer:
     return 1, max(0, min(images, int(shown / (1 + peer.more_passes)) // 10 * 10))
 
 
-def more_epochs(minutes: float, seconds: float, epochs: float, start: float, peer: Peer) -> float:
-    """Return the epochs that a program had time for, from the seconds that it took."""
+def fitting_epochs(minutes: float, seconds: float, epochs: float, start: float, peer: Peer) -> float:
+    """Return the epochs that a program has time for, from the seconds that it took for `epochs`; at least one."""
+    if seconds > 60 * minutes and seconds <= 60 * minutes * _LATE:
+        return epochs
     one = (seconds - start) / (epochs + peer.more_passes)
-    return epochs + max(0.0, _least((60 * minutes - seconds) / one, peer))
+    return max(min(1.0, epochs), epochs + _least((60 * minutes - seconds) / one, peer))
 
 
 def _least(epochs: float, peer: Peer) -> float:
@@ -110,11 +112,11 @@ class Bench:
             return
         seconds, accuracy = self._timed(peer, shown, epochs, minutes, seed)
         if epochs and shown == images:
-            longer = more_epochs(minutes, seconds, epochs, self._trial(peer)["start"], program)
-            if longer > epochs:  # it was faster than in its trials
-                again = self._timed(peer, shown, longer, minutes, seed)
-                if again[0] <= _LATE * limit:
-                    epochs, (seconds, accuracy) = longer, again
+            fitting = fitting_epochs(minutes, seconds, epochs, self._trial(peer)["start"], program)
+            if fitting != epochs:  # it was faster or slower than in its trials
+                again = self._timed(peer, shown, fitting, minutes, seed)
+                if seconds > _LATE * limit or again[0] <= _LATE * limit:
+                    epochs, (seconds, accuracy) = fitting, again
         self._keep({**asked, "epochs": epochs, "shown": shown, "seconds": round(seconds, 1), "accuracy": accuracy})
 
     def _trial(self, peer: str) -> dict[str, float]:

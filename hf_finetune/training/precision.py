@@ -70,7 +70,7 @@ def _measured(trainer: ImageClassificationTrainer) -> tuple[str, str, float | No
     slowest = {name: max(of_rank[name] for of_rank in of_ranks) for name in seconds}
     gain = slowest[FLOAT32] / slowest[BF16]
     chosen = BF16 if gain >= CLEAR_GAIN else FLOAT32
-    reason = f"as measured, bf16 is {gain:.2f} x as fast as float32"
+    reason = f"as measured, bf16 is {gain:.2f} x as fast as float32" if gain else "bf16 is slower in a first pass"
     return chosen, reason, slowest[chosen] * args.train_batch_size / images
 
 

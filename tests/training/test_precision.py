@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers import TrainerCallback
 
 from hf_finetune.errors import Interrupted
 from hf_finetune.training import precision as module
+from hf_finetune.training import speed
 from hf_finetune.training.given import Given
 from hf_finetune.training.loss import BatchLoss
 from hf_finetune.training.precision import choose_precision, images_to_measure
@@ -91,6 +93,26 @@ def test_the_slowest_of_several_processes_decides(tmp_path: Path, monkeypatch: p
     trainer: Any = SimpleNamespace(args=args, is_sharded=False, train_dataset=None)
     assert choose_precision(trainer) == 4.0  # seconds of the 8 images of a batch
     assert used == ["float32"]
+
+
+def test_a_bf16_that_is_given_up_is_slower(
+    tmp_path: Path, measuring: Callable[[float], None], monkeypatch: pytest.MonkeyPatch, logged: list[str]
+) -> None:
+    measuring(1.0)
+    monkeypatch.setattr(module, "pass_seconds", lambda *_: {"float32": 3.0, "bf16": math.inf})
+    trainer = make_trainer(tmp_path, make_model("resnet"), num_train_epochs=1000)
+    assert choose_precision(trainer) == 3.0
+    assert logged[1:] == ["Precision: float32; bf16 is slower in a first pass."]
+
+
+def test_a_call_that_is_slower_at_first_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"fast": 1.0, "slow": 1.3, "faster": 0.5}
+    called: list[str] = []
+    monkeypatch.setattr(speed, "_stopwatch", lambda call: called.append(call) or seconds[call])
+    assert speed._seconds(["fast", "slow"], math.inf) == [1.0, math.inf]  # type: ignore[list-item]
+    assert called == ["fast", "slow", "fast"]
+    assert speed._seconds(["fast", "faster"], math.inf) == [1.0, 0.5]  # type: ignore[list-item]
+    assert called[3:] == ["fast", "faster"] * 4
 
 
 @pytest.mark.parametrize(("gpus", "chosen"), [([True, True], "bf16"), ([True, False], "float32")])
