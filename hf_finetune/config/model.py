@@ -49,6 +49,13 @@ class ModelArguments:
         default=None,
         metadata={"help": "What is not trained: backbone, batch_norm, or names of modules of the network."},
     )
+    peft: dict[str, Any] | None = field(
+        default=None,
+        metadata={
+            "help": "Train LoRA or DoRA adapters and the head instead of all weights, such as '{r: 8, use_dora: true}'"
+            " (see docs/lora.md). Absent: all weights."
+        },
+    )
     head_init: str = field(
         default="random",
         metadata={

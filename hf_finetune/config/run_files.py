@@ -13,6 +13,7 @@ RELIABILITY_FILE = "reliability_diagram.png"
 PRECISION_RECALL_FILE = "precision_recall.png"
 TRAINING_CURVE_FILE = "training_curve.png"
 ENSEMBLE_FILE = "ensemble.json"  # names the members, folders beside it
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")  # by the names that PEFT gives them
 
 _READ_AND_WRITE = 0o666
 

@@ -29,6 +29,7 @@ class Settings(TypedDict, total=False):
     model_revision: str | None
     model_type: str | None
     num_labels: int | None
+    peft: dict[str, Any] | None
     pretrained: bool | None
     trust_remote_code: bool | None
 

@@ -129,7 +129,7 @@ _KEY_OF = {other: key for key, others in OTHER_NAMES.items() for other in others
 _LR_FINDER = "a learning rate is suggested by: hf-finetune lr-finder --dataset DATASET"
 _LAUNCHER = "one process per GPU is started by: torchrun --nproc_per_node N scripts/run_finetune.py"
 _PRECISION = "use --precision bf16, or --precision fp16 for a GPU without bfloat16"
-_NO_ADAPTERS = "adapters are not built in; to train few weights, use --freeze"
+_ADAPTERS = "use --peft, such as --peft '{r: 8, lora_alpha: 16}'"
 _PADDING = "use --resize_mode pad, which fits whole images into borders, or --resize_mode squash"
 _NO_TTA = "it is of evaluate and predict, as hf-finetune evaluate --tta flip"
 # What others switch on by a flag and is a transform of `train_transforms` here: its flags elsewhere.
@@ -170,14 +170,15 @@ ANSWERS = {
     "auto_lr_find": _LR_FINDER,
     "dropout": "use --head_dropout before the last layer; --model_config holds the rates inside an architecture",
     "drop_rate": "use --head_dropout before the last layer; --model_config holds the rates inside an architecture",
-    "lora": _NO_ADAPTERS,
-    "lora_r": _NO_ADAPTERS,
-    "lora_rank": _NO_ADAPTERS,
-    "lora_alpha": _NO_ADAPTERS,
-    "use_lora": _NO_ADAPTERS,
-    "peft": _NO_ADAPTERS,
-    "use_peft": _NO_ADAPTERS,
-    "adapter": _NO_ADAPTERS,
+    "lora": _ADAPTERS,
+    "lora_r": _ADAPTERS,
+    "lora_rank": _ADAPTERS,
+    "lora_alpha": _ADAPTERS,
+    "use_lora": _ADAPTERS,
+    "dora": "use --peft '{use_dora: true}'",
+    "use_dora": "use --peft '{use_dora: true}'",
+    "use_peft": _ADAPTERS,
+    "adapter": _ADAPTERS,
     "letterbox": _PADDING,
     "pad": _PADDING,
     "padding": _PADDING,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_finetune.config.folds import check_division
 from hf_finetune.config.loss_keys import check_loss_keys
+from hf_finetune.config.peft_keys import check_peft
 from hf_finetune.config.stock_keys import check_stock_keys
 from hf_finetune.config.training_keys import FP16
 from hf_finetune.errors import UserError, did_you_mean
@@ -176,6 +177,7 @@ def check_model(model: ModelArguments) -> None:
     for name in model.freeze or ():
         if not isinstance(name, str):
             raise UserError(f"freeze holds {name!r}; use backbone, batch_norm, or names of modules of the network.")
+    check_peft(model)
     for name in ("drop_path", "head_dropout"):
         rate = getattr(model, name)
         if rate is not None and not 0 <= rate < 1:

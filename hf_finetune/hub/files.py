@@ -17,6 +17,7 @@ from typing import Any
 from transformers.dynamic_module_utils import get_relative_imports
 
 from hf_finetune.config.run_files import (
+    ADAPTER_FILES,
     CONFUSION_MATRIX_FILE,
     METRICS_FILE,
     RECIPE_FILE,
@@ -27,7 +28,7 @@ from hf_finetune.config.run_files import (
 _PUSHED = {
     "README.md", "config.json", "preprocessor_config.json", "model.safetensors", "model.safetensors.index.json",
     "model.onnx", "model_int8.onnx", RECIPE_FILE, METRICS_FILE, CONFUSION_MATRIX_FILE, RELIABILITY_FILE,
-    TRAINING_CURVE_FILE,
+    TRAINING_CURVE_FILE, *ADAPTER_FILES,
 }  # fmt: skip
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 # Written by the run, and of use here alone: for a resume, for a tracker, with names of this machine's files.

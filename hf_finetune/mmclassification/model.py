@@ -64,7 +64,9 @@ def import_model(config: Section, draft: Draft) -> None:
         )
     backbone = model.section("backbone")
     if backbone.values.get("type") == "LoRAModel":
-        draft.remark(backbone.at("type"), "LoRAModel; adapters are not supported, all weights are trained")
+        draft.remark(
+            backbone.at("type"), "LoRAModel; all weights are trained here; for adapters add peft (docs/lora.md)"
+        )
         backbone.skip_all()
         backbone = backbone.section("module")
     import_backbone(backbone, draft)

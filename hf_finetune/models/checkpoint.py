@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from hf_finetune.errors import UserError, did_you_mean
+from hf_finetune.models.adapters import check_adapter_is_loaded, merge_loaded_adapter
 from hf_finetune.models.head import class_names
 from hf_finetune.models.image_size import fit_positions, of_size
 from hf_finetune.models.quiet import quiet_transformers
@@ -103,6 +104,7 @@ class Checkpoint:
         try:
             with quiet_transformers():
                 own_config = AutoConfig.from_pretrained(self.location, **self._access)
+                check_adapter_is_loaded(self.name, self.location, self.revision, self.local_files_only)
                 model, info = AutoModelForImageClassification.from_pretrained(
                     self.location,
                     config=of_size(config, own_config),
@@ -116,9 +118,10 @@ class Checkpoint:
             raise needs_timm(self.name) from error
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise self._not_loadable(error) from error
+        new, merged = merge_loaded_adapter(model, new_tensors(info))
         model, note = fit_positions(model, config)
         return LoadedWeights(
-            model, new_tensors(info), tuple(class_names(own_config)), tuple(sorted(info["unexpected_keys"])), note=note
+            model, new, tuple(class_names(own_config)), tuple(sorted(info["unexpected_keys"])), note=merged + note
         )
 
     def _not_loadable(self, error: Exception) -> UserError:

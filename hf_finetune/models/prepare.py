@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedConfig
 
 from hf_finetune.config.model import ModelArguments
+from hf_finetune.config.peft_keys import adapter_settings
+from hf_finetune.errors import UserError
+from hf_finetune.models.adapters import add_adapters
 from hf_finetune.models.batch_norm import synchronize_batch_norm
 from hf_finetune.models.dropout import drop_features
 from hf_finetune.models.freeze import Frozen, freeze_modules
@@ -40,16 +44,19 @@ def prepare_model(
     arguments: ModelArguments,
     label_names: Sequence[str],
     seed: int,
+    sides: tuple[int, int],
     sync_batchnorm: bool = False,
 ) -> PreparedModel:
-    """Load a network, synchronize its BatchNorm if asked, and freeze what the recipe names.
+    """Load a network, synchronize its BatchNorm if asked, and freeze what the recipe names, or all but
+    adapters and the head.
 
     Args:
         source: Where the network comes from, from `open_source`.
         config: Its configuration, from `load_config`; `load_image_processor` may have changed it.
-        arguments: The recipe's `freeze`, `head_dropout` and `head_init`.
+        arguments: The recipe's `freeze`, `peft`, `head_dropout` and `head_init`.
         label_names: The classes in the order of their ids.
         seed: Initializes whatever is new.
+        sides: Height and width of the images that the network sees, in pixels.
         sync_batchnorm: Whether BatchNorm computes its statistics over the images of all processes.
 
     Raises:
@@ -59,9 +66,18 @@ def prepare_model(
     loaded = load_model(source, config, label_names, seed)
     if sync_batchnorm:
         synchronize_batch_norm(loaded.model)  # before freezing, which binds to the modules as they are
-    frozen = freeze_modules(loaded.model, arguments.freeze or (), loaded.initialized)
+    if arguments.peft is None:
+        frozen = freeze_modules(loaded.model, arguments.freeze or (), loaded.initialized)
+    else:
+        frozen = _adapted(loaded, arguments.peft, sides, seed)
     if arguments.head_dropout:
         drop_features(loaded.model, arguments.head_dropout)
     if arguments.head_init == "probe":
         head_linear(loaded.model)  # raises before the features are computed
     return PreparedModel(loaded, frozen)
+
+
+def _adapted(loaded: LoadedModel, stated: Mapping[str, Any], sides: tuple[int, int], seed: int) -> Frozen:
+    if set(loaded.model.state_dict()) <= loaded.initialized:
+        raise UserError("peft trains a few weights beside pretrained ones, and here all are random; leave peft out.")
+    return Frozen(backbone=False, report=(add_adapters(loaded.model, adapter_settings(stated), sides, seed),))

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.data.images import levels
+from hf_finetune.models.adapters import has_adapters, save_adapter, weights_below
 from hf_finetune.models.channels import has_one_channel, with_three_channels
 from hf_finetune.models.quiet import quiet_transformers
 
@@ -36,7 +37,10 @@ def save_for_pipeline(
         if has_one_channel(model):
             model.config, state_dict = with_three_channels(model, state_dict)
         _name_pipeline(model.config, Path(folder))
-        save_whole(model, image_processor, folder, state_dict)
+        if has_adapters(model):  # Transformers loads an adapter and what is below it from one folder
+            save_adapter(model, folder)
+            state_dict = weights_below(model)
+        _save(model, image_processor, folder, state_dict)
     finally:
         model.config = own_config
 
@@ -44,7 +48,21 @@ def save_for_pipeline(
 def save_whole(
     model: PreTrainedModel, image_processor: Any, folder: str | Path, state_dict: dict[str, torch.Tensor] | None
 ) -> None:
-    """Save a model and its image processor as they are, for a resume; see `save_for_pipeline` for the arguments."""
+    """Save a model and its image processor as they are, for a resume; see `save_for_pipeline` for the arguments.
+
+    Of a model with adapters these are saved with the head: nothing else of it changes.
+    """
+    if has_adapters(model):
+        save_adapter(model, folder)
+        model.config.save_pretrained(folder)
+        image_processor.save_pretrained(folder)
+    else:
+        _save(model, image_processor, folder, state_dict)
+
+
+def _save(
+    model: PreTrainedModel, image_processor: Any, folder: str | Path, state_dict: dict[str, torch.Tensor] | None
+) -> None:
     with quiet_transformers():
         model.save_pretrained(folder, state_dict=state_dict)
         image_processor.save_pretrained(folder)
@@ -76,6 +94,13 @@ def how_saved(model: PreTrainedModel) -> str:
         sentences.append(
             "The network of 1 channel is saved with 3: its first convolution takes the luminance of RGB, which is how"
             " pipeline reads every image."
+        )
+    if has_adapters(model):
+        sentences.append(
+            "adapter_model.safetensors and adapter_config.json are what was trained, adapters and the head, for the"
+            " package peft, which is needed: without it every class gets the same score, because model.safetensors"
+            " holds the frozen weights and a head of zeros. A plain model without adapters is written by: hf-finetune"
+            " export FOLDER --format safetensors --output PLAIN."
         )
     value_range = getattr(model.config, "value_range", None)
     if value_range is not None:

@@ -46,19 +46,20 @@ def keep_best_between(trainer: ImageClassificationTrainer, validation: Any) -> f
     if clock is not None and clock.compared is not None and clock.compared < len(validation):
         rows = random_subset(len(validation), clock.compared, trainer.args.seed)
         validation = Subset(validation, rows.tolist())
-    end = {name: tensor.cpu().clone() for name, tensor in trainer.model.state_dict().items()}
+    own = trainer.model.state_dict()
+    end = {name: own[name].cpu().clone() for name in start.weights}
     outputs = []
     for share in SHARES:
         leave_if_interrupted()
-        trainer.model.load_state_dict(between(start.weights, end, share))
+        trainer.model.load_state_dict(between(start.weights, end, share), strict=len(end) == len(own))
         outputs.append(trainer.predict(validation, metric_key_prefix="eval"))
     chosen = choose(outputs, trainer)
-    trainer.model.load_state_dict(between(start.weights, end, SHARES[chosen]))
+    trainer.model.load_state_dict(between(start.weights, end, SHARES[chosen]), strict=len(end) == len(own))
     metric = trainer.args.chosen_by
     figures = [output.metrics or {} for output in outputs]
     told = [
-        f"{share:.0%} {own[f'eval_{metric}']:.4f}" + ("" if metric == "loss" else f" (loss {own['eval_loss']:.4f})")
-        for share, own in zip(SHARES, figures, strict=True)
+        f"{share:.0%} {given[f'eval_{metric}']:.4f}" + ("" if metric == "loss" else f" (loss {given['eval_loss']:.4f})")
+        for share, given in zip(SHARES, figures, strict=True)
     ]
     kept = {0: "The network with the probed head alone is", len(SHARES) - 1: "The network of the end is"}
     logger.info(

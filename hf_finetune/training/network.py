@@ -67,7 +67,8 @@ def load_network(plan: RunPlan, label_names: Sequence[str], task: Task = ONE_LAB
         set_drop_path(config, arguments.drop_path, arguments.model_config or {})
     image_processor = _image_processor(plan, source, config)
     with built_whole(plan.args):
-        prepared = prepare_model(source, config, arguments, label_names, plan.args.seed, plan.args.sync_batchnorm)
+        sees = describe(image_processor).sides
+        prepared = prepare_model(source, config, arguments, label_names, plan.args.seed, sees, plan.args.sync_batchnorm)
     log_lines(logger, *prepared.report)
     if given is not None:
         base: str | None = given.name_or_path or None

@@ -13,6 +13,7 @@ from torch import nn
 from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.errors import UserError, did_you_mean, first_line
 from hf_finetune.logs import get_logger, log_lines
+from hf_finetune.models.adapters import has_adapters
 from hf_finetune.models.batch_norm import computes_batch_norm
 from hf_finetune.models.freeze import trains_backbone
 from hf_finetune.models.head import head_parameter_names
@@ -83,6 +84,8 @@ def _check_settings(trainer: ImageClassificationTrainer) -> None:
     args, model, count = trainer.args, trainer.model, len(trainer.train_dataset)
     if args.gradient_checkpointing and not model.supports_gradient_checkpointing:
         raise UserError(f"{type(model).__name__} does not support gradient_checkpointing; leave it out.")
+    if args.gradient_checkpointing and has_adapters(model) and (_checkpoint_arguments(args) or {}).get("use_reentrant"):
+        raise UserError("peft: with use_reentrant true adapters get no gradient; use use_reentrant false.")
     if args.freeze_epochs is not None and (not trains_backbone(model) or not head_parameter_names(model)):
         raise UserError(
             f"freeze_epochs trains the head of {type(model).__name__} before its backbone, of which nothing is trained;"

@@ -32,6 +32,7 @@ from hf_finetune.errors import UserError
 from hf_finetune.evaluation.metrics import ClassificationMetrics, run_metrics
 from hf_finetune.evaluation.multi_label import metrics_of, registry_of
 from hf_finetune.logs import get_logger, log_lines
+from hf_finetune.models.adapters import has_adapters
 from hf_finetune.models.processor import describe
 from hf_finetune.training.balance import choose_balance
 from hf_finetune.training.given import Given
@@ -248,6 +249,8 @@ def build_trainer(
         bad_images=images.bad_images,
         callbacks=given.callbacks,
     )
+    if trainer.is_sharded and has_adapters(network):
+        raise UserError("peft needs whole weights in each process; leave it out with FSDP and DeepSpeed.")
     loss = _loss(trainer, given, images.data, transforms.mixing is not None)
     trainer.compute_loss_func = BatchLoss(loss, *balance.on(args.device), task.several)
     trainer.quotas = balance.quotas

@@ -75,8 +75,8 @@ def test_a_wish_is_answered_with_a_sentence(flag: str, sentence: str):
         ("--keep_aspect_ratio", "use --resize_mode pad"),
         ("--rect", "use --image_size with height and width"),
         ("--tta", "it is of evaluate and predict, as hf-finetune evaluate --tta flip"),
-        ("--lora", "adapters are not built in; to train few weights, use --freeze"),
-        ("--lora_r", "adapters are not built in"),
+        ("--lora", "use --peft, such as --peft '{r: 8"),
+        ("--use_dora", "use --peft"),
     ],
 )
 def test_what_is_not_built_in_says_how_it_is_done_here(flag: str, words: str):

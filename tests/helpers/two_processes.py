@@ -8,12 +8,16 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from tests.helpers.networks import hold_batch_norm, make_model
+from hf_finetune.config.peft_keys import adapter_settings
+from hf_finetune.models.adapters import add_adapters
+from tests.helpers.networks import SIDE, hold_batch_norm, make_model
 from tests.helpers.trainers import make_trainer
 
 
 def main(folder: str, family: str) -> None:
-    model = make_model(family)
+    model = make_model(family.removesuffix("_lora"))
+    if family.endswith("_lora"):
+        add_adapters(model, adapter_settings({"r": 2}), (SIDE, SIDE), seed=0)
     hold_batch_norm(model)
     trainer = make_trainer(
         Path(folder),

@@ -254,7 +254,7 @@ def test_adapters_and_necks_become_remarks(tmp_path: Path) -> None:
     adapted = dict(type="LoRAModel", module=vit, alpha=16)
     draft = imported(tmp_path, with_backbone(**adapted))
     assert draft.settings["model_type"] == "vit"
-    assert "adapters are not supported" in remarks(draft) and "no stochastic depth" in remarks(draft)
+    assert "for adapters add peft" in remarks(draft) and "no stochastic depth" in remarks(draft)
 
 
 def test_a_setting_of_the_backbone_that_is_not_followed_is_told(tmp_path: Path) -> None:

@@ -9,21 +9,25 @@ from torch import nn
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hf_finetune.config.training import FinetuneArguments
+from hf_finetune.models.adapters import adapted_names, has_adapters
 from hf_finetune.training.checkpoints.store import check_room
 
 
 def checkpoint_sizes(model: nn.Module, args: FinetuneArguments) -> tuple[int, int]:
     """Return the bytes of the weights, and about those of a checkpoint.
 
-    Beside the weights a checkpoint holds the optimizer's state, one tensor for each trained weight with SGD's momentum
-    and two with Adam, and one for the average of the weights (`ema_decay`) or Lookahead's slow ones.
+    A checkpoint holds the weights, of a network with adapters these and its head. Beside them it holds the optimizer's
+    state, one tensor for each trained weight with SGD's momentum and two with Adam, and one for the average of the
+    weights (`ema_decay`) or Lookahead's slow ones.
     """
-    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    tensors = model.state_dict()
+    weights = sum(tensor.nbytes for tensor in tensors.values())
+    kept = sum(tensors[name].nbytes for name in adapted_names(model)) if has_adapters(model) else weights
     trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     optimizer = str(getattr(args.optim, "value", args.optim))
     states = int(args.momentum > 0) if optimizer == "sgd" else 1 + ("adam" in optimizer)
     states += (args.ema_decay is not None) + (args.lookahead_steps is not None)
-    return weights, weights + states * trained
+    return weights, kept + states * trained
 
 
 def checkpoints_to_come(args: FinetuneArguments, images: int) -> int:

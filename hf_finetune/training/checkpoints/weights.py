@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from hf_finetune.errors import listing
+from hf_finetune.models.adapters import has_adapters, load_adapter
 from hf_finetune.models.quiet import quiet_transformers
 from hf_finetune.training.checkpoints.usable import misfits_told
 
@@ -25,6 +26,10 @@ def reload_whole(model: PreTrainedModel, folder: Path) -> None:
     Raises:
         UserError: The weights are those of another network.
     """
+    if has_adapters(model):
+        with misfits_told(folder, "its adapters"):
+            load_adapter(model, folder)
+        return
     with quiet_transformers(), misfits_told(folder, "its weights"):
         read: Any = type(model).from_pretrained(
             folder, config=model.config, use_safetensors=True, dtype=model.dtype, output_loading_info=True

@@ -21,6 +21,7 @@ from hf_finetune.training.extensions.ema import AveragedWeights
 from hf_finetune.training.extensions.epochs import EpochOfDraws
 from hf_finetune.training.extensions.evaluation_precision import HalfPrecisionEvaluation, SinglePrecisionEvaluation
 from hf_finetune.training.extensions.frozen_start import FrozenStart
+from hf_finetune.training.extensions.frozen_weights import FrozenWeights
 from hf_finetune.training.extensions.image_sizes import ImageSizes
 from hf_finetune.training.extensions.log_lines import LogLines, LogLinesAndBar
 from hf_finetune.training.extensions.lookahead import Lookahead
@@ -77,7 +78,7 @@ def build_extensions(
     if args.seconds_to_use is not None and train_dataset is not None:
         extensions.append(TimeBudget(Budget(args.seconds_to_use, began=time.monotonic())))
     if train_dataset is not None and not is_sharded:
-        extensions.append(ProbedStart())
+        extensions += [ProbedStart(), FrozenWeights()]
     extensions.append(SameBuffers())
     if args.ema_decay is not None:
         extensions.append(AveragedWeights(args.ema_decay))

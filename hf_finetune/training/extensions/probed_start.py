@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from hf_finetune.models.adapters import adapted_names, has_adapters
 from hf_finetune.training.extensions.base import Extension
 
 
 class ProbedStart(Extension):
-    """Keeps the weights of the start, also in checkpoints.
+    """Keeps the weights of the start, also in checkpoints; of a network with adapters what they and its head hold.
 
     Attributes:
         watches: Whether a new run keeps them, because its head was probed.
@@ -30,7 +31,9 @@ class ProbedStart(Extension):
     ) -> None:
         """Keep the weights of a run that begins."""
         if self.watches and state.global_step == 0:
-            self.weights = {name: tensor.cpu().clone() for name, tensor in self.loop.model.state_dict().items()}
+            tensors = self.loop.model.state_dict()
+            names = adapted_names(self.loop.model) if has_adapters(self.loop.model) else tensors
+            self.weights = {name: tensors[name].cpu().clone() for name in names}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the weights by their names."""
