@@ -9,11 +9,13 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageClassifica
 
 from hf_finetune.models.fast_resnet import FastResNetConfig, FastResNetForImageClassification
 from hf_finetune.models.lenet5 import LeNet5Config, LeNet5ForImageClassification
+from hf_finetune.models.pooled_backbone import PooledBackboneConfig, PooledBackboneForImageClassification
 from hf_finetune.models.resnet_cifar import ResNetCifarConfig, ResNetCifarForImageClassification
 
 for _config_class, _model_class in (
     (FastResNetConfig, FastResNetForImageClassification),
     (LeNet5Config, LeNet5ForImageClassification),
+    (PooledBackboneConfig, PooledBackboneForImageClassification),
     (ResNetCifarConfig, ResNetCifarForImageClassification),
 ):
     AutoConfig.register(_config_class.model_type, _config_class, exist_ok=True)

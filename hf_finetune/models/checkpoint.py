@@ -13,17 +13,20 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
+    AutoModel,
     AutoModelForImageClassification,
     BaseImageProcessor,
     PreTrainedConfig,
+    PreTrainedModel,
 )
 
 from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.models.adapters import check_adapter_is_loaded, merge_loaded_adapter
 from hf_finetune.models.head import class_names
 from hf_finetune.models.image_size import fit_positions, of_size
+from hf_finetune.models.pooled_backbone import PooledBackboneConfig, with_head
 from hf_finetune.models.quiet import quiet_transformers
-from hf_finetune.models.source import LoadedWeights, check_config, initialize, needs_timm, new_tensors, unbuildable
+from hf_finetune.models.source import LoadedWeights, classifier_config, initialize, needs_timm, new_tensors, unbuildable
 from hf_finetune.timeouts import ANSWER_TIMEOUT
 
 # The checkpoints that come with the package, by the name that a recipe gives.
@@ -77,8 +80,7 @@ class Checkpoint:
             raise unbuildable(error) from error
         except (OSError, ValueError) as error:
             raise self._not_loadable(error) from error
-        check_config(config, self.settings, self.name)
-        return config
+        return classifier_config(config, self.settings, self.name)
 
     def load_processor(self) -> BaseImageProcessor | None:
         """Load the checkpoint's image processor, None where it has none.
@@ -103,26 +105,28 @@ class Checkpoint:
             return initialize(config, self.trust_remote_code)
         try:
             with quiet_transformers():
-                own_config = AutoConfig.from_pretrained(self.location, **self._access)
+                saved = AutoConfig.from_pretrained(self.location, **self._access)
+                own_config = classifier_config(saved, {}, self.name)
+                sized = of_size(config, own_config)
+                model: PreTrainedModel
                 check_adapter_is_loaded(self.name, self.location, self.revision, self.local_files_only)
-                model, info = AutoModelForImageClassification.from_pretrained(
-                    self.location,
-                    config=of_size(config, own_config),
-                    **self._access,
-                    ignore_mismatched_sizes=True,
-                    output_loading_info=True,
-                    use_safetensors=True,
-                    dtype="float32",
-                )
+                loading = {"output_loading_info": True, "use_safetensors": True, "dtype": "float32", **self._access}
+                if isinstance(sized, PooledBackboneConfig) and not isinstance(saved, PooledBackboneConfig):
+                    backbone, info = AutoModel.from_pretrained(self.location, config=sized.vision_config, **loading)
+                    model, new = with_head(backbone, sized, new_tensors(info))
+                else:
+                    model, info = AutoModelForImageClassification.from_pretrained(
+                        self.location, config=sized, ignore_mismatched_sizes=True, **loading
+                    )
+                    new = new_tensors(info)
         except ImportError as error:
             raise needs_timm(self.name) from error
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise self._not_loadable(error) from error
-        new, merged = merge_loaded_adapter(model, new_tensors(info))
+        new, merged = merge_loaded_adapter(model, new)
         model, note = fit_positions(model, config)
-        return LoadedWeights(
-            model, new, tuple(class_names(own_config)), tuple(sorted(info["unexpected_keys"])), note=merged + note
-        )
+        unused = tuple(sorted(info["unexpected_keys"]))
+        return LoadedWeights(model, new, tuple(class_names(own_config)), unused, note=merged + note)
 
     def _not_loadable(self, error: Exception) -> UserError:
         """Return the one line for an error of `from_pretrained`."""

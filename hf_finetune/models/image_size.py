@@ -19,7 +19,10 @@ from hf_finetune.models.quiet import without_weights
 # Families that learn one vector for each patch of a grid, or tie other tensors to it as LeViT does. All others take
 # images of any size: convolutions, windows, and BEiT and DINOv2, which interpolate by themselves.
 _RECTANGLES = ("vit", "deit", "vit_msn", "ijepa", "hiera", "levit")
-_SQUARES = ("clip", "metaclip_2", "siglip", "pvt")  # whose code reads one side
+_SQUARES = (  # whose code reads one side
+    "clip", "metaclip_2", "siglip", "pvt", "clip_vision_model", "siglip_vision_model", "chinese_clip_vision_model",
+    "mlcd_vision_model", "aimv2_vision_model",
+)  # fmt: skip
 _POSITIONS = ("position_embeddings", "position_embedding.weight", "pos_embed")
 _PREFIX = 5  # the most vectors before those of the grid: a class token, one of distillation (DeiT), 4 registers
 
@@ -40,9 +43,9 @@ def match_image_size(config: PreTrainedConfig, sides: tuple[int, int], settings:
     own = _sides(config)
     if own is None or own == sides or not {"image_size", "vision_config", "model_args"}.isdisjoint(settings):
         return
-    if config.model_type in _SQUARES and sides[0] != sides[1]:
+    if _family(config) in _SQUARES and sides[0] != sides[1]:
         raise UserError(
-            f"image_size is {_shown(sides)}, but {config.model_type} takes squares; use --image_size {max(sides)}."
+            f"image_size is {_shown(sides)}, but {_family(config)} takes squares; use --image_size {max(sides)}."
         )
     changed = copy.deepcopy(config)
     _set_sides(changed, sides)
@@ -169,7 +172,7 @@ def _windows(attention: Any) -> tuple[int, int]:
 
 
 def _fixed(config: PreTrainedConfig, own: tuple[int, int], sides: tuple[int, int], reason: str) -> UserError:
-    name = config.architecture if config.model_type == "timm_wrapper" else config.model_type
+    name = config.architecture if config.model_type == "timm_wrapper" else _family(config)
     size = str(own[0]) if own[0] == own[1] else f"{own[0]} {own[1]}"
     return UserError(
         f"image_size is {_shown(sides)}, but {name} with these weights takes {_shown(own)} only ({reason}); use"
@@ -188,7 +191,7 @@ def _sides(config: PreTrainedConfig) -> tuple[int, int] | None:
         if not figures.get("fixed_input_size") and stated is None:
             return None
         return _pair(stated or (figures.get("input_size") or (3, 224, 224))[1:])
-    if config.model_type not in (*_RECTANGLES, *_SQUARES):
+    if _family(config) not in (*_RECTANGLES, *_SQUARES):
         return None
     return _pair(_holder(config).image_size)
 
@@ -205,6 +208,11 @@ def _set_sides(config: PreTrainedConfig, sides: tuple[int, int]) -> None:
 def _holder(config: PreTrainedConfig) -> Any:
     """Return the part of a configuration that has the image size."""
     return getattr(config, "vision_config", None) or config
+
+
+def _family(config: PreTrainedConfig) -> str:
+    """Return the family whose code reads the image size."""
+    return str(config.vision_config.model_type if config.model_type == "pooled_backbone" else config.model_type)
 
 
 def _patches(config: PreTrainedConfig) -> list[int]:

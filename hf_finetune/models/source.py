@@ -13,16 +13,15 @@ from transformers import (
     BaseImageProcessor,
     PreTrainedConfig,
     PreTrainedModel,
+    ViTConfig,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, MODEL_MAPPING
 
 from hf_finetune.errors import UserError, did_you_mean
+from hf_finetune.models.pooled_backbone import PooledBackboneConfig
 
-# Families for which Transformers has a backbone alone, and a checkpoint of timm's with the same weights and a head.
-_SAME_WITH_A_HEAD = {
-    "dinov3_vit": "timm/vit_small_patch16_dinov3.lvd1689m",
-    "dinov3_convnext": "timm/convnext_tiny.dinov3_lvd1689m",
-}
+# Families of Transformers whose weights a classifier of another family loads: the encoder is the same.
+_SAME_ENCODER = {"vit_mae": ViTConfig}
 
 
 @dataclass(frozen=True)
@@ -110,8 +109,7 @@ class Architecture:
             ) from error
         except (StrictDataclassError, TypeError) as error:
             raise unbuildable(error) from error
-        check_config(config, self.settings, self.name)
-        return config
+        return classifier_config(config, self.settings, self.name)
 
     def load_processor(self) -> BaseImageProcessor | None:
         return None
@@ -140,28 +138,46 @@ def initialize(config: PreTrainedConfig, trust_remote_code: bool) -> LoadedWeigh
     return LoadedWeights(model, frozenset(model.state_dict()), from_scratch=True)
 
 
-def check_config(config: PreTrainedConfig, settings: Mapping[str, Any], name: str) -> None:
-    """Check that a configuration is of an image classifier, and that its class has each of `settings`.
+def classifier_config(config: PreTrainedConfig, settings: Mapping[str, Any], name: str) -> PreTrainedConfig:
+    """Return the configuration of the image classifier that is made of a network.
 
-    Transformers itself keeps an unknown setting and never reads it.
+    It is the network's own, but for a vision backbone without a classifier: that one gets a linear head on its pooled
+    features, and MAE's encoder the head of ViT.
+
+    Args:
+        config: The configuration of the network.
+        settings: The recipe's `model_config`, which the configuration has; Transformers itself keeps an unknown setting
+            and never reads it.
+        name: What messages call the network.
 
     Raises:
         UserError: It is of another kind of network, or a setting is unknown.
     """
-    has_remote_code = "AutoModelForImageClassification" in (getattr(config, "auto_map", None) or {})
-    if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING and not has_remote_code:
-        instead = _SAME_WITH_A_HEAD.get(config.model_type)
-        raise UserError(
-            f'"{name}" is a {config.model_type} model, which is not an image classifier; use one that is, such as'
-            f" {f'{instead}, the same network with a head' if instead else 'microsoft/resnet-50'}."
-        )
-    if not settings:
-        return
-    known = {*vars(type(config)()), *type(config).attribute_map}
+    known = {*vars(type(config)()), *type(config).attribute_map} if settings else set()
     for key in settings:
         if key not in known:
             advice = did_you_mean(key, known) or f" Its settings are those of {type(config).__name__}."
             raise UserError(f'model_config: {config.model_type} has no setting "{key}".{advice}')
+    has_remote_code = "AutoModelForImageClassification" in (getattr(config, "auto_map", None) or {})
+    if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING or has_remote_code:
+        return config
+    if config.model_type in _SAME_ENCODER:
+        keys = {key: value for key, value in config.to_dict().items() if key != "model_type"}
+        return _SAME_ENCODER[config.model_type](**keys)
+    if _is_vision_backbone(config):
+        return PooledBackboneConfig(config)
+    raise UserError(
+        f'"{name}" is a {config.model_type} model, which is not an image classifier; use one that is, such as'
+        " microsoft/resnet-50, or a vision backbone."
+    )
+
+
+def _is_vision_backbone(config: PreTrainedConfig) -> bool:
+    """Return whether Transformers has a network of a configuration that takes images and gives features."""
+    if type(config) not in MODEL_MAPPING or not (hasattr(config, "hidden_size") or hasattr(config, "hidden_sizes")):
+        return False
+    network: Any = MODEL_MAPPING[type(config)]
+    return bool((network[0] if isinstance(network, (list, tuple)) else network).main_input_name == "pixel_values")
 
 
 def classifier_class(config: PreTrainedConfig) -> Any:

@@ -23,8 +23,6 @@ from transformers import (
     ResNetConfig,
     ResNetForImageClassification,
     ViTConfig,
-    ViTMAEConfig,
-    ViTMAEModel,
     ViTModel,
 )
 
@@ -190,7 +188,6 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders that hold no image classifier, or not a whole one."""
     folder = tmp_path_factory.mktemp("checkpoints")
     BertForSequenceClassification(BertConfig(**TINY_VIT, vocab_size=10)).save_pretrained(folder / "bert")
-    ViTMAEModel(ViTMAEConfig(**TINY_VIT_OF_16)).save_pretrained(folder / "mae")
     ViTModel(ViTConfig(**TINY_VIT_OF_16)).save_pretrained(folder / "headless")
     ResNetForImageClassification(ResNetConfig(**TINY_RESNET)).save_pretrained(folder / "resnet")
     named = ResNetConfig(**TINY_RESNET, id2label={0: "cat", 1: "dog"}, label2id={"cat": 0, "dog": 1})
@@ -212,7 +209,6 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("name", "message"),
     [
         ("bert", "is a bert model, which is not an image classifier; use one that is, such as"),
-        ("mae", "is a vit_mae model, which is not an image classifier"),
         ("weightless", "does not hold a whole checkpoint (Error no file named model.safetensors"),
         ("cut", "does not hold a whole checkpoint (Error while deserializing header"),
         ("pickled", "has its weights as a pickle (.bin), which may run code and is not opened"),

@@ -25,11 +25,13 @@ from hf_finetune.models import lenet5
 from tests.helpers.hub_session import TOKEN, fresh_process
 from tests.helpers.tiny import write_recipe
 
+TINY_CONVNEXT = {"hidden_sizes": [4, 8, 8, 16], "depths": [1, 1, 1, 1]}
 OWN_CONFIGS = [
     value
     for value in vars(hf_finetune.models).values()
     if isinstance(value, type) and issubclass(value, PreTrainedConfig) and value.__module__.startswith("hf_finetune.")
 ]
+SETTINGS = {"pooled_backbone": {"vision_config": {"model_type": "dinov3_convnext", **TINY_CONVNEXT}}}
 # Prints for each model what the pipeline answers, first as it is and then with the code that comes with the weights.
 LOAD = """
 import json, sys
@@ -91,7 +93,12 @@ def test_pushed_models_load_with_and_without_this_package(logged_in, image_folde
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", [*sys.path])
     image = image_folder / "test" / "red" / "00.png"
-    folders = {config.model_type: save(config(num_labels=5), tmp_path / config.model_type) for config in OWN_CONFIGS}
+    folders = {
+        config.model_type: save(
+            config(num_labels=5, **SETTINGS.get(config.model_type, {})), tmp_path / config.model_type
+        )
+        for config in OWN_CONFIGS
+    }
     timm_config = TimmWrapperConfig(architecture="test_resnet", num_labels=5)
     timm_config.pretrained_cfg = {"input_size": [3, 32, 32], "crop_pct": 1.0, "interpolation": "bilinear"}
     folders["timm"] = save(timm_config, tmp_path / "timm")

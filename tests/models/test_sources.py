@@ -287,14 +287,6 @@ def test_a_family_with_several_classifiers_is_built_from_scratch(family: str, se
     assert loaded.model.config.num_labels == 3
 
 
-@pytest.mark.parametrize("family", ["dinov3_vit", "dinov3_convnext"])
-def test_a_family_without_a_classifier_names_the_same_network_with_a_head(family: str):
-    with pytest.raises(
-        UserError, match=f'"{family}" is a {family} model, .* such as timm/.*dinov3.*, the same network'
-    ):
-        load_config(ModelArguments(model_type=family), NAMES)
-
-
 def test_a_cvt_that_transformers_cannot_build_is_told_the_depths_that_it_can():
     settings = {"embed_dim": [8, 16, 32], "num_heads": [1, 2, 2]}
     with pytest.raises(UserError, match=r"depth is \[1, 1, 1\], but .* use depth: \[1, 2, 10\]\.$"):

@@ -16,8 +16,8 @@ from hf_finetune.models.image_size import fit_positions, of_size
 from hf_finetune.models.quiet import quiet_transformers
 from hf_finetune.models.source import (
     LoadedWeights,
-    check_config,
     classifier_class,
+    classifier_config,
     needs_timm,
     new_tensors,
     unbuildable,
@@ -56,8 +56,7 @@ class ForeignCheckpoint:
             raise needs_timm(self.source) from error
         except (StrictDataclassError, TypeError) as error:
             raise unbuildable(error) from error
-        check_config(config, self.settings, self.name)
-        return config
+        return classifier_config(config, self.settings, self.name)
 
     def load_processor(self) -> BaseImageProcessor | None:
         return None
