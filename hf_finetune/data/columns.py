@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -185,6 +186,29 @@ def label_array(dataset: Dataset) -> npt.NDArray[Any]:
     flat = _one_chunk(column).flatten().to_numpy(zero_copy_only=False)
     several: npt.NDArray[Any] = flat.reshape(-1, column.type.list_size)
     return several
+
+
+class RowsOf:
+    """Reads a few rows of a column at a time. `take` of a chunked array would copy all of its chunks each time."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        """Find out where the chunks begin.
+
+        Args:
+            column: The column; it may have many chunks.
+        """
+        self._column = column
+        self._ends = np.cumsum([len(chunk) for chunk in column.chunks], dtype=np.int64)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> pa.ChunkedArray:
+        """Return rows of the column, which are numbered in ascending order."""
+        chunk_of = np.searchsorted(self._ends, rows, side="right")
+        parts = []
+        for number in np.unique(chunk_of).tolist():
+            chunk = self._column.chunk(number)
+            places = rows[chunk_of == number] - (self._ends[number] - len(chunk))
+            parts.append(chunk.take(pa.array(places)))
+        return pa.chunked_array(parts, self._column.type)
 
 
 def are_files(images: Dataset) -> bool:

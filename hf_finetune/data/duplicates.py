@@ -22,7 +22,7 @@ import xxhash
 from datasets import Dataset
 
 from hf_finetune.cores import usable_cores
-from hf_finetune.data.columns import arrow_column
+from hf_finetune.data.columns import RowsOf, arrow_column
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.fingerprint import name_of_row
 from hf_finetune.data.images.decoding import OpenImage, UnreadableImage
@@ -33,7 +33,7 @@ _DECODED = 5_000  # images of a dataset that is compared by pixels
 _DECODED_BYTES = 2**24  # of their files together; a core decodes these in about a second
 _FILES_READ = 20_000  # of larger datasets, unless the same images are to be left out
 _PART = 4096  # bytes at the beginning and the end of a file, which differ where files of one size do
-_PIECE = 256  # images per task of a thread, at most
+_PIECE = 256  # images per task of a thread
 _EXAMPLES = 3
 _UNKNOWN = 0  # the hash of what cannot be read, which is the same as nothing
 
@@ -143,21 +143,15 @@ def _in_two_splits(hashes: Hashes, split_of: npt.NDArray[np.int64]) -> npt.NDArr
 
 
 def _hash_rows(column: pa.ChunkedArray, rows: npt.NDArray[np.int64], hash_value: Callable[[Any], int]) -> Hashes:
-    """Return the hashes of some rows, which ascend."""
+    """Return the hashes of some rows, in ascending order."""
+    images = RowsOf(column)
 
-    def hash_piece(piece: tuple[pa.Array, npt.NDArray[np.int64]]) -> list[int]:
+    def hash_piece(start: int) -> list[int]:
         # Read here, so that only a few pieces are in memory at a time.
-        chunk, places = piece
-        return [hash_value(value or {}) for value in chunk.take(pa.array(places)).to_pylist()]
+        return [hash_value(value or {}) for value in images.take(rows[start : start + _PIECE]).to_pylist()]
 
-    # Chunk by chunk, because `take` of a chunked array copies it as a whole
-    pieces, start = [], 0
-    for chunk in column.chunks:
-        places = rows[slice(*np.searchsorted(rows, (start, start + len(chunk))))] - start
-        pieces += [(chunk, places[first : first + _PIECE]) for first in range(0, len(places), _PIECE)]
-        start += len(chunk)
     with ThreadPoolExecutor(min(16, 4 * usable_cores())) as pool:
-        parts = list(pool.map(hash_piece, pieces))
+        parts = list(pool.map(hash_piece, range(0, len(rows), _PIECE)))
     return np.array([number for part in parts for number in part], np.uint64)
 
 

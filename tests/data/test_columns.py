@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
-from hf_finetune.data.columns import are_files, find_image_column, find_label_column, image_dataset
+from hf_finetune.data.columns import RowsOf, are_files, find_image_column, find_label_column, image_dataset
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.errors import UserError
 
@@ -139,3 +140,10 @@ def test_integers_that_became_floats_are_labels() -> None:
     assert find_label_column(raw, "train", "image", None) == "label"
     raw = raw_of({"image": ["1.png"], "name": ["a"], "width": [32.0]})
     assert find_label_column(raw, "train", "image", None) == "name"
+
+
+def test_rows_of_a_column_of_many_chunks_are_those_that_take_gives():
+    column = pa.chunked_array([[0, 1, 2], [], [3], [4, 5, 6, 7]])
+    rows = np.array([0, 2, 3, 4, 7])
+    assert RowsOf(column).take(rows).to_pylist() == column.take(pa.array(rows)).to_pylist() == rows.tolist()
+    assert RowsOf(column).take(rows[:0]).to_pylist() == []

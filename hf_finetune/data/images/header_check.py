@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from hf_finetune.cores import usable_cores
-from hf_finetune.data.columns import arrow_column
+from hf_finetune.data.columns import RowsOf, arrow_column
 from hf_finetune.data.images.decoding import NO_SUCH_FILE, Header, UnreadableImage, Unused, read_header
 from hf_finetune.data.images.header_cache import HeaderCache, file_keys
 from hf_finetune.data.images.heif import NEEDS_AVIF, NEEDS_HEIF
@@ -68,7 +68,7 @@ def check_headers(dataset: Dataset, every: bool, cache: HeaderCache | None = Non
     """
     rows = np.arange(len(dataset)) if every else np.linspace(0, len(dataset) - 1, min(_SAMPLE, len(dataset)))
     chunks = np.split(rows.astype(np.int64), range(_CHUNK, len(rows), _CHUNK))
-    images = arrow_column(dataset.select_columns(["image"]), "image")
+    images = RowsOf(arrow_column(dataset.select_columns(["image"]), "image"))
     # Registers the formats here, because threads must not do it at the same time. The common formats come first: a file
     # is tried in this order.
     PIL.Image.preinit()
@@ -77,7 +77,7 @@ def check_headers(dataset: Dataset, every: bool, cache: HeaderCache | None = Non
 
     def check_chunk(chunk: np.ndarray) -> HeaderCheck:
         # The images are read here, so that only a few chunks are in memory at a time.
-        values = images.take(pa.array(chunk))
+        values = images.take(chunk)
         return _check(chunk, values) if cache is None else _check_files(chunk, values, cache)
 
     bar = progress_bar(total=len(rows), desc="Checking images", unit="image", delay=_SECONDS_BEFORE_BAR)
