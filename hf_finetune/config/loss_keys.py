@@ -27,6 +27,28 @@ def is_own_loss(name: str) -> bool:
     return name not in LOSSES and _DOTTED.fullmatch(name) is not None
 
 
+def distillation_settings(stated: Mapping[str, Any] | None) -> tuple[float, float]:
+    """Return the temperature, and the weight of the teacher, that the key `distillation` holds.
+
+    Raises:
+        UserError: One of them cannot be, or another key is there.
+    """
+    limits = {"temperature": (3.0, math.inf), "weight": (0.5, 1.0)}
+    for key, value in (stated or {}).items():
+        if key not in limits:
+            near = did_you_mean(str(key), limits)
+            raise UserError(f'distillation has no setting "{key}".{near} Use {", ".join(limits)}.')
+        greatest = limits[key][1]
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (is_number and 0 < value <= greatest and math.isfinite(value)):
+            most = "" if greatest == math.inf else f" and at most {greatest:g}"
+            raise UserError(
+                f"distillation: {key} is {value!r}; use a number above 0{most}, such as {limits[key][0]:g}."
+            )
+    temperature, weight = ((stated or {}).get(key, default) for key, (default, _) in limits.items())
+    return float(temperature), float(weight)
+
+
 def check_loss_keys(args: FinetuneArguments) -> None:
     """Check the loss, its settings, class weights and sampling."""
     if not is_own_loss(args.loss):
@@ -38,6 +60,11 @@ def check_loss_keys(args: FinetuneArguments) -> None:
     _check_sampling(args)
     if args.logit_adjustment:
         _check_adjustment(args)
+    if args.distillation is not None and args.teacher is None:
+        raise UserError(
+            "distillation says how to learn from a teacher, and there is none; use --teacher MODEL as well."
+        )
+    distillation_settings(args.distillation)
 
 
 def _check_adjustment(args: FinetuneArguments) -> None:

@@ -92,6 +92,7 @@ class Settings(TypedDict, total=False):
     decay_norm_and_bias: bool | None
     deepspeed: dict[str, Any] | str | None
     disable_tqdm: bool | None
+    distillation: dict[str, Any] | None
     early_stopping_patience: int | None
     ema_decay: float | None
     eval_accumulation_steps: int | None
@@ -166,6 +167,7 @@ class Settings(TypedDict, total=False):
     seed: int | None
     skip_memory_metrics: bool | None
     sync_batchnorm: bool | None
+    teacher: str | None
     tf32: bool | None
     time_budget: str | None
     torch_compile: bool | None

@@ -130,6 +130,14 @@ class TrainingKeys:
     loss_args: dict[str, Any] | None = field(
         default=None, metadata={"help": "Settings of the loss, such as '{gamma: 1.5}' for focal."}
     )
+    teacher: str | None = field(
+        default=None,
+        metadata={"help": "Trained model to learn from beside the labels: a folder or a Hub id. Absent: labels alone."},
+    )
+    distillation: dict[str, Any] | None = field(
+        default=None,
+        metadata={"help": "How to learn from the teacher. Absent: '{temperature: 3, weight: 0.5}'."},
+    )
     class_weights: str | list[float] | dict[str, float] | None = field(
         default=None,
         metadata={

@@ -18,7 +18,7 @@ from hf_finetune.data.stages import EvaluationStage, TrainingStage
 from hf_finetune.errors import UserError
 
 NOT_COUNTED = -100  # the label that cross_entropy ignores (its default ignore_index)
-_ROW_BITS = 40  # rows of a split that are told from their repetitions
+ROW_BITS = 40  # rows of a split that are told from their repetitions
 
 OnUnreadable: TypeAlias = Callable[[UnreadableImage, int], None]
 
@@ -85,7 +85,7 @@ class ImageBatches(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         else:
             columns = {"pixels": self.decoded[sample_index], "label": self.labels[places]}
         # What draws depend on: of a repetition, the number of a row that no split has.
-        batch = self.stage({**columns, "sample_index": sample_index + (repetitions << _ROW_BITS)})
+        batch = self.stage({**columns, "sample_index": sample_index + (repetitions << ROW_BITS)})
         return {**batch, "sample_index": torch.from_numpy(sample_index)}
 
     def _read_with_stand_ins(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:

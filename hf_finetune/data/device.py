@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ class DeviceStage:
     Attributes:
         training_size: The shorter side of training images in pixels, to which a batch is reduced at last; None leaves
             it as it is.
+        observer: Called with each batch that is prepared, and whether it is one of training; it may take from the batch
+            what it has added to it. None for nobody.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class DeviceStage:
         self.transforms = transforms
         self.num_labels = num_labels
         self.training_size: int | None = None
+        self.observer: Callable[[dict[str, torch.Tensor], bool], None] | None = None
         deviation = torch.tensor(std)
         self.scale = 1 / deviation
         self.offset = -torch.tensor(mean) / deviation
@@ -70,7 +73,10 @@ class DeviceStage:
             batch = {**batch, "labels": labels}
         elif images.dtype == torch.uint8:
             images = self._process(images)
-        return {**batch, "pixel_values": images.contiguous(memory_format=torch.channels_last)}
+        batch = {**batch, "pixel_values": images.contiguous(memory_format=torch.channels_last)}
+        if self.observer is not None:
+            self.observer(batch, keys is not None)
+        return batch
 
     def _reduce(self, images: torch.Tensor) -> torch.Tensor:
         """Return normalized training images, float32 (batch, 3, height, width), in the size of this epoch."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -21,6 +21,15 @@ Labels are class ids, int64 (batch,). Where train_transforms mix images (MixUp, 
 instead, float (batch, classes), whose rows sum to 1, as `torch.nn.functional.cross_entropy` takes them. Where images
 have several labels, they are 1 for each class that an image has and 0 for the others, or what mixing makes of these.
 """
+
+
+class SoftLabels(Protocol):
+    """A teacher, whose answers are part of the loss (`training.distillation`)."""
+
+    weight: float
+
+    def losses(self, outputs: Any) -> torch.Tensor | None:
+        """Return how far each image of the batch is from the teacher's answer, float32 (batch,); None without one."""
 
 
 def classification_loss(
@@ -89,12 +98,18 @@ class BatchLoss:
             mean still divides by the number of images.
         offsets: What is added to the logits of each class, float32 (classes,), on their device; None for 0.
         several: Whether images have several labels, so that labels are 0 to 1 for each class.
+        teacher: Whose answers take the share `weight` of the loss of each image; None for labels alone.
     """
 
     loss: Loss
     class_weights: torch.Tensor | None = None
     offsets: torch.Tensor | None = None
     several: bool = False
+    teacher: SoftLabels | None = None
+
+    def with_teacher(self, teacher: SoftLabels) -> BatchLoss:
+        """Return this loss with a teacher."""
+        return replace(self, teacher=teacher)
 
     def __call__(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> Any:
         """Return the loss of a batch, a scalar.
@@ -108,13 +123,20 @@ class BatchLoss:
                 several. Where it is None, the mean over this batch is returned.
         """
         logits = outputs.logits
-        with torch.autocast(logits.device.type, enabled=False):
-            return self._of_logits(logits.float(), labels, num_items_in_batch)  # bf16 is too coarse for a sum
+        with torch.autocast(logits.device.type, enabled=False):  # bf16 is too coarse for a sum
+            soft = None if self.teacher is None else self.teacher.losses(outputs)
+            if soft is not None:  # a student with a token for the teacher learns the labels with the other
+                logits = getattr(outputs, "cls_logits", logits)
+            return self._of_logits(logits.float(), labels, num_items_in_batch, soft)
 
     def _of_logits(
-        self, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        num_items_in_batch: torch.Tensor | int | None,
+        soft: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Return the loss of logits in float32 (batch, classes)."""
+        """Return the loss of logits in float32 (batch, classes), with the teacher's part of each, float32 (batch,)."""
         if self.offsets is not None:
             logits = logits + self.offsets
         if self.several:
@@ -132,6 +154,8 @@ class BatchLoss:
             shown = labels.clamp(min=0)
             weights = counted if self.class_weights is None else counted * self.class_weights[shown]
         losses = self.loss(logits, shown)
+        if soft is not None and self.teacher is not None:
+            losses = torch.lerp(losses, soft, self.teacher.weight)
         total = torch.where(weights > 0, losses * weights, torch.zeros_like(losses)).sum()
         if num_items_in_batch is None:
             return total / counted.sum().clamp(min=1e-6)

@@ -35,6 +35,7 @@ from hf_finetune.training.checkpoints.lock import locked
 from hf_finetune.training.checkpoints.run_folder import check_unchanged, prepare_folder
 from hf_finetune.training.checkpoints.sizes import check_room_for_run, checkpoint_sizes
 from hf_finetune.training.checkpoints.store import full_disk_told
+from hf_finetune.training.distillation import learn_from_teacher
 from hf_finetune.training.extensions.best_weights import FOLDER as BEST_WEIGHTS_FOLDER
 from hf_finetune.training.extensions.epochs import SecondEpochCallback
 from hf_finetune.training.finetune_result import FinetuneResult
@@ -215,11 +216,15 @@ def prepare(plan: RunPlan, began: float | None = None) -> PreparedRun:
     leave_if_interrupted()
     augmented = plan.data.augmentation not in (None, "none")
     stated = items if augmented else plan.given.train_transforms or plan.data.train_transforms
-    policy = frozen_policy(network.frozen.backbone, plan.data.streaming, stated)
+    learns_alone = plan.args.teacher is None  # a teacher needs the images
+    policy = frozen_policy(network.frozen.backbone and learns_alone, plan.data.streaming, stated)
     training = training_mode(items)
     log_lines(logger, *report_resizing(training, network.image_processor, data, plan.data, policy.as_evaluated))
     keep_freed_memory(plan.args.device)
     trainer = build_trainer(network.loaded.model, plan.args, images, transforms, policy.as_evaluated, plan.given)
+    if plan.args.teacher is not None:
+        given = plan.given.train_transforms
+        learn_from_teacher(trainer, data.label_names, given or items, plan.model.trust_remote_code)
     if plan.args.local_process_index == 0:
         trainer.add_callback(SecondEpochCallback(partial(finish, images.decoded.values())))
     sanity_check(trainer)

@@ -252,7 +252,8 @@ def build_trainer(
     if trainer.is_sharded and has_adapters(network):
         raise UserError("peft needs whole weights in each process; leave it out with FSDP and DeepSpeed.")
     loss = _loss(trainer, given, images.data, transforms.mixing is not None)
-    trainer.compute_loss_func = BatchLoss(loss, *balance.on(args.device), task.several)
+    class_weights, offsets = balance.on(args.device)
+    trainer.compute_loss_func = BatchLoss(loss, class_weights, offsets, task.several)
     trainer.quotas = balance.quotas
     if trainer.is_fsdp_enabled:
         choose_units(network, trainer.accelerator.state.fsdp_plugin)

@@ -16,7 +16,7 @@ from tests.helpers.tiny import write_recipe
 from tests.helpers.two_processes import main
 
 
-@pytest.mark.parametrize("family", ["resnet", "vit_lora", "convnext"])
+@pytest.mark.parametrize("family", ["resnet", "vit_lora", "convnext_taught"])
 def test_two_processes_make_the_gradient_of_one(tmp_path, family):
     main(str(tmp_path), family)
     completed = run_in(2, REPOSITORY / "tests" / "helpers" / "two_processes.py", tmp_path, family)
