@@ -115,7 +115,7 @@ class Batched(Protocol):
         """Return the number of rows."""
 
     def __getitems__(self, rows: Sequence[int], /) -> dict[str, torch.Tensor]:
-        """Return a batch of rows, with its `labels`, int64 (batch,)."""
+        """Return a batch of rows, with its `labels` (`data.stages.as_labels`)."""
 
 
 class CountedOnce(Dataset[dict[str, torch.Tensor]]):
@@ -138,7 +138,9 @@ class CountedOnce(Dataset[dict[str, torch.Tensor]]):
         given = torch.as_tensor(rows)
         repeated = given < 0
         batch = self.dataset.__getitems__(torch.where(repeated, -1 - given, given).tolist())
-        return {**batch, "labels": batch["labels"].masked_fill(repeated, NOT_COUNTED)}
+        labels = batch["labels"].clone()
+        labels[repeated] = NOT_COUNTED  # of several labels the whole row
+        return {**batch, "labels": labels}
 
 
 class LastTwoTogether(Sampler[Any]):

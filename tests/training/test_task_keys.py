@@ -7,16 +7,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from hf_finetune.config.training import FinetuneArguments
+from hf_finetune.data.stages import as_labels
+from hf_finetune.data.streaming.order import _not_counted
+from hf_finetune.data.streaming.split import Row
 from hf_finetune.data.transforms.mixing import Mixing
 from hf_finetune.errors import UserError
 from hf_finetune.losses import asymmetric, bce
 from hf_finetune.tasks import ONE_LABEL, SEVERAL_LABELS
 from hf_finetune.training.given_loss import check_loss
 from hf_finetune.training.loss import BatchLoss, classification_loss
+from hf_finetune.training.sampling import CountedOnce
 from hf_finetune.training.task_keys import NOT_WITH_SEVERAL, follow_task
 
 
@@ -73,6 +78,21 @@ def test_the_loss_of_a_batch_is_the_mean_over_images_that_count(loss: Callable[.
     # The stock Trainer counts labels that are not -100, here 12 of a global batch in two passes.
     halves = [batch_loss(output(logits[part]), labels[part], torch.tensor(12)) for part in (slice(2), slice(2, 5))]
     assert sum(half.item() for half in halves) == pytest.approx(expected.item())
+
+
+def test_repeated_images_of_uneven_ranks_count_once() -> None:
+    class Batches:
+        def __len__(self) -> int:
+            return 3
+
+        def __getitems__(self, rows: Any) -> dict[str, torch.Tensor]:
+            return {"labels": torch.eye(3)[list(rows)]}
+
+    labels = CountedOnce(Batches()).__getitems__([2, -1])["labels"]
+    assert labels.tolist() == [[0, 0, 1], [-100, -100, -100]]
+    row = Row({"bytes": b"", "path": None}, np.array([True, False]), 0)
+    assert as_labels([row.label, _not_counted(row).label]).tolist() == [[1, 0], [-100, -100]]
+    assert _not_counted(row._replace(label=3)).label == -100
 
 
 def test_bce_is_that_of_torch() -> None:

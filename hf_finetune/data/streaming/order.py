@@ -125,5 +125,11 @@ class LaneReader:
             shard = int(self.shards[number])
             first = position - int(self.shard_ends[number] - self.split.counts[shard])
             for row in self.split.read(shard, first):
-                yield row if self.start + place < total else row._replace(label=NOT_COUNTED)
+                yield row if self.start + place < total else _not_counted(row)
                 place += 1
+
+
+def _not_counted(row: Row) -> Row:
+    """Return a row with a label that counts for no loss, whether it is one class or several."""
+    several = np.ndim(row.label) > 0
+    return row._replace(label=np.full(len(row.label), NOT_COUNTED) if several else NOT_COUNTED)
