@@ -173,6 +173,9 @@ def test_mistakes_are_one_line(tmp_path: Path, base: Path):
     trainer = make_trainer(tmp_path, make_model("vit"), teacher=str(base))
     with pytest.raises(UserError, match=r"^teacher .*: The model does not know 1 of the dataset's classes: cat"):
         learn_from_teacher(trainer, ["class 1", "cat"], (), trust_remote_code=False)
+    trainer.compute_loss_func = BatchLoss(cross_entropy, several=True)
+    with pytest.raises(UserError, match="teacher is for one class an image"):
+        learn_from_teacher(trainer, ["class 1"], (), trust_remote_code=False)
     with pytest.raises(UserError, match="distillation says how to learn from a teacher"):
         FinetuneArguments(output_dir=str(tmp_path), distillation={"weight": 0.5})
     for stated, line in (
