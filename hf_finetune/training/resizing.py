@@ -33,15 +33,16 @@ def in_stated_mode(recipe: Recipe) -> Recipe:
     mode, or over it, stays as it is.
     """
     mode = str(recipe.values.get("resize_mode"))
-    items = list(recipe.values.get("train_transforms") or ())
+    listed = recipe.values.get("train_transforms")
+    items = listed[:] if isinstance(listed, list) else []  # mistakes in it are told later
     place = next((place for place, item in enumerate(items) if training_mode([item])), None)
     if mode not in _STEPS or place is None or recipe.layers["resize_mode"] <= recipe.layers["train_transforms"]:
         return recipe
     replaced = items[place]
-    name, arguments = next(iter(replaced.items())) if isinstance(replaced, Mapping) else (replaced, {})
-    if name not in _STEPS.values() or name == _STEPS[mode] or "size" not in (arguments or ()):
+    name, arguments = next(iter(replaced.items())) if isinstance(replaced, Mapping) else (replaced, None)
+    size = recipe.values.get("image_size") or (arguments.get("size") if isinstance(arguments, Mapping) else None)
+    if name not in _STEPS.values() or name == _STEPS[mode] or size is None or not isinstance(arguments, Mapping):
         return recipe
-    size = recipe.values.get("image_size") or arguments["size"]
     step = {"size": size if isinstance(size, (list, tuple)) else [size, size]}
     if "interpolation" in arguments:
         step["interpolation"] = arguments["interpolation"]
@@ -59,8 +60,8 @@ def training_mode(items: Sequence[Any]) -> str | None:
         items: Names, or mappings of one name to its arguments, as in a recipe.
     """
     for item in items:
-        name, arguments = next(iter(item.items())) if isinstance(item, Mapping) else (item, None)
-        size = (arguments or {}).get("size")
+        name, arguments = next(iter(item.items()), (None, None)) if isinstance(item, Mapping) else (item, None)
+        size = arguments.get("size") if isinstance(arguments, Mapping) else None
         if name in _CUTTING:
             return "crop"
         if name == "Letterbox":

@@ -185,6 +185,14 @@ def test_a_file_over_the_list_takes_the_place_of_its_random_crop(tmp_path, logge
         ("{Resize: {size: [32, 16]}}", "squash", {"Resize": {"size": [32, 16]}}),
         ("{RandomCrop: {size: 32}}", "pad", {"RandomCrop": {"size": 32}}),  # not alone a question of shape: a note
         ("{Resize: {size: 32}}", "pad", {"Resize": {"size": 32}}),
+        *[
+            (text, "pad", wrong)
+            for text, wrong in (  # mistakes, which are told where all are
+                ("{RandomResizedCrop: 8}", {"RandomResizedCrop": 8}),
+                ("{RandomResizedCrop: {}}", {"RandomResizedCrop": {}}),
+                ("{}", {}),
+            )
+        ],
     ],
 )
 def test_a_mode_over_the_list_takes_the_place_of_any_step_to_the_networks_shape(listed, mode, expected, tmp_path):
