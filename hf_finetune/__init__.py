@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from hf_finetune.errors import Interrupted as Interrupted
     from hf_finetune.errors import UserError as UserError
     from hf_finetune.experiments import kfold as kfold
+    from hf_finetune.experiments import tune as tune
     from hf_finetune.jobs.compare import Comparison as Comparison
     from hf_finetune.jobs.evaluate import evaluate_model as evaluate_model
     from hf_finetune.jobs.evaluation_result import EvaluationResult as EvaluationResult
     from hf_finetune.jobs.export import export_model as export_model
     from hf_finetune.jobs.fold_result import KFoldResult as KFoldResult
     from hf_finetune.jobs.predict import Prediction as Prediction
+    from hf_finetune.jobs.tune import TuneResult as TuneResult
     from hf_finetune.logs import show_logs as show_logs
     from hf_finetune.training.finetune_result import FinetuneResult as FinetuneResult
     from hf_finetune.training.trainer import ImageClassificationTrainer
@@ -41,6 +43,7 @@ _PUBLIC = {
     "Prediction": "hf_finetune.jobs.predict",
     "Settings": "hf_finetune.config.settings",
     "Trainer": "hf_finetune.training.trainer:ImageClassificationTrainer",
+    "TuneResult": "hf_finetune.jobs.tune",
     "UserError": "hf_finetune.errors",
     "compare": "hf_finetune.api",
     "evaluate": "hf_finetune.api",
@@ -51,6 +54,7 @@ _PUBLIC = {
     "kfold": "hf_finetune.experiments",
     "predict": "hf_finetune.api",
     "show_logs": "hf_finetune.logs",
+    "tune": "hf_finetune.experiments",
 }
 
 __all__ = sorted([*_PUBLIC, "__version__"])

@@ -96,6 +96,7 @@ class Reader:
         monkeypatch.setattr("hf_finetune.training.run.run", self.train)
         monkeypatch.setattr("hf_finetune.jobs.evaluate.evaluate_model", self.job("evaluate"))
         monkeypatch.setattr("hf_finetune.jobs.kfold.run_folds", self.job("kfold"))
+        monkeypatch.setattr("hf_finetune.jobs.tune.run_study", self.job("tune"))
         monkeypatch.setattr("hf_finetune.jobs.lr_finder.find_learning_rate", self.job("lr-finder"))
         monkeypatch.setattr("hf_finetune.jobs.compare.compare_models", self.job("compare"))
         monkeypatch.setattr("hf_finetune.jobs.predict.predict_files", self.job("predict"))

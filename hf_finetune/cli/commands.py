@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hf_finetune.cli.command import Command, importing
 from hf_finetune.cli.completion import SHELLS, completion_script
+from hf_finetune.cli.experiments import KFold, LrFinder, Tune
 from hf_finetune.cli.flags import CONVERT_FLAGS, DATA_FLAGS, add_argument_flags, flag_values
 from hf_finetune.cli.train_help import ShowAllHelp, ShowShortHelp
 from hf_finetune.config.test_time import TTA_KINDS
@@ -40,63 +41,6 @@ class Train(Command):
 
         recipe = choose_recipe(namespace.recipe, flag_values(namespace, KEY_TYPES), "--{}".format)
         run(recipe, namespace.command_line, began=namespace.began)
-        return 0
-
-
-class KFold(Command):
-    """Trains a model on each fold."""
-
-    name = "kfold"
-    help = "cross-validate: train on all folds of train but one, for each in turn"
-    details = "It takes the flags of train. predict and evaluate take its folder as an ensemble."
-    usage = "[--folds N] [--recipe RECIPE] [--dataset DATASET] [--KEY VALUE]..."
-    resumes = True
-    takes_training_keys = True
-
-    def register(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--recipe", metavar="NAME_OR_PATH", help="A packaged recipe's name or a YAML file.")
-        parser.add_argument("--folds", type=int, default=5, metavar="N", help="How many folds. Default: 5.")
-        add_argument_flags(parser)
-
-    def run(self, namespace: argparse.Namespace) -> int:
-        with importing():
-            from hf_finetune.config.arguments import KEY_TYPES
-            from hf_finetune.jobs.kfold import run_folds
-            from hf_finetune.training.run import choose_recipe
-
-        recipe = choose_recipe(namespace.recipe, flag_values(namespace, KEY_TYPES), "--{}".format)
-        run_folds(recipe, namespace.folds, namespace.command_line)
-        return 0
-
-
-class LrFinder(Command):
-    """Looks for a learning rate."""
-
-    name = "lr-finder"
-    help = "suggest a learning rate by a short training with rising rates"
-    details = "It takes the flags of train, draws a plot and keeps no model."
-    usage = "[--recipe RECIPE] [--dataset DATASET] [--steps N] [--output FILE.png] [--KEY VALUE]..."
-    takes_training_keys = True
-
-    def register(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--recipe", metavar="NAME_OR_PATH", help="A packaged recipe's name or a YAML file.")
-        parser.add_argument("--lowest", type=float, metavar="X", help="Rate of the first step. Default: 1e-6.")
-        parser.add_argument("--highest", type=float, metavar="X", help="Rate of the last step. Default: 10.")
-        parser.add_argument("--steps", type=int, metavar="N", help="Optimizer steps, at most. Default: 100.")
-        _add_output(parser, "Draw into FILE. Absent: lr_finder.png, or lr_finder-2.png and so on.")
-        add_argument_flags(parser)
-
-    def run(self, namespace: argparse.Namespace) -> int:
-        with importing():
-            from hf_finetune.config.arguments import KEY_TYPES
-            from hf_finetune.jobs.lr_finder import find_learning_rate
-            from hf_finetune.training.run import choose_recipe
-
-        recipe = choose_recipe(namespace.recipe, flag_values(namespace, KEY_TYPES), "--{}".format)
-        stated = {name: getattr(namespace, name) for name in ("lowest", "highest", "steps")}
-        find_learning_rate(
-            recipe, namespace.output, **{name: value for name, value in stated.items() if value is not None}
-        )
         return 0
 
 
@@ -359,6 +303,7 @@ COMMANDS: dict[str, Command] = {
     for command in (
         Train(),
         KFold(),
+        Tune(),
         LrFinder(),
         Evaluate(),
         Compare(),

@@ -81,6 +81,19 @@ def load_recipe(name_or_path: str | os.PathLike[str], known_keys: Collection[str
     return recipe
 
 
+def read_mapping(path: Path, known_keys: Collection[str]) -> dict[str, Any]:
+    """Return what stands in a YAML file whose keys are those of a recipe, and whose values mean something else.
+
+    Raises:
+        UserError: For a file that is not a mapping in valid YAML, a key that stands twice or is not in `known_keys`,
+            and for bases.
+    """
+    bases, mapping = _read(path, os.path.normpath(path), known_keys)
+    if bases:
+        raise UserError(f"{path} has a {BASE_KEY}, which only a recipe has; leave it out.")
+    return mapping
+
+
 def override(recipe: Recipe, values: Mapping[str, Any], origin: str | Callable[[str], str] = "--{key}") -> Recipe:
     """Return a copy of a recipe with `values` over its own.
 

@@ -170,6 +170,10 @@ ANSWERS = {
     "auto_lr_find": _LR_FINDER,
     "dropout": "use --head_dropout before the last layer; --model_config holds the rates inside an architecture",
     "drop_rate": "use --head_dropout before the last layer; --model_config holds the rates inside an architecture",
+    **dict.fromkeys(
+        ("tune", "n_trials", "num_trials", "sweep", "search_space", "hyperparameter_search", "optuna"),
+        "use the command hf-finetune tune, which takes the same flags",
+    ),
     "lora": _ADAPTERS,
     "lora_r": _ADAPTERS,
     "lora_rank": _ADAPTERS,

@@ -19,6 +19,10 @@ LOCK_FILE = ".lock"
 _held: set[int] = set()
 
 
+class AtWork(UserError):
+    """Another process is at work in a folder."""
+
+
 def _close_in_child() -> None:
     """Close what a forked worker of the data loader inherits: it would keep the lock of a run that was killed."""
     for descriptor in _held:
@@ -29,14 +33,18 @@ def _close_in_child() -> None:
 os.register_at_fork(after_in_child=_close_in_child)
 
 
-def check_unused(folder: Path) -> None:
+def check_unused(folder: Path, file: str = LOCK_FILE) -> None:
     """Check that no run is at work in a folder; nothing is written.
 
+    Args:
+        folder: The folder.
+        file: The name of the lock.
+
     Raises:
-        UserError: One is; the message says which process, on which machine and since when.
+        AtWork: One is; the message says which process, on which machine and since when.
     """
     try:
-        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR)
+        descriptor = os.open(folder / file, os.O_RDWR)
     except OSError:
         return  # nobody's; what cannot be read is told by those who need it
     try:
@@ -46,20 +54,22 @@ def check_unused(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, file: str = LOCK_FILE) -> Iterator[None]:
     """Keep other runs out of a folder, which is created. The main process alone enters the context.
 
     Args:
         folder: The folder of the run.
+        file: The name of the lock.
 
     Raises:
-        UserError: Another run is at work there, or the folder cannot be created.
+        AtWork: Another run is at work there.
+        UserError: The folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output_dir: {folder} cannot be created ({error.strerror}); use another.") from error
-    path = folder / LOCK_FILE
+    path = folder / file
     descriptor = _open_locked(path, folder)
     _held.add(descriptor)
     try:
@@ -92,7 +102,7 @@ def _lock(descriptor: int, folder: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         owner = os.pread(descriptor, 1000, 0).decode(errors="replace") or "another process"
-        raise UserError(
+        raise AtWork(
             f"output_dir: a run is at work in {folder}: {owner}; wait for its end, or use another --output_dir."
         ) from error
     except OSError as error:
