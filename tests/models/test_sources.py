@@ -240,7 +240,9 @@ def test_batch_norm_is_synchronized_before_it_is_frozen():
     model = ResNetForImageClassification(ResNetConfig(**TINY_RESNET))
     arguments = ModelArguments(freeze=["backbone"], head_init="probe")
     source = open_source(model)
-    prepared = prepare_model(source, load_config(source, NAMES), arguments, NAMES, seed=0, sync_batchnorm=True)
+    prepared = prepare_model(
+        source, load_config(source, NAMES), arguments, NAMES, seed=0, sides=(32, 32), sync_batchnorm=True
+    )
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     assert norms and all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
     assert prepared.loaded.model is model and prepared.frozen.backbone
@@ -253,7 +255,9 @@ def test_a_head_that_cannot_be_probed_is_refused_when_the_model_is_prepared():
     source = open_source(ModelArguments(model_type="lenet5"))
     config = load_config(source, NAMES)
     with pytest.raises(UserError, match="head_init: probe needs a head with one linear layer"):
-        prepare_model(source, config, ModelArguments(model_type="lenet5", head_init="probe"), NAMES, seed=0)
+        prepare_model(
+            source, config, ModelArguments(model_type="lenet5", head_init="probe"), NAMES, seed=0, sides=(32, 32)
+        )
 
 
 def test_what_the_caller_has_frozen_does_not_count_as_frozen_by_the_recipe():
@@ -261,7 +265,9 @@ def test_what_the_caller_has_frozen_does_not_count_as_frozen_by_the_recipe():
     model = classifier()
     model.vit.requires_grad_(False)
     source = open_source(model)
-    assert not prepare_model(source, load_config(source, NAMES), ModelArguments(), NAMES, seed=0).frozen.backbone
+    assert not prepare_model(
+        source, load_config(source, NAMES), ModelArguments(), NAMES, seed=0, sides=(32, 32)
+    ).frozen.backbone
 
 
 def test_a_trained_model_object_is_loaded_as_it_is():
