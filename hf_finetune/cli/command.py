@@ -8,10 +8,13 @@ import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from hf_finetune.cli.flags import OneLineParser, add_inherited_flags
+from hf_finetune.cli.flags import OneLineParser, add_inherited_flags, flag_values
 from hf_finetune.logs import COLUMNS, LEVELS
+
+if TYPE_CHECKING:
+    from hf_finetune.config.recipe import Recipe
 
 _USAGE = " " * len("usage: ")
 
@@ -88,3 +91,12 @@ def importing() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def recipe_of(namespace: argparse.Namespace) -> Recipe:
+    """Return the recipe that the flags of a command ask for: `--recipe`, and the keys that stand over it."""
+    with importing():
+        from hf_finetune.config.arguments import KEY_TYPES
+        from hf_finetune.training.run import choose_recipe
+
+    return choose_recipe(namespace.recipe, flag_values(namespace, KEY_TYPES), "--{}".format)

@@ -7,7 +7,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from hf_finetune.cli.command import Command, importing
+from hf_finetune.cli.command import Command, importing, recipe_of
 from hf_finetune.cli.completion import SHELLS, completion_script
 from hf_finetune.cli.experiments import KFold, LrFinder, Tune
 from hf_finetune.cli.flags import CONVERT_FLAGS, DATA_FLAGS, add_argument_flags, flag_values
@@ -36,10 +36,9 @@ class Train(Command):
 
     def run(self, namespace: argparse.Namespace) -> int:
         with importing():
-            from hf_finetune.config.arguments import KEY_TYPES
-            from hf_finetune.training.run import choose_recipe, run
+            from hf_finetune.training.run import run
 
-        recipe = choose_recipe(namespace.recipe, flag_values(namespace, KEY_TYPES), "--{}".format)
+        recipe = recipe_of(namespace)
         run(recipe, namespace.command_line, began=namespace.began)
         return 0
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from hf_finetune.cli.command import Command, importing
-from hf_finetune.cli.flags import add_argument_flags, flag_values
+from hf_finetune.cli.command import Command, importing, recipe_of
+from hf_finetune.cli.flags import add_argument_flags
 
 
 class KFold(Command):
@@ -25,11 +25,9 @@ class KFold(Command):
 
     def run(self, namespace: argparse.Namespace) -> int:
         with importing():
-            from hf_finetune.config.arguments import KEY_TYPES
             from hf_finetune.jobs.kfold import run_folds
-            from hf_finetune.training.run import choose_recipe
 
-        recipe = choose_recipe(namespace.recipe, flag_values(namespace, KEY_TYPES), "--{}".format)
+        recipe = recipe_of(namespace)
         run_folds(recipe, namespace.folds, namespace.command_line)
         return 0
 
@@ -54,11 +52,9 @@ class Tune(Command):
 
     def run(self, namespace: argparse.Namespace) -> int:
         with importing():
-            from hf_finetune.config.arguments import KEY_TYPES
             from hf_finetune.jobs.tune import run_study
-            from hf_finetune.training.run import choose_recipe
 
-        recipe = choose_recipe(namespace.recipe, flag_values(namespace, KEY_TYPES), "--{}".format)
+        recipe = recipe_of(namespace)
         run_study(namespace.space, recipe, namespace.trials, namespace.command_line)
         return 0
 
@@ -84,11 +80,9 @@ class LrFinder(Command):
 
     def run(self, namespace: argparse.Namespace) -> int:
         with importing():
-            from hf_finetune.config.arguments import KEY_TYPES
             from hf_finetune.jobs.lr_finder import find_learning_rate
-            from hf_finetune.training.run import choose_recipe
 
-        recipe = choose_recipe(namespace.recipe, flag_values(namespace, KEY_TYPES), "--{}".format)
+        recipe = recipe_of(namespace)
         stated = {name: getattr(namespace, name) for name in ("lowest", "highest", "steps")}
         find_learning_rate(
             recipe, namespace.output, **{name: value for name, value in stated.items() if value is not None}
