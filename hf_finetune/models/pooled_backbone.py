@@ -61,7 +61,7 @@ class PooledBackboneForImageClassification(PreTrainedModel):
     def __init__(self, config: PooledBackboneConfig) -> None:
         super().__init__(config)
         self.backbone = AutoModel.from_config(config.vision_config)
-        self.classifier = nn.Linear(features_of(config.vision_config, self.backbone), config.num_labels)  # type: ignore[arg-type]
+        self.classifier = nn.Linear(features_of(config.vision_config), config.num_labels)  # type: ignore[arg-type]
         self.post_init()
 
     @torch.no_grad()
@@ -92,7 +92,7 @@ class PooledBackboneForImageClassification(PreTrainedModel):
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
 
 
-def features_of(config: Any, backbone: nn.Module) -> int:
+def features_of(config: Any) -> int:
     """Return the channels of the backbone's features: the last stage's where the configuration names stages."""
     sizes = getattr(config, "hidden_sizes", None)
     return int(sizes[-1] if sizes else config.hidden_size)
