@@ -157,6 +157,20 @@ def per_class_figures(
     support = np.bincount(labels, minlength=classes)
     predicted = np.bincount(predictions, minlength=classes)
     correct = np.bincount(labels[labels == predictions], minlength=classes)
+    return figures_of_counts(support, predicted, correct, label_names)
+
+
+def figures_of_counts(
+    support: NDArray[np.int64], predicted: NDArray[np.int64], correct: NDArray[np.int64], label_names: Sequence[str]
+) -> list[ClassFigures]:
+    """Return the figures of each class; see `per_class_figures`.
+
+    Args:
+        support: How many images have each class, int64 (classes,).
+        predicted: How many images were given it.
+        correct: How many images that have it were given it.
+        label_names: Class names by class id.
+    """
     with np.errstate(invalid="ignore"):  # 0 / 0
         recall = correct / support
         precision = np.where(support > 0, correct / np.maximum(predicted, 1), np.nan)

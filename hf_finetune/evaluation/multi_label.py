@@ -19,8 +19,8 @@ from transformers import EvalPrediction
 from transformers.trainer_utils import PredictionOutput
 
 from hf_finetune.data.batches import NOT_COUNTED
-from hf_finetune.evaluation.analysis import LabelFigures
-from hf_finetune.evaluation.intervals import Interval, interval_around, wilson
+from hf_finetune.evaluation.analysis import LabelFigures, figures_of_counts
+from hf_finetune.evaluation.intervals import Interval, interval_around
 from hf_finetune.evaluation.label_set_intervals import resampled_label_sets
 from hf_finetune.evaluation.metrics import (
     METRICS,
@@ -250,24 +250,14 @@ def label_figures(predictions: LabelSetPredictions, label_names: Sequence[str]) 
         One mapping for each class. Those of a class that no image has are NaN, but for the threshold; the precision of
         one that is never given is 0.
     """
-    support, predicted, correct = predictions.support, predictions.predicted, predictions.correct
-    with np.errstate(invalid="ignore"):  # 0 / 0
-        recall = correct / support
-    precision = np.where(support > 0, correct / np.maximum(predicted, 1), np.nan)
-    f1 = np.where(support > 0, 2 * correct / np.maximum(support + predicted, 1), np.nan)
-    low, high = wilson(correct, support)
+    rows = figures_of_counts(predictions.support, predictions.predicted, predictions.correct, label_names)
     return [
         {
-            "name": name,
-            "precision": float(precision[class_id]),
-            "recall": float(recall[class_id]),
-            "recall_interval": (float(low[class_id]), float(high[class_id])) if support[class_id] else None,
-            "f1": float(f1[class_id]),
-            "support": int(support[class_id]),
+            **row,
             "average_precision": float(predictions.average_precisions[class_id]),
             "threshold": float(predictions.thresholds[class_id]),
         }
-        for class_id, name in enumerate(label_names)
+        for class_id, row in enumerate(rows)
     ]
 
 
