@@ -25,6 +25,7 @@ LAYERS = (
     "distributed",
     "losses",
     "tasks",
+    "pages",
     "config",
     "mmclassification",
     "data",
