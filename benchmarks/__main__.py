@@ -28,6 +28,7 @@ MODULES = (
     "data_cifar",
     "data_photographs",
     "evaluate",
+    "predict",
     "frozen",
     "time_to_accuracy",
     "help",

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from hf_finetune.api import evaluate as evaluate
     from hf_finetune.api import export as export
     from hf_finetune.api import finetune as finetune
-    from hf_finetune.api import predict as predict
     from hf_finetune.config.settings import Settings as Settings
     from hf_finetune.errors import Interrupted as Interrupted
     from hf_finetune.errors import UserError as UserError
@@ -24,9 +23,12 @@ if TYPE_CHECKING:
     from hf_finetune.jobs.evaluation_result import EvaluationResult as EvaluationResult
     from hf_finetune.jobs.export import export_model as export_model
     from hf_finetune.jobs.fold_result import KFoldResult as KFoldResult
-    from hf_finetune.jobs.predict import Prediction as Prediction
+    from hf_finetune.jobs.predict_folder import PredictedFolder as PredictedFolder
+    from hf_finetune.jobs.prediction import Prediction as Prediction
     from hf_finetune.jobs.tune import TuneResult as TuneResult
     from hf_finetune.logs import show_logs as show_logs
+    from hf_finetune.predictions import predict as predict
+    from hf_finetune.predictions import predict_to_folder as predict_to_folder
     from hf_finetune.training.finetune_result import FinetuneResult as FinetuneResult
     from hf_finetune.training.trainer import ImageClassificationTrainer
 
@@ -40,7 +42,8 @@ _PUBLIC = {
     "FinetuneResult": "hf_finetune.training.finetune_result",
     "Interrupted": "hf_finetune.errors",
     "KFoldResult": "hf_finetune.jobs.fold_result",
-    "Prediction": "hf_finetune.jobs.predict",
+    "PredictedFolder": "hf_finetune.jobs.predict_folder",
+    "Prediction": "hf_finetune.jobs.prediction",
     "Settings": "hf_finetune.config.settings",
     "Trainer": "hf_finetune.training.trainer:ImageClassificationTrainer",
     "TuneResult": "hf_finetune.jobs.tune",
@@ -52,7 +55,8 @@ _PUBLIC = {
     "export_model": "hf_finetune.jobs.export",  # likewise
     "finetune": "hf_finetune.api",
     "kfold": "hf_finetune.experiments",
-    "predict": "hf_finetune.api",
+    "predict": "hf_finetune.predictions",
+    "predict_to_folder": "hf_finetune.predictions",
     "show_logs": "hf_finetune.logs",
     "tune": "hf_finetune.experiments",
 }

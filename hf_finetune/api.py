@@ -1,20 +1,17 @@
-"""The functions of the package for Python programs: finetune, evaluate, compare, predict and export."""
+"""The functions of the package for Python programs: finetune, evaluate, compare and export."""
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from PIL.Image import Image
 from transformers import BaseImageProcessor, PreTrainedModel, TrainerCallback
 from typing_extensions import Unpack
 
@@ -24,9 +21,7 @@ from hf_finetune.config.settings import Settings
 from hf_finetune.config.synonyms import answer
 from hf_finetune.config.wording import python_wording
 from hf_finetune.data.catalog import DEFAULT_RECIPE
-from hf_finetune.data.images.decoding import Unused
-from hf_finetune.data.images.header_check import describe_unused
-from hf_finetune.data.sources.objects import GivenDataset, as_image, read_object
+from hf_finetune.data.sources.objects import GivenDataset, read_object
 from hf_finetune.data.transforms.given import ImageFunction
 from hf_finetune.errors import Interrupted, UserError, did_you_mean
 from hf_finetune.evaluation.metrics import Metric, UserMetric
@@ -34,7 +29,6 @@ from hf_finetune.jobs.compare import Comparison, compare_models
 from hf_finetune.jobs.evaluate import evaluate_model
 from hf_finetune.jobs.evaluation_result import EvaluationResult
 from hf_finetune.jobs.export import export_model
-from hf_finetune.jobs.predict import Prediction, classify, counting_unused, find_images
 from hf_finetune.logs import get_logger
 from hf_finetune.training.arguments import checked_model, own_metrics, plain, sort_out
 from hf_finetune.training.finetune_result import FinetuneResult
@@ -50,9 +44,6 @@ DatasetLike: TypeAlias = (
     " | Mapping[str, Dataset | torch.utils.data.Dataset[Any]]"
 )
 """A name, path or Hub id; an object of `datasets`; a torch dataset of (image, label); or split names to objects."""
-
-ImageLike: TypeAlias = "str | os.PathLike[str] | Image | np.ndarray[Any, Any] | torch.Tensor"
-"""A path, a PIL image, or an array or tensor (`hf_finetune.predict`)."""
 
 
 def finetune(
@@ -225,56 +216,6 @@ def compare(
             given=given,
             **values,
         )
-
-
-def predict(
-    model: str | os.PathLike[str] | PreTrainedModel,
-    images: ImageLike | Sequence[ImageLike],
-    *,
-    top_k: int | None = None,
-    batch_size: int = 32,
-    image_processor: BaseImageProcessor | None = None,
-    tta: str | None = None,
-    threshold: float | None = None,
-) -> list[Prediction]:
-    """Classify images. Nothing is printed.
-
-    Args:
-        model: A run's folder, a Hub id, an embedded checkpoint's name, an ONNX file, or a model object.
-        images: One or several: paths of files, or of folders, whose images are all taken; PIL images; arrays (height,
-            width, channels) or tensors (channels, height, width), uint8 or float of 0 to 1.
-        top_k: How many classes of each image. Absent, the likeliest; of a model of several labels, those that reach
-            their thresholds, which may be none.
-        batch_size: Images of a forward pass.
-        image_processor: What prepares images for a model object; absent, that of the checkpoint it came from.
-        tta: "flip" or "multicrop": probabilities are the mean over several views of each image.
-        threshold: Of a model of several labels, the probability from which on a class is given, 0 to 1. Absent, the
-            model's own for each class.
-
-    Returns:
-        A prediction for each image, in order. Of one that cannot be read, `error` says why.
-
-    Raises:
-        UserError: For a model or a path that cannot be had, and for images of another kind.
-    """
-    with in_python_words():
-        checked = checked_model(model)
-        several = isinstance(images, Sequence) and not isinstance(images, str)
-        named: list[tuple[Path | int, Any]] = []
-        for image in images if several else [images]:  # type: ignore[union-attr]
-            if isinstance(image, (str, os.PathLike)):
-                found, notes = find_images([os.fspath(image)])
-                named += [(path, {"path": str(path), "bytes": None}) for path in found]
-                for note in notes:
-                    logger.warning(note)
-            else:
-                named.append((len(named), as_image(image, f"images: image {len(named)}")))
-        unused: Counter[Unused] = Counter()
-        classified = classify(checked, named, top_k, batch_size, image_processor, tta=tta, threshold=threshold)
-        predictions = list(counting_unused(classified, unused))
-        for note in describe_unused(unused):
-            logger.warning(note)
-        return predictions
 
 
 def export(

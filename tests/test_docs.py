@@ -37,6 +37,7 @@ from hf_finetune.data.catalog import CATALOG, DatasetEntry
 from hf_finetune.data.transforms.batch import BATCH_TRANSFORMS
 from hf_finetune.evaluation.metrics import Metric
 from hf_finetune.jobs.import_config import import_as_recipe
+from hf_finetune.jobs.predict_folder import PredictedFolder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")])
@@ -100,6 +101,7 @@ class Reader:
         monkeypatch.setattr("hf_finetune.jobs.lr_finder.find_learning_rate", self.job("lr-finder"))
         monkeypatch.setattr("hf_finetune.jobs.compare.compare_models", self.job("compare"))
         monkeypatch.setattr("hf_finetune.jobs.predict.predict_files", self.job("predict"))
+        monkeypatch.setattr("hf_finetune.jobs.predict_folder.predict_to_folder", self.folder_job)
         monkeypatch.setattr("hf_finetune.jobs.export.export_model", self.job("export"))
         monkeypatch.setattr("hf_finetune.hub.push.push_folder", self.job("push"))
         monkeypatch.setattr("hf_finetune.jobs.convert.convert_weights", self.job("convert"))
@@ -126,6 +128,10 @@ class Reader:
             return []
 
         return stand_in
+
+    def folder_job(self, *arguments: Any, **settings: Any) -> PredictedFolder:
+        self.jobs.append("predict")
+        return PredictedFolder(Path(arguments[2]), [], 0, 0)
 
     def read(self, block: Block) -> None:
         if block.info.startswith("yaml"):
@@ -159,6 +165,10 @@ class Reader:
             parser = get_args_parser() if program == "torchrun" else launch_command_parser()
             launcher = parser.parse_args(rest if program == "torchrun" else rest[1:])
             assert program == "torchrun" or launcher.quiet, words
+            if launcher.module:
+                assert launcher.training_script == "hf_finetune", words
+                self.run(["hf-finetune", *launcher.training_script_args])
+                return
             assert launcher.training_script == SCRIPT and (REPOSITORY / SCRIPT).is_file(), words
             self.run(["hf-finetune", "train", *launcher.training_script_args])
         elif program == "sbatch":

@@ -37,6 +37,7 @@ LAYERS = (
     "jobs",
     "api",
     "experiments",
+    "predictions",
     "cli",
     "__main__",
 )

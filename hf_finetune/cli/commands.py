@@ -11,8 +11,8 @@ from hf_finetune.cli.command import Command, importing, recipe_of
 from hf_finetune.cli.completion import SHELLS, completion_script
 from hf_finetune.cli.experiments import KFold, LrFinder, Tune
 from hf_finetune.cli.flags import CONVERT_FLAGS, DATA_FLAGS, add_argument_flags, flag_values
+from hf_finetune.cli.predictions import Predict, add_tta
 from hf_finetune.cli.train_help import ShowAllHelp, ShowShortHelp
-from hf_finetune.config.test_time import TTA_KINDS
 from hf_finetune.errors import UserError
 from hf_finetune.exporters.formats import FORMATS
 from hf_finetune.logs import COLUMNS
@@ -62,7 +62,7 @@ class Evaluate(Command):
             action="store_true",
             help="Match classes by their order, not by name: for a model whose classes are called LABEL_0 and so on.",
         )
-        _add_tta(parser, "Also report the figures of the mean over views: {}.")
+        add_tta(parser, "Also report the figures of the mean over views: {}.")
         add_argument_flags(parser, DATA_FLAGS)
 
     def run(self, namespace: argparse.Namespace) -> int:
@@ -112,48 +112,6 @@ class Compare(Command):
             **flag_values(namespace),
         )
         return 0
-
-
-class Predict(Command):
-    """Classifies images."""
-
-    name = "predict"
-    help = "classify image files or folders"
-    usage = "MODEL FILE_OR_FOLDER ... [--top_k N] [--threshold X] [--json | --csv] [--output FILE]"
-
-    def register(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("model", metavar="MODEL", help="A run's folder, a Hub id, an embedded name, an ONNX file.")
-        parser.add_argument("paths", metavar="FILE_OR_FOLDER", nargs="+", help="Images, or folders that hold some.")
-        parser.add_argument("--top_k", type=int, metavar="N", help="Classes per image. Default: 1; see --threshold.")
-        parser.add_argument(
-            "--threshold",
-            type=float,
-            metavar="X",
-            help="With several labels per image: give the classes from this probability on. Absent: the model's own"
-            " threshold of each class.",
-        )
-        parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="Images per pass. Default: 32.")
-        _add_output(parser, "Write the classes to FILE, in place of the screen.")
-        _add_tta(parser, "Give the mean probabilities over views: {}.")
-        formats = parser.add_mutually_exclusive_group()
-        formats.add_argument("--json", action="store_const", dest="format", const="json", help="Write JSON, not lines.")
-        formats.add_argument("--csv", action="store_const", dest="format", const="csv", help="Write CSV, not lines.")
-
-    def run(self, namespace: argparse.Namespace) -> int:
-        with importing():
-            from hf_finetune.jobs.predict import predict_files
-
-        unreadable = predict_files(
-            namespace.model,
-            namespace.paths,
-            namespace.top_k,
-            namespace.batch_size,
-            namespace.format or "text",
-            output=namespace.output,
-            tta=namespace.tta,
-            threshold=namespace.threshold,
-        )
-        return 2 if unreadable else 0
 
 
 class Export(Command):
@@ -319,11 +277,6 @@ COMMANDS: dict[str, Command] = {
 
 def _add_output(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--output", metavar="FILE", help=text)
-
-
-def _add_tta(parser: argparse.ArgumentParser, text: str) -> None:
-    kinds = "; ".join(f"{kind}, {views}" for kind, views in TTA_KINDS.items())
-    parser.add_argument("--tta", metavar="|".join(TTA_KINDS), help=text.format(kinds))
 
 
 def _print_recipes(recipes: dict[str, str]) -> None:

@@ -7,7 +7,17 @@ import re
 from hf_finetune.config.arguments import argument_fields
 
 # Arguments of the public functions that are not keys of a recipe.
-_OTHER_ARGUMENTS = ("batch_size", "format", "output", "quantize", "recipe", "split", "top_k")
+_OTHER_ARGUMENTS = (
+    "batch_size",
+    "embeddings",
+    "format",
+    "output",
+    "quantize",
+    "recipe",
+    "shard_size",
+    "split",
+    "top_k",
+)
 _FLAG = re.compile(
     r"--(?P<name>\w+)(?P<values>(?: (?:'[^']*'|\[[^\]]*\]|-?\d[\w.+-]*|true|false|null|[A-Z_]{3,}|(?!--)[\w./~-]+))*)"
 )

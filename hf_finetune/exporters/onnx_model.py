@@ -7,6 +7,7 @@ object of class names by class id.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -41,6 +42,7 @@ class OnnxModel:
         id2label: Class names by class id.
         task: What the logits say of an image.
         thresholds: The probability from which on each class is given; None for 0.5.
+        path: The file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,6 +56,7 @@ class OnnxModel:
 
         if not path.is_file():
             raise UserError(f"There is no file {path}; check the path.")
+        self.path = path
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         try:
@@ -86,3 +89,7 @@ class OnnxModel:
         """
         (logits,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: pixel_values.numpy(force=True)})
         return torch.from_numpy(logits)
+
+    def digest(self) -> str:
+        """Return a checksum of the file."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()

@@ -17,7 +17,7 @@ from hf_finetune.cli.main import main
 from hf_finetune.evaluation import plots
 from hf_finetune.evaluation.intervals import wilson_interval
 from hf_finetune.jobs.evaluate import EvaluationResult
-from hf_finetune.jobs.predict import predict_files
+from hf_finetune.jobs.predict import PredictionSettings, predict_files
 
 
 def assert_parity(result: EvaluationResult, model: str, images: list, names: list[str]) -> None:
@@ -122,7 +122,7 @@ def test_a_model_with_one_name_for_two_classes(finished_run, image_folder, tmp_p
         evaluate(model, **settings)
     assert evaluate(model, labels_by_index=True, **settings).metrics["accuracy"] > 0.9
     image = next((image_folder / "test").rglob("*.png"))
-    predict_files(str(model), [str(image)], 1, 1, "json", tmp_path / "answer.json")
+    predict_files(str(model), [str(image)], PredictionSettings(1, 1), "json", tmp_path / "answer.json")
     assert "several classes of the model have one name: red (1 and 2)" in capsys.readouterr().err
 
 

@@ -15,9 +15,9 @@ from transformers import pipeline
 
 from hf_finetune import predict
 from hf_finetune.cli.main import main
+from hf_finetune.data.image_list import find_images
 from hf_finetune.data.sources.folder import read_class_folders
 from hf_finetune.errors import UserError
-from hf_finetune.jobs.predict import find_images
 
 
 def test_json_agrees_with_the_pipeline(finished_run, image_folder, capsys):
@@ -68,7 +68,8 @@ def test_a_folder_gives_the_images_that_training_would_read(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     os.mkfifo(tmp_path / "cats" / "3.png")
-    images, notes = find_images([tmp_path])
+    notes: list[str] = []
+    images = list(find_images([tmp_path], notes))
     trained_on = read_class_folders(tmp_path)
     assert [str(path) for path in images] == [image["path"] for image in trained_on.splits["train"]["image"]]
     assert notes == [f"{tmp_path}: {note}" for note in trained_on.notes]
@@ -112,7 +113,7 @@ def test_paths_that_lead_to_no_image(tmp_path, name, message, monkeypatch):
     (tmp_path / "empty").mkdir()
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(UserError, match=re.escape(message)):
-        find_images([name])
+        list(find_images([name], []))
     with pytest.raises(UserError, match=re.escape(message)):
         predict("resnet_small_cifar10", name)
 
@@ -135,7 +136,7 @@ def test_pages_that_are_not_used_are_counted(finished_run, tmp_path, capsys, cap
     assert "hf-finetune: 1 of 2 images has more than one page or frame; the first is used." in printed.err
     with caplog.at_level("WARNING", "hf_finetune"):
         assert len(predict(finished_run, [tmp_path, page])) == 3
-    assert caplog.messages == ["1 of 2 images has more than one page or frame; the first is used."]
+    assert caplog.messages == ["1 of 3 images has more than one page or frame; the first is used."]
 
 
 def test_a_photo_whose_second_image_is_odd_alarms_nobody(finished_run, tmp_path, capsys, recwarn):

@@ -22,6 +22,7 @@ from hf_finetune.data.images.decoding import AS_STORED, Decoding, ImageValue, de
 _START, _END = b"\xff\xd8", b"\xff\xd9"
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended sequential and progressive, all Huffman-coded
 _EXIF = 0xE1
+_MPF = 0xE2  # of files with several images, CIPA DC-007, and of colour profiles
 _TALL = 0x12  # chroma of half the height, which libjpeg enlarges differently from version to version
 
 
@@ -44,7 +45,7 @@ def decode_pixels(value: ImageValue, how: Decoding = AS_STORED) -> torch.Tensor:
         UnreadableImage: It cannot be decoded.
     """
     content = value.get("bytes") if isinstance(value, Mapping) else value
-    if isinstance(content, bytes) and _is_ordinary_jpeg(content) and _decoders_agree():
+    if isinstance(content, bytes) and ordinary_jpeg_size(content) is not None and _decoders_agree():
         try:
             pixels = _decode_jpeg(content)
         except RuntimeError:
@@ -60,23 +61,27 @@ def _decode_jpeg(content: bytes) -> torch.Tensor:
     return pixels
 
 
-def _is_ordinary_jpeg(content: bytes) -> bool:
-    """Whether a file is a complete JPEG of usual sampling and a size that Pillow accepts, and not turned by EXIF."""
+def ordinary_jpeg_size(content: bytes) -> tuple[int, int] | None:
+    """Return the (height, width) in pixels of an ordinary JPEG, and None of any other file.
+
+    It is complete, of usual sampling and a size that Pillow accepts, not turned by EXIF, and the only image of its
+    file.
+    """
     if not (content.startswith(_START) and content.endswith(_END)):
-        return False
+        return None
     position = len(_START)
     while position + 9 <= len(content) and content[position] == 0xFF:
         marker = content[position + 1]
-        if marker == _EXIF:
-            return False
+        if marker == _EXIF or (marker == _MPF and content[position + 4 : position + 8] == b"MPF\0"):
+            return None
         if marker in _FRAMES:
             if content[position + 11 : position + 12] == bytes([_TALL]):
-                return False
+                return None
             height = int.from_bytes(content[position + 5 : position + 7], "big")
             width = int.from_bytes(content[position + 7 : position + 9], "big")
-            return 0 < height * width <= (PIL.Image.MAX_IMAGE_PIXELS or 0)
+            return (height, width) if 0 < height * width <= (PIL.Image.MAX_IMAGE_PIXELS or 0) else None
         position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
-    return False
+    return None
 
 
 @cache

@@ -48,18 +48,19 @@ def check_unused(folder: Path, file: str = LOCK_FILE) -> None:
     except OSError:
         return  # nobody's; what cannot be read is told by those who need it
     try:
-        _lock(descriptor, folder)
+        _lock(descriptor, folder, "output_dir")
     finally:
         os.close(descriptor)
 
 
 @contextmanager
-def locked(folder: Path, file: str = LOCK_FILE) -> Iterator[None]:
+def locked(folder: Path, file: str = LOCK_FILE, flag: str = "output_dir") -> Iterator[None]:
     """Keep other runs out of a folder, which is created. The main process alone enters the context.
 
     Args:
         folder: The folder of the run.
         file: The name of the lock.
+        flag: What messages call the setting that names the folder.
 
     Raises:
         AtWork: Another run is at work there.
@@ -68,9 +69,9 @@ def locked(folder: Path, file: str = LOCK_FILE) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"output_dir: {folder} cannot be created ({error.strerror}); use another.") from error
+        raise UserError(f"{flag}: {folder} cannot be created ({error.strerror}); use another.") from error
     path = folder / file
-    descriptor = _open_locked(path, folder)
+    descriptor = _open_locked(path, folder, flag)
     _held.add(descriptor)
     try:
         os.ftruncate(descriptor, 0)
@@ -83,12 +84,12 @@ def locked(folder: Path, file: str = LOCK_FILE) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _open_locked(path: Path, folder: Path) -> int:
+def _open_locked(path: Path, folder: Path, flag: str) -> int:
     """Return the descriptor of the locked file; one that its owner has just removed is opened anew."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            _lock(descriptor, folder)
+            _lock(descriptor, folder, flag)
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
         except BaseException:
@@ -97,13 +98,13 @@ def _open_locked(path: Path, folder: Path) -> int:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, folder: Path) -> None:
+def _lock(descriptor: int, folder: Path, flag: str) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         owner = os.pread(descriptor, 1000, 0).decode(errors="replace") or "another process"
         raise AtWork(
-            f"output_dir: a run is at work in {folder}: {owner}; wait for its end, or use another --output_dir."
+            f"{flag}: a run is at work in {folder}: {owner}; wait for its end, or use another --{flag}."
         ) from error
     except OSError as error:
         logger.warning(f"Note: {folder} cannot be locked ({error.strerror}); let no other run use it.")
