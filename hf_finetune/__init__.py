@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from hf_finetune.api import export as export
     from hf_finetune.api import finetune as finetune
     from hf_finetune.config.settings import Settings as Settings
+    from hf_finetune.data_api import check_dataset as check_dataset
     from hf_finetune.errors import Interrupted as Interrupted
     from hf_finetune.errors import UserError as UserError
     from hf_finetune.experiments import kfold as kfold
     from hf_finetune.experiments import tune as tune
+    from hf_finetune.jobs.check_result import CheckResult as CheckResult
     from hf_finetune.jobs.compare import Comparison as Comparison
     from hf_finetune.jobs.evaluate import evaluate_model as evaluate_model
     from hf_finetune.jobs.evaluation_result import EvaluationResult as EvaluationResult
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _PUBLIC = {
+    "CheckResult": "hf_finetune.jobs.check_result",
     "Comparison": "hf_finetune.jobs.compare",
     "EvaluationResult": "hf_finetune.jobs.evaluate",
     "FinetuneResult": "hf_finetune.training.finetune_result",
@@ -48,6 +51,7 @@ _PUBLIC = {
     "Trainer": "hf_finetune.training.trainer:ImageClassificationTrainer",
     "TuneResult": "hf_finetune.jobs.tune",
     "UserError": "hf_finetune.errors",
+    "check_dataset": "hf_finetune.data_api",
     "compare": "hf_finetune.api",
     "evaluate": "hf_finetune.api",
     "evaluate_model": "hf_finetune.jobs.evaluate",  # the name of evaluate in the first version

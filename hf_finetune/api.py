@@ -278,6 +278,16 @@ def _name_or_object(dataset: DatasetLike | None, values: dict[str, Any]) -> Give
     return read_object(dataset)
 
 
+def read_data_settings(dataset: DatasetLike, settings: Mapping[str, Any]) -> tuple[GivenDataset | None, dict[str, Any]]:
+    """Return what a call that is about a dataset means: the dataset where it is an object, and keys of a recipe.
+
+    Raises:
+        UserError: For a key that is none, and for an object that is no dataset.
+    """
+    values = _settings(settings)
+    return _name_or_object(dataset, values), values
+
+
 def _origin(key: str) -> str:
     return f"finetune({key}=...)"
 

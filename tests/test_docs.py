@@ -36,6 +36,7 @@ from hf_finetune.config.training_keys import TrainingKeys
 from hf_finetune.data.catalog import CATALOG, DatasetEntry
 from hf_finetune.data.transforms.batch import BATCH_TRANSFORMS
 from hf_finetune.evaluation.metrics import Metric
+from hf_finetune.jobs.check_result import CheckResult, ImageFacts
 from hf_finetune.jobs.import_config import import_as_recipe
 from hf_finetune.jobs.predict_folder import PredictedFolder
 
@@ -102,6 +103,7 @@ class Reader:
         monkeypatch.setattr("hf_finetune.jobs.compare.compare_models", self.job("compare"))
         monkeypatch.setattr("hf_finetune.jobs.predict.predict_files", self.job("predict"))
         monkeypatch.setattr("hf_finetune.jobs.predict_folder.predict_to_folder", self.folder_job)
+        monkeypatch.setattr("hf_finetune.jobs.check.run_check", self.check_job)
         monkeypatch.setattr("hf_finetune.jobs.export.export_model", self.job("export"))
         monkeypatch.setattr("hf_finetune.hub.push.push_folder", self.job("push"))
         monkeypatch.setattr("hf_finetune.jobs.convert.convert_weights", self.job("convert"))
@@ -128,6 +130,10 @@ class Reader:
             return []
 
         return stand_in
+
+    def check_job(self, **settings: Any) -> CheckResult:
+        self.jobs.append("check")
+        return CheckResult("images", {}, ImageFacts((1, 1, 1), (1, 1, 1), {}, {}), [])
 
     def folder_job(self, *arguments: Any, **settings: Any) -> PredictedFolder:
         self.jobs.append("predict")

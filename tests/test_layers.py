@@ -34,10 +34,12 @@ LAYERS = (
     "exporters",
     "hub",
     "training",
+    "checks",
     "jobs",
     "api",
     "experiments",
     "predictions",
+    "data_api",
     "cli",
     "__main__",
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hf_finetune.cli.command import Command, importing, recipe_of
 from hf_finetune.cli.completion import SHELLS, completion_script
+from hf_finetune.cli.data import Check
 from hf_finetune.cli.experiments import KFold, LrFinder, Tune
 from hf_finetune.cli.flags import CONVERT_FLAGS, DATA_FLAGS, add_argument_flags, flag_values
 from hf_finetune.cli.predictions import Predict, add_tta
@@ -258,6 +259,7 @@ class Completion(Command):
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
+        Check(),
         Train(),
         KFold(),
         Tune(),

@@ -26,7 +26,13 @@ from hf_finetune.data.duplicates import leave_out_duplicates
 from hf_finetune.data.folds import Rows, fold_of_rows, group_split, note_shared_groups, read_groups
 from hf_finetune.data.images.decoding import NO_SUCH_FILE
 from hf_finetune.data.images.header_cache import HeaderCache
-from hf_finetune.data.images.header_check import check_headers, count_unused, describe_bad_image, list_bad_images
+from hf_finetune.data.images.header_check import (
+    check_headers,
+    count_unused,
+    describe_bad_image,
+    describe_unreadable,
+    list_bad_images,
+)
 from hf_finetune.data.images.value_range import find_values
 from hf_finetune.data.label_sets import are_label_sets, map_label_sets
 from hf_finetune.data.labels import Labels, map_labels, missing_classes
@@ -215,7 +221,8 @@ def _hold_out_validation(
     if "train" in result.splits:
         if groups:
             kept = {role: groups[role] for role in groups if role in result.splits}
-            result.notes += note_shared_groups(kept, str(arguments.group_column))
+            result.shared_groups = note_shared_groups(kept, str(arguments.group_column))
+            result.notes += result.shared_groups
         if "validation" not in result.splits and (arguments.fold is not None or arguments.validation_fraction > 0):
             _divide_train(result, arguments, seed, groups.get("train"))
             totals["validation"] = len(result.splits["validation"])
@@ -319,20 +326,18 @@ def _check_images(
         result.splits[role] = _select(dataset, np.setdiff1d(np.arange(len(dataset)), gone))
     cache.save()
     count = len(result.bad_images)
-    images = f"{count:,} image{'' if count == 1 else 's'}"
     if count and on_bad_image == "stop":
         hint = f' Relative paths start at the folder "{raw.folder}".' if missing_files else ""
         raise UserError(
-            f"{raw.source}: {images} cannot be read: {list_bad_images(result.bad_images)}; fix or remove them, or use"
-            f" --on_bad_image skip.{hint}"
+            f"{raw.source}: {describe_unreadable(result.bad_images)}; fix or remove them, or use --on_bad_image skip."
+            f"{hint}"
         )
     if unreadable_role is not None:
         raise UserError(
             f"{raw.source}: no image of {unreadable_role} can be read: {list_bad_images(result.bad_images)}."
         )
     if count:
-        are = "is" if count == 1 else "are"
-        result.notes.append(f"{images} cannot be read and {are} left out: {list_bad_images(result.bad_images)}.")
+        result.notes.append(f"{describe_unreadable(result.bad_images, left_out=True)}.")
     result.notes += result.unused_notes(result.splits)
     result.note_sizes(sizes, complete)
 

@@ -42,6 +42,7 @@ class ImageDataset:
         notes: Sentences that the user should read.
         bad_images: The unreadable images that `on_bad_image=skip` leaves out, each with the reason.
         unused: By role, how many of the files that were looked at hold what beside the image that is used.
+        shared_groups: Those of the notes that name groups which are in train and in another split.
         left_out: By role, the `sample_index` of the images that are in no split: they cannot be read,
             or are in another split too and `drop_duplicates` is set.
         image_sizes: The (height, width) in pixels that all images are known to have: from every header, or from the
@@ -65,6 +66,7 @@ class ImageDataset:
     notes: list[str] = field(default_factory=list)
     bad_images: list[str] = field(default_factory=list)
     unused: dict[str, Counter[Unused]] = field(default_factory=dict)
+    shared_groups: list[str] = field(default_factory=list)
     left_out: dict[str, list[int]] = field(default_factory=dict)
     image_sizes: tuple[int, int] | None = None
     aspects: tuple[float, float] | None = None

@@ -8,8 +8,9 @@ compared.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from typing import Any
@@ -40,6 +41,21 @@ _UNKNOWN = 0  # the hash of what cannot be read, which is the same as nothing
 Hashes = npt.NDArray[np.uint64]
 
 
+@dataclass(frozen=True)
+class SharedImages:
+    """The images that are in two splits.
+
+    Attributes:
+        sentence: How many, in which splits, and the first of them; without a full stop.
+        examples: The first of them.
+        of_train: Which images of train they are, bool of shape (rows,).
+    """
+
+    sentence: str
+    examples: str
+    of_train: npt.NDArray[np.bool_]
+
+
 def leave_out_duplicates(data: ImageDataset, drop: bool) -> npt.NDArray[np.int64]:
     """Find images that are in two splits, and add a note of them.
 
@@ -54,22 +70,48 @@ def leave_out_duplicates(data: ImageDataset, drop: bool) -> npt.NDArray[np.int64
         UserError: None of train would stay.
     """
     kept = np.arange(len(data.splits.get("train", ())))
-    # Two roles that share a split have all images in common, which another note says.
-    roles = list({name: role for role, name in reversed(data.split_names.items())}.values())[::-1]
+    roles = different_splits(data)
     if len(roles) < 2:
         return kept
     splits = [split for role in roles if isinstance(split := data.splits[role], Dataset)]
     images = [arrow_column(split.select_columns(["image"]), "image") for split in splits]
     hashes, part = _hash(images, every=drop)
     by_role = dict(zip(roles, np.split(hashes, np.cumsum([len(column) for column in images])[:-1]), strict=True))
-    counts, examples, dropped = [], [], np.zeros(len(kept), bool)
-    for first, second in combinations(roles, 2):
+    shared = find_shared(data, by_role)
+    if shared is None:
+        return kept
+    what, dropped = shared.sentence, shared.of_train
+    if part:
+        what += f", found in a part of the files (about {_FILES_READ:,} of the same size)"
+    if drop and dropped.all():
+        raise UserError(
+            f"{data.source}: all images of train are in other splits too ({shared.examples}); leave --drop_duplicates"
+            " out."
+        )
+    if drop:
+        data.notes.append(f"{what}; {np.count_nonzero(dropped):,} of {len(kept):,} images are left out of train.")
+    else:
+        hint = "; --drop_duplicates leaves those of train out of it" if dropped.any() else ""
+        data.notes.append(f"{what}, so the figures are too good{hint}.")
+    return kept[~dropped] if drop else kept
+
+
+def find_shared(data: ImageDataset, by_role: Mapping[str, Hashes]) -> SharedImages | None:
+    """Return the images of a role that another role has too, None where there are none.
+
+    Args:
+        data: The dataset.
+        by_role: A hash for each image of the roles, of which none share a split; 0 is that of an unreadable one.
+    """
+    counts, examples = [], []
+    of_train = np.zeros(len(by_role.get("train", ())), bool)
+    for first, second in combinations(by_role, 2):
         known = by_role[second][by_role[second] != _UNKNOWN]
         same = np.isin(by_role[first], known)
         if not same.any():
             continue
         if first == "train":
-            dropped |= same
+            of_train |= same
         number = int(np.count_nonzero(same))
         counts.append(
             f"{number:,} image{'s' * (number > 1)} of {first} {'are' if number > 1 else 'is'} also in {second}"
@@ -78,21 +120,15 @@ def leave_out_duplicates(data: ImageDataset, drop: bool) -> npt.NDArray[np.int64
             other = int(np.argmax(by_role[second] == by_role[first][row]))
             examples.append(f"{_name(data, first, row)} = {_name(data, second, other)}")
     if not counts:
-        return kept
+        return None
     shown = "; ".join(examples[:_EXAMPLES])
-    what = f"The same image is in two splits: {', '.join(counts)} ({shown})"
-    if part:
-        what += f", found in a part of the files (about {_FILES_READ:,} of the same size)"
-    if drop and dropped.all():
-        raise UserError(
-            f"{data.source}: all images of train are in other splits too ({shown}); leave --drop_duplicates out."
-        )
-    if drop:
-        data.notes.append(f"{what}; {np.count_nonzero(dropped):,} of {len(kept):,} images are left out of train.")
-    else:
-        hint = "; --drop_duplicates leaves those of train out of it" if dropped.any() else ""
-        data.notes.append(f"{what}, so the figures are too good{hint}.")
-    return kept[~dropped] if drop else kept
+    return SharedImages(f"The same image is in two splits: {', '.join(counts)} ({shown})", shown, of_train)
+
+
+def different_splits(data: ImageDataset) -> list[str]:
+    """Return the roles of a dataset; of those that share a split, the first."""
+    # Two roles that share a split have all images in common, which another note says.
+    return list({name: role for role, name in reversed(data.split_names.items())}.values())[::-1]
 
 
 def _name(data: ImageDataset, role: str, row: int) -> str:

@@ -117,6 +117,8 @@ class OpenImage:
         height: The height of the upright image in pixels.
         width: The width of the upright image in pixels.
         mode: Its mode, as Pillow calls it.
+        format: The format of its file, as Pillow calls it; "" without a file.
+        orientation: Its EXIF orientation, 1 to 8; 0 without.
     """
 
     def __init__(self, value: ImageValue) -> None:
@@ -147,7 +149,8 @@ class OpenImage:
             # Pillow 11.1 and later give the size of the upright image already.
             width, height = (self._image.tag_v2[tag] for tag in (_WIDTH, _LENGTH))
         self.height, self.width = (width, height) if turns else (height, width)
-        self.mode = self._image.mode
+        self.mode, self.format = self._image.mode, self._image.format or ""
+        self.orientation = orientation if orientation in range(1, 9) else 0
 
     def __enter__(self) -> OpenImage:
         return self

@@ -177,6 +177,17 @@ def list_bad_images(described: Sequence[str]) -> str:
     return "; ".join(parts)
 
 
+def describe_unreadable(described: Sequence[str], left_out: bool = False) -> str:
+    """Return how many images cannot be read, with the first of them, without a full stop.
+
+    Args:
+        described: What `describe_bad_image` returned, once at least.
+        left_out: Whether to say that they are left out.
+    """
+    images, are = ("1 image", "is") if len(described) == 1 else (f"{len(described):,} images", "are")
+    return f"{images} cannot be read{f' and {are} left out' * left_out}: {list_bad_images(described)}"
+
+
 def describe_bad_image(error: UnreadableImage, folder: Path | None, split: str, row: int) -> str:
     """Return `cats/3.jpg (not an image)`: the path below `folder`, or the row of an image without a file."""
     path = Path(error.name)

@@ -1,0 +1,51 @@
+"""The commands that look at a dataset. `hf_finetune.cli.commands` lists them."""
+
+from __future__ import annotations
+
+import argparse
+
+from hf_finetune.cli.command import Command, importing
+from hf_finetune.cli.flags import DATA_FLAGS, add_argument_flags, flag_values
+from hf_finetune.logs import set_level
+
+_NOT_OF_CHECK = ("dataset", "num_labels", "on_bad_image", "value_range", "max_eval_samples")
+_CHECK_FLAGS = ("group_column", *(name for name in DATA_FLAGS if name not in _NOT_OF_CHECK))
+
+
+class Check(Command):
+    """Checks a dataset."""
+
+    name = "check"
+    help = "look for what is wrong with a dataset before any training"
+    details = "Exit code 1 where something would make the figures of a model wrong."
+    usage = "DATASET [--split NAME...] [--quick] [--json] [--output FILE.html] [--KEY VALUE]..."
+
+    def register(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("data", metavar="DATASET", help="A folder, a table, a named dataset or a Hub id.")
+        parser.add_argument("--split", nargs="+", default=[], metavar="NAME", help="Splits to look at. Absent: all.")
+        parser.add_argument("--quick", action="store_true", help="Do not judge labels, which takes most of the time.")
+        parser.add_argument(
+            "--model",
+            metavar="MODEL",
+            help="The network whose features labels are judged by. Absent: the embedded checkpoint.",
+        )
+        parser.add_argument("--json", action="store_true", help="Print one JSON document.")
+        parser.add_argument("--output", metavar="FILE", help="Write a page with the images to FILE, a .html file.")
+        add_argument_flags(parser, _CHECK_FLAGS)
+
+    def run(self, namespace: argparse.Namespace) -> int:
+        with importing():
+            from hf_finetune.jobs.check import run_check
+
+        if namespace.json and "log_level" not in namespace:
+            set_level("error")  # what is less would stand before the document
+
+        result = run_check(
+            splits=namespace.split,
+            model=namespace.model,
+            quick=namespace.quick,
+            output=namespace.output,
+            show="json" if namespace.json else "text",
+            **{**flag_values(namespace), "dataset": namespace.data},
+        )
+        return 1 if result.falsified else 0
