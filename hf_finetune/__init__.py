@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hf_finetune.api import finetune as finetune
     from hf_finetune.config.settings import Settings as Settings
     from hf_finetune.data_api import check_dataset as check_dataset
+    from hf_finetune.data_api import dataset_stats as dataset_stats
     from hf_finetune.errors import Interrupted as Interrupted
     from hf_finetune.errors import UserError as UserError
     from hf_finetune.experiments import kfold as kfold
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from hf_finetune.jobs.fold_result import KFoldResult as KFoldResult
     from hf_finetune.jobs.predict_folder import PredictedFolder as PredictedFolder
     from hf_finetune.jobs.prediction import Prediction as Prediction
+    from hf_finetune.jobs.stats import DatasetStats as DatasetStats
     from hf_finetune.jobs.tune import TuneResult as TuneResult
     from hf_finetune.logs import show_logs as show_logs
     from hf_finetune.predictions import predict as predict
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "CheckResult": "hf_finetune.jobs.check_result",
     "Comparison": "hf_finetune.jobs.compare",
+    "DatasetStats": "hf_finetune.jobs.stats",
     "EvaluationResult": "hf_finetune.jobs.evaluate",
     "FinetuneResult": "hf_finetune.training.finetune_result",
     "Interrupted": "hf_finetune.errors",
@@ -53,6 +56,7 @@ _PUBLIC = {
     "UserError": "hf_finetune.errors",
     "check_dataset": "hf_finetune.data_api",
     "compare": "hf_finetune.api",
+    "dataset_stats": "hf_finetune.data_api",
     "evaluate": "hf_finetune.api",
     "evaluate_model": "hf_finetune.jobs.evaluate",  # the name of evaluate in the first version
     "export": "hf_finetune.api",

@@ -1,4 +1,4 @@
-"""The functions for Python programs that look at a dataset: check_dataset."""
+"""The functions for Python programs that look at a dataset: check_dataset and dataset_stats."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hf_finetune.api import DatasetLike, in_python_words, read_data_settings
 from hf_finetune.config.settings import Settings
 from hf_finetune.jobs.check import run_check
 from hf_finetune.jobs.check_result import CheckResult
+from hf_finetune.jobs.stats import IMAGES, DatasetStats, run_stats
 
 
 def check_dataset(
@@ -49,3 +50,26 @@ def check_dataset(
             given=given,
             **values,
         )
+
+
+def dataset_stats(
+    dataset: DatasetLike, *, split: str | None = None, images: int = IMAGES, **settings: Unpack[Settings]
+) -> DatasetStats:
+    """Compute mean and standard deviation of the channels of a dataset, as `image_mean` and `image_std` need them.
+
+    Args:
+        dataset: As in `finetune`.
+        split: train, validation or test, or its own name. Absent, train, or the first that there is.
+        images: How many images to read at most, drawn by `seed`.
+        settings: Keys of a recipe that say which images (`hf_finetune.Settings`), such as `streaming`.
+
+    Returns:
+        Mean and standard deviation of red, green and blue, parts of 1. Each image counts as much as any other,
+        whatever its size.
+
+    Raises:
+        UserError: For a dataset that cannot be had.
+    """
+    with in_python_words():
+        given, values = read_data_settings(dataset, settings)
+        return run_stats(split=split, images=images, given=given, **values)

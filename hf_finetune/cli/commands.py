@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hf_finetune.cli.command import Command, importing, recipe_of
 from hf_finetune.cli.completion import SHELLS, completion_script
-from hf_finetune.cli.data import Check
+from hf_finetune.cli.data import Check, Stats
 from hf_finetune.cli.experiments import KFold, LrFinder, Tune
 from hf_finetune.cli.flags import CONVERT_FLAGS, DATA_FLAGS, add_argument_flags, flag_values
 from hf_finetune.cli.predictions import Predict, add_tta
@@ -260,6 +260,7 @@ COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         Check(),
+        Stats(),
         Train(),
         KFold(),
         Tune(),

@@ -9,6 +9,8 @@ from hf_finetune.cli.flags import DATA_FLAGS, add_argument_flags, flag_values
 from hf_finetune.logs import set_level
 
 _NOT_OF_CHECK = ("dataset", "num_labels", "on_bad_image", "value_range", "max_eval_samples")
+_NOT_OF_STATS = ("dataset", "max_eval_samples", "model_revision", "trust_remote_code", "per_device_eval_batch_size")
+_STATS_FLAGS = [name for name in DATA_FLAGS if name not in (*_NOT_OF_STATS, "dataloader_num_workers", "use_cpu")]
 _CHECK_FLAGS = ("group_column", *(name for name in DATA_FLAGS if name not in _NOT_OF_CHECK))
 
 
@@ -37,8 +39,7 @@ class Check(Command):
         with importing():
             from hf_finetune.jobs.check import run_check
 
-        if namespace.json and "log_level" not in namespace:
-            set_level("error")  # what is less would stand before the document
+        _quiet_beside_json(namespace)
 
         result = run_check(
             splits=namespace.split,
@@ -49,3 +50,40 @@ class Check(Command):
             **{**flag_values(namespace), "dataset": namespace.data},
         )
         return 1 if result.falsified else 0
+
+
+class Stats(Command):
+    """Computes mean and standard deviation."""
+
+    name = "stats"
+    help = "compute mean and standard deviation of a dataset's channels"
+    details = "They are what image_mean and image_std of a recipe normalize by."
+    usage = "DATASET [--split NAME] [--images N] [--json] [--KEY VALUE]..."
+
+    def register(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("data", metavar="DATASET", help="A folder, a table, a named dataset or a Hub id.")
+        parser.add_argument("--split", metavar="NAME", help="The split. Absent: train, or the first that there is.")
+        parser.add_argument(
+            "--images", type=int, default=10_000, metavar="N", help="Images at most, drawn by seed. Default: 10000."
+        )
+        parser.add_argument("--json", action="store_true", help="Print one JSON document.")
+        add_argument_flags(parser, _STATS_FLAGS)
+
+    def run(self, namespace: argparse.Namespace) -> int:
+        with importing():
+            from hf_finetune.jobs.stats import run_stats
+
+        _quiet_beside_json(namespace)
+        run_stats(
+            split=namespace.split,
+            images=namespace.images,
+            show="json" if namespace.json else "text",
+            **{**flag_values(namespace), "dataset": namespace.data},
+        )
+        return 0
+
+
+def _quiet_beside_json(namespace: argparse.Namespace) -> None:
+    """Log errors alone, which go to standard error, where standard output is one JSON document."""
+    if namespace.json and "log_level" not in namespace:
+        set_level("error")
