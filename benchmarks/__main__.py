@@ -29,6 +29,7 @@ MODULES = (
     "data_photographs",
     "evaluate",
     "predict",
+    "serve",
     "frozen",
     "time_to_accuracy",
     "help",

@@ -69,12 +69,12 @@ def _compare(
     return compare_seconds(question, samples, per_second(len(files)), 0.95)
 
 
-def _model(config: Mapping[str, Any]) -> PreTrainedModel:
+def make_model(config: Mapping[str, Any]) -> PreTrainedModel:
     torch.manual_seed(0)
     return ResNetForImageClassification(ResNetConfig(id2label=dict(enumerate("abcdefghij")), **config)).eval()
 
 
-def _processor(side: int, shortest_edge: int, mean: Sequence[float], std: Sequence[float]) -> BaseImageProcessor:
+def make_processor(side: int, shortest_edge: int, mean: Sequence[float], std: Sequence[float]) -> BaseImageProcessor:
     from transformers import BitImageProcessor
 
     crop = {"height": side, "width": side}
@@ -87,7 +87,7 @@ def _files_of(session: Session, count: int) -> Path:
     rows = datasets.load_dataset(str(hub_copy(session, "cifar10")), split=f"test[:{count}]")
     folder.mkdir()
     for number, value in enumerate(rows.cast_column("img", datasets.Image(decode=False))["img"]):
-        (folder / f"{number:05d}{Path(value['path'] or '.png').suffix}").write_bytes(value["bytes"])
+        (folder / f"{number:05d}.png").write_bytes(value["bytes"])  # by its content it may be a JPEG
     return folder
 
 
@@ -97,16 +97,16 @@ def measure(session: Session) -> Answer:
         session,
         "predict with the small ResNet, CIFAR-10 as files at 32 px",
         _files_of(session, session.size(4000, 32)),
-        _model(TINY_RESNET if session.quick else SMALL_RESNET),
-        _processor(32, 32, CIFAR10_MEAN, CIFAR10_STD),
+        make_model(TINY_RESNET if session.quick else SMALL_RESNET),
+        make_processor(32, 32, CIFAR10_MEAN, CIFAR10_STD),
         batch=session.size(128, 8),
     )
     large = _compare(
         session,
         f"predict with ResNet-50 at {side} px, ImageNet-sized JPEGs",
         photograph_folder(session, "imagenet", session.size(192, 8)),
-        _model(TINY_RESNET if session.quick else RESNET50),
-        _processor(side, int(side / 0.875), IMAGENET_MEAN, IMAGENET_STD),
+        make_model(TINY_RESNET if session.quick else RESNET50),
+        make_processor(side, int(side / 0.875), IMAGENET_MEAN, IMAGENET_STD),
         batch=session.size(32, 4),
     )
     note = "Stock is a bare loop: Pillow and the image processor in one worker, a batch at a time through the model."

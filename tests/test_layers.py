@@ -36,6 +36,7 @@ LAYERS = (
     "training",
     "checks",
     "jobs",
+    "serving",
     "api",
     "experiments",
     "predictions",
