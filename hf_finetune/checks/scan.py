@@ -20,6 +20,7 @@ from hf_finetune.data.images.decoding import Decoding, OpenImage, UnreadableImag
 from hf_finetune.data.images.levels import ValueRange, is_wide
 from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.logs import progress_bar
+from hf_finetune.training.loader_errors import loader_errors_in_one_line
 
 _PIECE = 256  # images that a worker looks at before it hands them over
 _WORTH_WORKERS = 2_000  # images; processes start in the time in which one of them looks at as many
@@ -66,6 +67,9 @@ def scan_images(split: Dataset, workers: int, value_range: ValueRange | None, de
         workers: How many processes look at them; for few images, this process does it alone.
         value_range: The values that become 0 and 255 in images of more than 8 bits.
         description: What the progress bar says.
+
+    Raises:
+        LoadingError: A process has died.
     """
     pieces = _Pieces(split, value_range)
     # Registers the formats before processes are forked. The common ones come first: a file is tried in this order.
@@ -80,7 +84,8 @@ def scan_images(split: Dataset, workers: int, value_range: ValueRange | None, de
         generator=torch.Generator(),  # of its own, so that the process draws the same numbers afterwards
     )
     scan = Scan(np.zeros(len(split), LOOK))
-    with progress_bar(total=len(split), desc=description, unit="image", delay=_SECONDS_BEFORE_BAR) as bar:
+    bar = progress_bar(total=len(split), desc=description, unit="image", delay=_SECONDS_BEFORE_BAR)
+    with loader_errors_in_one_line(), bar:
         for start, (looks, errors) in zip(range(0, len(split), _PIECE), loader, strict=True):
             leave_if_interrupted()
             scan.looks[start : start + len(looks)] = looks

@@ -19,6 +19,8 @@ from hf_finetune.data.columns import arrow_column, label_array
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.fingerprint import name_of_row
 
+_MOST_OF_A_GROUP = 20
+
 Rows = npt.NDArray[np.int64]
 
 
@@ -107,8 +109,9 @@ class Subject:
         return names[label] if self.labels.ndim == 1 else ", ".join(names[place] for place in np.flatnonzero(label))
 
     def together(self, groups: Iterable[Rows], text: str = "") -> list[Group]:
-        """Return the first groups of rows as groups of images."""
-        return [Group([self.image(row) for row in rows.tolist()], text) for rows in islice(groups, MOST_GROUPS)]
+        """Return the first groups of rows as groups of images, of which each names 20 at most."""
+        first = (rows[:_MOST_OF_A_GROUP].tolist() for rows in islice(groups, MOST_GROUPS))
+        return [Group([self.image(row) for row in rows], text) for rows in first]
 
     def alone(self, rows: Rows) -> list[Group]:
         """Return a group for each of the first of some images."""

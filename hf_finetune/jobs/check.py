@@ -23,6 +23,7 @@ from hf_finetune.cores import usable_cores
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.duplicates import different_splits
 from hf_finetune.data.images.levels import ValueRange
+from hf_finetune.data.images.value_range import choose_range
 from hf_finetune.data.sources.objects import GivenDataset
 from hf_finetune.data.splits import split_role
 from hf_finetune.errors import UserError, did_you_mean
@@ -82,6 +83,8 @@ def run_check(
         for role in roles
         if isinstance(split := data.splits[role], Dataset)
     }
+    if not any(scan.looks["readable"].any() for scan in scans.values()):
+        raise UserError(f"{data.source}: no image can be read.")
     subject = Subject(data, scans, arguments.group_column)
     if not quick:
         subject = _probed(subject, model_arguments, arguments, args)
@@ -126,8 +129,14 @@ def _probed(subject: Subject, model: ModelArguments, arguments: DataArguments, a
             subject, not_probed="Labels are not judged: images have several, and confident learning is for one."
         )
     rows = np.flatnonzero(subject.looks["readable"])
-    if len(rows) < _LEAST_IMAGES:
-        return replace(subject, not_probed=f"Labels are not judged: {len(rows)} images are too few for it.")
+    classes = len(np.unique(subject.labels[rows]))
+    if len(rows) < _LEAST_IMAGES or classes < 2:
+        few = f"{len(rows)} images" if classes > 1 else "images of one class"
+        return replace(subject, not_probed=f"Labels are not judged: {few} are too few for it.")
+    try:
+        choose_range(subject.data.wide_values, None, subject.data.source)
+    except UserError:  # another check tells it
+        return replace(subject, not_probed="Labels are not judged: the range of the images' values is not clear.")
     splits = {
         role: subject.split(role).select(np.flatnonzero(scan.looks["readable"]), keep_in_memory=True)
         for role, scan in subject.scans.items()

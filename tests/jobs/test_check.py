@@ -196,6 +196,24 @@ def test_several_labels_are_not_judged(clean, tmp_path):
     assert result.splits["train"].classes == {"cat": 9, "pet": 4}
 
 
+def test_labels_are_not_judged_where_the_range_of_values_is_not_clear(tmp_path):
+    for label in ("a", "b"):
+        (tmp_path / "train" / label).mkdir(parents=True)
+        for number in range(50):
+            values = np.random.default_rng(number).normal(0, 50, (8, 8)).astype(np.float32)
+            PIL.Image.fromarray(values + ord(label)).save(tmp_path / "train" / label / f"{number}.tif")
+    result = check_dataset(tmp_path)
+    assert "use --value_range LOW HIGH" in found(result, "value_range").text
+    assert found(result, "label_suspects").text.endswith("the range of the images' values is not clear.")
+
+
+def test_labels_of_one_class_are_not_judged(clean, tmp_path):
+    shutil.copytree(clean / "train", tmp_path / "train")
+    shutil.copytree(clean / "train" / "cat", tmp_path / "test" / "cat")
+    result = check_dataset(tmp_path, split="test")
+    assert found(result, "label_suspects").text == "Labels are not judged: images of one class are too few for it."
+
+
 @pytest.mark.slow
 def test_worker_processes_see_the_same(faulty, monkeypatch):
     from hf_finetune.config.data import DataArguments
