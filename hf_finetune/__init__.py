@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hf_finetune.api import evaluate as evaluate
     from hf_finetune.api import export as export
     from hf_finetune.api import finetune as finetune
+    from hf_finetune.api import report as report
     from hf_finetune.config.settings import Settings as Settings
     from hf_finetune.data_api import check_dataset as check_dataset
     from hf_finetune.data_api import dataset_stats as dataset_stats
@@ -65,6 +66,7 @@ _PUBLIC = {
     "kfold": "hf_finetune.experiments",
     "predict": "hf_finetune.predictions",
     "predict_to_folder": "hf_finetune.predictions",
+    "report": "hf_finetune.api",
     "show_logs": "hf_finetune.logs",
     "tune": "hf_finetune.experiments",
 }

@@ -1,4 +1,4 @@
-"""The functions of the package for Python programs: finetune, evaluate, compare and export."""
+"""The functions of the package for Python programs: finetune, evaluate, compare, export and report."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from hf_finetune.jobs.compare import Comparison, compare_models
 from hf_finetune.jobs.evaluate import evaluate_model
 from hf_finetune.jobs.evaluation_result import EvaluationResult
 from hf_finetune.jobs.export import export_model
+from hf_finetune.jobs.report import report_run
 from hf_finetune.logs import get_logger
 from hf_finetune.training.arguments import checked_model, own_metrics, plain, sort_out
 from hf_finetune.training.finetune_result import FinetuneResult
@@ -249,6 +250,20 @@ def export(
             values["dataset"] = os.fspath(dataset)
         target = None if output is None else os.fspath(output)
         return export_model(os.fspath(model), format, target, quantize, **values)
+
+
+def report(run: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Path:
+    """Write the report of a finished run again, one HTML file; nothing is computed anew.
+
+    Args:
+        run: The run's folder. `UserError` is raised for another one.
+        output: The file; absent, report.html in the folder.
+
+    Returns:
+        The file.
+    """
+    with in_python_words():
+        return report_run(os.fspath(run), None if output is None else os.fspath(output))
 
 
 @contextmanager

@@ -33,6 +33,7 @@ LAYERS = (
     "evaluation",
     "exporters",
     "hub",
+    "reports",
     "training",
     "checks",
     "jobs",

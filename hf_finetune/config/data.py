@@ -56,6 +56,10 @@ class DataArguments:
         default=None,
         metadata={"help": "Column whose equal values, such as a patient, are never in train and validation both."},
     )
+    slice_columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Columns such as a camera or hospital: the report has the accuracy of each of their values."},
+    )
     fold: str | None = field(
         default=None,
         metadata={"help": "Validate on a fold of train, such as 2/5, and train on the others; kfold trains on each."},

@@ -12,6 +12,10 @@ CONFUSION_MATRIX_FILE = "confusion_matrix.png"
 RELIABILITY_FILE = "reliability_diagram.png"
 PRECISION_RECALL_FILE = "precision_recall.png"
 TRAINING_CURVE_FILE = "training_curve.png"
+REPORT_FILE = "report.html"
+PREDICTIONS_FILE = "predictions.csv"  # of the split whose figures count
+HISTORY_FILE = "history.csv"  # the log of the training
+AUGMENTED_FILE = "augmented.jpg"  # a batch of training images as the network sees it
 ENSEMBLE_FILE = "ensemble.json"  # names the members, folders beside it
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")  # by the names that PEFT gives them
 

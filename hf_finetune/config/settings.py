@@ -57,6 +57,7 @@ class Settings(TypedDict, total=False):
     resample: str | None
     resize_mode: str | None
     shuffle_buffer_size: int | None
+    slice_columns: list[str] | None
     streaming: bool | None
     test_split: str | None
     train_split: str | None

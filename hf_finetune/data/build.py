@@ -36,6 +36,7 @@ from hf_finetune.data.images.header_check import (
 from hf_finetune.data.images.value_range import find_values
 from hf_finetune.data.label_sets import are_label_sets, map_label_sets
 from hf_finetune.data.labels import Labels, map_labels, missing_classes
+from hf_finetune.data.slices import read_slices
 from hf_finetune.data.sources.in_memory import InMemoryDataset, read_objects
 from hf_finetune.data.sources.open import open_source
 from hf_finetune.data.sources.raw import RawDataset
@@ -114,6 +115,7 @@ def load_image_dataset(
     if entry is not None and len(labels.names) != entry.num_classes:
         result.notes.append(f"{entry.name} has {entry.num_classes:,} classes, but this copy {len(labels.names):,}.")
     _add_splits(result, raw, roles, image_column, labels)
+    result.slices = read_slices(raw, roles, arguments.slice_columns or ())
     if earlier is not None:
         _check_counts(result, earlier)
     groups = read_groups(raw, roles, arguments.group_column) if arguments.group_column and "train" in roles else {}
@@ -163,11 +165,12 @@ def _label_columns(
     raw: RawDataset, split: str, image_column: str, arguments: DataArguments, expected: str | None
 ) -> list[str]:
     """Return the column of labels, or several that are one class each."""
-    wanted, group = arguments.label_columns, arguments.group_column
+    wanted = arguments.label_columns
+    not_labels = [*filter(None, [arguments.group_column]), *(arguments.slice_columns or ())]
     if wanted:
         return [find_label_column(raw, split, image_column, name) for name in wanted]
-    found = find_columns_of_classes(raw, split, image_column, expected, group)
-    return found or [find_label_column(raw, split, image_column, None, expected, group)]
+    found = find_columns_of_classes(raw, split, image_column, expected, not_labels)
+    return found or [find_label_column(raw, split, image_column, None, expected, not_labels)]
 
 
 def _add_splits(
@@ -212,7 +215,7 @@ def _hold_out_validation(
 ) -> dict[str, int]:
     """Hold out a part of train, a fold or where there is no validation split; return the images of each role."""
     if arguments.fold is not None and "validation" in result.splits:
-        for by_role in (result.splits, result.sources, result.source_labels):
+        for by_role in (result.splits, result.sources, result.source_labels, result.slices):
             del by_role["validation"]
         result.notes.append(
             f"Split {result.split_names.pop('validation')} is not used: fold {arguments.fold} of train is validation."
@@ -259,6 +262,7 @@ def _divide_train(result: ImageDataset, arguments: DataArguments, seed: int, gro
     result.splits["validation"] = _select(train, held_out)
     result.sources["validation"] = result.sources["train"]
     result.source_labels["validation"] = result.source_labels["train"]
+    result.slices["validation"] = result.slices["train"]
     result.split_names["validation"] = name
     result.splits["train"] = _select(train, kept)
 

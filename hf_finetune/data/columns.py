@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -74,9 +74,9 @@ def find_label_column(
     image_column: str,
     wanted: str | None,
     expected: str | None = None,
-    group_column: str | None = None,
+    not_labels: Collection[str] = (),
 ) -> str:
-    """Find the column of labels of a split, which is not that of the groups; see `find_image_column`.
+    """Find the column of labels of a split, which is none of groups or slices, `not_labels`; see `find_image_column`.
 
     Returns:
         The wanted or expected column; else the one ClassLabel, or the one column of names or integers that is not the
@@ -92,7 +92,7 @@ def find_label_column(
     if wanted is not None:
         _check_column(raw, split, "label_column", wanted)
         return wanted
-    others = [name for name in features if name not in (image_column, SPLIT_COLUMN, group_column)]
+    others = [name for name in features if name not in (image_column, SPLIT_COLUMN, *not_labels)]
     lists = [name for name in others if list_item(features[name]) is not None]
     candidates = [name for name in others if isinstance(list_item(features[name]) or features[name], ClassLabel)]
     if not candidates:
@@ -110,7 +110,7 @@ def find_label_column(
 
 
 def find_columns_of_classes(
-    raw: RawDataset, split: str, image_column: str, expected: str | None = None, group_column: str | None = None
+    raw: RawDataset, split: str, image_column: str, expected: str | None = None, not_labels: Collection[str] = ()
 ) -> list[str]:
     """Find columns of 0 and 1 that are one class each, where no other column could be that of the labels.
 
@@ -120,7 +120,7 @@ def find_columns_of_classes(
     dataset = raw.splits[split]
     if {"label", "labels", expected} & dataset.features.keys():
         return []
-    not_classes = (image_column, SPLIT_COLUMN, group_column)
+    not_classes = (image_column, SPLIT_COLUMN, *not_labels)
     others = {name: kind for name, kind in dataset.features.items() if name not in not_classes}
     classes = [name for name in others if holds_classes(dataset, name)]
     rivals = [

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy.typing as npt
+import pyarrow as pa
 from datasets import Dataset
 
 from hf_finetune.data.catalog import DatasetEntry
@@ -54,6 +55,7 @@ class ImageDataset:
             A streamed split has none.
         source_labels: By role, the class id of each row of `sources`, int32 of shape (rows,), or which classes it has,
             bool (rows, n).
+        slices: By role and column of `slice_columns`, a text for each row of `sources`.
         folder: The folder that messages name images relative to, None where there is none.
         task: What a label says of an image.
     """
@@ -74,6 +76,7 @@ class ImageDataset:
     revision: str | None = None
     sources: dict[str, Dataset] = field(default_factory=dict)
     source_labels: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    slices: dict[str, dict[str, pa.ChunkedArray]] = field(default_factory=dict)
     folder: Path | None = None
     task: Task = ONE_LABEL
 

@@ -18,24 +18,31 @@ from transformers.dynamic_module_utils import get_relative_imports
 
 from hf_finetune.config.run_files import (
     ADAPTER_FILES,
+    AUGMENTED_FILE,
     CONFUSION_MATRIX_FILE,
+    HISTORY_FILE,
     METRICS_FILE,
+    PRECISION_RECALL_FILE,
+    PREDICTIONS_FILE,
     RECIPE_FILE,
     RELIABILITY_FILE,
+    REPORT_FILE,
     TRAINING_CURVE_FILE,
 )
 
 _PUSHED = {
     "README.md", "config.json", "preprocessor_config.json", "model.safetensors", "model.safetensors.index.json",
     "model.onnx", "model_int8.onnx", RECIPE_FILE, METRICS_FILE, CONFUSION_MATRIX_FILE, RELIABILITY_FILE,
-    TRAINING_CURVE_FILE, *ADAPTER_FILES,
+    TRAINING_CURVE_FILE, PRECISION_RECALL_FILE, HISTORY_FILE, *ADAPTER_FILES,
 }  # fmt: skip
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+# Written by the run, with images of the dataset or the names of all its files, which may be private.
+_SHOWS_DATA = (REPORT_FILE, PREDICTIONS_FILE, AUGMENTED_FILE)
 # Written by the run, and of use here alone: for a resume, for a tracker, with names of this machine's files.
 _STAYS = (
     "checkpoint-*", "corrupt-checkpoint-*", "optimizer*", "rng_state*", "scaler.pt", "scheduler.pt",
     "training_args.bin", "unreadable_images.jsonl", "runs", "__pycache__", ".unfinished", ".recipe.yaml.unfinished",
-    ".lock", ".gitattributes", "held_out.safetensors",
+    ".lock", ".gitattributes", "held_out.safetensors", *_SHOWS_DATA,
 )  # fmt: skip
 
 
@@ -47,6 +54,11 @@ def pushed_files(folder: Path) -> list[Path]:
         for path in sorted(folder.iterdir())
         if _is_own_file(path) and (path.name in names or _SHARD.fullmatch(path.name))
     ]
+
+
+def kept_back(folder: Path) -> list[str]:
+    """Return the names of the run's files that show images of the dataset or the names of its files."""
+    return [name for name in _SHOWS_DATA if (folder / name).is_file()]
 
 
 def left_out(folder: Path) -> list[str]:

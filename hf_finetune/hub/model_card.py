@@ -208,7 +208,7 @@ def write_model_card(context: ModelCardContext, folder: str | os.PathLike[str]) 
         }
     )
     config = folder / "config.json"
-    needs = _loading_needs(json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {})
+    needs = loading_needs(json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {})
     card = ModelCard.from_template(
         _metadata(context),
         template_str=_TEMPLATE,
@@ -275,8 +275,8 @@ def _is_local_path(key: str, value: Any) -> bool:
     return str(value).startswith(("/", "~", ".")) or Path(value).exists()
 
 
-def _loading_needs(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return what `pipeline` needs to load a saved model: more `arguments`, and a `sentence` for the card."""
+def loading_needs(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return what `pipeline` needs to load a saved model, by its config.json: more `arguments`, and a `sentence`."""
     code = config.get("auto_map", {}).get("AutoModelForImageClassification")
     if code is not None:
         sentence = (

@@ -27,7 +27,7 @@ from hf_finetune.config.recipe import Recipe, to_yaml
 from hf_finetune.config.run_files import METRICS_FILE, RECIPE_FILE
 from hf_finetune.errors import UserError, listing
 from hf_finetune.evaluation.report import to_json
-from hf_finetune.hub.files import left_out, pushed_files
+from hf_finetune.hub.files import kept_back, left_out, pushed_files
 from hf_finetune.hub.redaction import without_private_text
 from hf_finetune.interrupts import raised_interrupts
 from hf_finetune.logs import get_logger
@@ -125,6 +125,9 @@ def push_folder(
             f"{str(error) or 'The push was interrupted'}. The model is safe in {folder}; to push it later:"
             f" {_push_command(repo_id, folder, private)}"
         ) from error
+    if shows_data := kept_back(folder):
+        names = ", ".join(shows_data)
+        logger.info(f"Not pushed, because they show the data: {names}; use hf upload if all may see them.")
     others = left_out(folder)
     if others:
         logger.warning(f"Note: not pushed, because the run did not write it: {listing(others)}.")

@@ -20,7 +20,7 @@ class Line:
     """A line of a chart.
 
     Attributes:
-        name: For the legend.
+        name: For the legend; "" where the chart's title says it.
         points: (x, y), finite, in the order of x.
         dotted: Whether it is dotted and grey: what a line is compared with.
         dots: Whether each point has a dot.

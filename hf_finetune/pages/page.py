@@ -131,10 +131,11 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images side by side, with their texts: keys of `Page.images`."""
+    """Images side by side, with their texts: keys of `Page.images`; `large` ones are below each other."""
 
     kind: ClassVar[str] = "gallery"
     images: Sequence[str]
+    large: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 
 from PIL import Image
@@ -11,6 +12,7 @@ from PIL import Image
 # Longest side in pixels and JPEG quality, the best first. At the last, an image takes about a kilobyte.
 _FORMS = ((160, 82), (128, 78), (96, 72), (72, 65), (48, 55))
 LARGEST_SIDE = _FORMS[0][0]
+_TRIED = 16  # images by which a form is judged
 
 
 def thumbnail_sources(images: Sequence[Image.Image | None], budget: int) -> list[str]:
@@ -23,9 +25,13 @@ def thumbnail_sources(images: Sequence[Image.Image | None], budget: int) -> list
     Returns:
         In the order of `images`; "" for None.
     """
+    there = [image for image in images if image is not None]
+    some = there[:: math.ceil(len(there) / _TRIED) or 1]
     sources: list[str] = []
-    for side, quality in _FORMS:
-        sources = ["" if image is None else _source(image, side, quality) for image in images]
+    for form in _FORMS:
+        if form != _FORMS[-1] and len(there) * sum(len(_source(image, *form)) for image in some) > budget * len(some):
+            continue
+        sources = ["" if image is None else _source(image, *form) for image in images]
         if sum(map(len, sources)) <= budget:
             break
     return sources

@@ -8,15 +8,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from huggingface_hub import HfApi, ModelCard
 from numpy.typing import ArrayLike
 from transformers import PreTrainedModel
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from hf_finetune.config.recipe import Recipe, to_yaml
-from hf_finetune.config.run_files import METRICS_FILE, TRAINING_CURVE_FILE, apply_umask
+from hf_finetune.config.run_files import (
+    HISTORY_FILE,
+    METRICS_FILE,
+    PREDICTIONS_FILE,
+    REPORT_FILE,
+    TRAINING_CURVE_FILE,
+    apply_umask,
+)
 from hf_finetune.config.training_keys import MULTISTEP
 from hf_finetune.data.dataset import ImageDataset
+from hf_finetune.data.stages import decoding_of
+from hf_finetune.data.streaming.dataset import StreamedBatches
+from hf_finetune.errors import first_line
 from hf_finetune.evaluation.analysis import ClassFigures
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.metrics import METRICS, ClassificationMetrics, Metric, run_metrics
@@ -25,11 +36,18 @@ from hf_finetune.evaluation.report import describe_split, format_report, interva
 from hf_finetune.evaluation.summary import Summary, summary_of
 from hf_finetune.hub.model_card import ModelCardContext, library_versions, training_command, write_model_card
 from hf_finetune.hub.redaction import without_private_text
+from hf_finetune.logs import get_logger
 from hf_finetune.models.checkpoint import resolve_checkpoint
 from hf_finetune.models.saved_form import how_saved
+from hf_finetune.reports.answers import Answers, answers_of, write_answers
+from hf_finetune.reports.history import write_history
+from hf_finetune.reports.images import SplitImages
 from hf_finetune.timeouts import ANSWER_TIMEOUT
 from hf_finetune.training.plan import RunPlan
 from hf_finetune.training.trainer import ImageClassificationTrainer
+from hf_finetune.training.wiring import PreparedImages
+
+logger = get_logger(__name__)
 
 # The Trainer calls the split that it evaluates while training "eval"; here it is called what it is.
 METRIC_PREFIXES = {"validation": "eval", "test": "test"}
@@ -46,7 +64,7 @@ class RunRecord:
         seed: Of the run.
         base_model: The checkpoint that it started from, None for random weights.
         chose_checkpoint: Whether validation chose the checkpoint.
-        data: The images.
+        images: The images.
         predictions: For each evaluated role ("validation", "test") the Trainer's output, whose predictions are those
             of `reduce_logits`.
         training_metrics: The Trainer's, as are the next two.
@@ -55,6 +73,8 @@ class RunRecord:
         registry: The run's metrics by name (`run_metrics`).
         how_saved: What the saved model has that the trained one had not, a sentence or "".
         thresholds: The probabilities from which on classes are given, where images have several labels.
+        seconds: How long each part took.
+        resumed: Whether these are only the times since the run resumed.
     """
 
     recipe: Recipe
@@ -63,7 +83,7 @@ class RunRecord:
     seed: int
     base_model: str | None
     chose_checkpoint: bool
-    data: ImageDataset
+    images: PreparedImages
     predictions: Mapping[str, PredictionOutput]
     training_metrics: Mapping[str, float]
     log_history: Sequence[Mapping[str, Any]]
@@ -71,6 +91,8 @@ class RunRecord:
     registry: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
     how_saved: str = ""
     thresholds: ArrayLike = DEFAULT_THRESHOLD
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    resumed: bool = False
 
     @classmethod
     def of_run(
@@ -78,10 +100,11 @@ class RunRecord:
         plan: RunPlan,
         base_model: str | None,
         command: str,
-        data: ImageDataset,
+        images: PreparedImages,
         trainer: ImageClassificationTrainer,
         training: TrainOutput,
         predictions: Mapping[str, PredictionOutput],
+        seconds: Mapping[str, float],
     ) -> RunRecord:
         """Return the record of a run that has been trained and evaluated."""
         return cls(
@@ -91,15 +114,22 @@ class RunRecord:
             seed=plan.args.seed,
             base_model=base_model,
             chose_checkpoint=plan.args.load_best_model_at_end,
-            data=data,
+            images=images,
             predictions=predictions,
             training_metrics=training.metrics,
             log_history=trainer.state.log_history,
             skipped_steps=trainer.skipped_steps,
-            registry=run_metrics(plan.given.metrics, registry_of(data.task)),
+            registry=run_metrics(plan.given.metrics, registry_of(images.data.task)),
             thresholds=getattr(trainer.model.config, "thresholds", DEFAULT_THRESHOLD),
             how_saved=how_saved(trainer.model),
+            seconds=seconds,
+            resumed=plan.checkpoint is not None,
         )
+
+    @property
+    def data(self) -> ImageDataset:
+        """The dataset."""
+        return self.images.data
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -125,6 +155,16 @@ class RunRecord:
         if not self.predictions:
             return None
         return summary_of(self._computed.predictions(self.predictions[self.reported_role]), self.data.label_names)
+
+    def answers(self) -> Answers:
+        """Return what the model answered for each image of the reported split."""
+        role, batches = self.reported_role, self.images.batches[self.reported_role]
+        output, images = self.predictions[role], SplitImages(self.data, role)
+        order = np.arange(len(images.rows))
+        if isinstance(batches, StreamedBatches):
+            order = np.argsort(batches.arrangement.source_rows())
+        names = self.data.label_names
+        return answers_of(self._computed, output, names, order, images.names, images.rows, images.slices)
 
     def named_intervals(self) -> dict[str, Interval]:
         """Return all intervals in one flat mapping, by the names of `metrics`."""
@@ -199,14 +239,17 @@ def license_of(checkpoint: str) -> str | None:
 
 
 def save_result(folder: Path, record: RunRecord) -> None:
-    """Write the model card, the figures and, last, the plots into the folder that already holds the model.
+    """Write the model card, the figures and, last, plots and report into the folder that already holds the model.
 
-    The plots are last, because a run whose plots fail, or end the process, is finished all the same. The card is
-    written again where there are plots for it to show.
+    These are last, because a run whose plots fail, or end the process, is finished all the same. The card is written
+    again where there are plots for it to show.
     """
     apply_umask(folder)
     card = _card(folder, record)
     write_model_card(card, folder)
+    write_history(record.log_history, folder / HISTORY_FILE)
+    if record.predictions:
+        write_answers(record.answers(), folder / PREDICTIONS_FILE)
     write_metrics(
         folder / METRICS_FILE,
         {
@@ -219,10 +262,42 @@ def save_result(folder: Path, record: RunRecord) -> None:
             "unreadable_images": record.data.bad_images,
             "skipped_steps": record.skipped_steps,
             "versions": card.versions,
+            **_for_the_report(record, card),
         },
     )
     _plot(folder, record)
     write_model_card(card, folder)
+    _report(folder, record)
+
+
+def _for_the_report(record: RunRecord, card: ModelCardContext) -> dict[str, Any]:
+    return {
+        "title": record.title(),
+        "notes": record.data.notes,
+        "warnings": [*filter(None, [record.warning()])],
+        "seconds": record.seconds,
+        "resumed": record.resumed,
+        "settings_from": record.recipe.origins,
+        "command": record.command,
+        "again": card.again,
+    }
+
+
+def _report(folder: Path, record: RunRecord) -> None:
+    """Write the report. Whatever goes wrong leaves it out, and the log says so: it is not worth a result."""
+    from hf_finetune.reports.page import write_report
+
+    images = None
+    if record.predictions:
+        images = SplitImages(record.data, record.reported_role, decoding_of(record.images.image_processor))
+    read = images.small if images is not None and images.can_be_read else None
+    try:
+        write_report(folder, folder / REPORT_FILE, read, "the images of a stream are not read again")
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)}" if str(error) else type(error).__name__
+        logger.warning(
+            f"Note: {REPORT_FILE} could not be written ({reason}); to try again: hf-finetune report {folder}"
+        )
 
 
 def _plot(folder: Path, record: RunRecord) -> None:

@@ -69,6 +69,7 @@ class PreparedRun:
         network: The network.
         trainer: The Trainer of both.
         splits: By role, what the trainer is given: the images, or features of them.
+        seconds: How long it took.
         time: How the time is divided, None without a time budget and for a run that resumes.
     """
 
@@ -77,6 +78,7 @@ class PreparedRun:
     network: Network
     trainer: ImageClassificationTrainer
     splits: Mapping[str, Batches | FeatureDataset]
+    seconds: float
     time: TimePlan | None
 
 
@@ -118,6 +120,7 @@ def _train_and_save(prepared: PreparedRun, command: str) -> FinetuneResult:
     _open_folder(prepared)
     if plan.checkpoint is not None:
         logger.info(f"An interrupted run is here; it resumes from {plan.checkpoint.name}.")
+    trained, seconds = time.monotonic(), {"prepare": prepared.seconds}
     try:
         training = TrainOutput(global_step=0, training_loss=float("nan"), metrics={})
         if prepared.time is None or prepared.time.trains:
@@ -127,6 +130,8 @@ def _train_and_save(prepared: PreparedRun, command: str) -> FinetuneResult:
         raise
 
     # ---- evaluate ----
+    evaluated = time.monotonic()
+    seconds["train"] = evaluated - trained
     leave_if_interrupted()
     from hf_finetune.training import result  # plots: not before they are due
 
@@ -137,7 +142,9 @@ def _train_and_save(prepared: PreparedRun, command: str) -> FinetuneResult:
             is_validation = role == "validation"
             predictions[role] = _choose_weights(prepared, training, evaluate) if is_validation else evaluate()
     log_lines(logger, *note_lost(data, trainer.unreadable_images()))
-    record = result.RunRecord.of_run(plan, prepared.network.base, command, data, trainer, training, predictions)
+    seconds["evaluate"] = time.monotonic() - evaluated
+    base, images = prepared.network.base, prepared.images
+    record = result.RunRecord.of_run(plan, base, command, images, trainer, training, predictions, seconds)
 
     # ---- save ----
     leave_if_interrupted()
@@ -237,7 +244,7 @@ def prepare(plan: RunPlan, began: float | None = None) -> PreparedRun:
         training_pass = choose_precision(trainer)
         plan = _with_found(plan, recorded_precision(plan.recipe, plan.args.precision), "by what this machine can do")
         time_plan = _begin(plan, network, images, trainer, splits, began, training_pass)
-    return PreparedRun(plan, images, network, trainer, splits, time_plan)
+    return PreparedRun(plan, images, network, trainer, splits, time.monotonic() - began, time_plan)
 
 
 def _begin(

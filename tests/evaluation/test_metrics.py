@@ -285,8 +285,14 @@ def test_a_user_metric_gets_probabilities_and_labels_of_the_labelled_images():
     assert "brier" not in METRICS  # the run's own registry
 
 
-def test_without_a_metric_of_probabilities_none_are_kept():
-    assert len(ClassificationMetrics(names(3)).reduce_logits(torch.eye(3), torch.arange(3))) == 4
+def test_of_many_classes_the_probabilities_of_the_likeliest_are_kept():
+    logits = torch.randn(4, 101, generator=torch.Generator().manual_seed(0))
+    whole = ClassificationMetrics(names(100)).reduce_logits(logits[:, :100], torch.arange(4))
+    assert len(whole) == 5 and torch.allclose(whole[4], logits[:, :100].softmax(dim=1))
+    *_, classes, probabilities = ClassificationMetrics(names(101)).reduce_logits(logits, torch.arange(4))
+    expected = logits.softmax(dim=1).topk(5, dim=1)
+    assert torch.equal(classes.long(), expected.indices)
+    assert torch.allclose(probabilities, expected.values)
 
 
 def test_a_metric_is_a_number():

@@ -36,7 +36,7 @@ def test_only_what_the_run_wrote_is_sent(logged_in, folder, tmp_path, logged):
     push_folder(folder, "me/flowers")
     files = logged_in.repositories["me/flowers"].head.files
     assert files.keys() == {
-        ".gitattributes", "README.md", "config.json", "confusion_matrix.png", "model.safetensors",
+        ".gitattributes", "README.md", "config.json", "confusion_matrix.png", "history.csv", "model.safetensors",
         "preprocessor_config.json", "recipe.yaml", "reliability_diagram.png",
     }  # fmt: skip
     assert not any(b"SECRET" in file.content or b"root:" in file.content for file in files.values())

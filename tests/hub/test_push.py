@@ -55,7 +55,7 @@ def test_a_run_is_pushed_and_a_fresh_process_loads_it_by_name(server, image_fold
     ]
     assert (output / "checkpoint-5" / "optimizer.pt").is_file()
     names = {path.name for path in output.iterdir() if path.is_file()}
-    assert commit.files.keys() - {".gitattributes"} == names
+    assert commit.files.keys() - {".gitattributes"} == names - {"predictions.csv", "report.html"}  # they show the data
     assert names >= {"model.safetensors", "config.json", "preprocessor_config.json", "README.md", "recipe.yaml"}
     for name in names - {"README.md", "recipe.yaml", "metrics.json"}:
         assert commit.files[name].content == (output / name).read_bytes(), name
@@ -97,8 +97,8 @@ def test_what_only_a_resume_needs_stays_at_home(logged_in, folder, tmp_path):
     copy = Path(snapshot_download("me/flowers", cache_dir=tmp_path / "cache"))
     assert (copy / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
     assert {path.name for path in copy.iterdir()} == {
-        ".gitattributes", "README.md", "config.json", "confusion_matrix.png", "metrics.json", "model.safetensors",
-        "preprocessor_config.json", "recipe.yaml", "reliability_diagram.png", "training_curve.png",
+        ".gitattributes", "README.md", "config.json", "confusion_matrix.png", "history.csv", "metrics.json",
+        "model.safetensors", "preprocessor_config.json", "recipe.yaml", "reliability_diagram.png", "training_curve.png",
     }  # fmt: skip
     assert not pushed(logged_in).private
 

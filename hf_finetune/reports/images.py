@@ -1,0 +1,125 @@
+"""The images of a split that was evaluated: what they are called, their slices, and small copies of some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from datasets import Dataset
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+from hf_finetune.cores import usable_cores
+from hf_finetune.data.columns import arrow_column
+from hf_finetune.data.dataset import ImageDataset
+from hf_finetune.data.images.decoding import AS_STORED, Decoding, OpenImage, UnreadableImage
+from hf_finetune.logs import progress_bar
+from hf_finetune.pages.thumbnails import LARGEST_SIDE
+
+_MOST_PIXELS = 150_000_000  # of the images that are read for thumbnails together; a core decodes these in seconds
+
+
+class SplitImages:
+    """The images of a split.
+
+    Attributes:
+        rows: Their rows in the split of the source, int64 (images,).
+        names: Their paths below the folder of the dataset, or their rows.
+        slices: By column of `slice_columns`, the value of each.
+    """
+
+    def __init__(self, data: ImageDataset, role: str, how: Decoding = AS_STORED) -> None:
+        """Look up names and slices; no image is read.
+
+        Args:
+            data: The dataset.
+            role: The split.
+            how: What decides the pixels of an image beside its file.
+        """
+        split = data.splits[role]
+        self._source, self._how = data.sources.get(role), how
+        self.slices: dict[str, list[str]] = {}
+        if not isinstance(split, Dataset):
+            self.rows = np.arange(len(split))
+            self.names = [f"row {row} of {role}" for row in range(len(split))]
+            return
+        self.rows = arrow_column(split, "sample_index").to_numpy().astype(np.int64)
+        self.names = names_of_rows(data, role, self.rows)
+        for column, values in data.slices.get(role, {}).items():
+            self.slices[column] = values.take(self.rows).to_pylist()
+
+    @property
+    def can_be_read(self) -> bool:
+        """Whether images can be read again: those of a stream cannot."""
+        return self._source is not None
+
+    def small(self, places: Sequence[int]) -> list[Image | None]:
+        """Return small copies of the images at some places of the split; see `small_images`."""
+        return small_images(self._source, [int(self.rows[place]) for place in places], self._how)
+
+
+def small_images(source: Dataset | None, rows: Sequence[int | None], how: Decoding) -> list[Image | None]:
+    """Return small copies of some images, in RGB.
+
+    Args:
+        source: The column `image` of the split of the source; None for a stream.
+        rows: Their rows, the most important first, None for an image that is not there any more.
+        how: What decides the pixels of an image beside its file.
+
+    Returns:
+        In the order of `rows`, None for what is not there or cannot be read, and for the last ones of large images.
+    """
+    left, values = _MOST_PIXELS, []
+    for row in rows:
+        value = None if source is None or row is None else source[row]["image"]
+        left -= _pixels(value)
+        values.append(value if left >= 0 else None)
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        read = pool.map(partial(_small, how=how), values)
+        return list(progress_bar(read, total=len(values), desc="thumbnails", unit="image", delay=2))
+
+
+def names_of_rows(data: ImageDataset, role: str, rows: NDArray[np.int64]) -> list[str]:
+    """Return what `BadImages.name` calls the images of some rows of the source, int64; no image is read."""
+    source = data.sources[role]
+    paths = pc.struct_field(source.data.column("image"), "path")
+    if source._indices is not None:
+        paths = paths.take(source._indices.column(0))
+    folder = None if data.folder is None else data.folder.absolute()
+    names = []
+    for row, text in zip(rows.tolist(), paths.take(rows).to_pylist(), strict=True):
+        path = Path(text or "")
+        if not path.is_absolute():
+            names.append(f"row {row} of {role}")
+        else:
+            names.append(str(path.relative_to(folder) if folder is not None and path.is_relative_to(folder) else path))
+    return names
+
+
+def _pixels(value: Any) -> int:
+    if value is None:
+        return 0
+    try:
+        with OpenImage(value) as image:
+            return image.height * image.width
+    except UnreadableImage:
+        return 0
+
+
+def _small(value: Any, how: Decoding) -> Image | None:
+    if value is None:
+        return None
+    try:
+        with OpenImage(value) as image:
+            sides = max(image.height, image.width)
+            reduction = max(by for by in (1, 2, 4, 8) if by == 1 or sides >= by * LARGEST_SIDE)
+            small = image.decode(reduction, how)
+    except UnreadableImage:
+        return None
+    small.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    return small
