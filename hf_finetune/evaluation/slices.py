@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hf_finetune.evaluation.intervals import Interval, wilson_interval
+from hf_finetune.evaluation.metrics import as_percent
+from hf_finetune.evaluation.report import aligned, format_interval, shortened
 
 _MOST_VALUES = 50  # of a column that have a line
 _WIDE = 0.2  # of an interval: twenty points
@@ -46,6 +48,29 @@ def slice_figures(values: Sequence[str], correct: NDArray[np.bool_]) -> list[Sli
         rows.append((f"({len(rest):,} other values)", int(images[rest].sum()), int(hits[rest].sum())))
     overall = float(np.mean(correct))
     return [_figures(*row, overall) for row in rows]
+
+
+def slice_lines(slices: Mapping[str, Sequence[SliceFigures]]) -> list[str]:
+    """Return the figures of slices as a table for each column, in lines of plain text."""
+    lines: list[str] = []
+    for column, rows in slices.items():
+        cells = [
+            [
+                shortened(row["value"]),
+                as_percent(row["accuracy"]),
+                format_interval(row["interval"]),
+                f"{row['images']:,}",
+                remark_of(row),
+            ]
+            for row in rows
+        ]
+        lines += ["", *aligned([[shortened(column), "accuracy", "95 % interval", "images", ""], *cells])]
+    return lines
+
+
+def remark_of(row: SliceFigures) -> str:
+    """Return what stands out in the figures of a slice, or ""."""
+    return "below all images" if row["below"] else "too few images" if row["too_few"] else ""
 
 
 def _figures(value: str, images: int, correct: int, overall: float) -> SliceFigures:

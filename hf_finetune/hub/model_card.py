@@ -78,7 +78,12 @@ The scores were calibrated on validation: the head's last layer is divided by a 
 {% endif %}{% if curves %}
 ![Precision and recall of each class]({{ curves }})
 {% endif %}{% endif %}
-## How to use it
+{% if limits %}
+## Limits
+{% for limit in limits %}
+- {{ limit }}{% endfor %}
+
+{% endif %}## How to use it
 
 ```python
 from transformers import pipeline
@@ -161,6 +166,7 @@ class ModelCardContext:
         intervals: By split, the 95 % intervals of its figures.
         temperature: By which the head was divided to calibrate its scores. None where it was not.
         several: Whether an image has any number of the classes.
+        limits: Sentences on what the model does worse, and on what is not known.
     """
 
     model_name: str
@@ -186,6 +192,7 @@ class ModelCardContext:
     intervals: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
     temperature: float | None = None
     several: bool = False
+    limits: Sequence[str] = ()
 
 
 def write_model_card(context: ModelCardContext, folder: str | os.PathLike[str]) -> Path:
@@ -222,6 +229,7 @@ def write_model_card(context: ModelCardContext, folder: str | os.PathLike[str]) 
         revision=prose(context.dataset_revision or ""),
         splits=[escape(_describe(context, split)) for split in context.splits],
         notes=[prose(note) for note in context.notes],
+        limits=[prose(limit) for limit in context.limits],
         figures=_figures_table(context),
         temperature=context.temperature and f"{context.temperature:.3f}",
         intervals=any(context.intervals.values()),

@@ -39,6 +39,7 @@ from hf_finetune.evaluation.multi_label import (
     registry_of,
 )
 from hf_finetune.evaluation.report import describe_split, format_report, to_json
+from hf_finetune.evaluation.slices import SliceFigures, slice_figures, slice_lines
 from hf_finetune.evaluation.test_time import with_views
 from hf_finetune.host_memory import keep_freed_memory
 from hf_finetune.hub.redaction import without_private_text
@@ -48,7 +49,8 @@ from hf_finetune.models.head import class_names
 from hf_finetune.models.image_size import stated_sides
 from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
-from hf_finetune.tasks import Task, task_of
+from hf_finetune.reports.images import SplitImages
+from hf_finetune.tasks import Task, counted, task_of
 from hf_finetune.training.wiring import PreparedImages, build_evaluator, load_data, prepare_images
 
 logger = get_logger(__name__)
@@ -208,15 +210,22 @@ def _evaluate(
         result = replace(result, tta=_result(with_tta, own, computed, names, rows))
     description = describe_split(role, int(figures["samples"]))
     shown = {description: result} | ({f"{description}, --tta {tta}": result.tta} if result.tta is not None else {})
+    slices = _slices(images, role, result)
     return replace(
         result,
+        slices=slices,
         split=data.split_names[role] if data.split_names[role].startswith(role) else role,
-        report=format_report(
-            {name: own.metrics for name, own in shown.items()},
-            result.per_class(),
-            description,
-            metrics,
-            {name: own.intervals for name, own in shown.items()},
+        report="\n".join(
+            [
+                format_report(
+                    {name: own.metrics for name, own in shown.items()},
+                    result.per_class(),
+                    description,
+                    metrics,
+                    {name: own.intervals for name, own in shown.items()},
+                ),
+                *slice_lines(slices),
+            ]
         ),
         image_name=partial(_image_name, images, role),
     )
@@ -251,6 +260,18 @@ def _result(
         intervals=computed.intervals(predicted),
         confidences=confidences,
     )
+
+
+def _slices(images: PreparedImages, role: str, result: EvaluationResult) -> dict[str, list[SliceFigures]]:
+    """Return the figures of the values of `slice_columns`; of several labels, whether an image has exactly its own."""
+    known = np.flatnonzero(counted(result.labels))
+    correct = result.predictions == result.labels
+    correct = correct if correct.ndim == 1 else correct.all(axis=1)
+    slices = SplitImages(images.data, role).slices if images.data.slices else {}
+    return {
+        column: slice_figures([values[place] for place in known.tolist()], correct[known])
+        for column, values in slices.items()
+    }
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from hf_finetune.evaluation.calibration import ReliabilityBin, reliability
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.multi_label import LabelSetPredictions, label_figures
 from hf_finetune.evaluation.report import interval_keys, write_metrics
+from hf_finetune.evaluation.slices import SliceFigures
 from hf_finetune.shown_text import csv_cell
 
 _MOST_IN_MATRIX = 1_000  # classes whose whole confusion matrix is written: a million numbers
@@ -40,6 +41,7 @@ class EvaluationResult:
         intervals: The 95 % intervals of the figures that have one, by the name of the figure, parts of 1.
         tta: The result with test-time augmentation, where it was asked for; all else is without.
         confidences: The probability of each image's likeliest class, a part of 1, float32 (images,).
+        slices: By column of `slice_columns`, the figures of its values.
         image_name: Returns what an image is called, by its place in `predictions`: its path below the dataset's
             folder, or its row.
     """
@@ -54,6 +56,7 @@ class EvaluationResult:
     title: str = ""
     intervals: dict[str, Interval] = field(default_factory=dict)
     confidences: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
+    slices: dict[str, list[SliceFigures]] = field(default_factory=dict)
     image_name: Callable[[int], str] = "row {}".format
     tta: EvaluationResult | None = None
 
@@ -110,6 +113,7 @@ class EvaluationResult:
             "per_class": self.per_class(),
             "reliability": self.reliability(),
             "label_names": self.label_names,
+            **({"slices": self.slices} if self.slices else {}),
             **confused,
             **self._tta_mapping(),
         }
@@ -220,6 +224,7 @@ class LabelSetResult(EvaluationResult):
             "metrics": {**self.metrics, **interval_keys(self.intervals)},
             "per_class": self.per_class(),
             "label_names": self.label_names,
+            **({"slices": self.slices} if self.slices else {}),
             **self._tta_mapping(),
         }
 

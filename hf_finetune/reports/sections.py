@@ -16,7 +16,7 @@ from hf_finetune.evaluation.analysis import Confusions
 from hf_finetune.evaluation.calibration import reliability
 from hf_finetune.evaluation.metrics import as_percent
 from hf_finetune.evaluation.report import class_cells, class_heading, describe_split, format_interval
-from hf_finetune.evaluation.slices import slice_figures
+from hf_finetune.evaluation.slices import remark_of, slice_figures
 from hf_finetune.hub.model_card import loading_needs
 from hf_finetune.pages.charts import Line, LineChart
 from hf_finetune.pages.page import (
@@ -291,18 +291,17 @@ def slices_section(answers: Answers) -> Section:
     for column, values in answers.slices.items():
         rows = []
         for row in slice_figures([values[place] for place in known.tolist()], answers.correct[known]):
-            said = "below all images" if row["below"] else "too few images" if row["too_few"] else ""
             rows.append(
                 [
                     Cell(shortened(row["value"])),
                     Cell(f"{row['images']:,}", row["images"]),
                     Cell(as_percent(row["accuracy"]), row["accuracy"], row["accuracy"]),
                     Cell(format_interval(row["interval"]), row["interval"][0]),
-                    Cell(said),
+                    Cell(remark_of(row)),
                 ]
             )
         numbers = [Column(name, number=True) for name in ("images", what, "95 % interval")]
-        blocks.append(Table([Column(shortened(column)), *numbers, Column("")], rows))
+        blocks.append(Table([Column(shortened(column)), *numbers, Column("remark")], rows))
     return Section("Slices", blocks)
 
 

@@ -42,6 +42,7 @@ from hf_finetune.models.saved_form import how_saved
 from hf_finetune.reports.answers import Answers, answers_of, write_answers
 from hf_finetune.reports.history import write_history
 from hf_finetune.reports.images import SplitImages
+from hf_finetune.reports.limits import limits_of
 from hf_finetune.timeouts import ANSWER_TIMEOUT
 from hf_finetune.training.plan import RunPlan
 from hf_finetune.training.trainer import ImageClassificationTrainer
@@ -156,8 +157,9 @@ class RunRecord:
             return None
         return summary_of(self._computed.predictions(self.predictions[self.reported_role]), self.data.label_names)
 
+    @cached_property
     def answers(self) -> Answers:
-        """Return what the model answered for each image of the reported split."""
+        """What the model answered for each image of the reported split."""
         role, batches = self.reported_role, self.images.batches[self.reported_role]
         output, images = self.predictions[role], SplitImages(self.data, role)
         order = np.arange(len(images.rows))
@@ -249,7 +251,7 @@ def save_result(folder: Path, record: RunRecord) -> None:
     write_model_card(card, folder)
     write_history(record.log_history, folder / HISTORY_FILE)
     if record.predictions:
-        write_answers(record.answers(), folder / PREDICTIONS_FILE)
+        write_answers(record.answers, folder / PREDICTIONS_FILE)
     write_metrics(
         folder / METRICS_FILE,
         {
@@ -271,7 +273,8 @@ def save_result(folder: Path, record: RunRecord) -> None:
 
 
 def _for_the_report(record: RunRecord, card: ModelCardContext) -> dict[str, Any]:
-    return {
+    """Return what the report says beside the figures; commands and origins may hold tokens and private paths."""
+    said = {
         "title": record.title(),
         "notes": record.data.notes,
         "warnings": [*filter(None, [record.warning()])],
@@ -281,6 +284,7 @@ def _for_the_report(record: RunRecord, card: ModelCardContext) -> dict[str, Any]
         "command": record.command,
         "again": card.again,
     }
+    return dict(without_private_text(said, Path.cwd()))
 
 
 def _report(folder: Path, record: RunRecord) -> None:
@@ -336,4 +340,5 @@ def _card(folder: Path, record: RunRecord) -> ModelCardContext:
         intervals=record.intervals,
         temperature=record.training_metrics.get("train_temperature"),
         several=data.task.several,
+        limits=limits_of(record.answers) if record.predictions else (),
     )

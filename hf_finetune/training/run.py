@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import yaml
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from hf_finetune.config.recipe import Recipe, override, to_yaml
+from hf_finetune.config.run_files import AUGMENTED_FILE
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.fingerprint import FINGERPRINT_FILE, check_same_data, fingerprint_of
 from hf_finetune.data.images.cache import finish
@@ -29,6 +31,7 @@ from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.augmentation import augmentation_transforms
 from hf_finetune.models.processor import default_train_transforms, describe
+from hf_finetune.training.augmented import save_batch
 from hf_finetune.training.budget import TimePlan, plan_by_the_clock
 from hf_finetune.training.calibration import calibrate_head, check_calibration
 from hf_finetune.training.checkpoints.lock import locked
@@ -69,6 +72,7 @@ class PreparedRun:
         network: The network.
         trainer: The Trainer of both.
         splits: By role, what the trainer is given: the images, or features of them.
+        save_batch: Draws a batch of training images into a file, so that labels and transforms can be looked at early.
         seconds: How long it took.
         time: How the time is divided, None without a time budget and for a run that resumes.
     """
@@ -78,6 +82,7 @@ class PreparedRun:
     network: Network
     trainer: ImageClassificationTrainer
     splits: Mapping[str, Batches | FeatureDataset]
+    save_batch: Callable[[Path], None]
     seconds: float
     time: TimePlan | None
 
@@ -238,13 +243,14 @@ def prepare(plan: RunPlan, began: float | None = None) -> PreparedRun:
     if plan.args.calibrate:
         check_calibration(trainer)
     check_room_for_run(trainer.model, plan.args, len(trainer.train_dataset))
+    draw = partial(save_batch, trainer.train_dataset, trainer.device_stage, plan.args.device, data.label_names)
     splits = policy.use_features(trainer, {**images.batches, "train": trainer.train_dataset})
     time_plan = None
     if plan.checkpoint is None:
         training_pass = choose_precision(trainer)
         plan = _with_found(plan, recorded_precision(plan.recipe, plan.args.precision), "by what this machine can do")
         time_plan = _begin(plan, network, images, trainer, splits, began, training_pass)
-    return PreparedRun(plan, images, network, trainer, splits, time.monotonic() - began, time_plan)
+    return PreparedRun(plan, images, network, trainer, splits, draw, time.monotonic() - began, time_plan)
 
 
 def _begin(
@@ -313,6 +319,7 @@ def _open_folder(prepared: PreparedRun) -> None:
             remarks = plan.given.as_comments() + (f"# {prepared.time.sentence}\n" if prepared.time else "")
             prepare_folder(plan.folder, to_yaml(plan.recipe) + remarks, args.overwrite_output_dir)
             fingerprint_of(prepared.images.data).save(plan.folder)
+            prepared.save_batch(plan.folder / AUGMENTED_FILE)
         prepared.images.bad_images.persist_to(
             plan.folder, resumed=plan.checkpoint is not None, first=args.local_process_index == 0
         )

@@ -19,9 +19,9 @@ from tests.helpers.tiny import TINY_RESNET, write_recipe
 def test_the_result_is_a_whole_model_folder(finished_run):
     names = {path.name for path in finished_run.iterdir() if path.is_file()}
     assert names == {
-        "README.md", "config.json", "confusion_matrix.png", "history.csv", "metrics.json", "model.safetensors",
-        "predictions.csv", "preprocessor_config.json", "recipe.yaml", "reliability_diagram.png", "report.html",
-        "training_curve.png",
+        "README.md", "augmented.jpg", "config.json", "confusion_matrix.png", "history.csv", "metrics.json",
+        "model.safetensors", "predictions.csv", "preprocessor_config.json", "recipe.yaml", "reliability_diagram.png",
+        "report.html", "training_curve.png",
     }  # fmt: skip
     config = json.loads((finished_run / "config.json").read_text())
     assert config["id2label"] == {"0": "blue", "1": "green", "2": "red"}
