@@ -112,13 +112,12 @@ def predict_to_folder(
         with _main_process_begins(rank):
             listed = _begin(folder, stated, images, data, split) if rank == 0 else None
         job = _Job(folder, _read_manifest(folder, stated), table_format, classification)
-        own = job.missing()[rank::world_size]
-        if rank == 0 and len(own) < len(job.parts):
-            done = len(job.parts) - len(job.missing())
-            if done:
-                logger.info(f"{folder}: {done:,} of {len(job.parts):,} tables are done; the others follow.")
+        missing = job.missing()
+        if len(missing) < len(job.parts):
+            done = len(job.parts) - len(missing)
+            logger.info(f"{folder}: {done:,} of {len(job.parts):,} tables are done; the others follow.")
         _wait_for_all(rank, world_size)  # nothing is written until all have seen what is missing
-        job.work(listed or _opened(folder, data, split), own, show_bar)
+        job.work(listed or _opened(folder, data, split), missing[rank::world_size], show_bar)
         log_lines(logger, *describe_unused(classification.unused))
         _wait_for_all(rank, world_size)
         if rank == 0:
