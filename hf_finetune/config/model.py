@@ -60,8 +60,8 @@ class ModelArguments:
         default="random",
         metadata={
             "help": "How a new head starts; probe fits a logistic regression to the network's features, auto does so"
-            " wherever it can.",
-            "choices": ("random", "probe", "auto"),
+            " wherever it can; class_means takes the mean feature of each class, for a few images of each.",
+            "choices": ("random", "probe", "auto", "class_means"),
         },
     )
     drop_path: float | None = field(

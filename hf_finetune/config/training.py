@@ -126,6 +126,11 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
         self.bf16, self.fp16 = precision == BF16, precision == FP16
 
     @property
+    def takes_steps(self) -> bool:
+        """Whether there is an epoch or a step to train."""
+        return self.max_steps > 0 or self.num_train_epochs > 0
+
+    @property
     def shards(self) -> bool:
         """Whether FSDP or DeepSpeed is asked to divide the weights over the ranks."""
         launched = (os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED"))
@@ -252,7 +257,8 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
                 f" Use one of {', '.join(metrics)}."
             )
         beyond = [milestone for milestone in self.lr_milestones if milestone >= self.num_train_epochs]
-        if beyond and ScheduleType(self.lr_scheduler_type).value == MULTISTEP and self.max_steps < 0:
+        by_epochs = self.max_steps < 0 < self.num_train_epochs
+        if beyond and ScheduleType(self.lr_scheduler_type).value == MULTISTEP and by_epochs:
             logger.warning(
                 f"Warning: lr_milestones {beyond} lie beyond the end at epoch {self.num_train_epochs:g};"
                 " the learning rate is not lowered there."

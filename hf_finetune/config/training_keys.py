@@ -59,7 +59,8 @@ class TrainingKeys:
     num_train_epochs: float = field(
         default=200.0,
         metadata={
-            "help": "Passes over the training split; auto: 300 by the root of the number of images, from 5 to 30.",
+            "help": "Passes over the training split; auto: 300 by the root of the number of images, from 5 to 30; 0:"
+            " only the head that head_init fits.",
             "auto": math.nan,
         },
     )

@@ -57,7 +57,7 @@ _RANGES = {
     "data_seed": (0, 2**32 - 1),
 }
 _GROUP_OPTIONS = ("lr_multiplier", "weight_decay")  # of a pattern in param_groups
-_ABOVE_ZERO = ("num_train_epochs", "lr_decay_epochs", "layer_decay", "logging_steps", "eval_steps", "save_steps")
+_ABOVE_ZERO = ("lr_decay_epochs", "layer_decay", "logging_steps", "eval_steps", "save_steps")
 
 
 # ---- any dataclass ----
@@ -222,6 +222,8 @@ def _check_numbers(args: FinetuneArguments) -> None:
         value = getattr(args, name)
         if value is not None and value <= 0:
             raise UserError(f"{name} is {value}; use a number above 0.")
+    if args.num_train_epochs < 0:  # 0 trains nothing but a fitted head; auto is NaN until the images are counted
+        raise UserError(f"num_train_epochs is {args.num_train_epochs:g}; use a number above 0, or auto.")
     if args.max_steps < 1 and args.max_steps != -1:
         raise UserError(f"max_steps is {args.max_steps}; use a number of at least 1, or null for whole epochs.")
 

@@ -41,8 +41,12 @@ def head_module(model: PreTrainedModel) -> nn.Module | None:
     return None
 
 
-def head_linear(model: PreTrainedModel) -> nn.Linear:
+def head_linear(model: PreTrainedModel, head_init: str = "probe") -> nn.Linear:
     """Return the linear layer that computes the logits.
+
+    Args:
+        model: The network.
+        head_init: What the layer is for, named in the message.
 
     Raises:
         UserError: The head has several linear layers, none, or one without bias.
@@ -53,7 +57,7 @@ def head_linear(model: PreTrainedModel) -> nn.Linear:
     ]
     if len(layers) != 1 or layers[0].bias is None or layers[0].out_features != model.config.num_labels:
         raise UserError(
-            "head_init: probe needs a head with one linear layer that gives the logits, which"
+            f"head_init: {head_init} needs a head with one linear layer that gives the logits, which"
             f" {type(model).__name__} has not; use --head_init random."
         )
     return layers[0]

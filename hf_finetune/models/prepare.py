@@ -72,8 +72,8 @@ def prepare_model(
         frozen = _adapted(loaded, arguments.peft, sides, seed)
     if arguments.head_dropout:
         drop_features(loaded.model, arguments.head_dropout)
-    if arguments.head_init == "probe":
-        head_linear(loaded.model)  # raises before the features are computed
+    if arguments.head_init in ("probe", "class_means"):
+        head_linear(loaded.model, arguments.head_init)  # raises before the features are computed
     return PreparedModel(loaded, frozen)
 
 

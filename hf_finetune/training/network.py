@@ -51,13 +51,17 @@ def load_network(plan: RunPlan, label_names: Sequence[str], task: Task = ONE_LAB
     """
     arguments, given = plan.model, plan.given.model
     check_num_labels(arguments, label_names)
-    if arguments.head_init == "probe" and plan.data.streaming:
-        raise UserError("head_init probe needs images of every class at hand; leave it out, or --streaming.")
+    if arguments.head_init in ("probe", "class_means") and plan.data.streaming:
+        raise UserError(
+            f"head_init {arguments.head_init} needs images of every class at hand; leave it out, or --streaming."
+        )
     with filling_the_cache(plan.args, "weights"):  # an address is fetched once
         source = open_source(arguments if given is None else given)
         if isinstance(source, EnsembleSource):
             raise UserError(f"{source.name} is an ensemble; fine-tune one of its members, {source.members[0].name}.")
         config = load_config(source, label_names, task)
+    if arguments.head_init == "class_means" and task.several:
+        raise UserError("head_init class_means is for one class per image; use --head_init probe.")
     sides = _wanted_sides(plan)
     if given is None and sides is not None:
         match_image_size(config, sides, arguments.model_config or {})

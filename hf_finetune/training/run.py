@@ -24,7 +24,7 @@ from hf_finetune.data.images.unreadable import earlier_images, note_lost
 from hf_finetune.data.stages import decoding_of
 from hf_finetune.data.transforms.build import TrainTransforms, build_train_transforms
 from hf_finetune.data.transforms.given import transforms_of_function
-from hf_finetune.errors import Interrupted
+from hf_finetune.errors import Interrupted, UserError
 from hf_finetune.host_memory import keep_freed_memory
 from hf_finetune.hub.push import push_folder
 from hf_finetune.interrupts import leave_if_interrupted
@@ -86,6 +86,11 @@ class PreparedRun:
     seconds: float
     time: TimePlan | None
 
+    @property
+    def trains(self) -> bool:
+        """Whether the run takes any step: there is time for one, and its recipe has an epoch."""
+        return self.plan.args.takes_steps and (self.time is None or self.time.trains)
+
 
 def run(recipe: Recipe, command: str, given: Given | None = None, began: float | None = None) -> FinetuneResult:
     """Fine-tune by a resolved recipe.
@@ -128,7 +133,7 @@ def _train_and_save(prepared: PreparedRun, command: str) -> FinetuneResult:
     trained, seconds = time.monotonic(), {"prepare": prepared.seconds}
     try:
         training = TrainOutput(global_step=0, training_loss=float("nan"), metrics={})
-        if prepared.time is None or prepared.time.trains:
+        if prepared.trains:
             training = trainer.train(resume_from_checkpoint=str(plan.checkpoint) if plan.checkpoint else None)
     except Interrupted:
         trainer.end()
@@ -266,11 +271,13 @@ def _begin(
     start_from_images(trainer, network.loaded)
     head_init = choose_head_init(plan, network.loaded)
     counts = {role: len(split) for role, split in splits.items()}
+    if head_init == "random" and not plan.args.takes_steps:
+        raise UserError("num_train_epochs is 0, and the head starts at random; use --head_init probe, or more epochs.")
     time_plan = plan_by_the_clock(trainer, counts, head_init == "probe", began, training_pass)
     features = isinstance(splits["train"], FeatureDataset)
     as_evaluated = (splits if features else images.batches)["train"]
     start_head(head_init, trainer, network.loaded, as_evaluated, time_plan.probe_images if time_plan else None)
-    if head_init == "probe" and (time_plan is None or time_plan.trains):
+    if head_init != "random" and plan.args.takes_steps and (time_plan is None or time_plan.trains):
         watch_start(trainer, network.loaded)
     return time_plan
 

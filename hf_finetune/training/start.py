@@ -35,7 +35,7 @@ def start_from_images(trainer: ImageClassificationTrainer, loaded: LoadedModel) 
 
 
 def choose_head_init(plan: RunPlan, loaded: LoadedModel) -> str:
-    """Return "probe" or "random": what the recipe says or, for "auto", the probe wherever it can be made.
+    """Return how the head starts: what the recipe says or, for "auto", "probe" wherever it can be made, else "random".
 
     A run with a time budget whose recipe does not say it goes by "auto" too.
     """

@@ -136,17 +136,13 @@ def test_a_frozen_backbone_is_probed_and_its_features_kept(
     config = json.loads((run / "config.json").read_text())
     config["id2label"], config["label2id"] = {"0": "x", "1": "y", "2": "z"}, {"x": 0, "y": 1, "z": 2}
     (tmp_path / "base" / "config.json").write_text(json.dumps(config))
-    result = finetune(
-        str(recipe),
-        model=str(tmp_path / "base"),
-        dataset=str(table),
-        freeze=["backbone"],
-        head_init="probe",
-        output_dir=tmp_path / "output",
-    )
+    settings: dict[str, Any] = {"model": str(tmp_path / "base"), "dataset": str(table), "freeze": ["backbone"]}
+    result = finetune(str(recipe), head_init="probe", output_dir=tmp_path / "output", **settings)
     assert result.metrics["test_mAP"] > 0.9
     assert any(message.startswith("Head: probed on ") and ", mAP " in message for message in logged)
     assert any(message.startswith("Features of train: ") for message in logged)
+    with pytest.raises(UserError, match="head_init class_means is for one class per image; use head_init=.probe"):
+        finetune(str(recipe), head_init="class_means", output_dir=tmp_path / "means", **settings)
 
 
 def test_an_interrupted_run_ends_as_one_that_was_not(run: Path, table: Path, tmp_path: Path) -> None:

@@ -132,10 +132,11 @@ def test_a_frozen_backbone_is_streamed_without_features(dataset, tmp_path) -> No
     assert result.metrics["test_samples"] == 21
 
 
-def test_a_probed_head_is_refused(dataset, tmp_path) -> None:
-    with pytest.raises(UserError, match="head_init probe needs images of every class at hand"):
+@pytest.mark.parametrize("head_init", ["probe", "class_means"])
+def test_a_fitted_head_is_refused(dataset, tmp_path, head_init) -> None:
+    with pytest.raises(UserError, match=f"head_init {head_init} needs images of every class at hand"):
         finetune(
-            str(write_recipe(tmp_path, head_init="probe")),
+            str(write_recipe(tmp_path, head_init=head_init)),
             dataset=str(dataset),
             output_dir=str(tmp_path / "output"),
             streaming=True,

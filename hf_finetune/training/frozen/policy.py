@@ -65,14 +65,14 @@ def start_head(
     """Start a new head as `head_init` says, before the first step of a run that does not resume.
 
     Args:
-        head_init: "random", as it was loaded, or "probe".
+        head_init: "random", as it was loaded, "probe" or "class_means".
         trainer: The trainer of the model.
         loaded: The model, and which of its tensors are new.
         dataset: Training images as in evaluation, or features of them.
         images: For how many there is time, None for no limit.
     """
-    if head_init == "probe":
-        from hf_finetune.training.frozen.probe import IMAGES, probe_head  # scikit-learn: only where it is needed
+    if head_init != "random":
+        from hf_finetune.training.frozen.probe import IMAGES, fit_head  # scikit-learn: only where it is needed
 
         assert not isinstance(dataset, StreamedBatches)  # `load_network` has refused it
-        logger.info(probe_head(trainer, loaded, dataset, IMAGES if images is None else min(images, IMAGES)))
+        logger.info(fit_head(head_init, trainer, loaded, dataset, IMAGES if images is None else min(images, IMAGES)))

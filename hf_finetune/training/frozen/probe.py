@@ -1,4 +1,4 @@
-"""Starts a new head at the optimum of a logistic regression on the network's features.
+"""Starts a new head at the optimum of a logistic regression on the network's features, or at the means of its classes.
 
 From there everything is fine-tuned (LP-FT: Kumar et al., "Fine-tuning can distort pretrained features and underperform
 out-of-distribution", ICLR 2022, arXiv:2202.10054): a random head sends large gradients through the backbone in its
@@ -16,6 +16,7 @@ import torch
 from scipy.special import softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from torch import nn
 from torch.utils.data import Subset
 
 from hf_finetune.data.batches import ImageBatches
@@ -26,6 +27,7 @@ from hf_finetune.models.freeze import trains_backbone
 from hf_finetune.models.head import head_linear
 from hf_finetune.models.load import LoadedModel
 from hf_finetune.tasks import counted
+from hf_finetune.training.frozen.class_means import fit_class_means
 from hf_finetune.training.frozen.features import FeatureDataset, module_inputs
 from hf_finetune.training.frozen.label_regressions import fit_label_regressions
 from hf_finetune.training.trainer import ImageClassificationTrainer
@@ -40,20 +42,27 @@ _STRENGTHS_FOR_FROZEN = (*_STRENGTHS, 1e-1, 1.0)
 _ITERATIONS = 200  # of L-BFGS for each strength
 
 
-def probe_head(
+def fit_head(
+    head_init: str,
     trainer: ImageClassificationTrainer,
     loaded: LoadedModel,
     dataset: ImageBatches | FeatureDataset,
     images: int = IMAGES,
 ) -> str:
-    """Fit a new head on training images, and return one sentence on it.
+    """Fit a new head to the features of training images, and return one sentence on it.
 
-    `loaded` is the trainer's model; `dataset` holds images prepared as in evaluation, or features, of which about
-    `images` are used. The same seed
-    gives the same head. Processes other than the first leave theirs as it is: DistributedDataParallel gives them the
-    first one's.
+    Args:
+        head_init: "probe" or "class_means".
+        trainer: The trainer of the model. Processes other than the first leave their head as it is:
+            DistributedDataParallel gives them the first one's.
+        loaded: The model, and which of its tensors are new.
+        dataset: Training images prepared as in evaluation, or features of them.
+        images: About how many of them are used, at most. The same seed gives the same head.
+
+    Raises:
+        UserError: The network does not give its head one vector of finite numbers for each image.
     """
-    args, linear = trainer.args, head_linear(loaded.model)
+    args, linear = trainer.args, head_linear(loaded.model, head_init)
     if not loaded.initialized:
         return "Head: the checkpoint's own is kept, so it is not probed."
     if args.process_index > 0:
@@ -65,22 +74,39 @@ def probe_head(
     sample = Subset(dataset, rows.tolist())
     with trainer.autocast_smart_context_manager():
         features, labels = map(np.concatenate, zip(*module_inputs(trainer, sample, linear, "Features"), strict=True))
+    counts = counted(labels)
+    features, labels = features[counts], labels[counts]
+    if features.ndim != 2 or not np.isfinite(features).all():
+        raise UserError(
+            f"head_init: {head_init} needs one vector of finite numbers for each image, which the network does not give"
+            " its head; use --head_init random."
+        )
+    fit = _class_means if head_init == "class_means" else _probe
+    return fit(trainer, linear, features, labels, began)
+
+
+def _class_means(
+    trainer: ImageClassificationTrainer, linear: nn.Linear, features: np.ndarray, labels: np.ndarray, began: float
+) -> str:
+    weight, bias, accuracy = fit_class_means(features, labels, linear.out_features)
+    _set_layer(linear, weight, bias)
+    told = "" if accuracy is None else f", {accuracy:.2%} of them nearest to their own, each without itself"
+    return f"Head: the means of {len(labels):,} images in {time.perf_counter() - began:.0f} s{told}."
+
+
+def _probe(
+    trainer: ImageClassificationTrainer, linear: nn.Linear, features: np.ndarray, labels: np.ndarray, began: float
+) -> str:
     several = labels.ndim == 2
     weights = np.ones(len(labels))  # of images: settings that weigh classes do not go with several labels
     if not several:
-        weights = _class_weights(trainer, linear.out_features)[np.maximum(labels, 0)]
-    counts = counted(labels) & (weights > 0)
-    features, labels, weights = features[counts], labels[counts], weights[counts]
+        weights = _class_weights(trainer, linear.out_features)[labels]
+    features, labels, weights = features[weights > 0], labels[weights > 0], weights[weights > 0]
     labels = labels > 0 if several else labels
-    if features.ndim != 2 or not np.isfinite(features).all():
-        raise UserError(
-            "head_init: probe needs one vector of finite numbers for each image, which the network does not give its"
-            " head; use --head_init random."
-        )
-    kept, held_out = stratified_split(labels, _HELD_OUT, args.seed)
+    kept, held_out = stratified_split(labels, _HELD_OUT, trainer.args.seed)
     if len(np.unique(labels)) < 2 or not len(held_out):
         return "Head: not probed, because the training images do not show two of each of two classes."
-    strengths = _STRENGTHS if trains_backbone(loaded.model) else _STRENGTHS_FOR_FROZEN
+    strengths = _STRENGTHS if trains_backbone(trainer.model) else _STRENGTHS_FOR_FROZEN
     parts = features[kept], labels[kept], features[held_out], labels[held_out]
     if several:
         weight, bias, figure = fit_label_regressions(*parts, strengths, *_center_and_scale(features[kept]))
@@ -92,13 +118,17 @@ def probe_head(
     if offsets is not None:
         # The solver's intercept is free of L2. So the optimum on logits with offsets is the one without, less these.
         bias = bias - offsets.cpu().numpy()
-    with torch.no_grad():
-        linear.weight.copy_(torch.from_numpy(weight))
-        linear.bias.copy_(torch.from_numpy(bias))
+    _set_layer(linear, weight, bias)
     seconds = time.perf_counter() - began
     count = f"{len(held_out):,}"
     figures = f"mAP {figure:.2%} on {count} held out" if several else f"{figure:.2%} of {count} held out right"
     return f"Head: probed on {len(kept):,} images in {seconds:.0f} s, {figures}."
+
+
+def _set_layer(linear: nn.Linear, weight: np.ndarray, bias: np.ndarray) -> None:
+    with torch.no_grad():
+        linear.weight.copy_(torch.from_numpy(weight))
+        linear.bias.copy_(torch.from_numpy(bias))
 
 
 def _class_weights(trainer: ImageClassificationTrainer, classes: int) -> np.ndarray:

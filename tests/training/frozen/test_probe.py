@@ -210,7 +210,7 @@ def test_too_few_images_leave_the_head_as_it_is(probe, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--head_init", "prob"), 'head_init is "prob". Did you mean "probe"? Use one of random, probe, auto.'),
+        (("--head_init", "prob"), 'head_init is "prob". Did you mean "probe"? Use one of random, probe, auto,'),
         (
             ("--head_init", "probe", "--model_type", "lenet5", "--model_config", "null", "--image_size", "32"),
             "head_init: probe needs a head with one linear layer that gives the logits, which"
