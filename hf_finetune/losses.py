@@ -6,11 +6,14 @@ Help and mistakes list the losses without torch, so the functions import it.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+COSINE_SCALE = 30.0  # what cosines are multiplied by (CosFace and ArcFace take 64 for tens of thousands of people)
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float) -> torch.Tensor:
@@ -115,6 +118,32 @@ def asymmetric(
     return -(_power(wrong, gammas) * losses).sum(dim=1)
 
 
+def arcface(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float, *, margin: float = 0.5) -> torch.Tensor:
+    """Return the cross entropy of cosines, with a `margin` that an image's own class has to be nearer by.
+
+    Deng et al., "ArcFace: additive angular margin loss for deep face recognition", CVPR 2019, arXiv:1801.07698,
+    equation 3: the angle between features and their class is taken to be larger by the margin, and so by a share of it
+    for a share of a class. Where the sum would go beyond pi, the cosine falls in a straight line, as in their code.
+
+    Args:
+        logits: `COSINE_SCALE` times cosines, float (batch, classes), of the head "cosine".
+        labels: As in `cross_entropy`.
+        label_smoothing: See there.
+        margin: The angle, in radians, 0 to 1.
+
+    Returns:
+        Float (batch,).
+    """
+    import torch
+
+    cosines = logits / COSINE_SCALE
+    sines = (1 - cosines.square()).clamp(min=torch.finfo(cosines.dtype).eps).sqrt()
+    farther = cosines * math.cos(margin) - sines * math.sin(margin)
+    farther = torch.where(cosines > -math.cos(margin), farther, cosines - math.sin(margin) * margin)
+    shares = _shares(logits, labels, label_smoothing)
+    return cross_entropy(COSINE_SCALE * torch.lerp(cosines, farther, shares), shares, 0.0)
+
+
 def _shares(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float) -> torch.Tensor:
     """Return labels as shares of the classes, smoothed, of the shape and dtype of the logits."""
     import torch
@@ -136,6 +165,7 @@ LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "bce": bce,
     "focal": focal,
     "asymmetric": asymmetric,
+    "arcface": arcface,
 }
 """By the name that the key `loss` takes: a function of logits, labels and label smoothing to a loss for each image.
 

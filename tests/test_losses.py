@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
-from hf_finetune.losses import LOSSES, asymmetric, bce, focal, loss_settings
+from hf_finetune.losses import COSINE_SCALE, LOSSES, arcface, asymmetric, bce, cross_entropy, focal, loss_settings
 
 CLASSES = 5
 LABELS = torch.arange(12) % CLASSES
@@ -57,6 +57,22 @@ def test_the_formulas_of_the_papers_for_one_image_of_two_classes():
     shifted = max(other - 0.05, 0)  # equation 5 of the asymmetric loss
     by_hand = -(1 - yes) * math.log(yes) - shifted**4 * math.log(1 - shifted)
     assert asymmetric(logits, label, 0.0).item() == pytest.approx(by_hand)
+
+
+def test_arcface_is_cross_entropy_with_a_larger_angle():
+    angles = torch.tensor([[0.3, 1.2, 2.0], [1.0, 3.0, 0.1]])
+    farther = angles + 0.4 * torch.tensor([[1, 0, 0], [0, 0, 1]])
+    labels = torch.tensor([0, 2])
+    expected = functional.cross_entropy(COSINE_SCALE * farther.cos(), labels, reduction="none")
+    torch.testing.assert_close(arcface(COSINE_SCALE * angles.cos(), labels, 0.0, margin=0.4), expected)
+    torch.testing.assert_close(  # without a margin, or beyond pi, where the line takes over
+        arcface(COSINE_SCALE * angles.cos(), labels, 0.1, margin=0.0),
+        cross_entropy(COSINE_SCALE * angles.cos(), labels, 0.1),
+    )
+    beyond = COSINE_SCALE * torch.tensor([[-0.99, 0.5]])
+    own = -0.99 - math.sin(0.5) * 0.5
+    by_hand = -math.log(1 / (1 + math.exp(COSINE_SCALE * (0.5 - own))))
+    assert arcface(beyond, torch.tensor([0]), 0.0).item() == pytest.approx(by_hand)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -18,7 +18,7 @@ ClassWeights = str | Sequence[float] | Mapping[Any, float]
 
 WEIGHT_RULES = ("balanced", "effective")
 SAMPLINGS = ("random", "balanced", "sqrt", "weighted")
-_AT_MOST = {"alpha": 1.0, "clip": 1.0}  # settings of losses that are shares
+_AT_MOST = {"alpha": 1.0, "clip": 1.0, "margin": 1.0}  # settings of losses that are shares, or an angle
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 

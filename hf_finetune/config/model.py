@@ -56,6 +56,14 @@ class ModelArguments:
             " (see docs/lora.md). Absent: all weights."
         },
     )
+    head: str | None = field(
+        default=None,
+        metadata={
+            "help": "Head in place of the network's linear layer: mlp, with one hidden layer, or cosine, whose logits"
+            " are cosines. Absent: the network's own.",
+            "choices": (None, "linear", "mlp", "cosine"),
+        },
+    )
     head_init: str = field(
         default="random",
         metadata={

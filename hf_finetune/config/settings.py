@@ -20,6 +20,7 @@ class Settings(TypedDict, total=False):
     # Model
     drop_path: float | None
     freeze: list[str] | None
+    head: str | None
     head_dropout: float | None
     head_init: str | None
     load_from: str | os.PathLike[str] | None

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageClassification
 
+from hf_finetune.models.custom_head import CustomHeadConfig, CustomHeadForImageClassification
 from hf_finetune.models.fast_resnet import FastResNetConfig, FastResNetForImageClassification
 from hf_finetune.models.lenet5 import LeNet5Config, LeNet5ForImageClassification
 from hf_finetune.models.pooled_backbone import PooledBackboneConfig, PooledBackboneForImageClassification
 from hf_finetune.models.resnet_cifar import ResNetCifarConfig, ResNetCifarForImageClassification
 
 for _config_class, _model_class in (
+    (CustomHeadConfig, CustomHeadForImageClassification),
     (FastResNetConfig, FastResNetForImageClassification),
     (LeNet5Config, LeNet5ForImageClassification),
     (PooledBackboneConfig, PooledBackboneForImageClassification),

@@ -207,12 +207,14 @@ def _set_sides(config: PreTrainedConfig, sides: tuple[int, int]) -> None:
 
 def _holder(config: PreTrainedConfig) -> Any:
     """Return the part of a configuration that has the image size."""
-    return getattr(config, "vision_config", None) or config
+    nested = getattr(config, "vision_config", None)
+    return config if nested is None else _holder(nested)
 
 
 def _family(config: PreTrainedConfig) -> str:
     """Return the family whose code reads the image size."""
-    return str(config.vision_config.model_type if config.model_type == "pooled_backbone" else config.model_type)
+    wraps = config.model_type in ("pooled_backbone", "custom_head")
+    return _family(config.vision_config) if wraps else str(config.model_type)
 
 
 def _patches(config: PreTrainedConfig) -> list[int]:

@@ -13,6 +13,7 @@ from hf_finetune.config.peft_keys import adapter_settings
 from hf_finetune.errors import UserError
 from hf_finetune.models.adapters import add_adapters
 from hf_finetune.models.batch_norm import synchronize_batch_norm
+from hf_finetune.models.choose_head import with_chosen_head
 from hf_finetune.models.dropout import drop_features
 from hf_finetune.models.freeze import Frozen, freeze_modules
 from hf_finetune.models.head import head_linear
@@ -53,17 +54,17 @@ def prepare_model(
     Args:
         source: Where the network comes from, from `open_source`.
         config: Its configuration, from `load_config`; `load_image_processor` may have changed it.
-        arguments: The recipe's `freeze`, `peft`, `head_dropout` and `head_init`.
+        arguments: The recipe's `head`, `freeze`, `peft`, `head_dropout` and `head_init`.
         label_names: The classes in the order of their ids.
         seed: Initializes whatever is new.
         sides: Height and width of the images that the network sees, in pixels.
         sync_batchnorm: Whether BatchNorm computes its statistics over the images of all processes.
 
     Raises:
-        UserError: The weights do not fit, a module to freeze does not exist, or the head cannot be probed, or
-            has no layer for `head_dropout`.
+        UserError: The weights do not fit, the head cannot be replaced, a module to freeze does not exist, or the head
+            cannot be probed, or has no layer for `head_dropout`.
     """
-    loaded = load_model(source, config, label_names, seed)
+    loaded = with_chosen_head(load_model(source, config, label_names, seed), arguments.head, sides)
     if sync_batchnorm:
         synchronize_batch_norm(loaded.model)  # before freezing, which binds to the modules as they are
     if arguments.peft is None:

@@ -73,6 +73,8 @@ def load_network(plan: RunPlan, label_names: Sequence[str], task: Task = ONE_LAB
     with built_whole(plan.args):
         sees = describe(image_processor).sides
         prepared = prepare_model(source, config, arguments, label_names, plan.args.seed, sees, plan.args.sync_batchnorm)
+    if plan.args.loss == "arcface" and getattr(prepared.loaded.model.config, "head", None) != "cosine":
+        raise UserError("loss arcface is for logits that are cosines; use --head cosine as well.")
     log_lines(logger, *prepared.report)
     if given is not None:
         base: str | None = given.name_or_path or None

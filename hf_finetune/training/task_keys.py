@@ -41,9 +41,9 @@ def follow_task(args: FinetuneArguments, task: Task, stated: Mapping[str, Any], 
         value = getattr(args, key)
         if value and value != _UNSET.get(key):
             raise UserError(f"{key} {reason}; the images have several labels, so leave it out.")
-    if stated.get("loss") == ONE_LABEL.loss:
+    if stated.get("loss") in (ONE_LABEL.loss, "arcface"):
         raise UserError(
-            f"loss is {ONE_LABEL.loss}, which has one class for each image, and the images have several labels; use"
+            f"loss is {stated['loss']}, which has one class for each image, and the images have several labels; use"
             f" --loss {task.loss}, or leave it out."
         )
     if stated.get("loss") is None and own_loss is None:
