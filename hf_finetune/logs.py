@@ -43,10 +43,16 @@ class _MainRankFilter(logging.Filter):
 
 
 class ConsoleHandler(logging.Handler):
-    """Writes messages above any progress bar: to standard output, errors to standard error."""
+    """Writes messages above any progress bar: to standard output, errors to standard error.
+
+    Attributes:
+        leaves_output: Whether all go to standard error, because standard output is one JSON document.
+    """
+
+    leaves_output = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout
+        stream = sys.stderr if self.leaves_output or record.levelno >= logging.ERROR else sys.stdout
         message = self.format(record)
         if stream.isatty():
             message = "\n".join(map(wrapped, message.split("\n")))
@@ -91,6 +97,13 @@ def show_logs(level: str = "info") -> None:
     if not any(isinstance(handler, ConsoleHandler) for handler in logger.handlers):
         logger.addHandler(ConsoleHandler())
     logger.propagate = False
+
+
+def leave_output(leaves: bool) -> None:
+    """Show all records on standard error where a command `leaves` standard output to one JSON document."""
+    for handler in logging.getLogger(PACKAGE).handlers:
+        if isinstance(handler, ConsoleHandler):
+            handler.leaves_output = leaves
 
 
 # ---- lines ----

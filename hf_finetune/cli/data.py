@@ -6,7 +6,6 @@ import argparse
 
 from hf_finetune.cli.command import Command, importing
 from hf_finetune.cli.flags import DATA_FLAGS, add_argument_flags, flag_values
-from hf_finetune.logs import set_level
 
 _NOT_OF_CHECK = ("dataset", "num_labels", "on_bad_image", "value_range", "max_eval_samples")
 _NOT_OF_STATS = ("dataset", "max_eval_samples", "model_revision", "trust_remote_code", "per_device_eval_batch_size")
@@ -38,8 +37,6 @@ class Check(Command):
     def run(self, namespace: argparse.Namespace) -> int:
         with importing():
             from hf_finetune.jobs.check import run_check
-
-        _quiet_beside_json(namespace)
 
         result = run_check(
             splits=namespace.split,
@@ -73,7 +70,6 @@ class Stats(Command):
         with importing():
             from hf_finetune.jobs.stats import run_stats
 
-        _quiet_beside_json(namespace)
         run_stats(
             split=namespace.split,
             images=namespace.images,
@@ -81,9 +77,3 @@ class Stats(Command):
             **{**flag_values(namespace), "dataset": namespace.data},
         )
         return 0
-
-
-def _quiet_beside_json(namespace: argparse.Namespace) -> None:
-    """Log errors alone, which go to standard error, where standard output is one JSON document."""
-    if namespace.json and "log_level" not in namespace:
-        set_level("error")

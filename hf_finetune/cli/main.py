@@ -20,7 +20,7 @@ from hf_finetune.cli.commands import COMMANDS
 from hf_finetune.config.fields import check_words
 from hf_finetune.errors import NO_ROOM, Interrupted, UserError, did_you_mean, no_room
 from hf_finetune.interrupts import EXIT_CODE, NotedInterrupts
-from hf_finetune.logs import quiet_library_bars, set_level, show_logs, tell
+from hf_finetune.logs import leave_output, quiet_library_bars, set_level, show_logs, tell
 from hf_finetune.shown_text import one_line
 from hf_finetune.streams import give_up, has_lost_reader, prepare_streams
 
@@ -134,6 +134,7 @@ def _run(name: str, words: Sequence[str]) -> int:
         namespace, unknown = parser.parse_known_args(words)
     check_words(unknown, parser.flag_names)
     set_level(getattr(namespace, "log_level", "info"))
+    leave_output(getattr(namespace, "json", False) is True)
     namespace.began = began
     namespace.command_line = shlex.join(["hf-finetune", name, *words])
     return command.run(namespace)

@@ -61,8 +61,9 @@ def test_the_command_shows_its_table_at_any_level_and_the_function_shows_nothing
     assert main(["evaluate", str(finished_run), *flags, "--log_level", "warning"]) == 0
     printed = capsys.readouterr().out
     assert "accuracy" in printed and "macro" in printed and "Data:" not in printed
-    assert main(["evaluate", str(finished_run), *flags, "--log_level", "error", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["metrics"]["samples"] == 24
+    assert main(["evaluate", str(finished_run), *flags, "--json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["metrics"]["samples"] == 24 and "Data:" in shown.err
     result = evaluate(finished_run, dataset=str(image_folder), use_cpu=True, disable_tqdm=True)
     assert capsys.readouterr().out == "" and result.report in printed
 
