@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 WIDTH, HEIGHT = 420, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 34  # margins
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 22, 10, 34  # margins; half of "100 %" stands in the right one
 _TICKS = 5
 _MOST_POINTS = 400  # of a line; the width has no more
 
