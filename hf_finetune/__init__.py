@@ -68,6 +68,7 @@ _PUBLIC = {
     "predict_to_folder": "hf_finetune.predictions",
     "report": "hf_finetune.api",
     "show_logs": "hf_finetune.logs",
+    "summarize": "hf_finetune.api",
     "tune": "hf_finetune.experiments",
 }
 

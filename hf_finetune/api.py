@@ -16,6 +16,7 @@ from transformers import BaseImageProcessor, PreTrainedModel, TrainerCallback
 from typing_extensions import Unpack
 
 from hf_finetune.config.arguments import argument_fields, check_flags
+from hf_finetune.config.model import ModelArguments
 from hf_finetune.config.recipe import BASE_KEY, Recipe, flag_text, load_recipe, override
 from hf_finetune.config.settings import Settings
 from hf_finetune.config.synonyms import answer
@@ -29,6 +30,7 @@ from hf_finetune.jobs.compare import Comparison, compare_models
 from hf_finetune.jobs.evaluate import evaluate_model
 from hf_finetune.jobs.evaluation_result import EvaluationResult
 from hf_finetune.jobs.export import export_model
+from hf_finetune.jobs.model_summary import ModelSummary, run_summary
 from hf_finetune.jobs.report import report_run
 from hf_finetune.logs import get_logger
 from hf_finetune.training.arguments import checked_model, own_metrics, plain, sort_out
@@ -301,6 +303,35 @@ def read_data_settings(dataset: DatasetLike, settings: Mapping[str, Any]) -> tup
     """
     values = _settings(settings)
     return _name_or_object(dataset, values), values
+
+
+def summarize(
+    model: str | os.PathLike[str] | PreTrainedModel,
+    *,
+    image_size: int | Sequence[int] | None = None,
+    depth: int = 2,
+    measure: bool = True,
+    batch_size: int | None = None,
+) -> ModelSummary:
+    """Count a network's parameters and operations, and measure its speed. Its weights are not loaded.
+
+    Args:
+        model: A Hub id, a folder, an embedded checkpoint's name, or a model object.
+        image_size: The side of images in pixels, or height and width; absent, those of the model's image processor.
+        depth: How many levels of modules are among the parts.
+        measure: Whether its speed is measured, which takes seconds.
+        batch_size: Images of a pass; absent, 8 on a CPU and 64 elsewhere.
+
+    Returns:
+        The figures of the network and of its parts.
+
+    Raises:
+        UserError: For a model that cannot be had, and for images that it does not take.
+    """
+    with in_python_words():
+        named = model if isinstance(model, PreTrainedModel) else ModelArguments(model_name_or_path=os.fspath(model))
+        size = image_size if image_size is None or isinstance(image_size, int) else list(image_size)
+        return run_summary(named, image_size=size, depth=depth, measure=measure, batch_size=batch_size)
 
 
 def _origin(key: str) -> str:

@@ -107,6 +107,7 @@ class Reader:
         monkeypatch.setattr("hf_finetune.jobs.stats.run_stats", self.job("stats"))
         monkeypatch.setattr("hf_finetune.serving.server.serve", self.job("serve"))
         monkeypatch.setattr("hf_finetune.jobs.report.report_run", self.job("report"))
+        monkeypatch.setattr("hf_finetune.jobs.model_summary.run_summary", self.job("summary"))
         monkeypatch.setattr("hf_finetune.jobs.export.export_model", self.job("export"))
         monkeypatch.setattr("hf_finetune.hub.push.push_folder", self.job("push"))
         monkeypatch.setattr("hf_finetune.jobs.convert.convert_weights", self.job("convert"))

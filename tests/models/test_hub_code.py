@@ -23,7 +23,7 @@ from hf_finetune import finetune
 from hf_finetune.hub.push import push_folder
 from hf_finetune.models import lenet5
 from tests.helpers.hub_session import TOKEN, fresh_process
-from tests.helpers.tiny import write_recipe
+from tests.helpers.tiny import TINY_RESNET, write_recipe
 
 TINY_CONVNEXT = {"hidden_sizes": [4, 8, 8, 16], "depths": [1, 1, 1, 1]}
 OWN_CONFIGS = [
@@ -31,7 +31,13 @@ OWN_CONFIGS = [
     for value in vars(hf_finetune.models).values()
     if isinstance(value, type) and issubclass(value, PreTrainedConfig) and value.__module__.startswith("hf_finetune.")
 ]
-SETTINGS = {"pooled_backbone": {"vision_config": {"model_type": "dinov3_convnext", **TINY_CONVNEXT}}}
+SETTINGS = {
+    "custom_head": {
+        **{"vision_config": {"model_type": "resnet", **TINY_RESNET}, "layer": "classifier.1", "features": 16},
+        "head": "cosine",
+    },
+    "pooled_backbone": {"vision_config": {"model_type": "dinov3_convnext", **TINY_CONVNEXT}},
+}
 # Prints for each model what the pipeline answers, first as it is and then with the code that comes with the weights.
 LOAD = """
 import json, sys
