@@ -261,9 +261,9 @@ class Completion(Command):
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
+        Train(),
         Check(),
         Stats(),
-        Train(),
         KFold(),
         Tune(),
         LrFinder(),
