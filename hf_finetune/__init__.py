@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hf_finetune.api import export as export
     from hf_finetune.api import finetune as finetune
     from hf_finetune.api import report as report
+    from hf_finetune.api import summarize as summarize
     from hf_finetune.config.settings import Settings as Settings
     from hf_finetune.data_api import check_dataset as check_dataset
     from hf_finetune.data_api import dataset_stats as dataset_stats
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from hf_finetune.jobs.evaluation_result import EvaluationResult as EvaluationResult
     from hf_finetune.jobs.export import export_model as export_model
     from hf_finetune.jobs.fold_result import KFoldResult as KFoldResult
+    from hf_finetune.jobs.model_summary import ModelSummary as ModelSummary
     from hf_finetune.jobs.predict_folder import PredictedFolder as PredictedFolder
     from hf_finetune.jobs.prediction import Prediction as Prediction
     from hf_finetune.jobs.stats import DatasetStats as DatasetStats
@@ -49,6 +51,7 @@ _PUBLIC = {
     "FinetuneResult": "hf_finetune.training.finetune_result",
     "Interrupted": "hf_finetune.errors",
     "KFoldResult": "hf_finetune.jobs.fold_result",
+    "ModelSummary": "hf_finetune.jobs.model_summary",
     "PredictedFolder": "hf_finetune.jobs.predict_folder",
     "Prediction": "hf_finetune.jobs.prediction",
     "Settings": "hf_finetune.config.settings",
