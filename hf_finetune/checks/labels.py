@@ -1,10 +1,6 @@
-"""Labels that look wrong, by confident learning.
+"""Labels that look wrong, by confident learning (`evaluation.label_suspects`) from probes.
 
-Northcutt, Jiang and Chuang, "Confident learning: estimating uncertainty in dataset labels", JAIR 2021,
-arXiv:1911.00068: an image counts for the class whose probability is the greatest of those that reach the class's mean
-among the images that have its label. Where this is another class than the label, the label is suspect (the off-diagonal
-entries of the confident joint, the paper's second method). Of these, those are listed whose own label has a probability
-below 5 %.
+Of the suspects, those are listed whose own label has a probability below 5 %.
 """
 
 from __future__ import annotations
@@ -14,6 +10,7 @@ import numpy.typing as npt
 
 from hf_finetune.checks.finding import MOST_GROUPS, Finding, Group, Severity
 from hf_finetune.checks.subject import OutOfFold, Rows, Subject, counted
+from hf_finetune.evaluation.label_suspects import confident_disagreements
 
 # The CIFAR-10 features of the embedded checkpoint with noise added, 5 % of 6,000 labels replaced: of the suspects, 97 %
 # are such labels at an accuracy of 90 %, 88 % at 87 %, 70 % at 73 %, 35 % at 56 % and 16 % at 33 %.
@@ -69,14 +66,13 @@ def label_suspects(
         Rows and class ids, each int64 (suspects,), by the normalized margin of the paper: the probability of the label
         less the greatest of the others.
     """
-    rows = np.arange(len(labels))
+    rows, num_classes = np.arange(len(labels)), probabilities.shape[1]
     own = probabilities[rows, labels]
-    counts = np.bincount(labels, minlength=probabilities.shape[1])
-    thresholds = np.bincount(labels, weights=own, minlength=len(counts)) / np.maximum(counts, 1)
-    confident = (probabilities >= thresholds) & (counts > 0)
-    counted_for = np.where(confident, probabilities, -1).argmax(axis=1)
-    suspect = np.flatnonzero(confident.any(axis=1) & (counted_for != labels) & (own < _LARGEST_OF_LABEL))
+    every = np.arange(num_classes)[None]
+    suspect, seems = confident_disagreements(labels, own, every, probabilities, num_classes)
+    unlikely = own[suspect] < _LARGEST_OF_LABEL
+    suspect, seems = suspect[unlikely], seems[unlikely]
     others = probabilities[suspect].copy()
     others[np.arange(len(suspect)), labels[suspect]] = -1
     order = np.argsort(own[suspect] - others.max(axis=1, initial=-1), kind="stable")
-    return suspect[order], counted_for[suspect[order]]
+    return suspect[order], seems[order]

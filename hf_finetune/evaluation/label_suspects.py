@@ -28,12 +28,36 @@ def label_suspects(
         probabilities: Theirs, float32 (images, k).
         num_classes: Number of classes of the model.
     """
+    suspects, column = confident_disagreements(labels, own, classes, probabilities, num_classes)
+    margins = probabilities[suspects, column] - own[suspects]
+    return suspects[np.argsort(-margins, kind="stable")]
+
+
+def confident_disagreements(
+    labels: NDArray[np.integer],
+    own: NDArray[np.floating],
+    classes: NDArray[np.integer],
+    probabilities: NDArray[np.floating],
+    num_classes: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the images of which the model is sure of another class than the label.
+
+    Args:
+        labels: Class ids, (images,), none negative.
+        own: The probability of the label, float (images,).
+        classes: Classes of each image, (images, k), or (1, k) where they are the same of all.
+        probabilities: Theirs, float (images, k).
+        num_classes: Number of classes of the model.
+
+    Returns:
+        The places of the images, ascending, and the column of the class that each seems to be: the likeliest of those
+        that the model is sure of. Both int64 (suspects,).
+    """
     counts = np.bincount(labels, minlength=num_classes)
     sums = np.bincount(labels, own, minlength=num_classes)
     thresholds = np.where(counts > 0, sums / np.maximum(counts, 1), np.inf)  # an absent class explains nothing
     sure = probabilities >= thresholds[classes]
-    first = np.argmax(sure, axis=1)  # the likeliest of those that the model is sure of
-    images = np.arange(len(labels))
-    suspects = np.flatnonzero(sure.any(axis=1) & (classes[images, first] != labels))
-    margins = probabilities[suspects, first[suspects]] - own[suspects]
-    return suspects[np.argsort(-margins, kind="stable")]
+    column = np.where(sure, probabilities, -1).argmax(axis=1)
+    shown = np.take_along_axis(np.broadcast_to(classes, probabilities.shape), column[:, None], axis=1)[:, 0]
+    suspects = np.flatnonzero(sure.any(axis=1) & (shown != labels))
+    return suspects, column[suspects]
