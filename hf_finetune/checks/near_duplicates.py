@@ -73,10 +73,16 @@ def near_duplicates(
     return pairs[distances <= _RATIO * alike]
 
 
+def connected(pairs: Pairs, count: int) -> npt.NDArray[np.int64]:
+    """Return the number of the component that each of `count` images is in, int64 (count,), where pairs connect."""
+    links = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    component: npt.NDArray[np.int64] = connected_components(links, directed=False)[1].astype(np.int64)
+    return component
+
+
 def _clusters(pairs: Pairs, count: int) -> npt.NDArray[np.int64]:
     """Return the cluster of each image, int64 (count,): those that pairs connect, unless they are too many."""
-    links = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
-    cluster: npt.NDArray[np.int64] = connected_components(links, directed=False)[1].astype(np.int64)
+    cluster = connected(pairs, count)
     large = np.bincount(cluster, minlength=1)[cluster] > _MOST_COPIES
     cluster[large] = count + np.flatnonzero(large)  # each its own
     return cluster

@@ -6,11 +6,9 @@ from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from hf_finetune.checks.finding import Finding, Severity, names_of
-from hf_finetune.checks.near_duplicates import Pairs, near_duplicates
+from hf_finetune.checks.near_duplicates import Pairs, connected, near_duplicates
 from hf_finetune.checks.subject import Rows, Subject, counted
 from hf_finetune.data.duplicates import find_shared
 
@@ -51,8 +49,7 @@ class _Copies:
 
     def __init__(self, subject: Subject, pairs: Pairs) -> None:
         count = len(subject.looks)
-        links = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
-        component = connected_components(links, directed=False)[1]
+        component = connected(pairs, count)
         copied = np.bincount(component)[component] > 1
         self.pairs = pairs
         self.group_of = np.full(count, -1, np.int64)

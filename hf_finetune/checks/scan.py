@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from hf_finetune.checks.perceptual_hash import SIDE, perceptual_hashes, thumbnails
 from hf_finetune.data.columns import RowsOf, arrow_column
-from hf_finetune.data.images.decoding import Decoding, OpenImage, UnreadableImage
+from hf_finetune.data.images.decoding import Decoding, OpenImage, UnreadableImage, reduction_for
 from hf_finetune.data.images.levels import ValueRange, is_wide
 from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.logs import progress_bar
@@ -129,17 +129,13 @@ def _look(value: Any, look: Any, how: Decoding) -> npt.NDArray[np.uint8]:
         look["height"], look["width"], look["mode"] = opened.height, opened.width, opened.mode
         look["format"], look["orientation"], look["unused"] = opened.format, opened.orientation, opened.unused
         wide = opened.values() if is_wide(opened.mode) else None
-        image = opened.decode(_reduction(opened.height, opened.width), how)
+        image = opened.decode(reduction_for(opened.height, opened.width, _ENOUGH, _ENOUGH), how)
     # Decoded, images of more than 8 bits that differ in dark parts would be the same.
     pixels = np.asarray(image) if wide is None else wide
     look["content"] = xxhash.xxh3_64_intdigest(np.ascontiguousarray(pixels).data, seed=image.width)
     look["constant"] = bool((pixels == pixels[0, 0]).all())
     look["readable"] = True
     return np.asarray(image.resize((SIDE, SIDE), PIL.Image.Resampling.BILINEAR))
-
-
-def _reduction(height: int, width: int) -> int:
-    return next((factor for factor in (8, 4, 2) if min(height, width) >= factor * _ENOUGH), 1)
 
 
 def _as_it_is(piece: Any) -> Any:

@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 
 from hf_finetune.data.columns import arrow_column
 from hf_finetune.data.dataset import ImageDataset
-from hf_finetune.data.images.decoding import image_name
+from hf_finetune.data.images.decoding import image_name, shown_name
 from hf_finetune.data.streaming.split import StreamedSplit
 from hf_finetune.errors import UserError, first_line, listing
 from hf_finetune.logs import get_logger, progress_bar
@@ -215,11 +215,7 @@ def name_of_row(data: ImageDataset, role: str, row: int) -> str:
     split = data.splits[role]
     if isinstance(split, StreamedSplit):
         return split.shards.files[row].name
-    path = Path(image_name(data.sources[role][int(row)]["image"]))
-    if not path.is_absolute():
-        return f"row {row} of {role}"
-    folder = None if data.folder is None else data.folder.absolute()
-    return str(path.relative_to(folder) if folder is not None and path.is_relative_to(folder) else path)
+    return shown_name(image_name(data.sources[role][int(row)]["image"]), data.folder, role, row)
 
 
 def _hashes(texts: Iterator[bytes] | Sequence[bytes]) -> Codes:

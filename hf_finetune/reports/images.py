@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from PIL.Image import Image
 from hf_finetune.cores import usable_cores
 from hf_finetune.data.columns import arrow_column
 from hf_finetune.data.dataset import ImageDataset
-from hf_finetune.data.images.decoding import AS_STORED, Decoding, OpenImage, UnreadableImage
+from hf_finetune.data.images.decoding import AS_STORED, Decoding, OpenImage, UnreadableImage, reduction_for, shown_name
 from hf_finetune.logs import progress_bar
 from hf_finetune.pages.thumbnails import LARGEST_SIDE
 
@@ -90,15 +89,8 @@ def names_of_rows(data: ImageDataset, role: str, rows: NDArray[np.int64]) -> lis
     paths = pc.struct_field(source.data.column("image"), "path")
     if source._indices is not None:
         paths = paths.take(source._indices.column(0))
-    folder = None if data.folder is None else data.folder.absolute()
-    names = []
-    for row, text in zip(rows.tolist(), paths.take(rows).to_pylist(), strict=True):
-        path = Path(text or "")
-        if not path.is_absolute():
-            names.append(f"row {row} of {role}")
-        else:
-            names.append(str(path.relative_to(folder) if folder is not None and path.is_relative_to(folder) else path))
-    return names
+    pairs = zip(rows.tolist(), paths.take(rows).to_pylist(), strict=True)
+    return [shown_name(path, data.folder, role, row) for row, path in pairs]
 
 
 def _pixels(value: Any) -> int:
@@ -116,9 +108,8 @@ def _small(value: Any, how: Decoding) -> Image | None:
         return None
     try:
         with OpenImage(value) as image:
-            sides = max(image.height, image.width)
-            reduction = max(by for by in (1, 2, 4, 8) if by == 1 or sides >= by * LARGEST_SIDE)
-            small = image.decode(reduction, how)
+            longest = max(image.height, image.width)
+            small = image.decode(reduction_for(longest, longest, LARGEST_SIDE, LARGEST_SIDE), how)
     except UnreadableImage:
         return None
     small.thumbnail((LARGEST_SIDE, LARGEST_SIDE))

@@ -39,6 +39,7 @@ _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 _LATE_EXIF = 4096  # bytes at the end of a PNG in which EXIF and XMP are looked for
 _OF_CAMERAS = ("HEIF", "MPO")  # formats in which a camera stores more than the photo
 NO_SUCH_FILE = "no such file"  # the reason of an UnreadableImage whose file does not exist
+_REDUCTIONS = (8, 4, 2)  # at which libjpeg decodes for less than the whole work
 _TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 _WIDTH, _LENGTH = PIL.ExifTags.Base.ImageWidth, PIL.ExifTags.Base.ImageLength
 
@@ -285,6 +286,35 @@ def image_name(value: Any) -> str:
     if isinstance(value, Mapping):
         value = value.get("path")
     return str(value) if isinstance(value, str | Path) and str(value) else "an image without a name"
+
+
+def shown_name(path: str | Path | None, folder: Path | None, role: str, row: int) -> str:
+    """Return what messages call an image: its path below the dataset's folder, or its row where it is no file.
+
+    Args:
+        path: Where it is; only an absolute path is a file.
+        folder: The folder of the dataset, if it is one.
+        role: The split.
+        row: The row of the split in the source.
+    """
+    path = Path(path or "")
+    if not path.is_absolute():
+        return f"row {row} of {role}"
+    folder = None if folder is None else folder.absolute()
+    return str(path.relative_to(folder) if folder is not None and path.is_relative_to(folder) else path)
+
+
+def reduction_for(height: float, width: float, target_height: float, target_width: float) -> int:
+    """Return the largest reduction of `OpenImage.decode` that leaves the wanted pixels on both sides.
+
+    Args:
+        height: Of the image or its crop, in pixels.
+        width: Likewise.
+        target_height: The wanted pixels.
+        target_width: Likewise.
+    """
+    most = min(height / target_height, width / target_width)
+    return next((reduction for reduction in _REDUCTIONS if reduction <= most), 1)
 
 
 def _open_file(value: Any) -> BinaryIO:

@@ -16,7 +16,7 @@ from datasets import Dataset
 
 from hf_finetune.cores import usable_cores
 from hf_finetune.data.columns import RowsOf, arrow_column
-from hf_finetune.data.images.decoding import NO_SUCH_FILE, Header, UnreadableImage, Unused, read_header
+from hf_finetune.data.images.decoding import NO_SUCH_FILE, Header, UnreadableImage, Unused, read_header, shown_name
 from hf_finetune.data.images.header_cache import HeaderCache, file_keys
 from hf_finetune.data.images.heif import NEEDS_AVIF, NEEDS_HEIF
 from hf_finetune.errors import listing
@@ -190,10 +190,7 @@ def describe_unreadable(described: Sequence[str], left_out: bool = False) -> str
 
 def describe_bad_image(error: UnreadableImage, folder: Path | None, split: str, row: int) -> str:
     """Return `cats/3.jpg (not an image)`: the path below `folder`, or the row of an image without a file."""
-    path = Path(error.name)
-    if not path.is_absolute():
-        return f"row {row} of {split} ({error.reason})"
-    if folder is not None and path.is_relative_to(folder.absolute()):
-        path = path.relative_to(folder.absolute())
+    name = shown_name(error.name, folder, split, row)
     # Only a row of a table can name a file that does not exist.
-    return f"{path} ({error.reason}{f', row {row} of {split}' if error.reason == NO_SUCH_FILE else ''})"
+    gone = error.reason == NO_SUCH_FILE and Path(error.name).is_absolute()
+    return f"{name} ({error.reason}{f', row {row} of {split}' * gone})"

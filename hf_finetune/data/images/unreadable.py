@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from hf_finetune.data.batches import OnUnreadable
 from hf_finetune.data.dataset import EarlierImages, ImageDataset
-from hf_finetune.data.images.decoding import NO_SUCH_FILE, UnreadableImage, image_name
+from hf_finetune.data.images.decoding import NO_SUCH_FILE, UnreadableImage, image_name, shown_name
 from hf_finetune.data.images.header_check import describe_bad_image
 from hf_finetune.errors import UserError, listing
 from hf_finetune.logs import get_logger
@@ -97,11 +97,8 @@ class BadImages:
     def name(self, role: str, sample_index: int) -> str:
         """Return the path of an image below the dataset's folder, or its row where it is no file."""
         source = self._sources.get(role)  # None for a stream
-        path = Path(image_name(source[sample_index]["image"]) if source is not None else "")
-        if not path.is_absolute():
-            return f"row {sample_index} of {role}"
-        folder = None if self._folder is None else self._folder.absolute()
-        return str(path.relative_to(folder) if folder is not None and path.is_relative_to(folder) else path)
+        path = None if source is None else image_name(source[sample_index]["image"])
+        return shown_name(path, self._folder, role, sample_index)
 
     def found(self) -> list[str]:
         """Return the unreadable images, each once and with the reason, sorted."""

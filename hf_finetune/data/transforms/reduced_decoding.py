@@ -17,12 +17,11 @@ import PIL.Image
 import torch
 from torchvision.transforms import v2
 
-from hf_finetune.data.images.decoding import AS_STORED, Decoding, OpenImage
+from hf_finetune.data.images.decoding import AS_STORED, Decoding, OpenImage, reduction_for
 from hf_finetune.data.images.pixels import to_tensor
 from hf_finetune.data.transforms.batch import RandomResizedCrop
 from hf_finetune.data.transforms.letterbox import Letterbox, check_room
 
-_REDUCTIONS = (8, 4, 2)
 _OPEN_AT_ONCE = 32  # images whose crops are drawn together; each keeps a file open until it is decoded
 
 
@@ -68,7 +67,7 @@ class ReducedRandomResizedCrop:
     def _crop(self, how: Decoding, opened: OpenImage, box: Sequence[int]) -> PIL.Image.Image:
         """Return the box (top, left, height, width) of an image, at the scale at which it is decoded."""
         top, left, height, width = box
-        image = opened.decode(_reduction(height, width, *self.transform.size), how)
+        image = opened.decode(reduction_for(height, width, *self.transform.size), how)
         vertical, horizontal = image.height / opened.height, image.width / opened.width
         rows = round(top * vertical), round((top + height) * vertical)
         columns = round(left * horizontal), round((left + width) * horizontal)
@@ -87,7 +86,7 @@ class ReducedResize:
         for value in values:
             with OpenImage(value) as opened:
                 height, width = self._target(opened.height, opened.width)
-                image = opened.decode(_reduction(opened.height, opened.width, height, width), how)
+                image = opened.decode(reduction_for(opened.height, opened.width, height, width), how)
             resized.append(
                 v2.functional.resize(to_tensor(image), [height, width], self.transform.interpolation, antialias=True)
             )
@@ -114,12 +113,6 @@ class ReducedLetterbox:
             with OpenImage(value) as opened:
                 height, width = opened.height, opened.width
                 check_room(value, height, width, self.transform.size)
-                image = opened.decode(_reduction(height, width, *self.transform.fitted(height, width)), how)
+                image = opened.decode(reduction_for(height, width, *self.transform.fitted(height, width)), how)
             framed.append(self.transform.resized(to_tensor(image), height, width))
         return framed
-
-
-def _reduction(height: int, width: int, target_height: int, target_width: int) -> int:
-    """Return the largest reduction at which a box still has the wanted number of pixels on both sides."""
-    most = min(height / target_height, width / target_width)
-    return next((reduction for reduction in _REDUCTIONS if reduction <= most), 1)
