@@ -7,6 +7,9 @@ from typing import Any
 
 from hf_finetune.config.validation import check_model
 
+FITTED_HEADS = ("probe", "class_means")
+"""Values of `head_init` that fit the head to the features of the training images."""
+
 
 @dataclass
 class ModelArguments:
@@ -69,7 +72,7 @@ class ModelArguments:
         metadata={
             "help": "How a new head starts; probe fits a logistic regression to the network's features, auto does so"
             " wherever it can; class_means takes the mean feature of each class, for a few images of each.",
-            "choices": ("random", "probe", "auto", "class_means"),
+            "choices": ("random", "auto", *FITTED_HEADS),
         },
     )
     drop_path: float | None = field(

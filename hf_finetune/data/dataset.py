@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -19,6 +19,7 @@ from hf_finetune.data.images.decoding import Unused
 from hf_finetune.data.images.header_check import describe_unused
 from hf_finetune.data.images.value_range import FoundValues
 from hf_finetune.data.streaming.split import StreamedSplit
+from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.tasks import ONE_LABEL, Task
 
 Split: TypeAlias = Dataset | StreamedSplit
@@ -97,6 +98,22 @@ class ImageDataset:
     def streamed(self) -> bool:
         """Whether the images are read from shards during training."""
         return any(isinstance(split, StreamedSplit) for split in self.splits.values())
+
+    def existing_role(self, role: str | None, split: str, names: Collection[str] = ()) -> str:
+        """Return the role that `--split` means.
+
+        Args:
+            role: The role that the split has, if it has one.
+            split: What the user wrote.
+            names: What else the user might have meant.
+
+        Raises:
+            UserError: There are no images of this role.
+        """
+        if role is not None and role in self.splits:
+            return role
+        advice = did_you_mean(split, [*self.splits, *names])
+        raise UserError(f"--split: {self.source} has no split {split}.{advice} It has {', '.join(self.splits)}.")
 
     def unused_notes(self, roles: Iterable[str]) -> list[str]:
         """Return notes on what the files of some roles hold that is not used."""

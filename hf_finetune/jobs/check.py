@@ -26,7 +26,7 @@ from hf_finetune.data.images.levels import ValueRange
 from hf_finetune.data.images.value_range import choose_range
 from hf_finetune.data.sources.objects import GivenDataset
 from hf_finetune.data.splits import split_role
-from hf_finetune.errors import UserError, did_you_mean
+from hf_finetune.errors import UserError
 from hf_finetune.evaluation.report import to_json
 from hf_finetune.hub.redaction import without_private_text
 from hf_finetune.jobs.check_page import check_page_name, write_check_page
@@ -103,16 +103,7 @@ def _choose_roles(data: ImageDataset, splits: Sequence[str]) -> list[str]:
     if not splits:
         return different_splits(data)
     own = {name: role for role, name in reversed(data.split_names.items())}
-    chosen = []
-    for split in splits:
-        role = own.get(split) or split_role(split)
-        if role not in data.splits:
-            known = [*data.splits, *own]
-            raise UserError(
-                f"--split: {data.source} has no split {split}.{did_you_mean(split, known)} It has"
-                f" {', '.join(data.splits)}."
-            )
-        chosen.append(role)
+    chosen = [data.existing_role(own.get(split) or split_role(split), split, own) for split in splits]
     return [role for role in data.splits if role in chosen]
 
 

@@ -29,7 +29,7 @@ from hf_finetune.data.sources.objects import GivenDataset
 from hf_finetune.data.splits import split_role
 from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.data.streaming.split import StreamedSplit
-from hf_finetune.errors import UserError, did_you_mean, listing
+from hf_finetune.errors import UserError, listing
 from hf_finetune.evaluation.metrics import ClassificationMetrics, Metric, UserMetric, run_metrics
 from hf_finetune.evaluation.multi_label import (
     DEFAULT_THRESHOLD,
@@ -136,11 +136,7 @@ def _figures(arguments: DataArguments) -> DataArguments | None:
 def _choose_role(data: ImageDataset, split: str | None) -> str:
     if split is None:
         return next(role for role in _ROLES if role in data.splits)
-    role = split_role(split) or "test"
-    if role not in data.splits:
-        advice = did_you_mean(split, data.splits)
-        raise UserError(f"--split: {data.source} has no split {split}.{advice} It has {', '.join(data.splits)}.")
-    return role
+    return data.existing_role(split_role(split) or "test", split)
 
 
 def check_task(task: Task, data: ImageDataset) -> None:

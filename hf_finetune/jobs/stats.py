@@ -23,7 +23,7 @@ from hf_finetune.data.images.value_range import choose_range
 from hf_finetune.data.sources.objects import GivenDataset
 from hf_finetune.data.splits import random_subset, split_role
 from hf_finetune.data.streaming.split import StreamedSplit
-from hf_finetune.errors import UserError, did_you_mean
+from hf_finetune.errors import UserError
 from hf_finetune.evaluation.report import to_json
 from hf_finetune.hub.redaction import without_private_text
 from hf_finetune.interrupts import leave_if_interrupted
@@ -146,11 +146,7 @@ def run_stats(
 def _choose_role(data: ImageDataset, split: str | None) -> str:
     if split is None:
         return next(iter(data.splits))
-    role = split_role(split) or "test"
-    if role not in data.splits:
-        advice = did_you_mean(split, data.splits)
-        raise UserError(f"--split: {data.source} has no split {split}.{advice} It has {', '.join(data.splits)}.")
-    return role
+    return data.existing_role(split_role(split) or "test", split)
 
 
 def _sample(split: Split, images: int, seed: int) -> tuple[Iterator[Any], int]:

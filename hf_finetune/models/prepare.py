@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from hf_finetune.config.model import ModelArguments
+from hf_finetune.config.model import FITTED_HEADS, ModelArguments
 from hf_finetune.config.peft_keys import adapter_settings
 from hf_finetune.errors import UserError
 from hf_finetune.models.adapters import add_adapters
@@ -73,7 +73,7 @@ def prepare_model(
         frozen = _adapted(loaded, arguments.peft, sides, seed)
     if arguments.head_dropout:
         drop_features(loaded.model, arguments.head_dropout)
-    if arguments.head_init in ("probe", "class_means"):
+    if arguments.head_init in FITTED_HEADS:
         head_linear(loaded.model, arguments.head_init)  # raises before the features are computed
     return PreparedModel(loaded, frozen)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from transformers import BaseImageProcessor, PreTrainedConfig
 
-from hf_finetune.config.model import ModelArguments
+from hf_finetune.config.model import FITTED_HEADS, ModelArguments
 from hf_finetune.errors import UserError
 from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.dropout import set_drop_path
@@ -51,7 +51,7 @@ def load_network(plan: RunPlan, label_names: Sequence[str], task: Task = ONE_LAB
     """
     arguments, given = plan.model, plan.given.model
     check_num_labels(arguments, label_names)
-    if arguments.head_init in ("probe", "class_means") and plan.data.streaming:
+    if arguments.head_init in FITTED_HEADS and plan.data.streaming:
         raise UserError(
             f"head_init {arguments.head_init} needs images of every class at hand; leave it out, or --streaming."
         )
