@@ -5,16 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from hf_finetune.data.batches import ImageBatches
 from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.errors import UserError
+from hf_finetune.evaluation.labelled import fitting, font_for
 from hf_finetune.logs import get_logger
 from hf_finetune.shown_text import one_line
 
@@ -25,7 +25,6 @@ _SIDE = 160  # pixels of an image's longer side
 _GAP, _LINE = 8, 18  # pixels between images, and of the line below each
 _LEAST_SHARE = 0.01  # of a class in a mixed label that is named
 _MOST_NAMED = 3  # classes of a label
-_FONT_SIZE = 12
 _PAPER, _INK = "white", "#222222"
 
 
@@ -100,11 +99,11 @@ def _grid(images: Sequence[Image.Image], texts: Sequence[str]) -> Image.Image:
     rows = -(-len(tiles) // columns)
     step = width + _GAP, height + _LINE + _GAP
     grid = Image.new("RGB", (columns * step[0] + _GAP, rows * step[1] + _GAP), _PAPER)
-    draw, font = ImageDraw.Draw(grid), _font("".join(texts))
+    draw, font = ImageDraw.Draw(grid), font_for("".join(texts))
     for place, (tile, text) in enumerate(zip(tiles, texts, strict=True)):
         x, y = _GAP + place % columns * step[0], _GAP + place // columns * step[1]
         grid.paste(tile, (x, y))
-        draw.text((x, y + height + 2), _fitting(text, font, width), _INK, font)
+        draw.text((x, y + height + 2), fitting(text, font, width), _INK, font)
     return grid
 
 
@@ -112,22 +111,3 @@ def _resized(image: Image.Image) -> Image.Image:
     factor = _SIDE / max(image.size)
     size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
     return image.resize(size, Image.Resampling.NEAREST if factor > 1 else Image.Resampling.BICUBIC)
-
-
-def _font(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return a font that has the characters of a text, where one is installed."""
-    if text.isascii():
-        return ImageFont.load_default(_FONT_SIZE)
-    from matplotlib.font_manager import findfont
-
-    from hf_finetune.evaluation.fonts import families_for  # matplotlib, which takes half a second
-
-    return ImageFont.truetype(findfont(families_for(text)[0][-1]), _FONT_SIZE)
-
-
-def _fitting(text: str, font: Any, width: int) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(f"{text}...") > width:
-        text = text[:-1]
-    return f"{text}..."
