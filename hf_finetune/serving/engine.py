@@ -1,7 +1,7 @@
 """From the bytes of images to probabilities: images of many requests in one pass through the model.
 
-Threads decode; one thread owns the model. It takes the images that wait, up to a batch, and waits for more only a few
-milliseconds after the first.
+Threads read the headers; one thread decodes and owns the model, so that neither takes the cores from the other. It
+takes the images that wait, up to a batch, and waits for more only a few milliseconds after the first.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import torch
 
 from hf_finetune.cores import usable_cores
 from hf_finetune.data.device import DeviceStage
-from hf_finetune.data.images.decoding import OpenImage, UnreadableImage
+from hf_finetune.data.image_list import GivenImages, NamedImage
+from hf_finetune.data.images.decoding import OpenImage
 from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError
 from hf_finetune.jobs.classifier import Classifier
+from hf_finetune.jobs.prepared_batches import PreparedBatches
 from hf_finetune.logs import get_logger
 from hf_finetune.serving.limits import Limits, Refusal
 
@@ -33,9 +35,10 @@ _LONGEST = 100  # times the short side: the short side is enlarged to what the m
 
 @dataclass
 class _Waiting:
-    """An image that waits for the model, float32 or uint8 (1, channels, height, width)."""
+    """An image that waits for the model: the bytes of its file, and what errors call it."""
 
-    pixel_values: torch.Tensor
+    name: str
+    content: bytes
     answer: Future[torch.Tensor] = field(default_factory=Future)
 
 
@@ -58,7 +61,7 @@ class Engine:
         self._stage = EvaluationStage(classifier.image_processor, uniform=False)
         self._device_stage = DeviceStage(classifier.image_processor, uniform=False)
         self._queue: queue.Queue[_Waiting | None] = queue.Queue()
-        self._decoders = ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode")
+        self._headers = ThreadPoolExecutor(usable_cores(), thread_name_prefix="header")
         self._model = threading.Thread(target=self._run, name="model", daemon=True)
         self._model.start()
 
@@ -68,29 +71,27 @@ class Engine:
         return self._queue.qsize()
 
     def submit(self, name: str, content: bytes) -> Future[Future[torch.Tensor]]:
-        """Take an image. Its future gives, when it is decoded, that of its probabilities, float32 (classes,).
+        """Take an image. Its future gives, when its header is read, that of its probabilities, float32 (classes,).
 
         Args:
             name: What errors call the image.
             content: The bytes of a file.
 
         Raises:
-            Refusal: In the future, where the image is none that the limits allow.
+            Refusal: In either future, where the image is none that the limits allow, or cannot be read.
         """
-        return self._decoders.submit(self._decode, name, content)
+        return self._headers.submit(self._admit, name, content)
 
-    def _decode(self, name: str, content: bytes) -> Future[torch.Tensor]:
+    def _admit(self, name: str, content: bytes) -> Future[torch.Tensor]:
         webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
         if not (content.startswith(_KINDS) or webp):
             raise Refusal(422, f"{name} is no JPEG, PNG, WebP, GIF, BMP or TIFF file.")
-        value = {"bytes": content, "path": name}
         try:
-            with OpenImage(value) as image:
+            with OpenImage({"bytes": content, "path": name}) as image:
                 self._check_size(name, image.height, image.width)
-            waiting = _Waiting(self._stage({"image": [value], "label": [-1]})["pixel_values"])
         except UserError as error:
-            reason = error.reason if isinstance(error, UnreadableImage) else str(error).rstrip(".")
-            raise Refusal(422, f"{name} cannot be read as an image: {reason}.") from None
+            raise Refusal(422, str(error)) from None
+        waiting = _Waiting(name, content)
         self._queue.put(waiting)
         return waiting.answer
 
@@ -103,26 +104,42 @@ class Engine:
 
     def _run(self) -> None:
         for batch in self._batches():
-            own = [waiting for waiting in batch if waiting.answer.set_running_or_notify_cancel()]
-            shapes = {waiting.pixel_values.shape: None for waiting in own}
-            for shape in shapes:
-                self._answer([waiting for waiting in own if waiting.pixel_values.shape == shape])
+            self._answer([waiting for waiting in batch if waiting.answer.set_running_or_notify_cancel()])
 
     def _answer(self, batch: list[_Waiting]) -> None:
         try:
-            inputs = torch.cat([waiting.pixel_values for waiting in batch]).to(self.classifier.device)
-            prepared = self._device_stage({"pixel_values": inputs})["pixel_values"]
-            rows = self.classifier.probabilities(prepared)
+            for images, pixel_values in self._prepare(batch):
+                inputs = self._device_stage({"pixel_values": pixel_values.to(self.classifier.device)})["pixel_values"]
+                rows = self.classifier.probabilities(inputs)
+                self.on_batch(len(images))
+                for waiting, row in zip(images, rows, strict=True):
+                    waiting.answer.set_result(row)
         except Exception as error:  # one batch is lost, and not the server
             logger.error(f"hf-finetune: a batch of {len(batch)} images failed: {error}")
             for waiting in batch:
-                waiting.answer.set_exception(
-                    Refusal(503, "The model failed on this image; the log of the server says why.")
-                )
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(
+                        Refusal(503, "The model failed on this image; the log of the server says why.")
+                    )
+
+    def _prepare(self, batch: list[_Waiting]) -> Iterator[tuple[list[_Waiting], torch.Tensor]]:
+        """Yield the images that can be read as the model takes them: together, or each alone where sizes differ."""
+        images = [NamedImage(waiting.name, {"bytes": waiting.content, "path": waiting.name}) for waiting in batch]
+        try:
+            prepared = PreparedBatches(GivenImages(images), self._stage)[range(len(batch))]
+        except Exception:
+            if len(batch) == 1:
+                raise
+            for waiting in batch:
+                yield from self._prepare([waiting])
             return
-        self.on_batch(len(batch))
-        for waiting, row in zip(batch, rows, strict=True):
-            waiting.answer.set_result(row)
+        for place, error in prepared.errors.items():
+            batch[place].answer.set_exception(Refusal(422, error))
+        if prepared.pixel_values is not None:
+            yield (
+                [waiting for place, waiting in enumerate(batch) if place not in prepared.errors],
+                prepared.pixel_values,
+            )
 
     def _batches(self) -> Iterator[list[_Waiting]]:
         """Yield the images that wait, in batches, until the engine is closed."""
@@ -141,6 +158,6 @@ class Engine:
 
     def close(self) -> None:
         """Answer what waits, and end the threads."""
-        self._decoders.shutdown(wait=True)
+        self._headers.shutdown(wait=True)
         self._queue.put(None)
         self._model.join()
