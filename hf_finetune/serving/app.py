@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
 }
 _BYTES_AT_ONCE = 2**29  # of all requests that are being read
+_MOST_DISCARDED = 2**28  # bytes that a refused request still sends
 _TOP_K = 5
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -139,6 +140,14 @@ class _Service:
 
     async def classify(self, request: Request) -> Answer:
         """Answer a request. Raises `Refusal`."""
+        stream = request.stream()
+        try:
+            return await self._classify(request, stream)
+        except Refusal:
+            await self._discard(stream)
+            raise
+
+    async def _classify(self, request: Request, stream: AsyncGenerator[bytes, None]) -> Answer:
         if self.stopping:
             raise Refusal(503, "The server is about to stop.")
         if self.requests >= self.limits.max_queue:
@@ -147,7 +156,7 @@ class _Service:
         read = 0
         try:
             body = bytearray()
-            async for chunk in self._chunks(request):
+            async for chunk in self._chunks(request, stream):
                 read += len(chunk)
                 self.bytes += len(chunk)
                 if self.bytes > _BYTES_AT_ONCE:
@@ -159,18 +168,30 @@ class _Service:
             self.bytes -= read
             self.requests -= 1
 
-    async def _chunks(self, request: Request) -> AsyncIterator[bytes]:
+    async def _discard(self, stream: AsyncGenerator[bytes, None]) -> None:
+        """Read what a refused client still sends, without keeping it.
+
+        Most clients read no answer before they have sent all, and lose it if the connection is closed until then.
+        """
+        left = _MOST_DISCARDED
+        with suppress(TimeoutError, ClientDisconnect):
+            async with _timeout(self.limits.timeout):
+                async for chunk in stream:
+                    left -= len(chunk)
+                    if left < 0:
+                        break
+
+    async def _chunks(self, request: Request, stream: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
         """Yield the body of a request, which ends it where it is too long or too slow."""
         most, read = self.limits.max_megabytes * 1_000_000, 0
         too_large = Refusal(413, f"The request is larger than {self.limits.max_megabytes} MB.")
         if int(request.headers.get("content-length") or 0) > most:
             raise too_large
         until = time.monotonic() + self.limits.timeout
-        chunks = request.stream().__aiter__()
         while True:
             try:
                 async with _timeout(until - time.monotonic()):
-                    chunk = await chunks.__anext__()
+                    chunk = await anext(stream)
             except StopAsyncIteration:
                 return
             except ClientDisconnect:
