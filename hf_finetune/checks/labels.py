@@ -10,12 +10,11 @@ import numpy.typing as npt
 
 from hf_finetune.checks.finding import MOST_GROUPS, Finding, Group, Severity
 from hf_finetune.checks.subject import OutOfFold, Rows, Subject, counted
-from hf_finetune.evaluation.label_suspects import confident_disagreements
+from hf_finetune.evaluation.label_suspects import LEAST_ACCURACY, confident_disagreements
 
-# The CIFAR-10 features of the embedded checkpoint with noise added, 5 % of 6,000 labels replaced: of the suspects, 97 %
-# are such labels at an accuracy of 90 %, 88 % at 87 %, 70 % at 73 %, 35 % at 56 % and 16 % at 33 %.
-_LEAST_ACCURACY = 0.8
-_LARGEST_OF_LABEL = 0.05  # without it, they are 90, 75, 38, 14 and 7 %
+# Of the suspects of the measurement at `LEAST_ACCURACY` that are below this bound, 97 % are replaced labels at an
+# accuracy of 90 %, 88 % at 87 %, 70 % at 73 %, 35 % at 56 % and 16 % at 33 %.
+_LARGEST_OF_LABEL = 0.05
 _MANY = 0.01  # of the labels: of MNIST and of CIFAR-10 as they are, 0.4 and 0.6 % are suspect
 
 
@@ -26,7 +25,7 @@ def check_labels(subject: Subject) -> list[Finding]:
     probes = subject.out_of_fold
     how = f"{probes.folds} linear probes of {probes.model}, each on images that it has not seen"
     figures = {"out_of_fold_accuracy": probes.accuracy, "model": probes.model}
-    if probes.accuracy < _LEAST_ACCURACY:
+    if probes.accuracy < LEAST_ACCURACY:
         text = f"No label is called suspect: {how}, agree with {probes.accuracy:.1%} of the labels, too few to judge."
         advice = "Use --model with a network that knows such images."
         return [Finding("label_suspects", Severity.NOTE, text, advice, figures=figures)]

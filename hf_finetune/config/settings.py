@@ -145,6 +145,7 @@ class Settings(TypedDict, total=False):
     momentum: float | None
     nesterov: bool | None
     no_decay: list[str] | None
+    not_for: list[str] | None
     num_train_epochs: float | Literal["auto"] | None
     on_nan: list[Any] | None
     optim: str | None

@@ -274,6 +274,9 @@ class TrainingKeys:
     license: str | None = field(
         default=None, metadata={"help": "License for the model card, such as apache-2.0. Absent: the checkpoint's."}
     )
+    not_for: list[str] | None = field(
+        default=None, metadata={"help": "What the model must not be used for: a list in the model card."}
+    )
     push_to_hub: bool = field(default=False, metadata={"help": "Push the result to the Hub at the end."})
     hub_model_id: str | None = field(
         default=None, metadata={"help": "Repository on the Hub, OWNER/NAME. Absent: the name of output_dir."}

@@ -348,9 +348,9 @@ def check_lists(args: FinetuneArguments, trackers: Collection[str]) -> None:
     """Check what lists hold; `trackers` are the names that `report_to` may hold here."""
     if any(milestone <= 0 for milestone in args.lr_milestones):
         raise UserError(f"lr_milestones is {args.lr_milestones}; use epochs above 0, such as [15].")
-    for name in args.no_decay or ():
-        if not isinstance(name, str):
-            raise UserError(f"no_decay holds {name!r}; use names of parameters, such as [cls_token].")
+    for name, words in (("no_decay", args.no_decay), ("not_for", args.not_for)):
+        if odd := [value for value in words or () if not isinstance(value, str)]:
+            raise UserError(f"{name} holds {odd[0]!r}; use a list of words.")
     reports = args.report_to if isinstance(args.report_to, list) else []  # Transformers makes a list of a word
     if any(not isinstance(name, str) for name in reports):
         raise UserError(f"report_to is {reports}; use names, such as [tensorboard], or none.")

@@ -11,6 +11,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+# The CIFAR-10 features of the embedded checkpoint with noise added, 5 % of 6,000 labels replaced: of the suspects, 90 %
+# are such labels at an accuracy of 90 %, 75 % at 87 %, 38 % at 73 %, 14 % at 56 % and 7 % at 33 %.
+LEAST_ACCURACY = 0.8
+"""The part of the labels that a model must agree with before it can say which of them are suspects."""
+
 
 def label_suspects(
     labels: NDArray[np.int64],

@@ -78,10 +78,11 @@ The scores were calibrated on validation: the head's last layer is divided by a 
 {% endif %}{% if curves %}
 ![Precision and recall of each class]({{ curves }})
 {% endif %}{% endif %}
-{% if limits %}
+{% if limits or not_for %}
 ## Limits
 {% for limit in limits %}
-- {{ limit }}{% endfor %}
+- {{ limit }}{% endfor %}{% for use in not_for %}
+- It must not be used for: {{ use }}{% endfor %}
 
 {% endif %}## How to use it
 
@@ -167,6 +168,7 @@ class ModelCardContext:
         temperature: By which the head was divided to calibrate its scores. None where it was not.
         several: Whether an image has any number of the classes.
         limits: Sentences on what the model does worse, and on what is not known.
+        not_for: What it must not be used for, as the user says it.
     """
 
     model_name: str
@@ -193,6 +195,7 @@ class ModelCardContext:
     temperature: float | None = None
     several: bool = False
     limits: Sequence[str] = ()
+    not_for: Sequence[str] = ()
 
 
 def write_model_card(context: ModelCardContext, folder: str | os.PathLike[str]) -> Path:
@@ -230,6 +233,7 @@ def write_model_card(context: ModelCardContext, folder: str | os.PathLike[str]) 
         splits=[escape(_describe(context, split)) for split in context.splits],
         notes=[prose(note) for note in context.notes],
         limits=[prose(limit) for limit in context.limits],
+        not_for=[prose(use) for use in context.not_for],
         figures=_figures_table(context),
         temperature=context.temperature and f"{context.temperature:.3f}",
         intervals=any(context.intervals.values()),

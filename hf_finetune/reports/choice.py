@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_finetune.evaluation.analysis import Confusions
-from hf_finetune.evaluation.label_suspects import label_suspects
+from hf_finetune.evaluation.label_suspects import LEAST_ACCURACY, label_suspects
 from hf_finetune.reports.answers import Answers
 
 _SHOWN = 24  # images of a list
@@ -34,6 +34,7 @@ class Choice:
         least_sure: Where the likeliest class has the lowest probability.
         suspects: The images whose labels are the strongest suspects.
         num_suspects: How many suspects there are.
+        too_few: The part of the labels that the model agrees with, where it is too small to call one suspect.
         cells: By (label, prediction), images of each cell of the confusion matrix.
         decisions: Of several labels an image, the decisions that are wrong with the most certainty.
     """
@@ -42,6 +43,7 @@ class Choice:
     least_sure: Sequence[int] = ()
     suspects: Sequence[int] = ()
     num_suspects: int = 0
+    too_few: float | None = None
     cells: dict[tuple[int, int], list[int]] = field(default_factory=dict)
     decisions: Sequence[Decision] = ()
 
@@ -58,20 +60,24 @@ def choose_images(answers: Answers) -> Choice:
         return Choice(decisions=_wrong_decisions(answers, known))
     surest = known[np.argsort(-answers.confidences[known], kind="stable")]
     wrong = surest[~answers.correct[surest]]
-    suspects = known[
-        label_suspects(
-            answers.labels[known],
-            np.exp(-answers.losses[known]),
-            answers.classes[known],
-            answers.probabilities[known],
-            len(answers.label_names),
-        )
-    ]
+    accuracy = float(answers.correct[known].mean()) if len(known) else 0.0
+    suspects = known[:0]
+    if accuracy >= LEAST_ACCURACY:
+        suspects = known[
+            label_suspects(
+                answers.labels[known],
+                np.exp(-answers.losses[known]),
+                answers.classes[known],
+                answers.probabilities[known],
+                len(answers.label_names),
+            )
+        ]
     return Choice(
         worst=wrong[:_SHOWN].tolist(),
         least_sure=surest[::-1][:_SHOWN].tolist(),
         suspects=suspects[:_SHOWN].tolist(),
         num_suspects=len(suspects),
+        too_few=None if accuracy >= LEAST_ACCURACY else accuracy,
         cells=_cells(answers, surest),
     )
 

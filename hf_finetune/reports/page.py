@@ -169,6 +169,11 @@ def _decisions(answers: Answers, choice: Choice) -> list[Block]:
 
 def _suspects(choice: Choice) -> list[Block]:
     """Return the images whose labels may be wrong."""
+    if choice.too_few is not None:
+        agrees = as_percent(choice.too_few)
+        return [
+            Paragraph(f"No label is called suspect: the model agrees with {agrees} of the labels, too few to judge.")
+        ]
     if not choice.suspects:
         return []
     count = f"{choice.num_suspects:,} label{'s' * (choice.num_suspects > 1)}"

@@ -330,6 +330,7 @@ def _card(folder: Path, record: RunRecord) -> ModelCardContext:
         versions=library_versions(),
         base_model=record.base_model,
         license=recipe.get("license") or (license_of(record.base_model) if record.base_model else None),
+        not_for=recipe.get("not_for") or (),
         dataset_id=data.entry.hub_id if data.entry else None,
         dataset_revision=data.revision or recipe.get("dataset_revision"),
         checkpoint_split="validation" if record.chose_checkpoint else None,

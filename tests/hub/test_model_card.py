@@ -126,6 +126,16 @@ def test_the_command_that_trains_again(values, flags, tmp_path: Path, monkeypatc
     assert training_command(values) == f"hf-finetune train {words}"
 
 
+def test_the_card_says_what_the_model_is_not_for(context: ModelCardContext, tmp_path: Path):
+    assert "## Limits" not in write(context, tmp_path)[1]
+    _, text = write(context, tmp_path, not_for=["diagnosis", "a # heading\n# of another"])
+    assert (
+        "## Limits\n\n- It must not be used for: diagnosis\n- It must not be used for: a # heading # of another\n"
+        in text
+    )
+    assert text.count("\n# ") == 1  # the title
+
+
 def test_the_card_says_how_to_train_again(context: ModelCardContext, tmp_path: Path):
     text = write(context, tmp_path, again="hf-finetune train --recipe recipe.yaml --dataset path/to/x")[1]
     assert "run this command in the folder:\n\n```bash\nhf-finetune train --recipe recipe.yaml --dataset path" in text

@@ -42,6 +42,7 @@ _MAY_CHANGE = {
     "hub_private_repo",
     "license",
     "logging_steps",
+    "not_for",
     "on_bad_image",
     "on_nan",
     "output_dir",
