@@ -12,6 +12,9 @@ from transformers.image_processing_backends import TorchvisionBackend
 
 from hf_finetune.data.transforms.build import NO_TRANSFORMS, TrainTransforms
 
+# What the observer of the transforms is told of steps that are none of them.
+NORMALIZED, REDUCED = "normalized", "reduced"
+
 
 class DeviceStage:
     """Turn a uint8 batch of stage one into normalized float32 pixels on the same device, in training and evaluation.
@@ -68,6 +71,7 @@ class DeviceStage:
         batch.pop("sample_index", None)
         if keys is not None:
             images = self._normalize(self.transforms.apply_to_batch(images, keys))
+            self.transforms.tell(NORMALIZED, images)
             images, labels = self.transforms.apply_to_normalized(images, batch["labels"], keys, self.num_labels)
             images = self._reduce(images)
             batch = {**batch, "labels": labels}
@@ -85,7 +89,14 @@ class DeviceStage:
             return images
         scale = self.training_size / min(sides)
         size = [round(side * scale) for side in sides]
-        return functional.interpolate(images, size=size, mode="bilinear", antialias=True)
+        reduced = functional.interpolate(images, size=size, mode="bilinear", antialias=True)
+        self.transforms.tell(REDUCED, reduced)
+        return reduced
+
+    def levels(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Return normalized images, float32 (batch, 3, height, width), as uint8 that can be looked at, on the CPU."""
+        scale, offset = (tensor.cpu()[:, None, None] for tensor in (self.scale, self.offset))
+        return ((pixel_values.cpu() - offset) / scale).clamp(0, 255).round().to(torch.uint8)
 
     def _process(self, images: torch.Tensor) -> torch.Tensor:
         """Return a batch as the image processor prepares it; images of different sizes are already resized.

@@ -67,35 +67,41 @@ def _draw(
     batch: dict[str, torch.Tensor], stage: DeviceStage, device: torch.device, label_names: Sequence[str], path: Path
 ) -> None:
     prepared = stage({name: tensor.to(device) for name, tensor in batch.items()})
-    scale, offset = (tensor.cpu()[:, None, None] for tensor in (stage.scale, stage.offset))
-    levels = ((prepared["pixel_values"].cpu() - offset) / scale).clamp(0, 255).round().to(torch.uint8)
+    levels = stage.levels(prepared["pixel_values"]).permute(0, 2, 3, 1).numpy()
     texts = [label_text(label, label_names) for label in prepared["labels"].cpu()]
-    _grid([Image.fromarray(image) for image in levels.permute(0, 2, 3, 1).numpy()], texts).save(path, quality=85)
+    image_grid([Image.fromarray(image) for image in levels], texts, _COLUMNS).save(path, quality=85)
 
 
-def label_text(label: torch.Tensor, label_names: Sequence[str]) -> str:
+def label_text(label: torch.Tensor, label_names: Sequence[str], decimals: int = 1) -> str:
     """Return a label in words: "cat", of mixed images "cat 0.7 + dog 0.3", of several labels "cat + dog".
 
     Args:
         label: A class id, int64 (), or the share or the presence of each class, float (classes,).
         label_names: Class names by class id.
+        decimals: Of shares.
     """
     if label.ndim == 0:
         return one_line(label_names[int(label)])
     shares, classes = label.sort(descending=True, stable=True)
     parts = [
-        one_line(label_names[class_id]) + ("" if share > 1 - _LEAST_SHARE else f" {share:.1f}")
+        one_line(label_names[class_id]) + ("" if share > 1 - _LEAST_SHARE else f" {share:.{decimals}f}")
         for share, class_id in zip(shares.tolist(), classes.tolist(), strict=True)
         if share >= _LEAST_SHARE
     ]
     return " + ".join([*parts[:_MOST_NAMED], *(["..."] if len(parts) > _MOST_NAMED else [])]) or "no class"
 
 
-def _grid(images: Sequence[Image.Image], texts: Sequence[str]) -> Image.Image:
-    """Return images in rows, each with a line of text below it."""
-    tiles = [_resized(image) for image in images]
+def image_grid(images: Sequence[Image.Image], texts: Sequence[str], columns: int) -> Image.Image:
+    """Return images in rows, each with a line of text below it.
+
+    Args:
+        images: At least one, of any sizes.
+        texts: Their texts.
+        columns: How many are in a row, at most.
+    """
+    tiles = [tile_of(image) for image in images]
     width, height = (max(tile.size[axis] for tile in tiles) for axis in (0, 1))
-    columns = min(_COLUMNS, len(tiles))
+    columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
     step = width + _GAP, height + _LINE + _GAP
     grid = Image.new("RGB", (columns * step[0] + _GAP, rows * step[1] + _GAP), _PAPER)
@@ -107,7 +113,8 @@ def _grid(images: Sequence[Image.Image], texts: Sequence[str]) -> Image.Image:
     return grid
 
 
-def _resized(image: Image.Image) -> Image.Image:
+def tile_of(image: Image.Image) -> Image.Image:
+    """Return an image with a longer side of 160 pixels, in which the pixels of a smaller one are squares."""
     factor = _SIDE / max(image.size)
     size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
     return image.resize(size, Image.Resampling.NEAREST if factor > 1 else Image.Resampling.BICUBIC)

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import yaml
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
-from hf_finetune.config.recipe import Recipe, override, to_yaml
+from hf_finetune.config.recipe import Recipe, to_yaml
 from hf_finetune.config.run_files import AUGMENTED_FILE
-from hf_finetune.data.dataset import ImageDataset
-from hf_finetune.data.fingerprint import FINGERPRINT_FILE, check_same_data, fingerprint_of
+from hf_finetune.data.fingerprint import FINGERPRINT_FILE, fingerprint_of
 from hf_finetune.data.images.cache import finish
-from hf_finetune.data.images.unreadable import earlier_images, note_lost
-from hf_finetune.data.stages import decoding_of
-from hf_finetune.data.transforms.build import TrainTransforms, build_train_transforms
-from hf_finetune.data.transforms.given import transforms_of_function
+from hf_finetune.data.images.unreadable import note_lost
 from hf_finetune.errors import Interrupted, UserError
 from hf_finetune.host_memory import keep_freed_memory
 from hf_finetune.hub.push import push_folder
 from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.logs import get_logger, log_lines
-from hf_finetune.models.augmentation import augmentation_transforms
-from hf_finetune.models.processor import default_train_transforms, describe
+from hf_finetune.training.assembly import assemble, with_found
 from hf_finetune.training.augmented import save_batch
 from hf_finetune.training.budget import TimePlan, plan_by_the_clock
 from hf_finetune.training.calibration import calibrate_head, check_calibration
@@ -43,21 +35,19 @@ from hf_finetune.training.extensions.best_weights import FOLDER as BEST_WEIGHTS_
 from hf_finetune.training.extensions.epochs import SecondEpochCallback
 from hf_finetune.training.finetune_result import FinetuneResult
 from hf_finetune.training.frozen.features import FeatureDataset, train_on_images
-from hf_finetune.training.frozen.policy import frozen_policy, start_head
+from hf_finetune.training.frozen.policy import start_head
 from hf_finetune.training.given import Given
 from hf_finetune.training.interpolation import keep_best_between
-from hf_finetune.training.network import Network, load_network
+from hf_finetune.training.network import Network
 from hf_finetune.training.plan import RunPlan, plan_run
 from hf_finetune.training.plan import choose_recipe as choose_recipe
 from hf_finetune.training.precision import choose_precision, recorded_precision
-from hf_finetune.training.resizing import report_resizing, training_mode
 from hf_finetune.training.sanity_check import sanity_check
 from hf_finetune.training.soup import keep_better_soup
 from hf_finetune.training.start import choose_head_init, start_from_images, watch_start
-from hf_finetune.training.task_keys import follow_task
 from hf_finetune.training.thresholds import fit_thresholds
 from hf_finetune.training.trainer import ImageClassificationTrainer
-from hf_finetune.training.wiring import Batches, PreparedImages, build_trainer, load_data, prepare_images
+from hf_finetune.training.wiring import Batches, PreparedImages
 
 logger = get_logger(__name__)
 
@@ -209,39 +199,14 @@ def prepare(plan: RunPlan, began: float | None = None) -> PreparedRun:
     Raises:
         UserError: For whatever the caller can fix.
     """
-    # ---- data ----
     began = time.monotonic() if began is None else began
-    earlier = earlier_images(plan.folder) if plan.checkpoint else None
-    raw = plan.given.dataset.raw if plan.given.dataset else None
-    data = load_data(plan.data, plan.args, plan.model.num_labels, earlier=earlier, given=raw)
-    if plan.checkpoint is not None and plan.args.process_index == 0:
-        check_same_data(plan.folder, data, earlier.unreadable if earlier else ())
-    logger.info(f"Data: {data.source}, {len(data.label_names)} classes.")
-    log_lines(logger, *(f"  {role}: {name}" for role, name in data.split_names.items()), *data.notes)
-    follow_task(plan.args, data.task, plan.recipe.values, plan.given.loss)
-    plan = _with_found(plan, plan.args.fit_to(len(data.splits["train"])), "by the number of images")
-
-    # ---- model ----
-    leave_if_interrupted()
-    network = load_network(plan, data.label_names, data.task)
-    items = _transform_list(plan, network)
-    transforms = _train_transforms(plan, items, data)
-    images = prepare_images(data, network.image_processor, plan.data, plan.args)
-    plan = _with_found(plan, _found_range(plan, images), "found in the images")
-
-    # ---- trainer ----
-    leave_if_interrupted()
-    augmented = plan.data.augmentation not in (None, "none")
-    stated = items if augmented else plan.given.train_transforms or plan.data.train_transforms
-    learns_alone = plan.args.teacher is None  # a teacher needs the images
-    policy = frozen_policy(network.frozen.backbone and learns_alone, plan.data.streaming, stated)
-    training = training_mode(items)
-    log_lines(logger, *report_resizing(training, network.image_processor, data, plan.data, policy.as_evaluated))
+    assembly = assemble(plan)
+    plan, network, images, trainer = assembly.plan, assembly.network, assembly.images, assembly.trainer
+    data = images.data
     keep_freed_memory(plan.args.device)
-    trainer = build_trainer(network.loaded.model, plan.args, images, transforms, policy.as_evaluated, plan.given)
     if plan.args.teacher is not None:
         given = plan.given.train_transforms
-        learn_from_teacher(trainer, data.label_names, given or items, plan.model.trust_remote_code)
+        learn_from_teacher(trainer, data.label_names, given or assembly.items, plan.model.trust_remote_code)
     if plan.args.local_process_index == 0:
         trainer.add_callback(SecondEpochCallback(partial(finish, images.decoded.values())))
     sanity_check(trainer)
@@ -249,11 +214,11 @@ def prepare(plan: RunPlan, began: float | None = None) -> PreparedRun:
         check_calibration(trainer)
     check_room_for_run(trainer.model, plan.args, len(trainer.train_dataset))
     draw = partial(save_batch, trainer.train_dataset, trainer.device_stage, plan.args.device, data.label_names)
-    splits = policy.use_features(trainer, {**images.batches, "train": trainer.train_dataset})
+    splits = assembly.policy.use_features(trainer, {**images.batches, "train": trainer.train_dataset})
     time_plan = None
     if plan.checkpoint is None:
         training_pass = choose_precision(trainer)
-        plan = _with_found(plan, recorded_precision(plan.recipe, plan.args.precision), "by what this machine can do")
+        plan = with_found(plan, recorded_precision(plan.recipe, plan.args.precision), "by what this machine can do")
         time_plan = _begin(plan, network, images, trainer, splits, began, training_pass)
     return PreparedRun(plan, images, network, trainer, splits, draw, time.monotonic() - began, time_plan)
 
@@ -280,40 +245,6 @@ def _begin(
     if head_init != "random" and plan.args.takes_steps and (time_plan is None or time_plan.trains):
         watch_start(trainer, network.loaded)
     return time_plan
-
-
-def _with_found(plan: RunPlan, found: Mapping[str, Any], origin: str) -> RunPlan:
-    """Return the plan with what a run finds itself, to be saved with its recipe."""
-    return replace(plan, recipe=override(plan.recipe, found, origin)) if found else plan
-
-
-def _found_range(plan: RunPlan, images: PreparedImages) -> dict[str, Any]:
-    """Return the range of values that was found in images of more than 8 bits."""
-    value_range = decoding_of(images.image_processor).value_range
-    if images.data.wide_values is None or plan.data.value_range is not None or value_range is None:
-        return {}
-    return {"value_range": list(value_range)}
-
-
-def _transform_list(plan: RunPlan, network: Network) -> list[Any]:
-    """Return the list of training transforms, empty where the caller gave a function."""
-    if plan.given.train_transforms is not None:
-        return []
-    if plan.data.train_transforms is not None:
-        return plan.data.train_transforms
-    preprocessing, name = describe(network.image_processor), plan.data.augmentation
-    if name is None:
-        return default_train_transforms(preprocessing, plan.data.resize_mode)
-    items = augmentation_transforms(name, preprocessing, plan.data.resize_mode)
-    shown = yaml.safe_dump(items, default_flow_style=True, sort_keys=False, width=math.inf).strip()
-    logger.info(f"Augmentation {name}, which is train_transforms: {shown}")
-    return items
-
-
-def _train_transforms(plan: RunPlan, items: list[Any], data: ImageDataset) -> TrainTransforms:
-    if plan.given.train_transforms is not None:
-        return transforms_of_function(plan.given.train_transforms)
-    return build_train_transforms(items, data.uniform)
 
 
 def _open_folder(prepared: PreparedRun) -> None:

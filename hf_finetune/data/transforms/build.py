@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,8 @@ class TrainTransforms:
         batch: Transforms of a batch of images of one size.
         erasing: Erases with noise in a normalized batch; None without.
         mixing: Mixes the images of a normalized batch; None without.
+        observer: Called after each step with what has done it and the images, one or a batch; it may not change them.
+            None for nobody.
     """
 
     single: tuple[v2.Transform, ...]
@@ -60,6 +62,12 @@ class TrainTransforms:
     decoding: FirstTransform | None = None
     erasing: RandomErasing | None = None
     mixing: Mixing | None = None
+    observer: Callable[[object, torch.Tensor], None] | None = None
+
+    def tell(self, step: object, images: torch.Tensor) -> None:
+        """Show the observer, if there is one, the images after a step."""
+        if self.observer is not None:
+            self.observer(step, images)
 
     @property
     def alternates(self) -> bool:
@@ -82,7 +90,10 @@ class TrainTransforms:
             UnreadableImage: An image cannot be decoded.
         """
         if self.decoding is not None:
-            return self.decoding(values, keys, how)
+            images = self.decoding(values, keys, how)
+            for image in images:
+                self.tell(self.decoding, image)
+            return images
         return [decode_pixels(value, how) for value in values]
 
     def apply_to_image(self, image: torch.Tensor, key: int) -> torch.Tensor:
@@ -91,12 +102,14 @@ class TrainTransforms:
             torch.manual_seed(key)
             for transform in self.single:
                 image = transform(image)
+                self.tell(transform, image)
         return image
 
     def apply_to_batch(self, images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         """Return a uint8 batch of shape (batch, channels, height, width) after the transforms of batches."""
         for transform in self.batch:
             images = transform(images, keys)
+            self.tell(transform, images)
         return images
 
     def apply_to_normalized(
@@ -115,7 +128,11 @@ class TrainTransforms:
         """
         if self.erasing is not None:
             images = self.erasing(images, keys)
-        return (images, labels) if self.mixing is None else self.mixing(images, labels, keys, num_labels)
+            self.tell(self.erasing, images)
+        if self.mixing is not None:
+            images, labels = self.mixing(images, labels, keys, num_labels)
+            self.tell(self.mixing, images)
+        return images, labels
 
 
 NO_TRANSFORMS = TrainTransforms(single=(), batch=())
