@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hf_finetune.errors import UserError as UserError
     from hf_finetune.experiments import kfold as kfold
     from hf_finetune.experiments import tune as tune
+    from hf_finetune.jobs.browse import BrowseResult as BrowseResult
     from hf_finetune.jobs.check_result import CheckResult as CheckResult
     from hf_finetune.jobs.compare import Comparison as Comparison
     from hf_finetune.jobs.evaluate import evaluate_model as evaluate_model
@@ -31,11 +32,14 @@ if TYPE_CHECKING:
     from hf_finetune.jobs.model_summary import ModelSummary as ModelSummary
     from hf_finetune.jobs.predict_folder import PredictedFolder as PredictedFolder
     from hf_finetune.jobs.prediction import Prediction as Prediction
+    from hf_finetune.jobs.schedule_result import ScheduleResult as ScheduleResult
     from hf_finetune.jobs.stats import DatasetStats as DatasetStats
     from hf_finetune.jobs.tune import TuneResult as TuneResult
     from hf_finetune.logs import show_logs as show_logs
     from hf_finetune.predictions import predict as predict
     from hf_finetune.predictions import predict_to_folder as predict_to_folder
+    from hf_finetune.previews import browse as browse
+    from hf_finetune.previews import schedule as schedule
     from hf_finetune.training.finetune_result import FinetuneResult as FinetuneResult
     from hf_finetune.training.trainer import ImageClassificationTrainer
 
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _PUBLIC = {
+    "BrowseResult": "hf_finetune.jobs.browse",
     "CheckResult": "hf_finetune.jobs.check_result",
     "Comparison": "hf_finetune.jobs.compare",
     "DatasetStats": "hf_finetune.jobs.stats",
@@ -54,10 +59,12 @@ _PUBLIC = {
     "ModelSummary": "hf_finetune.jobs.model_summary",
     "PredictedFolder": "hf_finetune.jobs.predict_folder",
     "Prediction": "hf_finetune.jobs.prediction",
+    "ScheduleResult": "hf_finetune.jobs.schedule_result",
     "Settings": "hf_finetune.config.settings",
     "Trainer": "hf_finetune.training.trainer:ImageClassificationTrainer",
     "TuneResult": "hf_finetune.jobs.tune",
     "UserError": "hf_finetune.errors",
+    "browse": "hf_finetune.previews",
     "check_dataset": "hf_finetune.data_api",
     "compare": "hf_finetune.api",
     "dataset_stats": "hf_finetune.data_api",
@@ -70,6 +77,7 @@ _PUBLIC = {
     "predict": "hf_finetune.predictions",
     "predict_to_folder": "hf_finetune.predictions",
     "report": "hf_finetune.api",
+    "schedule": "hf_finetune.previews",
     "show_logs": "hf_finetune.logs",
     "summarize": "hf_finetune.api",
     "tune": "hf_finetune.experiments",

@@ -29,6 +29,7 @@ import PIL.Image
 import pytest
 
 from hf_finetune.logs import ConsoleHandler, show_logs
+from tests.helpers.browser import browser  # noqa: F401 - a fixture
 from tests.helpers.hub_session import logged_in, server  # noqa: F401 - fixtures
 from tests.helpers.mistakes import refused  # noqa: F401 - a fixture
 from tests.helpers.tiny import write_recipe

@@ -42,6 +42,7 @@ LAYERS = (
     "experiments",
     "predictions",
     "data_api",
+    "previews",
     "cli",
     "__main__",
 )

@@ -12,7 +12,7 @@ from hf_finetune.cli.completion import SHELLS, completion_script
 from hf_finetune.cli.data import Check, Stats
 from hf_finetune.cli.experiments import KFold, LrFinder, Tune
 from hf_finetune.cli.flags import CONVERT_FLAGS, DATA_FLAGS, add_argument_flags, flag_values
-from hf_finetune.cli.looking import Report, Summary
+from hf_finetune.cli.looking import Browse, Report, Schedule, Summary
 from hf_finetune.cli.predictions import Predict, add_tta
 from hf_finetune.cli.serving import Serve
 from hf_finetune.cli.train_help import ShowAllHelp, ShowShortHelp
@@ -267,6 +267,8 @@ COMMANDS: dict[str, Command] = {
         KFold(),
         Tune(),
         LrFinder(),
+        Browse(),
+        Schedule(),
         Evaluate(),
         Compare(),
         Report(),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from hf_finetune.cli.command import Command, importing
+from hf_finetune.cli.command import Command, importing, recipe_of
+from hf_finetune.cli.flags import add_argument_flags
 
 
 class Report(Command):
@@ -61,4 +62,54 @@ class Summary(Command):
             batch_size=namespace.batch_size,
             show="json" if namespace.json else "text",
         )
+        return 0
+
+
+class Browse(Command):
+    """Shows training images after every stage of the pipeline."""
+
+    name = "browse"
+    help = "show training images after every stage of the pipeline, as the network sees them"
+    details = "It takes the flags of train, and trains nothing."
+    usage = "[--recipe RECIPE] [--dataset DATASET] [--images N] [--output FOLDER] [--KEY VALUE]..."
+    takes_training_keys = True
+
+    def register(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--recipe", metavar="NAME_OR_PATH", help="A packaged recipe's name or a YAML file.")
+        parser.add_argument("--images", type=int, default=8, metavar="N", help="How many images, 1 to 64. Default: 8.")
+        parser.add_argument(
+            "--output", metavar="FOLDER", help="Write into FOLDER. Absent: browse, or browse-2 and so on."
+        )
+        add_argument_flags(parser)
+
+    def run(self, namespace: argparse.Namespace) -> int:
+        with importing():
+            from hf_finetune.jobs.browse import browse_images
+
+        browse_images(recipe_of(namespace), namespace.output, namespace.images)
+        return 0
+
+
+class Schedule(Command):
+    """Draws the schedule of a run."""
+
+    name = "schedule"
+    help = "draw learning rates, momentum and all else that changes over the steps of a run"
+    details = "It takes the flags of train, and trains nothing."
+    usage = "[--recipe RECIPE] [--dataset DATASET] [--output FILE.png] [--json] [--KEY VALUE]..."
+    takes_training_keys = True
+
+    def register(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--recipe", metavar="NAME_OR_PATH", help="A packaged recipe's name or a YAML file.")
+        parser.add_argument(
+            "--output", metavar="FILE", help="Draw into FILE. Absent: schedule.png, or schedule-2.png and so on."
+        )
+        parser.add_argument("--json", action="store_true", help="Print one JSON document.")
+        add_argument_flags(parser)
+
+    def run(self, namespace: argparse.Namespace) -> int:
+        with importing():
+            from hf_finetune.jobs.schedule import show_schedule
+
+        show_schedule(recipe_of(namespace), namespace.output, show="json" if namespace.json else "text")
         return 0

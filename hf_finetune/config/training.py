@@ -51,7 +51,7 @@ _ENUMERATIONS: dict[str, Iterable[ExplicitEnum]] = {
     "logging_strategy": IntervalStrategy,
 }
 _MOST_STEPS = 10**9  # of a run that ends by the clock
-_BY_METRIC = ("reduce_lr_on_plateau", "greedy")  # schedules that lower the rate where a metric no longer improves
+BY_METRIC = ("reduce_lr_on_plateau", "greedy")  # schedules that lower the rate where a metric no longer improves
 
 
 @dataclass
@@ -245,7 +245,7 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
             self.eval_strategy = IntervalStrategy.NO
             self.load_best_model_at_end = self.eval_on_start = False
             schedule = ScheduleType(self.lr_scheduler_type).value
-            if schedule in _BY_METRIC:
+            if schedule in BY_METRIC:
                 raise UserError(
                     f"lr_scheduler_type {schedule} goes by a metric of the validation split, and"
                     " there is none; use --validation_fraction 0.1, or another schedule."

@@ -11,6 +11,7 @@ _OTHER_ARGUMENTS = (
     "batch_size",
     "embeddings",
     "format",
+    "images",
     "output",
     "quantize",
     "recipe",

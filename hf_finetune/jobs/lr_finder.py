@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_finetune.config.recipe import Recipe, override
+from hf_finetune.config.recipe import Recipe
 from hf_finetune.errors import UserError
 from hf_finetune.interrupts import leave_if_interrupted
+from hf_finetune.jobs.preview import check_alone, planned, plot_path
 from hf_finetune.logs import get_logger, progress_bar
 from hf_finetune.training.given import Given
-from hf_finetune.training.plan import plan_run
 from hf_finetune.training.run import prepare
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
@@ -28,17 +27,7 @@ logger = get_logger(__name__)
 LOWEST, HIGHEST, STEPS = 1e-6, 10.0, 100
 _SMOOTHING = 0.9  # of the loss, per step
 _DIVERGED = 4.0  # times the least loss, as in fastai
-# What a run writes or reports, none of which a search does.
-_NOT_HERE = {
-    **{"push_to_hub": False, "hub_model_id": None, "hub_private_repo": None, "report_to": "none"},
-    **{
-        "overwrite_output_dir": False,
-        "early_stopping_patience": None,
-        "freeze_epochs": None,
-        "time_budget": None,
-        "best_k_soup": None,
-    },
-}
+_NOT_HERE = {"early_stopping_patience": None, "freeze_epochs": None, "time_budget": None, "best_k_soup": None}
 
 
 @dataclass(frozen=True)
@@ -82,18 +71,15 @@ def find_learning_rate(
             f"The search goes from {lowest:g} to {highest:g} in {steps} steps; use a --highest above --lowest, and"
             " --steps 10 or more."
         )
-    path = Path(output) if output is not None else _unused(Path("lr_finder.png"))
-    if path.suffix.lower() != ".png" or path.is_dir():
-        raise UserError(f"--output is {path}; use the name of a file that ends in .png.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        logger.info(f"Recipe {recipe.name}.")
-        run = override(recipe, {**_NOT_HERE, "output_dir": str(Path(folder) / "search")})
-        trainer = prepare(plan_run(run, Given())).trainer
+    path = plot_path(output, "lr_finder.png")
+    with planned(recipe, Given(), _NOT_HERE) as plan:
+        check_alone(plan.args, "lr-finder")
+        trainer = prepare(plan).trainer
         args = trainer.args
-        if args.world_size > 1 or args.fp16:
-            what = "fp16, whose scale of the loss follows it" if args.fp16 else f"{args.world_size} processes"
-            raise UserError(f"lr-finder does not go with {what}; use one process, and --precision bf16 or float32.")
+        if args.fp16:
+            raise UserError(
+                "lr-finder does not go with fp16, whose scale of the loss follows it; use --precision bf16 or float32."
+            )
         found = search(trainer, np.geomspace(lowest, highest, steps).tolist())
         trainer.end()
     from hf_finetune.evaluation.plots import plot_rate_search  # matplotlib: not before it is due
@@ -199,8 +185,3 @@ def _in_words(found: RateSearch, current: float, batch: int) -> str:
         f"Suggested: --learning_rate {found.suggestion:.2g}, for batches of {batch:,}, where the loss has fallen"
         f" halfway; it is least at {lowest:.2g}. The recipe has {current:g}."
     )
-
-
-def _unused(path: Path) -> Path:
-    numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
-    return next(candidate for candidate in itertools.chain([path], numbered) if not candidate.exists())

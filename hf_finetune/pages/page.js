@@ -1,5 +1,5 @@
 "use strict";
-const images = JSON.parse(document.getElementById("images").textContent);
+const images = JSON.parse(document.querySelector("script#images").textContent);
 
 function fill(image, key) {
   image.addEventListener("load", () => image.classList.toggle("tiny", Math.max(image.naturalWidth, image.naturalHeight) <= 64));

@@ -139,6 +139,20 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class ImageRows:
+    """Images in rows, below named columns: what becomes of each image from step to step.
+
+    Attributes:
+        columns: The name of each column, and a line below it.
+        rows: Keys of `Page.images`, as many as columns. The first column stays in sight.
+    """
+
+    kind: ClassVar[str] = "image_rows"
+    columns: Sequence[tuple[str, str]]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
 class Code:
     """A text of fixed width, such as a command or a file."""
 
@@ -163,7 +177,7 @@ class Details:
     blocks: Sequence[Block]
 
 
-Block = Paragraph | Note | Facts | Table | Matrix | Gallery | Code | Charts | Details
+Block = Paragraph | Note | Facts | Table | Matrix | Gallery | ImageRows | Code | Charts | Details
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,9 @@ def sanity_check(trainer: ImageClassificationTrainer) -> None:
     _check_settings(trainer)
     _check_image_sizes(trainer)
     if not trainer.is_sharded:  # sharded weights are not whole before the model is wrapped
+        settle_lone_image(trainer)
         _check_batch_sizes(trainer)
-    _check_optimizer(trainer)
+    check_optimizer(trainer)
 
 
 def _check_images(trainer: ImageClassificationTrainer) -> None:
@@ -132,30 +133,44 @@ def _check_image_sizes(trainer: ImageClassificationTrainer) -> None:
             stage.training_size = None
 
 
-def _check_batch_sizes(trainer: ImageClassificationTrainer) -> None:
-    """Try training batches of all sizes; for a lone last image decide what becomes of it."""
+def settle_lone_image(trainer: ImageClassificationTrainer) -> None:
+    """Decide what becomes of a last batch of one training image, which BatchNorm may not be able to compute with.
+
+    Args:
+        trainer: A trainer with training images; it is told to join the image to the batch before it where need be.
+
+    Raises:
+        UserError: There is no batch that it could join.
+    """
     args, model, count = trainer.args, trainer.model, len(trainer.train_dataset)
+    if batch_sizes(count, args)[0] > 1 or not (trains_backbone(model) or computes_batch_norm(model)):
+        return
+    with _trying_to_train(trainer):
+        if _fits(trainer, trainer.train_dataset.first(2), 1):
+            return
     name = type(model).__name__
+    if count == 1:
+        raise UserError(f"{name} has BatchNorm, which cannot compute with the one training image; add images.")
+    if args.train_batch_size == 1:
+        raise UserError(
+            f"{name} has BatchNorm, which cannot compute with one image at a time; use"
+            f" {_larger_batch(args)}, or --freeze backbone."
+        )
+    trainer.joins_lone_image = True
+    logger.info(
+        f"Note: {count:,} images in batches of {args.train_batch_size:,} leave one image alone; it joins the"
+        " batch before it, because BatchNorm cannot compute with one."
+    )
+
+
+def _check_batch_sizes(trainer: ImageClassificationTrainer) -> None:
+    """Try training batches of all sizes."""
+    model = trainer.model
+    if not (trains_backbone(model) or computes_batch_norm(model)):
+        return  # the head is tried with the backbone, and it treats each image alone
     batch = trainer.train_dataset.first(2)
     with _trying_to_train(trainer):
-        if not trains_backbone(model) and not computes_batch_norm(model):
-            return  # the head is tried with the backbone, and it treats each image alone
-        sizes = batch_sizes(count, args)
-        if sizes[0] == 1 and not _fits(trainer, batch, 1):
-            if count == 1:
-                raise UserError(f"{name} has BatchNorm, which cannot compute with the one training image; add images.")
-            if args.train_batch_size == 1:
-                raise UserError(
-                    f"{name} has BatchNorm, which cannot compute with one image at a time; use"
-                    f" {_larger_batch(args)}, or --freeze backbone."
-                )
-            trainer.joins_lone_image = True
-            logger.info(
-                f"Note: {count:,} images in batches of {args.train_batch_size:,} leave one image alone; it joins the"
-                " batch before it, because BatchNorm cannot compute with one."
-            )
-            sizes = batch_sizes(count, args, joins_lone_image=True)
-        for size in sizes:
+        for size in batch_sizes(len(trainer.train_dataset), trainer.args, trainer.joins_lone_image):
             _fits(trainer, batch, size)
 
 
@@ -239,7 +254,12 @@ def _check_optim_args(trainer: ImageClassificationTrainer, name: str, settings: 
         )
 
 
-def _check_optimizer(trainer: ImageClassificationTrainer) -> None:
+def check_optimizer(trainer: ImageClassificationTrainer) -> None:
+    """Make optimizer and schedule once, of one made-up parameter.
+
+    Raises:
+        UserError: They cannot be made of these settings.
+    """
     args = trainer.args
     log_lines(logger, *trainer.rates.report)
     if trainer.rates.by_name and trainer.is_deepspeed_enabled:

@@ -65,6 +65,8 @@ class Reader:
         monkeypatch.setattr("hf_finetune.jobs.kfold.run_folds", self.job("kfold"))
         monkeypatch.setattr("hf_finetune.jobs.tune.run_study", self.job("tune"))
         monkeypatch.setattr("hf_finetune.jobs.lr_finder.find_learning_rate", self.job("lr-finder"))
+        monkeypatch.setattr("hf_finetune.jobs.browse.browse_images", self.job("browse"))
+        monkeypatch.setattr("hf_finetune.jobs.schedule.show_schedule", self.job("schedule"))
         monkeypatch.setattr("hf_finetune.jobs.compare.compare_models", self.job("compare"))
         monkeypatch.setattr("hf_finetune.jobs.predict.predict_files", self.job("predict"))
         monkeypatch.setattr("hf_finetune.jobs.predict_folder.predict_to_folder", self.folder_job)

@@ -21,6 +21,7 @@ from hf_finetune.pages.page import (
     Fact,
     Facts,
     Gallery,
+    ImageRows,
     Matrix,
     Note,
     Page,
@@ -60,7 +61,7 @@ def hostile_page() -> Page:
     table = Table([Column(text), Column(text, True)], [[Cell(text, images=["a"], title=text), Cell(text, text, 0.5)]])
     matrix = Matrix([text], [[Cell(text, share=0.5)]], text, text, {text: [0], text * 2: [0]})
     blocks = [Paragraph(text), Note(text), Facts([Fact(text, text, text)]), table, matrix, Gallery(["a", "b"])]
-    more = [Code(text), Charts([chart]), Details(text, [Paragraph(text)])]
+    more = [ImageRows([(text, text)], [["a"], ["b"]]), Code(text), Charts([chart]), Details(text, [Paragraph(text)])]
     images = {"a": Thumbnail("data:image/jpeg;base64,AAAA", [text]), "b": Thumbnail("", [text])}
     return Page(text, text, [Section(text, [*blocks, *more]), Section("b", []), Section("c", [])], images)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +12,7 @@ from tests.helpers.reported import noise, random_answers, write_run
 
 pytestmark = pytest.mark.slow
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NAMES = ["ant", "a name that is so long that it does not fit beside a matrix", "<b>dog</b>"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium, which is not there on every machine."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium")
-    flags = ["--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(
-            executable_path=CHROMIUM, args=flags, chromium_sandbox=hasattr(os, "geteuid") and os.geteuid() != 0
-        )
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
