@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hf_finetune.jobs.compare import Comparison as Comparison
     from hf_finetune.jobs.evaluate import evaluate_model as evaluate_model
     from hf_finetune.jobs.evaluation_result import EvaluationResult as EvaluationResult
+    from hf_finetune.jobs.explanation import Explanation as Explanation
     from hf_finetune.jobs.export import export_model as export_model
     from hf_finetune.jobs.fold_result import KFoldResult as KFoldResult
     from hf_finetune.jobs.model_summary import ModelSummary as ModelSummary
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from hf_finetune.jobs.stats import DatasetStats as DatasetStats
     from hf_finetune.jobs.tune import TuneResult as TuneResult
     from hf_finetune.logs import show_logs as show_logs
+    from hf_finetune.predictions import explain as explain
     from hf_finetune.predictions import predict as predict
     from hf_finetune.predictions import predict_to_folder as predict_to_folder
     from hf_finetune.previews import browse as browse
@@ -53,6 +55,7 @@ _PUBLIC = {
     "Comparison": "hf_finetune.jobs.compare",
     "DatasetStats": "hf_finetune.jobs.stats",
     "EvaluationResult": "hf_finetune.jobs.evaluate",
+    "Explanation": "hf_finetune.jobs.explanation",
     "FinetuneResult": "hf_finetune.training.finetune_result",
     "Interrupted": "hf_finetune.errors",
     "KFoldResult": "hf_finetune.jobs.fold_result",
@@ -70,6 +73,7 @@ _PUBLIC = {
     "dataset_stats": "hf_finetune.data_api",
     "evaluate": "hf_finetune.api",
     "evaluate_model": "hf_finetune.jobs.evaluate",  # the name of evaluate in the first version
+    "explain": "hf_finetune.predictions",
     "export": "hf_finetune.api",
     "export_model": "hf_finetune.jobs.export",  # likewise
     "finetune": "hf_finetune.api",

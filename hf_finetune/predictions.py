@@ -1,9 +1,10 @@
-"""The functions for Python programs that classify images: predict and predict_to_folder."""
+"""The functions for Python programs that classify images: predict, predict_to_folder and explain."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -18,6 +19,9 @@ from hf_finetune.data.images.header_check import describe_unused
 from hf_finetune.data.sources.objects import as_image
 from hf_finetune.jobs import predict_folder
 from hf_finetune.jobs.classifier import open_classifier
+from hf_finetune.jobs.explain import Explainer, ExplainSettings
+from hf_finetune.jobs.explanation import Explanation
+from hf_finetune.jobs.explanation_files import ExplanationFolder
 from hf_finetune.jobs.predict import Classification, PredictionSettings
 from hf_finetune.jobs.predict_folder import PredictedFolder
 from hf_finetune.jobs.prediction import Prediction
@@ -150,3 +154,49 @@ def predict_to_folder(
             split,
             image_processor,
         )
+
+
+def explain(
+    model: str | os.PathLike[str] | PreTrainedModel,
+    images: ImageLike | Sequence[ImageLike],
+    *,
+    class_name: str | None = None,
+    method: str | None = None,
+    layer: str | None = None,
+    batch_size: int = 16,
+    image_processor: BaseImageProcessor | None = None,
+    output: str | os.PathLike[str] | None = None,
+) -> list[Explanation]:
+    """Return where in images a model finds their classes, as heat maps. Nothing is printed.
+
+    Args:
+        model: As in `predict`, but for an ONNX file.
+        images: As in `predict`.
+        class_name: The class to explain, or its id as a text. Absent, the likeliest of each image.
+        method: "gradcam" for Grad-CAM (Selvaraju et al. 2017), or "rollout" for attention rollout (Abnar and Zuidema
+            2020), which depends on no class. Absent, rollout for networks whose layers all attend to the whole image,
+            such as ViT, where neither a class nor a layer is given; else Grad-CAM.
+        layer: For Grad-CAM, the name of a module of the network. Absent, the last one that suits.
+        batch_size: Images of a pass.
+        image_processor: As in `predict`.
+        output: A new or empty folder, into which a PNG file for each image and a page are written.
+
+    Returns:
+        An explanation for each image, in order. Of one that cannot be read, `error` says why.
+
+    Raises:
+        UserError: For a model, a class, a layer, a path or a folder that cannot be had, and for images of another kind.
+    """
+    with in_python_words():
+        checked = checked_model(model)
+        settings = ExplainSettings(class_name, method, layer, batch_size)
+        folder = None if output is None else ExplanationFolder(Path(output).expanduser())
+        named = _named(images)
+        explainer = Explainer(open_classifier(checked, image_processor), settings)
+        explanations = list(explainer.all_of(GivenImages(named)))
+        if folder is not None:
+            explanations = [folder.add(explanation) for explanation in explanations]
+            folder.finish(type(model).__name__ if isinstance(model, PreTrainedModel) else Path(model).name)
+        for note in describe_unused(explainer.unused):
+            logger.warning(note)
+        return explanations

@@ -13,7 +13,7 @@ from hf_finetune.cli.data import Check, Stats
 from hf_finetune.cli.experiments import KFold, LrFinder, Tune
 from hf_finetune.cli.flags import CONVERT_FLAGS, DATA_FLAGS, add_argument_flags, flag_values
 from hf_finetune.cli.looking import Browse, Report, Schedule, Summary
-from hf_finetune.cli.predictions import Predict, add_tta
+from hf_finetune.cli.predictions import Explain, Predict, add_tta
 from hf_finetune.cli.serving import Serve
 from hf_finetune.cli.train_help import ShowAllHelp, ShowShortHelp
 from hf_finetune.errors import UserError
@@ -274,6 +274,7 @@ COMMANDS: dict[str, Command] = {
         Report(),
         Summary(),
         Predict(),
+        Explain(),
         Serve(),
         Export(),
         Push(),

@@ -1,4 +1,4 @@
-"""The command that classifies images. `hf_finetune.cli.commands` lists it."""
+"""The commands that classify images and explain the classes. `hf_finetune.cli.commands` lists them."""
 
 from __future__ import annotations
 
@@ -103,6 +103,54 @@ class Predict(Command):
             **images,
         )
         return 2 if result.unreadable and os.environ.get("RANK", "0") == "0" else 0
+
+
+class Explain(Command):
+    """Shows where in images a model finds their classes."""
+
+    name = "explain"
+    help = "show where in images a model finds their classes, as heat maps"
+    details = "A PNG file for each image, and a page with all of them."
+    usage = "MODEL IMAGES ... [--class NAME] [--method gradcam|rollout] [--layer NAME] [--output FOLDER] [--json]"
+
+    def register(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("model", metavar="MODEL", help="A run's folder, a Hub id or an embedded checkpoint's name.")
+        parser.add_argument(
+            "paths", metavar="IMAGES", nargs="+", help="Image files, folders that hold some, tars, Parquet files."
+        )
+        parser.add_argument(
+            "--class",
+            "--class_name",
+            dest="class_name",
+            metavar="NAME",
+            help="The class to explain, or its id. Absent: the likeliest of each image.",
+        )
+        parser.add_argument(
+            "--method",
+            metavar="gradcam|rollout",
+            help="Grad-CAM, or attention rollout, which depends on no class. Absent: rollout for networks such as ViT"
+            " where no class is asked for, else Grad-CAM.",
+        )
+        parser.add_argument(
+            "--layer", metavar="NAME", help="For Grad-CAM: use the output of this module. Absent: the last that suits."
+        )
+        parser.add_argument("--batch_size", type=int, default=16, metavar="N", help="Images per pass. Default: 16.")
+        parser.add_argument(
+            "--output", default="heat_maps", metavar="FOLDER", help="A new or empty folder. Default: heat_maps."
+        )
+        parser.add_argument("--json", action="store_true", help="Print one JSON document, not lines.")
+
+    def run(self, namespace: argparse.Namespace) -> int:
+        with importing():
+            from hf_finetune.jobs import explain
+
+        settings = explain.ExplainSettings(
+            namespace.class_name, namespace.method, namespace.layer, namespace.batch_size
+        )
+        unreadable = explain.explain_files(
+            namespace.model, namespace.paths, settings, namespace.output, as_json=namespace.json
+        )
+        return 2 if unreadable else 0
 
 
 def _check_one_process(namespace: argparse.Namespace) -> None:

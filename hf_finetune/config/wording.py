@@ -9,9 +9,12 @@ from hf_finetune.config.arguments import argument_fields
 # Arguments of the public functions that are not keys of a recipe.
 _OTHER_ARGUMENTS = (
     "batch_size",
+    "class_name",
     "embeddings",
     "format",
     "images",
+    "layer",
+    "method",
     "output",
     "quantize",
     "recipe",

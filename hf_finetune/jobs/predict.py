@@ -26,7 +26,7 @@ from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.jobs.classifier import Classes, Classifier, open_classifier
 from hf_finetune.jobs.prediction import Prediction
 from hf_finetune.jobs.prediction_files import TABLES, in_format, open_table
-from hf_finetune.jobs.prepared_batches import PreparedBatch, PreparedBatches, prepared, workers_for
+from hf_finetune.jobs.prepared_batches import PreparedBatch, PreparedBatches, prepared, unscaled_note, workers_for
 from hf_finetune.logs import get_logger, progress_bar, tell, write_line
 
 logger = get_logger(__name__)
@@ -119,11 +119,7 @@ class Classification:
         if batch.wide is not None and self._unscaled:
             self._unscaled = False
             # As an error, because standard output may be read by a program.
-            logger.error(
-                f"Note: {batch.wide} has more than 8 bits, and the model was not trained on such images; their values"
-                " are taken as 0 to 65535, or 0 to 1 in floating point. For another range, add"
-                ' "value_range": [0, 4095], or what it is, to the config.json of the model.'
-            )
+            logger.error(unscaled_note(batch.wide))
         self.unused.update(batch.unused.values())
         answers = iter(() if batch.pixel_values is None else self.classify(batch.pixel_values))
         return [

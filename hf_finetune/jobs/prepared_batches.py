@@ -122,6 +122,15 @@ def workers_for(batches: int, wanted: int | None) -> int:
     return 0 if batches <= _FEW_BATCHES else default_workers(usable_cores(), int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
+def unscaled_note(image: object) -> str:
+    """Return what is said of an image of more than 8 bits, where the model was not trained on such images."""
+    return (
+        f"Note: {image} has more than 8 bits, and the model was not trained on such images; their values are taken as 0"
+        ' to 65535, or 0 to 1 in floating point. For another range, add "value_range": [0, 4095], or what it is, to the'
+        " config.json of the model."
+    )
+
+
 def prepared(batches: PreparedBatches, ranges: Iterable[range], workers: int) -> Iterator[PreparedBatch]:
     """Yield the batches of ranges of rows, in their order.
 

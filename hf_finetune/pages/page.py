@@ -131,11 +131,18 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images side by side, with their texts: keys of `Page.images`; `large` ones are below each other."""
+    """Images side by side, with their texts: keys of `Page.images`.
+
+    Attributes:
+        images: Their keys.
+        large: Whether they are below each other.
+        pairs: Whether each is twice as wide, of two images.
+    """
 
     kind: ClassVar[str] = "gallery"
     images: Sequence[str]
     large: bool = False
+    pairs: bool = False
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,7 @@ class Reader:
         monkeypatch.setattr("hf_finetune.jobs.compare.compare_models", self.job("compare"))
         monkeypatch.setattr("hf_finetune.jobs.predict.predict_files", self.job("predict"))
         monkeypatch.setattr("hf_finetune.jobs.predict_folder.predict_to_folder", self.folder_job)
+        monkeypatch.setattr("hf_finetune.jobs.explain.explain_files", self.job("explain"))
         monkeypatch.setattr("hf_finetune.jobs.check.run_check", self.check_job)
         monkeypatch.setattr("hf_finetune.jobs.stats.run_stats", self.job("stats"))
         monkeypatch.setattr("hf_finetune.serving.server.serve", self.job("serve"))
