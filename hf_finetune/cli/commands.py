@@ -14,7 +14,7 @@ from hf_finetune.cli.experiments import KFold, LrFinder, Tune
 from hf_finetune.cli.flags import CONVERT_FLAGS, DATA_FLAGS, add_argument_flags, flag_values
 from hf_finetune.cli.looking import Browse, Report, Schedule, Summary
 from hf_finetune.cli.predictions import Explain, Predict, add_tta
-from hf_finetune.cli.serving import Serve
+from hf_finetune.cli.serving import Serve, Space
 from hf_finetune.cli.train_help import ShowAllHelp, ShowShortHelp
 from hf_finetune.errors import UserError
 from hf_finetune.exporters.formats import FORMATS
@@ -278,6 +278,7 @@ COMMANDS: dict[str, Command] = {
         Serve(),
         Export(),
         Push(),
+        Space(),
         Convert(),
         Recipes(),
         ImportConfig(),

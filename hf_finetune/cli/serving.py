@@ -1,4 +1,4 @@
-"""The command that serves a model. `hf_finetune.cli.commands` lists it."""
+"""The commands that let others try a model: a server, and a Space. `hf_finetune.cli.commands` lists them."""
 
 from __future__ import annotations
 
@@ -39,4 +39,24 @@ class Serve(Command):
         names = ("batch_size", "max_wait_ms", "max_megabytes", "max_pixels", "max_images", "max_queue", "timeout")
         limits = Limits(**{name: getattr(namespace, name) for name in names})
         serve(namespace.model, namespace.host, namespace.port, limits)
+        return 0
+
+
+class Space(Command):
+    """Writes a Space."""
+
+    name = "space"
+    help = "write a Gradio Space in which people try a model of the Hub"
+    details = "Nothing is published; the last line says how to."
+    usage = "OWNER/NAME [--output FOLDER]"
+
+    def register(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("model", metavar="OWNER/NAME", help="A model that was pushed to the Hub.")
+        parser.add_argument("--output", metavar="FOLDER", help="Folder to write. Absent: NAME-space.")
+
+    def run(self, namespace: argparse.Namespace) -> int:
+        with importing():
+            from hf_finetune.hub.space import write_space
+
+        write_space(namespace.model, namespace.output)
         return 0

@@ -336,7 +336,7 @@ def _metadata(context: ModelCardContext) -> ModelCardData:
                 )
     return ModelCardData(
         license=one_line(context.license) if isinstance(context.license, str) else context.license,
-        base_model=context.base_model if _is_hub_id(context.base_model) else None,
+        base_model=context.base_model if is_hub_id(context.base_model) else None,
         datasets=[context.dataset_id] if context.dataset_id else None,
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
         library_name="transformers",
@@ -348,7 +348,7 @@ def _metadata(context: ModelCardContext) -> ModelCardData:
     )
 
 
-def _is_hub_id(name: str | None) -> bool:
+def is_hub_id(name: str | None) -> bool:
     if not name or "/" not in name or os.path.exists(name):
         return False  # one word is an embedded checkpoint
     try:
@@ -361,7 +361,7 @@ def _is_hub_id(name: str | None) -> bool:
 def _origin(base_model: str | None) -> str:
     if base_model is None:
         return "random weights"
-    return "the weights of " + _link(base_model, base_model if _is_hub_id(base_model) else None)
+    return "the weights of " + _link(base_model, base_model if is_hub_id(base_model) else None)
 
 
 def _link(name: str, hub_path: str | None) -> str:

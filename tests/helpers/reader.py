@@ -78,6 +78,7 @@ class Reader:
         monkeypatch.setattr("hf_finetune.jobs.model_summary.run_summary", self.job("summary"))
         monkeypatch.setattr("hf_finetune.jobs.export.export_model", self.job("export"))
         monkeypatch.setattr("hf_finetune.hub.push.push_folder", self.job("push"))
+        monkeypatch.setattr("hf_finetune.hub.space.write_space", self.job("space"))
         monkeypatch.setattr("hf_finetune.jobs.convert.convert_weights", self.job("convert"))
         monkeypatch.setattr("hf_finetune.jobs.import_config.import_as_recipe", self.import_config)
         for name, module in list(sys.modules.items()):
