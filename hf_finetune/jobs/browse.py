@@ -58,7 +58,7 @@ def browse_images(
     if not 1 <= images <= MOST_IMAGES:
         raise UserError(f"--images is {images}; use a number from 1 to {MOST_IMAGES}.")
     folder = _folder(output)
-    with planned(recipe, given or Given()) as plan:
+    with planned(recipe, given or Given(), {"decode_cache": "never"}) as plan:
         check_alone(plan.args, "browse")
         assembly = assemble(plan)
         settle_lone_image(assembly.trainer)

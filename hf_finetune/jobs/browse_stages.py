@@ -16,7 +16,7 @@ from torch import nn
 
 from hf_finetune.data.batches import ImageBatches
 from hf_finetune.data.device import NORMALIZED, REDUCED
-from hf_finetune.data.images.decoding import OpenImage, decode_image
+from hf_finetune.data.images.decoding import OpenImage, UnreadableImage, decode_image
 from hf_finetune.data.stages import TrainingStage
 from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.data.transforms.given import GivenTransform
@@ -124,6 +124,8 @@ def see_images(assembly: Assembly, wanted: int) -> SeenImages:
             read["stated"] = read["labels"]
             batches.append(trainer.prepare_batch(read))
             rows += batch
+    except UnreadableImage as error:
+        raise UserError(f"{error} Fix or remove it: browse puts no other image in its place.") from error
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"A first batch of images cannot be prepared: {first_line(error)}; check image_size and train_transforms."

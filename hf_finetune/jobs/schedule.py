@@ -55,7 +55,7 @@ def show_schedule(
         UserError: For whatever the caller can fix.
     """
     path = plot_path(output, "schedule.png")
-    with planned(recipe, given or Given()) as plan:
+    with planned(recipe, given or Given(), {"decode_cache": "never"}) as plan:
         check_alone(plan.args, "schedule")
         trainer = assemble(plan).trainer
         if not plan.args.takes_steps:

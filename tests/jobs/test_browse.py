@@ -160,6 +160,13 @@ def test_mistakes_are_one_line(image_folder, tmp_path, monkeypatch, capsys):
         assert main([*command, *words]) == 2
         assert message in capsys.readouterr().err.strip().splitlines()[-1]
     assert {path.name for path in tmp_path.iterdir()} == {"out", "tiny.yaml"}
+    damaged = bytearray((image_folder / "train/red/00.png").read_bytes())
+    damaged[60:160] = bytes(100)
+    for name in ("cat", "dog"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "0.png").write_bytes(damaged)
+    with pytest.raises(UserError, match=r"cannot be read as an image: .*Fix or remove it"):
+        browse(TINY_RECIPE, dataset=tmp_path / "data", validation_fraction=0, on_bad_image="skip")
     with pytest.raises(UserError, match="^images is 0; use a number from 1 to 64"):
         browse(dataset="digits", images=0)
 
