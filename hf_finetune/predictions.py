@@ -196,7 +196,9 @@ def explain(
         explanations = list(explainer.all_of(GivenImages(named)))
         if folder is not None:
             explanations = [folder.add(explanation) for explanation in explanations]
-            folder.finish(type(model).__name__ if isinstance(model, PreTrainedModel) else Path(model).name)
+            if any(explanation.error is None for explanation in explanations):
+                name = type(model).__name__ if isinstance(model, PreTrainedModel) else Path(model).name
+                folder.finish(name, explainer.mapper.described())
         for note in describe_unused(explainer.unused):
             logger.warning(note)
         return explanations

@@ -95,6 +95,11 @@ class HeatMapper:
         peaks = maps.amax(dim=(1, 2), keepdim=True)
         return HeatMaps(torch.where(peaks > 0, maps / peaks, 0.0).cpu(), chosen.cpu(), logits.detach().cpu())
 
+    def described(self) -> str:
+        """Return the method and the layer in words, when the first batch has chosen them."""
+        name = METHODS[str(self.method)]
+        return f"{name} at the layer {self.layer}" if self.layer else f"{name}, which depends on no class"
+
     def _suitable(self, image: torch.Tensor, class_ids: Sequence[int] | None) -> str:
         """Return the method for a caller who asks for none."""
         if class_ids is not None or self.layer is not None:

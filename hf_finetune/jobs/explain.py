@@ -16,7 +16,7 @@ from hf_finetune.data.images.decoding import Unused
 from hf_finetune.data.images.header_check import describe_unused
 from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError, did_you_mean, listing
-from hf_finetune.evaluation.heat_maps import METHODS, HeatMapper
+from hf_finetune.evaluation.heat_maps import HeatMapper
 from hf_finetune.evaluation.overlays import network_views
 from hf_finetune.evaluation.report import to_json
 from hf_finetune.interrupts import leave_if_interrupted
@@ -39,7 +39,7 @@ class ExplainSettings:
 
     Attributes:
         class_name: The class to explain, or its id; None for the likeliest of each image.
-        method: One of `METHODS`; None for what suits the network (`HeatMapper`).
+        method: "gradcam" or "rollout"; None for what suits the network (`HeatMapper`).
         layer: For Grad-CAM, the name of a module of the network; None chooses one.
         batch_size: Images of a pass.
 
@@ -176,15 +176,14 @@ def explain_files(
                 tell(f"hf-finetune: {explanation.error}", sys.stderr)
             elif not as_json:
                 write_line(one_line(f"{explanation.image}: {explanation.described()}: {explanation.file}"))
-    folder.finish(Path(model).name)
     unreadable = sum("error" in row for row in rows)
     page = folder.page if unreadable < len(rows) else None
+    if page is not None:
+        folder.finish(Path(model).name, explainer.mapper.described())
     if as_json:
         write_result(to_json({"images": rows, "page": None if page is None else str(page)}).rstrip("\n"))
     elif page is not None:
-        mapper = explainer.mapper
-        how = METHODS[str(mapper.method)] + (f", layer {mapper.layer}" if mapper.layer else "")
-        logger.info(f"{how}. Written: {page}.")
+        logger.info(f"Written: {page} ({explainer.mapper.described()}).")
     for line in describe_unused(explainer.unused):
         tell(f"hf-finetune: {line}", sys.stderr)
     return unreadable

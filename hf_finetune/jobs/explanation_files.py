@@ -9,7 +9,6 @@ from pathlib import Path
 from PIL import Image
 
 from hf_finetune.errors import UserError
-from hf_finetune.evaluation.heat_maps import METHODS
 from hf_finetune.jobs.explanation import Explanation
 from hf_finetune.pages.page import Gallery, Note, Page, Paragraph, Section, Thumbnail, shortened
 from hf_finetune.pages.thumbnails import thumbnail_sources
@@ -70,16 +69,13 @@ class ExplanationFolder:
         self._names.add(name.lower())
         return name
 
-    def finish(self, model: str) -> None:
-        """Write the page. Without any image there is none.
+    def finish(self, model: str, how: str) -> None:
+        """Write the page.
 
         Args:
             model: What the user calls the model.
+            how: The method in words (`HeatMapper.described`).
         """
-        if not self._shown:
-            return
-        first = self._shown[0][0]
-        how = METHODS[first.method] + (f" at the layer {first.layer}" if first.layer else ", which depends on no class")
         images = f"{self._count:,} image{'s' * (self._count > 1)}"
         page = Page(f"Heat maps of {model}", f"{images}, {how}")
         sources = thumbnail_sources([image for _, image in self._shown], _BUDGET, _WIDTH)

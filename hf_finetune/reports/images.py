@@ -57,9 +57,18 @@ class SplitImages:
         """Whether images can be read again: those of a stream cannot."""
         return self._source is not None
 
+    def encoded(self, places: Sequence[int]) -> list[Any]:
+        """Return the images at some places of the split as they are stored."""
+        return encoded_images(self._source, [int(self.rows[place]) for place in places])
+
     def small(self, places: Sequence[int]) -> list[Image | None]:
         """Return small copies of the images at some places of the split; see `small_images`."""
         return small_images(self._source, [int(self.rows[place]) for place in places], self._how)
+
+
+def encoded_images(source: Dataset | None, rows: Sequence[int | None]) -> list[Any]:
+    """Return some images as they are stored; see `small_images` for the arguments."""
+    return [None if source is None or row is None else source[row]["image"] for row in rows]
 
 
 def small_images(source: Dataset | None, rows: Sequence[int | None], how: Decoding) -> list[Image | None]:
@@ -74,8 +83,7 @@ def small_images(source: Dataset | None, rows: Sequence[int | None], how: Decodi
         In the order of `rows`, None for what is not there or cannot be read, and for the last ones of large images.
     """
     left, values = _MOST_PIXELS, []
-    for row in rows:
-        value = None if source is None or row is None else source[row]["image"]
+    for value in encoded_images(source, rows):
         left -= _pixels(value)
         values.append(value if left >= 0 else None)
     with ThreadPoolExecutor(usable_cores()) as pool:

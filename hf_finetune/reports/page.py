@@ -28,6 +28,7 @@ from hf_finetune.pages.page import (
 from hf_finetune.pages.thumbnails import thumbnail_sources
 from hf_finetune.reports.answers import Answers
 from hf_finetune.reports.choice import Choice, choose_images
+from hf_finetune.reports.heat_maps import KEY, HeatMapsOfPage, ReadEncoded, add_heat_maps
 from hf_finetune.reports.run import ReadImages, RunFiles
 from hf_finetune.reports.sections import (
     again_section,
@@ -40,12 +41,18 @@ from hf_finetune.reports.sections import (
     training_section,
 )
 
-_THUMBNAILS = 400_000  # characters of all thumbnails together
+_THUMBNAILS = 280_000  # characters of all thumbnails together, but for those of heat maps
 _MOST_READ = 300  # images that are read for thumbnails
 _JPEG = "data:image/jpeg;base64,"
 
 
-def write_report(folder: Path, output: Path, read_images: ReadImages | None, absent: str = "") -> None:
+def write_report(
+    folder: Path,
+    output: Path,
+    read_images: ReadImages | None,
+    absent: str = "",
+    read_encoded: ReadEncoded | None = None,
+) -> None:
     """Write the report of the run in a folder.
 
     Args:
@@ -54,6 +61,7 @@ def write_report(folder: Path, output: Path, read_images: ReadImages | None, abs
         read_images: Reads images of the split that was evaluated. None where they cannot be had: then the thumbnails
             of the report that is in the folder are shown.
         absent: Why they cannot be had.
+        read_encoded: Reads them as they are stored, for the heat maps of the worst mistakes; None leaves these out.
 
     Raises:
         UserError: The folder is not that of a finished run, or a file cannot be read.
@@ -66,9 +74,10 @@ def write_report(folder: Path, output: Path, read_images: ReadImages | None, abs
     if answers is not None and answers.known.any():
         choice = choose_images(answers)
         notes = _add_thumbnails(page, answers, choice, folder, read_images, absent)
+        heat_maps = _heat_maps(page, answers, choice, folder, read_encoded)
         if not answers.several:
             page.sections.append(confusion_section(run, answers, choice))
-        page.sections += [classes_section(run), _mistakes_section(answers, choice, notes)]
+        page.sections += [classes_section(run), _mistakes_section(answers, choice, notes, heat_maps)]
         if not answers.several:
             page.sections.append(scores_section(run, answers))
         if answers.slices:
@@ -98,7 +107,8 @@ def _add_thumbnails(
         read = places[:_MOST_READ]
         sources |= dict(zip(read, thumbnail_sources(read_images(read), _THUMBNAILS), strict=True))
     else:
-        sources |= {place: source for place, source in _earlier(folder / REPORT_FILE).items() if place in sources}
+        earlier = _earlier(folder / REPORT_FILE)
+        sources |= {place: earlier[str(place)] for place in places if str(place) in earlier}
     for place in places:
         page.images[str(place)] = Thumbnail(sources[place], _caption(answers, place))
     if read_images is not None or not places:
@@ -107,13 +117,34 @@ def _add_thumbnails(
     return [Note(f"Thumbnails: {absent}, so {shown}.")]
 
 
-def _earlier(path: Path) -> dict[int, str]:
-    """Return the thumbnails of the report in a folder by their places."""
+def _heat_maps(
+    page: Page, answers: Answers, choice: Choice, folder: Path, read_encoded: ReadEncoded | None
+) -> HeatMapsOfPage:
+    """Add the heat maps of the worst mistakes to a page."""
+    wanted: dict[int, int | None] = dict.fromkeys(choice.worst)
+    for wrong in choice.decisions:
+        wanted.setdefault(wrong.place, wrong.class_id)
+
+    def caption(place: int) -> list[str]:
+        class_id, lines = wanted[place], _caption(answers, place)
+        return lines if class_id is None else [f"heat map: {shortened(answers.label_names[class_id])}", *lines]
+
+    if read_encoded is not None:
+        return add_heat_maps(page, wanted, caption, folder, read_encoded)
+    earlier = _earlier(folder / REPORT_FILE)
+    places = [place for place in wanted if f"{KEY}{place}" in earlier]
+    for place in places:
+        page.images[f"{KEY}{place}"] = Thumbnail(earlier[f"{KEY}{place}"], caption(place))
+    return HeatMapsOfPage(places)
+
+
+def _earlier(path: Path) -> dict[str, str]:
+    """Return the images of the report in a folder by their keys."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     match = re.search(r'<script type="application/json" id="images">(.*?)</script>', text, re.DOTALL)
     try:
         images = json.loads(match[1]) if match else {}
-        return {int(key): value[0] for key, value in images.items() if key.isdigit() and value[0].startswith(_JPEG)}
+        return {key: value[0] for key, value in images.items() if value[0].startswith(_JPEG)}
     except (ValueError, AttributeError, IndexError):  # another file of that name
         return {}
 
@@ -132,16 +163,24 @@ def _caption(answers: Answers, place: int) -> list[str]:
     return [name, f"truth: {names[label]} {np.exp(-answers.losses[place]):.1%}", f"prediction: {said}"]
 
 
-def _mistakes_section(answers: Answers, choice: Choice, notes: Sequence[Block]) -> Section:
-    blocks: list[Block] = list(notes)
+def _mistakes_section(answers: Answers, choice: Choice, notes: Sequence[Block], heat_maps: HeatMapsOfPage) -> Section:
+    blocks: list[Block] = [*notes, *([Note(heat_maps.note)] if heat_maps.note else [])]
     known, wrong = int(answers.known.sum()), int((answers.known & ~answers.correct).sum())
     if answers.several:
         blocks.append(Paragraph(f"{wrong:,} of {known:,} images were not given exactly their labels."))
-        return Section("Mistakes", [*blocks, *_decisions(answers, choice)])
+        blocks += _decisions(answers, choice)
+        if heat_maps.places:
+            sentence = f"{heat_maps.sentence[0].upper()}{heat_maps.sentence[1:]}:"
+            blocks += [Paragraph(sentence), heat_maps.gallery]
+        return Section("Mistakes", blocks)
     blocks.append(Paragraph(f"{wrong:,} of {known:,} images were given another class than theirs."))
     if choice.worst:
-        text = f"The {len(choice.worst)} mistakes with the highest probability, the worst first:"
-        blocks += [Paragraph(text), Gallery(_keys(choice.worst))]
+        text = f"The {len(choice.worst)} mistakes with the highest probability, the worst first"
+        if heat_maps.places:
+            blocks += [Paragraph(f"{text}; {heat_maps.sentence}:"), heat_maps.gallery]
+        else:
+            blocks.append(Paragraph(f"{text}:"))
+        blocks.append(Gallery(_keys([place for place in choice.worst if place not in heat_maps.places])))
     text = f"The {len(choice.least_sure)} images of which the model is least sure, whether it is correct or not:"
     return Section("Mistakes", [*blocks, Paragraph(text), Gallery(_keys(choice.least_sure))])
 

@@ -294,9 +294,11 @@ def _report(folder: Path, record: RunRecord) -> None:
     images = None
     if record.predictions:
         images = SplitImages(record.data, record.reported_role, decoding_of(record.images.image_processor))
-    read = images.small if images is not None and images.can_be_read else None
+    read, encoded = (None, None)
+    if images is not None and images.can_be_read:
+        read, encoded = images.small, images.encoded
     try:
-        write_report(folder, folder / REPORT_FILE, read, "the images of a stream are not read again")
+        write_report(folder, folder / REPORT_FILE, read, "the images of a stream are not read again", encoded)
     except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error)}" if str(error) else type(error).__name__
         logger.warning(

@@ -51,7 +51,7 @@ def test_lines_and_another_class(finished_run, image_folder, tmp_path, capsys):
     assert re.fullmatch(
         rf"{image}: heat map: [\d.]+% blue; predicted: [\d.]+% red( \(nothing found\))?: .*00\.png", lines[0]
     )
-    assert lines[1] == f"Grad-CAM, layer {LAYER}. Written: {tmp_path / 'maps' / 'index.html'}."
+    assert lines[1] == f"Written: {tmp_path / 'maps' / 'index.html'} (Grad-CAM at the layer {LAYER})."
     assert main(command) == 2
     assert capsys.readouterr().err == (
         f"hf-finetune: error: --output: {tmp_path / 'maps'} holds files; use another folder, or remove it.\n"

@@ -129,6 +129,56 @@ def test_without_the_images_the_earlier_thumbnails_stay_and_the_page_says_so(fin
     assert "so there are none." in Text(run / "report.html").text
 
 
+@pytest.fixture
+def with_mistakes(finished_run, tmp_path) -> Path:
+    """A run of which the answers for the first three images were wrong."""
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run, ignore=shutil.ignore_patterns("checkpoint-*"))
+    lines = (run / "predictions.csv").read_text().splitlines()
+    cells = [line.split(",") for line in lines[1:4]]
+    wrong = [",".join([name, row, label, "red", *rest]) for name, row, label, _, *rest in cells]
+    (run / "predictions.csv").write_text("\n".join([lines[0], *wrong, *lines[4:]]) + "\n")
+    return run
+
+
+def test_the_worst_mistakes_have_their_heat_maps_which_stay_without_the_images(with_mistakes):
+    report_run(with_mistakes)
+    page, text = images_of(with_mistakes / "report.html"), Text(with_mistakes / "report.html").text
+    maps = {key: value for key, value in page.items() if key.startswith("heat-")}
+    assert len(maps) == 3 and all(value[0].startswith("data:image/jpeg") for value in maps.values())
+    assert "beside 3 of them, where the network finds the class of its mistake (Grad-CAM at the layer resnet" in text
+    assert all(key in page and page[key.removeprefix("heat-")][1:] == value[1:4] for key, value in maps.items())
+    recipe = (with_mistakes / "recipe.yaml").read_text()
+    (with_mistakes / "recipe.yaml").write_text(re.sub("(?m)^dataset: .*$", "dataset: /no/such/folder", recipe))
+    report_run(with_mistakes)
+    again = images_of(with_mistakes / "report.html")
+    assert {key: value[0] for key, value in again.items()} == {key: value[0] for key, value in page.items()}
+
+
+def test_a_network_without_heat_maps_costs_one_line(with_mistakes, monkeypatch):
+    monkeypatch.setattr("hf_finetune.reports.heat_maps.load_trained", lambda _: 1 / 0)
+    report_run(with_mistakes)
+    assert (
+        "There are no heat maps of the mistakes: ZeroDivisionError: division by zero."
+        in Text(with_mistakes / "report.html").text
+    )
+    (with_mistakes / "model.safetensors").unlink()
+    monkeypatch.undo()
+    report_run(with_mistakes)
+    text = Text(with_mistakes / "report.html").text
+    assert "There are no heat maps of the mistakes: " in text and "3 of 24 images" in text
+
+
+def test_heat_maps_stop_when_their_time_is_over(with_mistakes, monkeypatch):
+    monkeypatch.setattr("hf_finetune.reports.heat_maps._SECONDS", 0)
+    report_run(with_mistakes)
+    assert not any(key.startswith("heat-") for key in images_of(with_mistakes / "report.html"))
+    assert (
+        "There are no heat maps of the mistakes: none could be drawn in time."
+        in Text(with_mistakes / "report.html").text
+    )
+
+
 def test_images_with_other_labels_are_not_shown(finished_run, image_folder, tmp_path, logged):
     run, images = tmp_path / "run", tmp_path / "images"
     shutil.copytree(finished_run, run, ignore=shutil.ignore_patterns("checkpoint-*"))
