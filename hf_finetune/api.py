@@ -18,6 +18,7 @@ from typing_extensions import Unpack
 from hf_finetune.config.arguments import argument_fields, check_flags
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.config.recipe import BASE_KEY, Recipe, flag_text, load_recipe, override
+from hf_finetune.config.resize_mode import in_stated_mode
 from hf_finetune.config.settings import Settings
 from hf_finetune.config.synonyms import answer
 from hf_finetune.config.wording import python_wording
@@ -37,7 +38,6 @@ from hf_finetune.training.arguments import checked_model, own_metrics, plain, so
 from hf_finetune.training.finetune_result import FinetuneResult
 from hf_finetune.training.given import Given
 from hf_finetune.training.loss import Loss
-from hf_finetune.training.resizing import in_stated_mode
 from hf_finetune.training.run import choose_recipe, run
 
 logger = get_logger(__name__)

@@ -45,10 +45,9 @@ class Command(ABC):
         """Add the command's arguments and flags to its parser."""
 
     def register_inherited(self, parser: argparse.ArgumentParser) -> bool:
-        """Add the flags that cost an import of Transformers; return whether there are any."""
+        """Add the flags that are read from Transformers; return whether there are any."""
         if self.takes_training_keys:
-            with importing():
-                add_inherited_flags(parser)
+            add_inherited_flags(parser)
         return self.takes_training_keys
 
     @abstractmethod
@@ -94,9 +93,13 @@ def importing() -> Iterator[None]:
 
 
 def recipe_of(namespace: argparse.Namespace) -> Recipe:
-    """Return the recipe that the flags of a command ask for: `--recipe`, and the keys that stand over it."""
-    with importing():
-        from hf_finetune.config.arguments import KEY_TYPES
-        from hf_finetune.training.run import choose_recipe
+    """Return the recipe that the flags of a command ask for: `--recipe`, and the keys that stand over it.
 
-    return choose_recipe(namespace.recipe, flag_values(namespace, KEY_TYPES), "--{}".format)
+    Its mistakes are told before a command imports what takes seconds.
+    """
+    from hf_finetune.config.arguments import KEY_TYPES
+    from hf_finetune.training.choice import check_recipe, choose_recipe
+
+    recipe = choose_recipe(namespace.recipe, flag_values(namespace, KEY_TYPES), "--{}".format)
+    check_recipe(recipe)
+    return recipe

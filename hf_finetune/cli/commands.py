@@ -38,10 +38,10 @@ class Train(Command):
         add_argument_flags(parser)
 
     def run(self, namespace: argparse.Namespace) -> int:
+        recipe = recipe_of(namespace)
         with importing():
             from hf_finetune.training.run import run
 
-        recipe = recipe_of(namespace)
         run(recipe, namespace.command_line, began=namespace.began)
         return 0
 
@@ -210,8 +210,8 @@ class Recipes(Command):
         if namespace.show != "show" or namespace.recipe is None:
             wrong = f'"{namespace.show}" is not what recipes does' if namespace.show != "show" else "There is no recipe"
             raise UserError(f"{wrong}; use hf-finetune recipes show NAME_OR_PATH.")
-        with importing():
-            from hf_finetune.config.arguments import KEY_TYPES
+        from hf_finetune.config.arguments import KEY_TYPES
+
         recipe = override(load_recipe(namespace.recipe, KEY_TYPES), flag_values(namespace, KEY_TYPES))
         print(to_yaml(recipe, explain=namespace.explain), end="")
         return 0

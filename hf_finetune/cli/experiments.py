@@ -24,10 +24,10 @@ class KFold(Command):
         add_argument_flags(parser)
 
     def run(self, namespace: argparse.Namespace) -> int:
+        recipe = recipe_of(namespace)
         with importing():
             from hf_finetune.jobs.kfold import run_folds
 
-        recipe = recipe_of(namespace)
         run_folds(recipe, namespace.folds, namespace.command_line)
         return 0
 
@@ -51,10 +51,10 @@ class Tune(Command):
         add_argument_flags(parser)
 
     def run(self, namespace: argparse.Namespace) -> int:
+        recipe = recipe_of(namespace)
         with importing():
             from hf_finetune.jobs.tune import run_study
 
-        recipe = recipe_of(namespace)
         run_study(namespace.space, recipe, namespace.trials, namespace.command_line)
         return 0
 
@@ -79,10 +79,10 @@ class LrFinder(Command):
         add_argument_flags(parser)
 
     def run(self, namespace: argparse.Namespace) -> int:
+        recipe = recipe_of(namespace)
         with importing():
             from hf_finetune.jobs.lr_finder import find_learning_rate
 
-        recipe = recipe_of(namespace)
         stated = {name: getattr(namespace, name) for name in ("lowest", "highest", "steps")}
         find_learning_rate(
             recipe, namespace.output, **{name: value for name, value in stated.items() if value is not None}

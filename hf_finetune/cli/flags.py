@@ -121,7 +121,7 @@ def add_argument_flags(parser: argparse.ArgumentParser, names: Iterable[str] | N
 
 
 def add_inherited_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of all other keys of `transformers.TrainingArguments`, which has to be imported for them."""
+    """Add the flags of all other keys of `transformers.TrainingArguments`, which costs a look into its source."""
     from hf_finetune.config.arguments import KEY_TYPES, argument_fields
 
     section = parser.add_argument_group("inherited from transformers.TrainingArguments")

@@ -1,35 +1,46 @@
-"""The values of a recipe as the three dataclasses of arguments, and the answer to keys that are not there."""
+"""The values of a recipe as the three dataclasses of arguments, and the answer to keys that are not there.
+
+Values are checked without torch and Transformers, which take seconds to import; only `build_arguments` needs them.
+"""
 
 from __future__ import annotations
 
 import math
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, fields
+from dataclasses import Field, fields, make_dataclass
 from enum import Enum
-from typing import Any, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hf_finetune.config.data import DataArguments
-from hf_finetune.config.fields import check_words, value_types
+from hf_finetune.config.fields import OWN_GROUPS, check_words, own_fields, value_types
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.config.recipe import Recipe
+from hf_finetune.config.stock_fields import stock_fields, stock_types
 from hf_finetune.config.stock_keys import WITHHELD
-from hf_finetune.config.training import FinetuneArguments
-from hf_finetune.config.training_keys import AUTO
+from hf_finetune.config.training_keys import AUTO, TrainingKeys
+from hf_finetune.config.validation import check_training
 from hf_finetune.errors import UserError
 
-GROUPS: dict[str, type] = {"Model": ModelArguments, "Data": DataArguments, "Training": FinetuneArguments}
-Group = TypeVar("Group", ModelArguments, DataArguments, FinetuneArguments)
+if TYPE_CHECKING:
+    from hf_finetune.config.training import FinetuneArguments
+
+Group = TypeVar("Group")
 
 
+@cache
 def argument_fields() -> dict[str, Field[Any]]:
     """Return every key of a recipe, which is every flag of `train`, with its dataclass field."""
-    return {item.name: item for group in GROUPS.values() for item in fields(group) if item.name not in WITHHELD}
+    return {name: item for name, item in (stock_fields() | own_fields()).items() if name not in WITHHELD}
 
 
 # The types that each key takes, None among them.
-KEY_TYPES = {
-    name: kinds for group in GROUPS.values() for name, kinds in value_types(group).items() if name in argument_fields()
+KEY_TYPES: dict[str, tuple[Any, ...]] = {
+    name: kinds
+    for types in (stock_types(), *map(value_types, OWN_GROUPS.values()))
+    for name, kinds in types.items()
+    if name in argument_fields()
 }
 
 
@@ -90,17 +101,42 @@ def _expected(hints: Sequence[Any]) -> str:
     return " or ".join(words[hint] for hint in hints if hint in words) or "a mapping, such as {key: value}"
 
 
+def check_values(recipe: Recipe) -> DataArguments:
+    """Check the values of a resolved recipe, but for what depends on the machine.
+
+    Returns:
+        Which images it names.
+
+    Raises:
+        UserError: For a value that does not fit, and for values that contradict each other.
+    """
+    _build(ModelArguments, recipe)
+    data = _build(DataArguments, recipe)
+    check_training(_build(_training_values(), recipe))
+    return data
+
+
+@cache
+def _training_values() -> type[FinetuneArguments]:
+    """Return a dataclass that has the fields of `FinetuneArguments`, and nothing else of it."""
+    inherited = [(name, item.type, item) for name, item in stock_fields().items() if name not in own_fields()]
+    made: Any = make_dataclass("TrainingValues", inherited, bases=(TrainingKeys,), repr=False, eq=False)
+    return made
+
+
 def build_arguments(recipe: Recipe) -> tuple[ModelArguments, DataArguments, FinetuneArguments]:
     """Build the three dataclasses from a resolved recipe.
 
     Raises:
         UserError: For a value that does not fit, and for values that contradict each other.
     """
+    from hf_finetune.config.training import FinetuneArguments
+
     return _build(ModelArguments, recipe), _build(DataArguments, recipe), _build(FinetuneArguments, recipe)
 
 
 def _build(group: type[Group], recipe: Recipe) -> Group:
-    names = [item.name for item in fields(group) if item.name in recipe.values]
+    names = [item.name for item in fields(group) if item.name in recipe.values]  # type: ignore[arg-type]
     try:
         return group(**{name: coerce(name, recipe.values[name], recipe.origins[name]) for name in names})
     except (ImportError, OSError, ValueError) as error:  # the stock arguments' own checks

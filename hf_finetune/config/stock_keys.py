@@ -62,7 +62,7 @@ _BY_MODULE = ("galore", "apollo")  # optimizers that treat some modules in anoth
 def check_stock_keys(args: FinetuneArguments) -> None:
     """Check that each key has what it needs in order to act, before Transformers sees them."""
     for name in _WITH_WORKERS:
-        if getattr(args, name) and not args.dataloader_num_workers:
+        if getattr(args, name) and args.dataloader_num_workers == 0:
             raise UserError(f"{name} needs workers; use --dataloader_num_workers 2 or more.")
     _check_mappings(args)
     optimizer = str(getattr(args.optim, "value", args.optim))

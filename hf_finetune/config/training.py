@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,7 +18,6 @@ from torch import distributed
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import IntervalStrategy, SchedulerType
-from transformers.training_args import OptimizerNames
 from transformers.utils import ExplicitEnum
 
 from hf_finetune.config.durations import parse_duration
@@ -44,12 +43,6 @@ ScheduleType: Any = ExplicitEnum(  # type: ignore[call-overload]  # the function
     "ScheduleType",
     {**{member.name: member.value for member in SchedulerType}, "MULTISTEP": MULTISTEP, "ONE_CYCLE": ONE_CYCLE},
 )
-# Keys of one word whose choices are Transformers' own.
-_ENUMERATIONS: dict[str, Iterable[ExplicitEnum]] = {
-    "lr_scheduler_type": ScheduleType,
-    "optim": OptimizerNames,
-    "logging_strategy": IntervalStrategy,
-}
 _MOST_STEPS = 10**9  # of a run that ends by the clock
 BY_METRIC = ("reduce_lr_on_plateau", "greedy")  # schedules that lower the rate where a metric no longer improves
 
@@ -69,8 +62,6 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
             has_gpu = torch.accelerator.is_available() and not self.use_cpu
             processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
             self.dataloader_num_workers = default_workers(usable_cores(), processes) if has_gpu else 0
-        for name, members in _ENUMERATIONS.items():
-            check_choice(name, getattr(self, name), [member.value for member in members])
         backend = (self.torch_compile_backend or "inductor").lower()
         check_choice("torch_compile_backend", backend, [member.value.lower() for member in DynamoBackend])
         check_training(self)

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from hf_finetune.config.folds import check_division
 from hf_finetune.config.loss_keys import check_loss_keys
 from hf_finetune.config.peft_keys import check_peft
+from hf_finetune.config.precision import stated_precision
+from hf_finetune.config.stock_fields import members
 from hf_finetune.config.stock_keys import check_stock_keys
-from hf_finetune.config.training_keys import FP16
+from hf_finetune.config.training_keys import FP16, MULTISTEP, ONE_CYCLE
 from hf_finetune.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -55,6 +57,12 @@ _RANGES = {
     "ddp_timeout": (1, 365 * 24 * 3600),
     "seed": (0, 2**32 - 1),
     "data_seed": (0, 2**32 - 1),
+}
+# Keys of one word, with Transformers' enumeration of the choices and those that this package adds.
+_ENUMERATIONS = {
+    "lr_scheduler_type": ("SchedulerType", (MULTISTEP, ONE_CYCLE)),
+    "optim": ("OptimizerNames", ()),
+    "logging_strategy": ("IntervalStrategy", ()),
 }
 _GROUP_OPTIONS = ("lr_multiplier", "weight_decay")  # of a pattern in param_groups
 _ABOVE_ZERO = ("lr_decay_epochs", "layer_decay", "logging_steps", "eval_steps", "save_steps")
@@ -195,6 +203,8 @@ def check_model(model: ModelArguments) -> None:
 
 def check_training(args: FinetuneArguments) -> None:
     """Check everything about training that does not depend on the machine."""
+    for name, (enumeration, own) in _ENUMERATIONS.items():
+        check_choice(name, getattr(args, name), [*members(enumeration), *own])
     check_choices(args)
     check_loss_keys(args)
     _check_numbers(args)
@@ -210,6 +220,7 @@ def check_training(args: FinetuneArguments) -> None:
     _check_warm_up(args)
     check_choice("train_sampling_strategy", args.train_sampling_strategy, ("random", "sequential"))
     check_stock_keys(args)
+    stated_precision(args.precision, args.bf16, args.fp16)
 
 
 def _check_numbers(args: FinetuneArguments) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from hf_finetune.config.recipe import override
+from hf_finetune.config.resize_mode import training_mode
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.fingerprint import check_same_data
 from hf_finetune.data.images.unreadable import earlier_images
@@ -23,7 +24,7 @@ from hf_finetune.models.processor import default_train_transforms, describe
 from hf_finetune.training.frozen.policy import FrozenPolicy, frozen_policy
 from hf_finetune.training.network import Network, load_network
 from hf_finetune.training.plan import RunPlan
-from hf_finetune.training.resizing import report_resizing, training_mode
+from hf_finetune.training.resizing import report_resizing
 from hf_finetune.training.task_keys import follow_task
 from hf_finetune.training.trainer import ImageClassificationTrainer
 from hf_finetune.training.wiring import PreparedImages, build_trainer, load_data, prepare_images

@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hf_finetune.config.arguments import argument_fields, build_arguments
 from hf_finetune.config.data import DataArguments
-from hf_finetune.config.loss_keys import is_own_loss
 from hf_finetune.config.model import ModelArguments
-from hf_finetune.config.recipe import Recipe, load_recipe, override, packaged_recipes
+from hf_finetune.config.recipe import Recipe, load_recipe, override
 from hf_finetune.config.run_files import RECIPE_FILE
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.config.training_keys import FLOAT32
-from hf_finetune.data.catalog import CATALOG, DEFAULT_RECIPE, find_entry
+from hf_finetune.data.catalog import CATALOG, find_entry
 from hf_finetune.data.sources.open import find_source
 from hf_finetune.errors import UserError
 from hf_finetune.hub.push import check_push
 from hf_finetune.logs import get_logger
 from hf_finetune.training.checkpoints.lock import check_unused
 from hf_finetune.training.checkpoints.run_folder import find_resumable, keys_left_to_the_run
+from hf_finetune.training.choice import check_own_loss
 from hf_finetune.training.given import Given, check_same_objects
-from hf_finetune.training.resizing import in_stated_mode
 
 logger = get_logger(__name__)
 
-_TYPED = ("--loss", "finetune(loss=...)", 'recipe["loss"]')  # origins that are a command line or a Python program
-FROM_SCRATCH = "from_scratch"  # the recipe in place of DEFAULT_RECIPE for random weights
 _RUNS = Path("runs")  # where results go that nobody names a folder for
 
 
@@ -59,41 +55,6 @@ class RunPlan:
     repository: str | None
 
 
-def choose_recipe(
-    recipe: str | None, settings: Mapping[str, Any], origin: Callable[[str], str], random_weights: bool = False
-) -> Recipe:
-    """Return the named recipe, or the one that the dataset picks, with `settings` over it.
-
-    The recipe for own images is made for pretrained weights; without them another takes its place, which is logged.
-
-    Args:
-        recipe: A packaged name, a path, or None.
-        settings: Keys of a recipe with their values.
-        origin: Returns where a setting stands, from its key.
-        random_weights: Whether the caller gives a network that has no other weights.
-
-    Raises:
-        UserError: Without recipe and dataset, and for a recipe that cannot be had.
-    """
-    if recipe in CATALOG and recipe not in packaged_recipes() and not Path(recipe).exists():
-        raise UserError(f"recipe: {recipe} is a dataset; use --dataset {recipe}, which picks its recipe.")
-    if recipe is not None and Path(recipe).is_dir():
-        raise UserError(f"recipe: {recipe} is a folder; use a YAML file, or --dataset {recipe} if it holds images.")
-    if recipe is None:
-        dataset = settings.get("dataset")
-        if dataset is None:
-            raise UserError("There is nothing to train on; use --dataset cifar10 or --recipe resnet50_cifar10.")
-        entry = None if Path(dataset).exists() and dataset not in CATALOG else find_entry(dataset)
-        recipe = entry.recipe if entry else DEFAULT_RECIPE
-    chosen = override(load_recipe(recipe, argument_fields()), settings, origin)
-    values = chosen.values
-    without = values.get("pretrained") is False or ("model_type" in values and "load_from" not in values)
-    if recipe == DEFAULT_RECIPE and (random_weights or without):
-        logger.info(f"The weights are random, so the recipe is {FROM_SCRATCH} and not {DEFAULT_RECIPE}.")
-        chosen = override(load_recipe(FROM_SCRATCH, argument_fields()), settings, origin)
-    return in_stated_mode(chosen)
-
-
 def plan_run(recipe: Recipe, given: Given) -> RunPlan:
     """Return the plan of a run.
 
@@ -101,7 +62,7 @@ def plan_run(recipe: Recipe, given: Given) -> RunPlan:
         UserError: For values that do not fit, a dataset that is not there, and a folder that cannot be used.
     """
     _check_launcher()
-    _check_own_loss(recipe)
+    check_own_loss(recipe)
     model, data, args = build_arguments(recipe)
     if given.dataset is None:
         find_source(data)  # its typo is told before anything about a folder that is named after it
@@ -142,13 +103,6 @@ def _found_before(recipe: Recipe, folder: Path) -> dict[str, Any]:
     earlier = load_recipe(folder / RECIPE_FILE, argument_fields()).values
     earlier = {"precision": FLOAT32} | earlier  # what runs did before there was a choice
     return {key: earlier[key] for key in keys_left_to_the_run(recipe.values) if key in earlier}
-
-
-def _check_own_loss(recipe: Recipe) -> None:
-    """Check that the user has typed the dotted name of a loss: a file, which may be somebody else's, runs no code."""
-    name, origin = str(recipe.values.get("loss", "")), recipe.origins.get("loss", "")
-    if is_own_loss(name) and origin not in _TYPED:
-        raise UserError(f"loss is {name}, in {origin}, and a file runs no code; to run that code use --loss {name}.")
 
 
 def _check_launcher() -> None:

@@ -30,6 +30,7 @@ from hf_finetune.training.checkpoints.lock import locked
 from hf_finetune.training.checkpoints.run_folder import check_unchanged, prepare_folder
 from hf_finetune.training.checkpoints.sizes import check_room_for_run, checkpoint_sizes
 from hf_finetune.training.checkpoints.store import full_disk_told
+from hf_finetune.training.choice import choose_recipe as choose_recipe
 from hf_finetune.training.distillation import learn_from_teacher
 from hf_finetune.training.extensions.best_weights import FOLDER as BEST_WEIGHTS_FOLDER
 from hf_finetune.training.extensions.epochs import SecondEpochCallback
@@ -40,7 +41,6 @@ from hf_finetune.training.given import Given
 from hf_finetune.training.interpolation import keep_best_between
 from hf_finetune.training.network import Network
 from hf_finetune.training.plan import RunPlan, plan_run
-from hf_finetune.training.plan import choose_recipe as choose_recipe
 from hf_finetune.training.precision import choose_precision, recorded_precision
 from hf_finetune.training.sanity_check import sanity_check
 from hf_finetune.training.soup import keep_better_soup

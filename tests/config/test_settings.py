@@ -10,7 +10,9 @@ from typing import Any, Union
 
 from transformers import TrainingArguments
 
-from hf_finetune.config.arguments import GROUPS, argument_fields
+from hf_finetune.config.arguments import argument_fields
+from hf_finetune.config.fields import OWN_GROUPS
+from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.config.training_keys import AUTO
 
 FILE = Path(__file__).resolve().parents[2] / "hf_finetune" / "config" / "settings.py"
@@ -59,7 +61,7 @@ def written(hint: Any) -> list[str]:
 
 def source() -> str:
     known, lines = argument_fields(), [HEADER]
-    for title, group in GROUPS.items():
+    for title, group in (OWN_GROUPS | {"Training": FinetuneArguments}).items():
         lines.append(f"    # {title}")
         for name, hint in sorted(typing.get_type_hints(group).items()):
             if name in known and name not in ARGUMENTS:

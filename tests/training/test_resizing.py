@@ -10,12 +10,13 @@ from transformers import PreTrainedConfig, ViTImageProcessor
 
 from hf_finetune.api import _resolve
 from hf_finetune.config.data import DataArguments
+from hf_finetune.config.resize_mode import training_mode
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.errors import UserError
 from hf_finetune.models.processor import default_train_transforms, describe, load_image_processor
+from hf_finetune.training.choice import choose_recipe
 from hf_finetune.training.given import Given
-from hf_finetune.training.plan import choose_recipe
-from hf_finetune.training.resizing import report_resizing, training_mode
+from hf_finetune.training.resizing import report_resizing
 
 RESIZE = [{"Resize": {"size": [32, 32]}}]
 BOX = [{"RandomResizedCrop": {"size": 32}}, "RandomHorizontalFlip"]

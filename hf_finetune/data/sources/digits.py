@@ -9,7 +9,7 @@ import PIL.Image
 from datasets import ClassLabel, Dataset, Features, Image
 
 from hf_finetune.data.sources.raw import RawDataset
-from hf_finetune.data.sources.source import Source
+from hf_finetune.data.sources.source import Location
 from hf_finetune.data.splits import stratified_split
 
 _TEST_FRACTION = 0.2
@@ -47,8 +47,11 @@ def _to_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-DIGITS = Source(
-    description="",
-    matches=lambda location: location.path is None and location.entry is not None and location.entry.name == "digits",
-    read=lambda _: read_digits(),
-)
+def matches(location: Location) -> bool:
+    """Return whether a dataset is this one."""
+    return location.path is None and location.entry is not None and location.entry.name == "digits"
+
+
+def read(_: Location) -> RawDataset:
+    """Read the dataset."""
+    return read_digits()

@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Features, Image
 
 from hf_finetune.data.images.files import LeftOut, check_names, image_files
 from hf_finetune.data.sources.raw import RawDataset
-from hf_finetune.data.sources.source import Location, Source, folder_of, path_of
+from hf_finetune.data.sources.source import Location, folder_of, path_of
 from hf_finetune.data.splits import split_role
 from hf_finetune.errors import UserError, listing
 
@@ -69,12 +69,11 @@ def _classes(folder: Path, paths: Sequence[str], pattern: str) -> list[str]:
     return classes
 
 
-def _read(location: Location) -> RawDataset:
+def read(location: Location) -> RawDataset:
+    """Read the dataset at a location that matches."""
     return read_named_files(path_of(location), location.label_from_name or "", location.lost_files)
 
 
-FILE_NAMES = Source(
-    "",  # a folder as well, but it is recognized by --label_from_name alone
-    lambda location: location.label_from_name is not None and folder_of(location) is not None,
-    _read,
-)
+def matches(location: Location) -> bool:
+    """Return whether a dataset is such a folder: `label_from_name` alone says so."""
+    return location.label_from_name is not None and folder_of(location) is not None

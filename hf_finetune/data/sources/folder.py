@@ -20,8 +20,7 @@ from hf_finetune.data.images.files import (
     sorted_entries,
 )
 from hf_finetune.data.sources.raw import RawDataset
-from hf_finetune.data.sources.source import Location, Source, archive_advice, folder_of, path_of
-from hf_finetune.data.sources.table import TABLE_EXTENSIONS
+from hf_finetune.data.sources.source import TABLE_EXTENSIONS, Location, archive_advice, folder_of, path_of
 from hf_finetune.data.splits import split_role
 from hf_finetune.errors import UserError, listing
 
@@ -150,7 +149,8 @@ def _example(folder: Path) -> str:
     return _CLASS_FOLDERS.format(folder.name or folder)
 
 
-def _read(location: Location) -> RawDataset:
+def read(location: Location) -> RawDataset:
+    """Read the dataset at a location that matches."""
     path = path_of(location)
     try:
         return read_class_folders(path, location.lost_files)
@@ -164,4 +164,6 @@ def _read(location: Location) -> RawDataset:
         ) from error
 
 
-CLASS_FOLDERS = Source("a folder of class folders", lambda location: folder_of(location) is not None, _read)
+def matches(location: Location) -> bool:
+    """Return whether a dataset is a folder."""
+    return folder_of(location) is not None

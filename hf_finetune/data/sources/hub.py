@@ -14,16 +14,9 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 
 from hf_finetune.data.catalog import CATALOG, DatasetEntry
 from hf_finetune.data.sources.raw import RawDataset
-from hf_finetune.data.sources.source import Source
+from hf_finetune.data.sources.source import Location
 from hf_finetune.errors import UserError, did_you_mean, first_line
 from hf_finetune.timeouts import ANSWER_TIMEOUT
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w")
-
-
-def is_hub_id(dataset: str) -> bool:
-    """Whether a dataset is written as a Hub id: organization/name."""
-    return _HUB_ID.fullmatch(dataset) is not None
 
 
 def load_from_hub(dataset: str, entry: DatasetEntry | None, config: str | None, revision: str | None) -> RawDataset:
@@ -135,8 +128,11 @@ def _gated(hub_id: str, local_copy: str) -> str:
     )
 
 
-HUB = Source(
-    description="",
-    matches=lambda location: location.path is None,
-    read=lambda location: load_from_hub(location.dataset, location.entry, location.config, location.revision),
-)
+def matches(location: Location) -> bool:
+    """Return whether a dataset has no path; open.py has checked that it is a Hub id."""
+    return location.path is None
+
+
+def read(location: Location) -> RawDataset:
+    """Read the dataset at a location that matches."""
+    return load_from_hub(location.dataset, location.entry, location.config, location.revision)

@@ -11,7 +11,7 @@ from datasets.exceptions import DatasetsError
 
 from hf_finetune.data.catalog import DatasetEntry
 from hf_finetune.data.sources.raw import RawDataset
-from hf_finetune.data.sources.source import Location, Source, folder_of, path_of
+from hf_finetune.data.sources.source import Location, folder_of, path_of
 from hf_finetune.errors import UserError, did_you_mean, first_line
 
 
@@ -49,7 +49,7 @@ def open_hub_copy(path: Path, config: str | None, entry: DatasetEntry | None, lo
         ) from error
 
 
-def _has_dataset_card(location: Location) -> bool:
+def has_dataset_card(location: Location) -> bool:
     """Whether README.md is a dataset card that says which files belong to which split."""
     folder = folder_of(location)
     if folder is None or not (folder / "README.md").is_file():
@@ -59,16 +59,14 @@ def _has_dataset_card(location: Location) -> bool:
     return any(line.startswith(("configs:", "dataset_info:")) for line in header)
 
 
-def _has_parquet_files(location: Location) -> bool:
+def has_parquet_files(location: Location) -> bool:
+    """Return whether a dataset is a folder of Parquet files."""
     folder = folder_of(location)
     return folder is not None and (any(folder.glob("*.parquet")) or any(folder.glob("*/*.parquet")))
 
 
-def _read(location: Location) -> RawDataset:
+def read(location: Location) -> RawDataset:
+    """Read the dataset at a location that matches."""
     path = path_of(location)
     splits = open_hub_copy(path, location.config, location.entry, datasets.load_dataset)
     return RawDataset(dict(splits), source=str(path), folder=path)
-
-
-HUB_COPY = Source("a copy of a Hub dataset", _has_dataset_card, _read)
-PARQUET_FOLDER = Source("a folder of Parquet files", _has_parquet_files, _read)

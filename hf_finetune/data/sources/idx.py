@@ -16,7 +16,7 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image
 
 from hf_finetune.data.sources.raw import RawDataset
-from hf_finetune.data.sources.source import Location, Source, folder_of, path_of
+from hf_finetune.data.sources.source import Location, folder_of, path_of
 from hf_finetune.errors import UserError
 
 _FILE_NAME = re.compile(r"(?P<split>train|t10k|test)-(?P<content>images|labels)[-.]idx[13]-ubyte(\.gz)?")
@@ -111,13 +111,12 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
     return np.frombuffer(contents, dtype=np.uint8, offset=start).reshape(shape)
 
 
-def _matches(location: Location) -> bool:
+def matches(location: Location) -> bool:
+    """Return whether a dataset is of this kind."""
     folder = folder_of(location)
     return folder is not None and bool(find_idx_files(folder))
 
 
-def _read(location: Location) -> RawDataset:
+def read(location: Location) -> RawDataset:
+    """Read the dataset at a location that matches."""
     return read_idx_folder(path_of(location), location.entry.label_names if location.entry else None)
-
-
-IDX = Source("a folder of IDX files", _matches, _read)

@@ -17,7 +17,7 @@ from hf_finetune.data.columns import arrow_column
 from hf_finetune.data.images.files import LeftOut, image_files, is_junk_folder, sorted_entries
 from hf_finetune.data.sources.folder import read_class_folders
 from hf_finetune.data.sources.raw import RawDataset
-from hf_finetune.data.sources.source import Location, Source, folder_of, path_of
+from hf_finetune.data.sources.source import Location, folder_of, path_of
 from hf_finetune.data.sources.table import read_table
 from hf_finetune.data.splits import split_role
 from hf_finetune.errors import UserError, listing
@@ -182,13 +182,12 @@ def _unnamed(folder: Path, file: Path, rows: Dataset) -> list[str]:
     return [f"{images} not used, because {file} does not name {them}: {listing(left, 3)}."]
 
 
-def _matches(location: Location) -> bool:
+def matches(location: Location) -> bool:
+    """Return whether a dataset is of this kind."""
     folder = folder_of(location)
     return folder is not None and bool(find_metadata(folder))
 
 
-METADATA = Source(
-    "a folder of images with a metadata file",
-    _matches,
-    lambda location: read_metadata_folder(path_of(location), location.label_columns),
-)
+def read(location: Location) -> RawDataset:
+    """Read the dataset at a location that matches."""
+    return read_metadata_folder(path_of(location), location.label_columns)

@@ -1,6 +1,6 @@
 """From `dataset` and `dataset_path` to an open dataset: where it is, and which source reads it.
 
-`SOURCES` is the one table of sources. A new one costs a file with a `Source` in it and a line in this table.
+`SOURCES` is the one table of sources. A new one costs a file with `matches` and `read` and a line in this table.
 """
 
 from __future__ import annotations
@@ -9,38 +9,40 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hf_finetune.config.data import DataArguments
 from hf_finetune.config.recipe import packaged_recipes
 from hf_finetune.data.catalog import CATALOG, DatasetEntry, find_entry
-from hf_finetune.data.sources.digits import DIGITS
-from hf_finetune.data.sources.file_names import FILE_NAMES
-from hf_finetune.data.sources.folder import CLASS_FOLDERS
-from hf_finetune.data.sources.hub import HUB, is_hub_id
-from hf_finetune.data.sources.hub_copy import HUB_COPY, PARQUET_FOLDER
-from hf_finetune.data.sources.idx import IDX
-from hf_finetune.data.sources.metadata import METADATA
-from hf_finetune.data.sources.raw import RawDataset
-from hf_finetune.data.sources.saved import SAVED
-from hf_finetune.data.sources.source import Location, Source, archive_advice
-from hf_finetune.data.sources.table import SPLIT_TABLES, TABLE
-from hf_finetune.data.sources.zip_file import is_zip, unpack_once
+from hf_finetune.data.sources.source import (
+    TABLE_EXTENSIONS,
+    Location,
+    Source,
+    archive_advice,
+    in_module,
+    is_hub_id,
+)
 from hf_finetune.errors import UserError, did_you_mean, first_line
 
-# The first source that matches reads the dataset. Any folder matches CLASS_FOLDERS, so the other layouts of a folder
-# stand before it.
+if TYPE_CHECKING:
+    from hf_finetune.data.sources.raw import RawDataset
+
+_FILE_NAMES = in_module("file_names")  # a folder as well, but it is recognized by --label_from_name alone
+
+# The first source that matches reads the dataset. Any folder matches the class folders, so the other layouts of a
+# folder stand before them.
 SOURCES: list[Source] = [
-    FILE_NAMES,
-    DIGITS,
-    TABLE,
-    SAVED,
-    HUB_COPY,
-    IDX,
-    SPLIT_TABLES,
-    METADATA,
-    PARQUET_FOLDER,
-    CLASS_FOLDERS,
-    HUB,
+    _FILE_NAMES,
+    in_module("digits"),
+    in_module("table", "a table", TABLE_EXTENSIONS),
+    in_module("saved", "a folder written by save_to_disk"),
+    in_module("hub_copy", "a copy of a Hub dataset", matches="has_dataset_card"),
+    in_module("idx", "a folder of IDX files"),
+    in_module("table", "a table", matches="has_split_tables", read="read_splits"),
+    in_module("metadata", "a folder of images with a metadata file"),
+    in_module("hub_copy", "a folder of Parquet files", matches="has_parquet_files"),
+    in_module("folder", "a folder of class folders"),
+    in_module("hub"),
 ]
 
 
@@ -57,6 +59,8 @@ def open_source(arguments: DataArguments, lost_files: Sequence[str] = ()) -> tup
     Raises:
         UserError: There is no such dataset, or it cannot be read.
     """
+    from hf_finetune.data.sources.zip_file import is_zip, unpack_once
+
     path, entry = find_source(arguments)
     archive = path if path is not None and is_zip(path) else None
     location = Location(
@@ -74,7 +78,7 @@ def open_source(arguments: DataArguments, lost_files: Sequence[str] = ()) -> tup
         if source is None:
             advice = archive_advice([str(path)]) or f"tables end in {', '.join(_extensions())}."
             raise UserError(f"{path} is neither a folder nor a table; {advice}")
-        if location.label_from_name is not None and source is not FILE_NAMES:
+        if location.label_from_name is not None and source is not _FILE_NAMES:
             raise UserError(
                 f"label_from_name is for a folder of images, and {path or arguments.dataset} is none; leave it out."
             )

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hf_finetune.data.catalog import DatasetEntry
-from hf_finetune.data.sources.raw import RawDataset
 
+if TYPE_CHECKING:
+    from hf_finetune.data.sources.raw import RawDataset
+
+TABLE_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")  # read as streams
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w")
 _ARCHIVES = (*TARS, ".zip", ".tar.zst", ".7z", ".rar")
 
 
@@ -55,6 +62,32 @@ class Source:
     matches: Callable[[Location], bool]
     read: Callable[[Location], RawDataset]
     extensions: tuple[str, ...] = ()
+
+
+def in_module(
+    name: str, description: str = "", extensions: tuple[str, ...] = (), matches: str = "matches", read: str = "read"
+) -> Source:
+    """Return the source whose functions are in a module of this package, which is imported when one is called.
+
+    So a dataset that is not there is told before `datasets` is imported.
+
+    Args:
+        name: The module.
+        description: As in `Source`.
+        extensions: As in `Source`.
+        matches: The name of that function in the module.
+        read: Likewise.
+    """
+
+    def later(function: str) -> Callable[[Location], Any]:
+        return lambda location: getattr(import_module(f"{__package__}.{name}"), function)(location)
+
+    return Source(description, later(matches), later(read), extensions)
+
+
+def is_hub_id(dataset: str) -> bool:
+    """Whether a dataset is written as a Hub id: organization/name."""
+    return _HUB_ID.fullmatch(dataset) is not None
 
 
 def folder_of(location: Location) -> Path | None:

@@ -17,11 +17,10 @@ from datasets.exceptions import DatasetsError
 from hf_finetune.data.columns import SPLIT_COLUMN, arrow_column
 from hf_finetune.data.sources.csv_file import check_text, read_csv
 from hf_finetune.data.sources.raw import RawDataset
-from hf_finetune.data.sources.source import Location, Source, folder_of, path_of
+from hf_finetune.data.sources.source import TABLE_EXTENSIONS, Location, folder_of, path_of
 from hf_finetune.data.splits import split_role
 from hf_finetune.errors import UserError, first_line
 
-TABLE_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 _SHARD = re.compile(r"-\d+-of-\d+$")
 
 
@@ -182,15 +181,23 @@ def _read_json(path: Path) -> pa.Table:
         raise UserError(f"{path} cannot be read as a list of JSON objects: {first_line(error)}.") from error
 
 
-def _matches_file(location: Location) -> bool:
+def matches(location: Location) -> bool:
+    """Return whether a dataset is a file with the extension of a table."""
     path = location.path
     return path is not None and path.is_file() and path.suffix.lower() in TABLE_EXTENSIONS
 
 
-def _matches_folder(location: Location) -> bool:
+def read(location: Location) -> RawDataset:
+    """Read the table at a location that matches."""
+    return read_table(path_of(location))
+
+
+def has_split_tables(location: Location) -> bool:
+    """Return whether a dataset is a folder whose tables are named like splits."""
     folder = folder_of(location)
     return folder is not None and bool(find_split_tables(folder))
 
 
-TABLE = Source("a table", _matches_file, lambda location: read_table(path_of(location)), TABLE_EXTENSIONS)
-SPLIT_TABLES = Source("a table", _matches_folder, lambda location: read_split_tables(path_of(location)))
+def read_splits(location: Location) -> RawDataset:
+    """Read the tables at a location that has some."""
+    return read_split_tables(path_of(location))

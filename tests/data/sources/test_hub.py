@@ -14,7 +14,8 @@ import huggingface_hub.constants
 import pytest
 
 from hf_finetune.data.catalog import CATALOG
-from hf_finetune.data.sources.hub import is_hub_id, load_from_hub
+from hf_finetune.data.sources.hub import load_from_hub
+from hf_finetune.data.sources.source import is_hub_id
 from hf_finetune.errors import UserError
 
 _ANSWERS = {
