@@ -35,6 +35,19 @@ def usable_cores(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc
     return cores
 
 
+def default_workers(cores: int, processes: int) -> int:
+    """Return how many processes load images for each training process of a machine with GPUs.
+
+    One core of its share is left to the training process itself. More than eight rarely help: a core decodes and
+    crops 500 images of ImageNet's size a second (benchmarks/RESULTS.md).
+
+    Args:
+        cores: CPU cores of the machine that the run may use.
+        processes: Training processes of the machine.
+    """
+    return min(8, max(1, cores // processes - 1))
+
+
 def _quota(cgroup: Path) -> float | None:
     """Return the cores that a cgroup allows, None where it has no limit or cannot be read."""
     try:

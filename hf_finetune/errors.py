@@ -25,6 +25,10 @@ class UserError(Exception):
         super().__init__(without_secrets(str(message)))
 
 
+class LoadingError(UserError):
+    """Images cannot be loaded any more. It ends the run, which can be resumed from its checkpoints."""
+
+
 class Interrupted(Exception):
     """A signal stopped the training after a step, and a checkpoint was saved. The commands exit with 128 + `signal`.
 

@@ -15,7 +15,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from hf_finetune.api import in_python_words
 from hf_finetune.config.data import DataArguments
 from hf_finetune.data.image_list import GivenImages, NamedImage, find_images
-from hf_finetune.data.images.header_check import describe_unused
+from hf_finetune.data.images.unused import describe_unused
 from hf_finetune.data.sources.objects import as_image
 from hf_finetune.jobs import predict_folder
 from hf_finetune.jobs.classifier import open_classifier

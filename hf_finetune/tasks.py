@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
 
 
+DEFAULT_THRESHOLD = 0.5  # the probability from which on one of several classes is given
+
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"] | None
 
 

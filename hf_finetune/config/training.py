@@ -31,7 +31,7 @@ from hf_finetune.config.validation import (
     check_processes,
     check_training,
 )
-from hf_finetune.cores import usable_cores
+from hf_finetune.cores import default_workers, usable_cores
 from hf_finetune.distributed import all_see, group_is_ready, join_processes, main_process_first
 from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.logs import get_logger, set_level
@@ -254,19 +254,6 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
                 f"Warning: lr_milestones {beyond} lie beyond the end at epoch {self.num_train_epochs:g};"
                 " the learning rate is not lowered there."
             )
-
-
-def default_workers(cores: int, processes: int) -> int:
-    """Return how many processes load images for each training process of a machine with GPUs.
-
-    One core of its share is left to the training process itself. More than eight rarely help: a core decodes and
-    crops 500 images of ImageNet's size a second (benchmarks/RESULTS.md).
-
-    Args:
-        cores: CPU cores of the machine that the run may use.
-        processes: Training processes of the machine.
-    """
-    return min(8, max(1, cores // processes - 1))
 
 
 def split_global_batch(

@@ -16,7 +16,7 @@ from datasets import Dataset
 
 from hf_finetune.data.catalog import DatasetEntry
 from hf_finetune.data.images.decoding import Unused
-from hf_finetune.data.images.header_check import describe_unused
+from hf_finetune.data.images.unused import describe_unused
 from hf_finetune.data.images.value_range import FoundValues
 from hf_finetune.data.streaming.split import StreamedSplit
 from hf_finetune.errors import UserError, did_you_mean

@@ -30,9 +30,7 @@ from hf_finetune.evaluation.metrics import (
     check_any_label,
     mean_loss,
 )
-from hf_finetune.tasks import Task, counted
-
-DEFAULT_THRESHOLD = 0.5
+from hf_finetune.tasks import DEFAULT_THRESHOLD, Task, counted
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.errors import UserError
-from hf_finetune.evaluation.multi_label import DEFAULT_THRESHOLD
 from hf_finetune.evaluation.test_time import with_views
 from hf_finetune.exporters.base import LogitsOf
 from hf_finetune.exporters.onnx_model import OnnxModel
@@ -22,7 +21,7 @@ from hf_finetune.logs import get_logger
 from hf_finetune.models.head import class_names, describe_repeated, head_module
 from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
-from hf_finetune.tasks import Task, task_of
+from hf_finetune.tasks import DEFAULT_THRESHOLD, Task, task_of
 
 logger = get_logger(__name__)
 

@@ -32,7 +32,6 @@ from hf_finetune.data.streaming.split import StreamedSplit
 from hf_finetune.errors import UserError, listing
 from hf_finetune.evaluation.metrics import ClassificationMetrics, Metric, UserMetric, run_metrics
 from hf_finetune.evaluation.multi_label import (
-    DEFAULT_THRESHOLD,
     MultiLabelMetrics,
     given_classes,
     metrics_of,
@@ -50,7 +49,7 @@ from hf_finetune.models.image_size import stated_sides
 from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
 from hf_finetune.reports.images import SplitImages
-from hf_finetune.tasks import Task, counted, task_of
+from hf_finetune.tasks import DEFAULT_THRESHOLD, Task, counted, task_of
 from hf_finetune.training.wiring import PreparedImages, build_evaluator, load_data, prepare_images
 
 logger = get_logger(__name__)

@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 from hf_finetune.config.arguments import build_arguments
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.config.training import FinetuneArguments
-from hf_finetune.data.batches import ImageBatches, pass_on
+from hf_finetune.data.batches import ImageBatches
+from hf_finetune.data.collate import pass_on
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.labels import match_classes
@@ -26,7 +27,6 @@ from hf_finetune.data.splits import random_subset
 from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.evaluation.metrics import as_percent
-from hf_finetune.evaluation.multi_label import DEFAULT_THRESHOLD
 from hf_finetune.exporters.base import Agreement, Logits, LogitsOf, need_packages
 from hf_finetune.exporters.formats import FORMATS, ExportFormat
 from hf_finetune.jobs.evaluate import check_task
@@ -34,7 +34,7 @@ from hf_finetune.logs import get_logger, log_lines, progress_bar
 from hf_finetune.models.head import class_names
 from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import describe, load_image_processor
-from hf_finetune.tasks import task_of
+from hf_finetune.tasks import DEFAULT_THRESHOLD, task_of
 from hf_finetune.training.wiring import load_data
 
 logger = get_logger(__name__)

@@ -17,9 +17,9 @@ import torch
 from hf_finetune.config.data import DataArguments
 from hf_finetune.config.test_time import TTA_KINDS, check_tta
 from hf_finetune.data.device import DeviceStage
-from hf_finetune.data.image_list import ImageList, ListedImages, dataset_rows, write_list
+from hf_finetune.data.image_list import ImageList, ListedImages, write_list
 from hf_finetune.data.images.decoding import Unused
-from hf_finetune.data.images.header_check import describe_unused
+from hf_finetune.data.images.unused import describe_unused
 from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError
 from hf_finetune.interrupts import leave_if_interrupted
@@ -166,6 +166,8 @@ def list_into(file: Path, paths: Sequence[str | Path], data: DataArguments | Non
     if data is not None and data.dataset is not None:
         if paths:
             raise UserError(f"--dataset {data.dataset} and {paths[0]} both name images; leave one out.")
+        from hf_finetune.data.dataset_rows import dataset_rows  # files need no datasets
+
         return dataset_rows(data, split)
     if not paths:
         raise UserError("There are no images; use files or folders after MODEL, or --dataset.")

@@ -23,7 +23,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_finetune.config.data import DataArguments
 from hf_finetune.data.image_list import ImageList, ListedImages
-from hf_finetune.data.images.header_check import describe_unused
+from hf_finetune.data.images.unused import describe_unused
 from hf_finetune.distributed import all_see, group_is_ready, join_processes, main_process_first
 from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.jobs.classifier import open_classifier

@@ -11,14 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any, TextIO
 
 from hf_finetune.jobs.prediction import Prediction
 from hf_finetune.shown_text import csv_cell, one_line
 from hf_finetune.training.checkpoints.store import flush
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 UNFINISHED = ".unfinished-"  # how the name of a table begins that is being written
 _ROW_GROUP = 1024  # rows
@@ -132,6 +132,9 @@ class ParquetTable(Table):
     """Columns of names, labels, scores, features and errors; labels and scores are lists, the likeliest first."""
 
     def __init__(self, path: Path, embeddings: bool) -> None:
+        import pyarrow as pa  # which text does not need
+        import pyarrow.parquet as pq
+
         super().__init__(path, embeddings)
         fields = [pa.field("file", pa.string()), pa.field("labels", pa.list_(pa.string()))]
         fields += [pa.field("scores", pa.list_(pa.float32()))]
@@ -142,6 +145,8 @@ class ParquetTable(Table):
 
     def write(self, predictions: Sequence[Prediction]) -> None:
         """See `Table.write`."""
+        import pyarrow as pa
+
         columns: dict[str, list[Any]] = {
             "file": [_valid(str(prediction.image)) for prediction in predictions],
             "labels": [[_valid(label) for label, _ in prediction.classes] for prediction in predictions],
@@ -155,6 +160,8 @@ class ParquetTable(Table):
             self._write_group()
 
     def _write_group(self) -> None:
+        import pyarrow as pa
+
         self._writer.write_table(pa.Table.from_batches(self._waiting, self._schema).combine_chunks())
         self._waiting.clear()
 

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from hf_finetune.config.training import default_workers
-from hf_finetune.cores import usable_cores
-from hf_finetune.data.batches import pass_on
+from hf_finetune.cores import default_workers, usable_cores
+from hf_finetune.data.collate import pass_on
 from hf_finetune.data.image_list import ImageList, NamedImage
 from hf_finetune.data.images.decoding import OpenImage, Unused
 from hf_finetune.data.images.levels import is_wide

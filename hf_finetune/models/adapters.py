@@ -20,7 +20,7 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from hf_finetune.config.peft_keys import AdapterSettings
@@ -68,7 +68,7 @@ def add_adapters(model: PreTrainedModel, settings: AdapterSettings, sides: tuple
         targets = _chosen(model, layers, head, settings.r)
     else:
         targets = _named(model, layers, head, settings.target_modules)
-    set_seed(seed)
+    torch.manual_seed(seed)
     config: Any = LoraConfig(
         r=settings.r, lora_alpha=cast(Any, settings.alpha), use_dora=settings.use_dora, target_modules=targets,
         modules_to_save=None,

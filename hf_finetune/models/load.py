@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from transformers import PreTrainedConfig, PreTrainedModel, set_seed
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.errors import UserError
@@ -133,7 +134,7 @@ def load_model(
     """
     source = open_source(source)
     check_channels(config)
-    set_seed(seed)
+    torch.manual_seed(seed)
     weights = source.load_weights(config)
     model = weights.model
     see_luminance(model)

@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hf_finetune.data.images.unreadable import LoadingError
-from hf_finetune.errors import UserError
+from hf_finetune.errors import LoadingError, UserError
 
 _SHARED_MEMORY = Path("/dev/shm")
 _OWN_ERROR = re.compile(r"\nhf_finetune\.[\w.]+: ")  # before the words of one of ours, at the end of a traceback

@@ -31,7 +31,7 @@ from hf_finetune.errors import first_line
 from hf_finetune.evaluation.analysis import ClassFigures
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.metrics import METRICS, ClassificationMetrics, Metric, run_metrics
-from hf_finetune.evaluation.multi_label import DEFAULT_THRESHOLD, metrics_of, registry_of
+from hf_finetune.evaluation.multi_label import metrics_of, registry_of
 from hf_finetune.evaluation.report import describe_split, format_report, interval_keys, write_metrics
 from hf_finetune.evaluation.summary import Summary, summary_of
 from hf_finetune.hub.model_card import ModelCardContext, library_versions, training_command, write_model_card
@@ -43,6 +43,7 @@ from hf_finetune.reports.answers import Answers, answers_of, write_answers
 from hf_finetune.reports.history import write_history
 from hf_finetune.reports.images import SplitImages
 from hf_finetune.reports.limits import limits_of
+from hf_finetune.tasks import DEFAULT_THRESHOLD
 from hf_finetune.timeouts import ANSWER_TIMEOUT
 from hf_finetune.training.plan import RunPlan
 from hf_finetune.training.trainer import ImageClassificationTrainer

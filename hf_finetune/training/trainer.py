@@ -23,7 +23,8 @@ from transformers import BaseImageProcessor, EvalPrediction, PreTrainedModel, Tr
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from hf_finetune.config.training import FinetuneArguments
-from hf_finetune.data.batches import ImageBatches, pass_on
+from hf_finetune.data.batches import ImageBatches
+from hf_finetune.data.collate import pass_on
 from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.images.unreadable import BadImages
 from hf_finetune.data.stages import TrainingStage

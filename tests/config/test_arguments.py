@@ -14,7 +14,8 @@ from hf_finetune.config.arguments import build_arguments, coerce
 from hf_finetune.config.data import DataArguments
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.config.recipe import Recipe, flag_text, override
-from hf_finetune.config.training import MULTISTEP, FinetuneArguments, default_workers
+from hf_finetune.config.training import MULTISTEP, FinetuneArguments
+from hf_finetune.cores import default_workers
 from hf_finetune.errors import UserError
 from tests.helpers.fake_cuda import pretend_several_gpus
 

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from hf_finetune.config.data import DataArguments
-from hf_finetune.data.image_list import ListedImages, dataset_rows, write_list
+from hf_finetune.data.dataset_rows import dataset_rows
+from hf_finetune.data.image_list import ListedImages, write_list
 from hf_finetune.errors import UserError
 
 

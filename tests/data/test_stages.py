@@ -9,7 +9,8 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import BitImageProcessor, ViTImageProcessor
 
-from hf_finetune.data.batches import ImageBatches, pass_on
+from hf_finetune.data.batches import ImageBatches
+from hf_finetune.data.collate import pass_on
 from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.stages import EvaluationStage, TrainingStage
 from hf_finetune.data.transforms.build import build_train_transforms

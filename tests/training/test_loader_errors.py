@@ -11,10 +11,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from hf_finetune.data.batches import pass_on
+from hf_finetune.data.collate import pass_on
 from hf_finetune.data.images.decoding import UnreadableImage
-from hf_finetune.data.images.unreadable import LoadingError
-from hf_finetune.errors import UserError
+from hf_finetune.errors import LoadingError, UserError
 from hf_finetune.training.loader_errors import leave_a_lost_parent_to_itself, loader_errors_in_one_line
 
 

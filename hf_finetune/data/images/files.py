@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-import datasets
-
 from hf_finetune.data.images.decoding import IMAGE_EXTENSIONS
 from hf_finetune.errors import UserError, listing
 
@@ -112,6 +110,8 @@ def is_followed(entry: Entry, path: str, left_out: LeftOut, above: frozenset[str
     """
     if is_junk_folder(entry.name):
         return False
+    import datasets  # not for images that are named one by one
+
     cache = str(datasets.config.HF_DATASETS_CACHE)
     if entry.name == os.path.basename(cache) and os.path.realpath(entry.path) == os.path.realpath(cache):
         return False

@@ -19,16 +19,12 @@ from hf_finetune.data.batches import OnUnreadable
 from hf_finetune.data.dataset import EarlierImages, ImageDataset
 from hf_finetune.data.images.decoding import NO_SUCH_FILE, UnreadableImage, image_name, shown_name
 from hf_finetune.data.images.header_check import describe_bad_image
-from hf_finetune.errors import UserError, listing
+from hf_finetune.errors import LoadingError, listing
 from hf_finetune.logs import get_logger
 
 logger = get_logger(__name__)
 
 _RECORD_FILE = "unreadable_images.jsonl"
-
-
-class LoadingError(UserError):
-    """Images cannot be loaded any more. It ends the run, which can be resumed from its checkpoints."""
 
 
 class _AsksOnError(Protocol):

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from hf_finetune.data.images.unreadable import LoadingError
-from hf_finetune.errors import UserError
+from hf_finetune.errors import LoadingError, UserError
 from hf_finetune.training.checkpoints.store import list_checkpoints
 from hf_finetune.training.extensions.base import Extension
 from hf_finetune.training.loader_errors import leave_a_lost_parent_to_itself, loader_errors_in_one_line

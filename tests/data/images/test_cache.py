@@ -15,8 +15,9 @@ from transformers import BitImageProcessor
 
 from hf_finetune import UserError, finetune
 from hf_finetune.config.data import DataArguments
-from hf_finetune.data.batches import ImageBatches, pass_on
+from hf_finetune.data.batches import ImageBatches
 from hf_finetune.data.build import load_image_dataset
+from hf_finetune.data.collate import pass_on
 from hf_finetune.data.images import cache as decode_cache
 from hf_finetune.data.images.cache import finish, open_decoded_images
 from hf_finetune.data.images.decoding import UnreadableImage

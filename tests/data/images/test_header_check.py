@@ -10,7 +10,8 @@ import PIL.Image
 from datasets import Dataset, Features, Image
 
 from hf_finetune.data.images.decoding import UnreadableImage, Unused
-from hf_finetune.data.images.header_check import check_headers, count_unused, describe_bad_image, describe_unused
+from hf_finetune.data.images.header_check import check_headers, count_unused, describe_bad_image
+from hf_finetune.data.images.unused import describe_unused
 
 _FEATURES = Features({"image": Image(decode=False)})
 

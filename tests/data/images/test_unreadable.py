@@ -17,14 +17,15 @@ from torch.utils.data import DataLoader
 from hf_finetune import finetune
 from hf_finetune.cli.main import main
 from hf_finetune.config.data import DataArguments
-from hf_finetune.data.batches import ImageBatches, pass_on
+from hf_finetune.data.batches import ImageBatches
 from hf_finetune.data.build import load_image_dataset
+from hf_finetune.data.collate import pass_on
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.images.cache import open_decoded_images
-from hf_finetune.data.images.unreadable import BadImages, LoadingError
+from hf_finetune.data.images.unreadable import BadImages
 from hf_finetune.data.stages import EvaluationStage, TrainingStage
 from hf_finetune.data.transforms.build import build_train_transforms
-from hf_finetune.errors import UserError
+from hf_finetune.errors import LoadingError, UserError
 from hf_finetune.training.loader_errors import loader_errors_in_one_line
 from hf_finetune.training.trainer import ImageClassificationTrainer
 from tests.helpers.damage import spoil_pixels, write_bomb

@@ -7,8 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hf_finetune.data.images.unreadable import LoadingError
-from hf_finetune.errors import UserError
+from hf_finetune.errors import LoadingError, UserError
 from hf_finetune.training.extensions.unreadable import UnreadableImages
 from tests.helpers.checkpoints import save
 
