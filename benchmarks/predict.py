@@ -18,8 +18,8 @@ from benchmarks.images import CIFAR10_MEAN, CIFAR10_STD, hub_copy, photograph_fo
 from benchmarks.ours import TINY_RESNET
 from benchmarks.train_resnet50 import RESNET50
 from benchmarks.train_small import SMALL_RESNET
-from hf_finetune.jobs.predict import PredictionSettings
 from hf_finetune.jobs.predict_folder import predict_to_folder
+from hf_finetune.jobs.prediction_settings import PredictionSettings
 from hf_finetune.models.processor import IMAGENET_MEAN, IMAGENET_STD
 
 _WORKERS = 1  # one core is left to the model

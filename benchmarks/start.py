@@ -7,7 +7,7 @@ from collections.abc import Callable
 from benchmarks.children import run_child, write_recipe
 from benchmarks.harness import Answer, Session, alternate, compare_seconds, datasets_cache, seconds
 from benchmarks.images import hub_copy
-from hf_finetune.models.checkpoint import resolve_checkpoint
+from hf_finetune.config.checkpoint_names import resolve_checkpoint
 
 CHECKPOINT = "resnet_small_cifar10"
 

@@ -22,9 +22,10 @@ from hf_finetune.jobs.classifier import open_classifier
 from hf_finetune.jobs.explain import Explainer, ExplainSettings
 from hf_finetune.jobs.explanation import Explanation
 from hf_finetune.jobs.explanation_files import ExplanationFolder
-from hf_finetune.jobs.predict import Classification, PredictionSettings
+from hf_finetune.jobs.predict import Classification
 from hf_finetune.jobs.predict_folder import PredictedFolder
 from hf_finetune.jobs.prediction import Prediction
+from hf_finetune.jobs.prediction_settings import PredictionSettings
 from hf_finetune.logs import get_logger
 from hf_finetune.training.arguments import checked_model
 

@@ -6,9 +6,9 @@ import argparse
 import gc
 import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hf_finetune.cli.flags import OneLineParser, add_inherited_flags, flag_values
 from hf_finetune.logs import COLUMNS, LEVELS
@@ -103,3 +103,17 @@ def recipe_of(namespace: argparse.Namespace) -> Recipe:
     recipe = choose_recipe(namespace.recipe, flag_values(namespace, KEY_TYPES), "--{}".format)
     check_recipe(recipe)
     return recipe
+
+
+def check_settings(settings: Mapping[str, Any], needs_data: bool = True) -> None:
+    """Check the keys of a recipe that a command is given, before it imports what takes seconds.
+
+    Args:
+        settings: The keys with their values; None for one that is not given.
+        needs_data: Whether they must name a dataset.
+    """
+    from hf_finetune.config.recipe import Recipe
+    from hf_finetune.training.choice import check_recipe
+
+    given = {key: value for key, value in settings.items() if value is not None}
+    check_recipe(Recipe("flags", given, {key: f"--{key}" for key in given}), needs_data)

@@ -7,7 +7,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from hf_finetune.cli.command import Command, importing, recipe_of
+from hf_finetune.cli.command import Command, check_settings, importing, recipe_of
 from hf_finetune.cli.completion import SHELLS, completion_script
 from hf_finetune.cli.data import Check, Stats
 from hf_finetune.cli.experiments import KFold, LrFinder, Tune
@@ -69,6 +69,8 @@ class Evaluate(Command):
         add_argument_flags(parser, DATA_FLAGS)
 
     def run(self, namespace: argparse.Namespace) -> int:
+        settings = flag_values(namespace)
+        check_settings({**settings, "model_name_or_path": namespace.model})
         with importing():
             from hf_finetune.jobs.evaluate import evaluate_model
 
@@ -79,7 +81,7 @@ class Evaluate(Command):
             show="json" if namespace.json else "table",
             labels_by_index=namespace.labels_by_index,
             tta=namespace.tta,
-            **flag_values(namespace),
+            **settings,
         )
         return 0
 
@@ -102,6 +104,9 @@ class Compare(Command):
         add_argument_flags(parser, DATA_FLAGS)
 
     def run(self, namespace: argparse.Namespace) -> int:
+        settings = flag_values(namespace)
+        for run in (namespace.first, namespace.second):
+            check_settings({**settings, "model_name_or_path": run}, needs_data=False)
         with importing():
             from hf_finetune.jobs.compare import compare_models
 
@@ -112,7 +117,7 @@ class Compare(Command):
             output=namespace.output,
             show="json" if namespace.json else "table",
             labels_by_index=namespace.labels_by_index,
-            **flag_values(namespace),
+            **settings,
         )
         return 0
 
@@ -137,10 +142,11 @@ class Export(Command):
         add_argument_flags(parser, [name for name in DATA_FLAGS if name != "use_cpu"])  # it runs there in any case
 
     def run(self, namespace: argparse.Namespace) -> int:
+        settings = flag_values(namespace)
+        check_settings({**settings, "model_name_or_path": namespace.model}, needs_data=False)
         with importing():
             from hf_finetune.jobs.export import export_model
 
-        settings = flag_values(namespace)
         export_model(namespace.model, namespace.format, namespace.output, namespace.quantize, **settings)
         return 0
 

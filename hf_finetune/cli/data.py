@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from hf_finetune.cli.command import Command, importing
+from hf_finetune.cli.command import Command, check_settings, importing
 from hf_finetune.cli.flags import DATA_FLAGS, add_argument_flags, flag_values
 
 _NOT_OF_CHECK = ("dataset", "num_labels", "on_bad_image", "value_range", "max_eval_samples")
@@ -35,6 +35,8 @@ class Check(Command):
         add_argument_flags(parser, _CHECK_FLAGS)
 
     def run(self, namespace: argparse.Namespace) -> int:
+        settings = {**flag_values(namespace), "dataset": namespace.data}
+        check_settings({**settings, "model_name_or_path": namespace.model})
         with importing():
             from hf_finetune.jobs.check import run_check
 
@@ -44,7 +46,7 @@ class Check(Command):
             quick=namespace.quick,
             output=namespace.output,
             show="json" if namespace.json else "text",
-            **{**flag_values(namespace), "dataset": namespace.data},
+            **settings,
         )
         return 1 if result.falsified else 0
 
@@ -67,6 +69,8 @@ class Stats(Command):
         add_argument_flags(parser, _STATS_FLAGS)
 
     def run(self, namespace: argparse.Namespace) -> int:
+        settings = {**flag_values(namespace), "dataset": namespace.data}
+        check_settings(settings)
         with importing():
             from hf_finetune.jobs.stats import run_stats
 
@@ -74,6 +78,6 @@ class Stats(Command):
             split=namespace.split,
             images=namespace.images,
             show="json" if namespace.json else "text",
-            **{**flag_values(namespace), "dataset": namespace.data},
+            **settings,
         )
         return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from hf_finetune.cli.command import Command, importing, recipe_of
+from hf_finetune.cli.command import Command, check_settings, importing, recipe_of
 from hf_finetune.cli.flags import add_argument_flags
 
 
@@ -49,6 +49,7 @@ class Summary(Command):
         parser.add_argument("--json", action="store_true", help="Print one JSON document.")
 
     def run(self, namespace: argparse.Namespace) -> int:
+        check_settings({"model_name_or_path": namespace.model}, needs_data=False)
         with importing():
             from hf_finetune.config.model import ModelArguments
             from hf_finetune.jobs.model_summary import run_summary

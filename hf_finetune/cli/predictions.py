@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from hf_finetune.cli.command import Command, importing
+from hf_finetune.cli.command import Command, check_settings, importing
 from hf_finetune.cli.flags import add_argument_flags, flag_values
 from hf_finetune.config.test_time import TTA_KINDS
 from hf_finetune.errors import UserError
@@ -70,11 +70,11 @@ class Predict(Command):
         add_argument_flags(parser, _DATASET_FLAGS)
 
     def run(self, namespace: argparse.Namespace) -> int:
-        with importing():
-            from hf_finetune.config.data import DataArguments
-            from hf_finetune.jobs import predict, predict_folder
+        from hf_finetune.config.data import DataArguments
+        from hf_finetune.data.image_list import check_paths
+        from hf_finetune.jobs.prediction_settings import PredictionSettings
 
-        settings = predict.PredictionSettings(
+        settings = PredictionSettings(
             namespace.top_k,
             namespace.batch_size,
             namespace.tta,
@@ -82,16 +82,24 @@ class Predict(Command):
             namespace.embeddings,
             namespace.num_workers,
         )
-        images = {"data": DataArguments(**flag_values(namespace)), "split": namespace.split}
         if namespace.format is None:
             _check_one_process(namespace)
+        elif namespace.output is None:
+            raise UserError("--format writes a folder of tables; use --output FOLDER with it.")
+        flags = flag_values(namespace)
+        check_paths(namespace.paths)
+        model = {} if namespace.model.endswith(".onnx") else {"model_name_or_path": namespace.model}
+        check_settings({**flags, **model}, needs_data=False)
+        with importing():
+            from hf_finetune.jobs import predict, predict_folder
+
+        images = {"data": DataArguments(**flags), "split": namespace.split}
+        if namespace.format is None:
             text = namespace.text or "text"
             unreadable = predict.predict_files(
                 namespace.model, namespace.paths, settings, text, namespace.output, **images
             )
             return 2 if unreadable else 0
-        if namespace.output is None:
-            raise UserError("--format writes a folder of tables; use --output FOLDER with it.")
         result = predict_folder.predict_to_folder(
             namespace.model,
             namespace.paths,

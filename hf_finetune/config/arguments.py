@@ -101,19 +101,18 @@ def _expected(hints: Sequence[Any]) -> str:
     return " or ".join(words[hint] for hint in hints if hint in words) or "a mapping, such as {key: value}"
 
 
-def check_values(recipe: Recipe) -> DataArguments:
+def check_values(recipe: Recipe) -> tuple[ModelArguments, DataArguments]:
     """Check the values of a resolved recipe, but for what depends on the machine.
 
     Returns:
-        Which images it names.
+        Which network it names, and which images.
 
     Raises:
         UserError: For a value that does not fit, and for values that contradict each other.
     """
-    _build(ModelArguments, recipe)
-    data = _build(DataArguments, recipe)
+    named = _build(ModelArguments, recipe), _build(DataArguments, recipe)
     check_training(_build(_training_values(), recipe))
-    return data
+    return named
 
 
 @cache

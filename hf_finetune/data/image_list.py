@@ -159,7 +159,7 @@ def find_images(paths: Sequence[str | Path], notes: list[str]) -> Iterator[Path]
 
 def _places(paths: Sequence[str | Path], notes: list[str], image_column: str | None) -> Iterator[Place]:
     """Yield where each image is; every path is looked at before the first, so that a mistake in the last ends it."""
-    for path in [_checked(path) for path in paths]:
+    for path in check_paths(paths):
         if path.is_dir():
             yield from ([str(found)] for found in _in_folder(path, notes))
         elif path.name.lower().endswith(TARS):
@@ -170,6 +170,15 @@ def _places(paths: Sequence[str | Path], notes: list[str], image_column: str | N
             yield from ([str(path), *place] for place in rows_of_images(path, image_column))
         else:
             yield [str(path)]
+
+
+def check_paths(paths: Sequence[str | Path]) -> list[Path]:
+    """Return paths of files and folders.
+
+    Raises:
+        UserError: For one that leads nowhere, or to no regular file.
+    """
+    return [_checked(path) for path in paths]
 
 
 def _checked(path: str | Path) -> Path:

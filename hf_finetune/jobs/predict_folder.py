@@ -27,9 +27,10 @@ from hf_finetune.data.images.unused import describe_unused
 from hf_finetune.distributed import all_see, group_is_ready, join_processes, main_process_first
 from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.jobs.classifier import open_classifier
-from hf_finetune.jobs.predict import Classification, PredictionSettings, Unreadable, list_into, split_rows
+from hf_finetune.jobs.predict import Classification, Unreadable, list_into, split_rows
 from hf_finetune.jobs.prediction import Prediction
 from hf_finetune.jobs.prediction_files import TABLES, UNFINISHED, open_table
+from hf_finetune.jobs.prediction_settings import PredictionSettings
 from hf_finetune.jobs.prepared_batches import workers_for
 from hf_finetune.logs import get_logger, log_lines, progress_bar
 from hf_finetune.training.checkpoints.lock import LOCK_FILE, locked

@@ -20,7 +20,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hf_finetune.errors import UserError, did_you_mean
+from hf_finetune.config.checkpoint_names import resolve_checkpoint
+from hf_finetune.errors import UserError
 from hf_finetune.models.adapters import check_adapter_is_loaded, merge_loaded_adapter
 from hf_finetune.models.head import class_names
 from hf_finetune.models.image_size import fit_positions, of_size
@@ -28,11 +29,6 @@ from hf_finetune.models.pooled_backbone import PooledBackboneConfig, with_head
 from hf_finetune.models.quiet import quiet_transformers
 from hf_finetune.models.source import LoadedWeights, classifier_config, initialize, needs_timm, new_tensors, unbuildable
 from hf_finetune.timeouts import ANSWER_TIMEOUT
-
-# The checkpoints that come with the package, by the name that a recipe gives.
-EMBEDDED_CHECKPOINTS = {
-    folder.name: folder for folder in (Path(__file__).parent / "pretrained").glob("*") if folder.is_dir()
-}
 
 
 @dataclass(frozen=True)
@@ -185,35 +181,6 @@ def open_checkpoint(
     location = resolve_checkpoint(name)
     silent = not Path(location).is_dir() and _hub_is_silent(location, revision)
     return Checkpoint(name, location, revision, silent, trust_remote_code, settings or {}, pretrained)
-
-
-def resolve_checkpoint(name: str) -> str:
-    """Return the folder of a checkpoint's name, or the name itself where it is a Hub id.
-
-    Raises:
-        UserError: It is a file, or neither a folder nor an embedded checkpoint nor a Hub id.
-    """
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return str(path)
-    if name in EMBEDDED_CHECKPOINTS:
-        return str(EMBEDDED_CHECKPOINTS[name])
-    if path.is_file() and path.suffix in (".pth", ".pt"):
-        raise UserError(
-            f"model_name_or_path: {name} is a file of another library's weights; train from it with --load_from {name},"
-            f" or make a folder of it: hf-finetune convert {name} {path.stem}"
-        )
-    if path.is_file() and path.suffix == ".onnx":
-        raise UserError(f"{name} is an exported file, which hf-finetune predict runs; use the model's own folder.")
-    if path.is_file():
-        raise UserError(f"model_name_or_path: {name} is a file; use the folder that it is in: {path.parent}")
-    looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
-    if looks_local or "/" not in name:
-        raise UserError(
-            f'model_name_or_path: there is no checkpoint "{name}".{did_you_mean(name, EMBEDDED_CHECKPOINTS)}'
-            " Use a Hub id such as microsoft/resnet-50, or a folder that holds config.json and model.safetensors."
-        )
-    return name
 
 
 def _hub_is_silent(hub_id: str, revision: str) -> bool:

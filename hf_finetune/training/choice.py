@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.config.arguments import argument_fields, check_values
+from hf_finetune.config.checkpoint_names import resolve_checkpoint
 from hf_finetune.config.loss_keys import is_own_loss
 from hf_finetune.config.recipe import Recipe, load_recipe, override, packaged_recipes
 from hf_finetune.config.resize_mode import in_stated_mode
@@ -56,14 +57,23 @@ def choose_recipe(
     return in_stated_mode(chosen)
 
 
-def check_recipe(recipe: Recipe) -> None:
+def check_recipe(recipe: Recipe, needs_data: bool = True) -> None:
     """Check a recipe, but for what depends on the machine, before anything is imported that takes seconds.
 
+    Args:
+        recipe: The recipe, or the keys that another command than `train` is given.
+        needs_data: Whether it must name a dataset.
+
     Raises:
-        UserError: For values that do not fit or contradict each other, and a dataset that is not there.
+        UserError: For values that do not fit or contradict each other, and for a dataset or a checkpoint that is not
+            there.
     """
     check_own_loss(recipe)
-    find_source(check_values(recipe))
+    model, data = check_values(recipe)
+    if needs_data or data.dataset or data.dataset_path:
+        find_source(data)
+    if model.model_name_or_path is not None and model.load_from is None and model.model_type is None:
+        resolve_checkpoint(model.model_name_or_path)
 
 
 def check_own_loss(recipe: Recipe) -> None:

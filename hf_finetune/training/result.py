@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from transformers import PreTrainedModel
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
+from hf_finetune.config.checkpoint_names import resolve_checkpoint
 from hf_finetune.config.recipe import Recipe, to_yaml
 from hf_finetune.config.run_files import (
     HISTORY_FILE,
@@ -37,7 +38,6 @@ from hf_finetune.evaluation.summary import Summary, summary_of
 from hf_finetune.hub.model_card import ModelCardContext, library_versions, training_command, write_model_card
 from hf_finetune.hub.redaction import without_private_text
 from hf_finetune.logs import get_logger
-from hf_finetune.models.checkpoint import resolve_checkpoint
 from hf_finetune.models.saved_form import how_saved
 from hf_finetune.reports.answers import Answers, answers_of, write_answers
 from hf_finetune.reports.history import write_history

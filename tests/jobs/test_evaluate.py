@@ -17,7 +17,8 @@ from hf_finetune.cli.main import main
 from hf_finetune.evaluation import plots
 from hf_finetune.evaluation.intervals import wilson_interval
 from hf_finetune.jobs.evaluate import EvaluationResult
-from hf_finetune.jobs.predict import PredictionSettings, predict_files
+from hf_finetune.jobs.predict import predict_files
+from hf_finetune.jobs.prediction_settings import PredictionSettings
 
 
 def assert_parity(result: EvaluationResult, model: str, images: list, names: list[str]) -> None:
@@ -151,9 +152,9 @@ def test_parity_of_lenet5_on_real_mnist(shared, tmp_path):
 def check_real_parity(
     result: EvaluationResult, model: str, copy: Path, column: str, settings: dict[str, object]
 ) -> None:
+    from hf_finetune.config.checkpoint_names import resolve_checkpoint
     from hf_finetune.config.data import DataArguments
     from hf_finetune.data.build import load_image_dataset
-    from hf_finetune.models.checkpoint import resolve_checkpoint
 
     test = load_image_dataset(DataArguments(**settings, validation_fraction=0), seed=42).splits["test"]
     raw = load_dataset(str(copy), split="test").select(test.with_format(None)["sample_index"])

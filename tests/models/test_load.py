@@ -18,9 +18,10 @@ from transformers import (
     ViTModel,
 )
 
+from hf_finetune.config.checkpoint_names import resolve_checkpoint
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.errors import UserError
-from hf_finetune.models.checkpoint import Checkpoint, resolve_checkpoint
+from hf_finetune.models.checkpoint import Checkpoint
 from hf_finetune.models.head import head_parameter_names
 from hf_finetune.models.load import check_num_labels, load_config, load_model, load_trained
 from tests.helpers.tiny import TINY_RESNET

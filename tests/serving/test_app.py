@@ -20,7 +20,8 @@ pytest.importorskip("uvicorn")
 
 from hf_finetune.data.image_list import GivenImages, NamedImage
 from hf_finetune.jobs.classifier import Classifier
-from hf_finetune.jobs.predict import Classification, PredictionSettings
+from hf_finetune.jobs.predict import Classification
+from hf_finetune.jobs.prediction_settings import PredictionSettings
 from hf_finetune.serving.limits import Limits
 from tests.helpers.served import NAMES, Served, served, small_classifier
 
