@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-_TYPES = {"bool": bool, "dict": dict, "float": float, "int": int, "list": list, "str": str, "Any": Any}
+_TYPES: dict[str, Any] = {"bool": bool, "dict": dict, "float": float, "int": int, "list": list, "str": str, "Any": Any}
 # What stands in the source as another name or an expression.
 _VALUES = {
     "list": list,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 
 from hf_finetune.config.recipe import Recipe
+from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.config.training_keys import AUTO, BF16, FLOAT32, FP16
 from hf_finetune.logs import get_logger
 from hf_finetune.training.budget import MEASURING
@@ -24,6 +26,9 @@ CLEAR_GAIN = 1.2
 _MEASURED = 0.02  # of the images that a run shows, at most, are for the measurement
 _MOST_IMAGES = 16  # of a pass that is measured: the ratio is the same for more, and a time budget has better uses
 _PASSES = 8  # of the measurement: two precisions, once to begin with and three times to be timed
+# A CPU that only emulates bf16 takes 8 to 20 times as long as in float32; one that computes it takes 0.5 to 1.5 times.
+_EMULATED = 3.0
+_TRIAL = 0.1  # seconds, of a convolution that is repeated in each precision
 # Floating-point operations of the forward pass that is measured, at least: below, the time is that of Python.
 _FEWEST_OPERATIONS = 1e9
 
@@ -59,11 +64,43 @@ def choose_precision(trainer: ImageClassificationTrainer) -> float | None:
     return training_pass
 
 
+def warn_of_slow_bf16(args: FinetuneArguments) -> None:
+    """Say where bf16 is stated for a CPU that only emulates it, before any pass is computed in it."""
+    if args.precision != BF16 or args.device.type != "cpu":
+        return
+    slowdown = bf16_slowdown()
+    if slowdown > _EMULATED:
+        logger.warning(
+            f"Warning: precision is bf16, in which this CPU takes about {slowdown:.0f} x as long as in float32; use"
+            " --precision float32, or auto."
+        )
+
+
+def bf16_slowdown() -> float:
+    """Return how many times as long a small convolution takes on this CPU in bf16 as in float32. It takes 0.2 s."""
+    images = torch.ones(8, 64, 14, 14).contiguous(memory_format=torch.channels_last)
+    weights = torch.ones(64, 64, 3, 3)
+    seconds = {}
+    for kind in (torch.float32, torch.bfloat16):
+        inputs, kernels = images.to(kind), weights.to(kind)
+        times: list[float] = []
+        while len(times) < 4 or sum(times) < _TRIAL:  # the first has more to do, and other processes disturb some
+            began = time.perf_counter()
+            torch.nn.functional.conv2d(inputs, kernels, padding=1)
+            times.append(time.perf_counter() - began)
+        seconds[kind] = min(times)
+    return seconds[torch.bfloat16] / seconds[torch.float32]
+
+
 def _measured(trainer: ImageClassificationTrainer) -> tuple[str, str, float | None]:
     """Return which precision is faster on a CPU, why it is chosen, and the seconds of a whole batch's training pass."""
     args, images = trainer.args, images_to_measure(trainer)
     if images == 0:
         return FLOAT32, "the run is too small to measure whether bf16 is faster", None
+    slowdown = bf16_slowdown()
+    slowdown = max(gather_object([slowdown])) if args.world_size > 1 else slowdown
+    if slowdown > _EMULATED:
+        return FLOAT32, f"this CPU takes {slowdown:.0f} x as long for a convolution in bf16", None
     limit = math.inf if args.seconds_to_use is None else MEASURING * args.seconds_to_use
     seconds = pass_seconds(trainer, images, (FLOAT32, BF16), limit)
     of_ranks = gather_object([seconds]) if args.world_size > 1 else [seconds]
@@ -96,7 +133,7 @@ def _operations(trainer: ImageClassificationTrainer) -> float:
     """Return the floating-point operations of the forward pass of an image."""
     from torch.utils.flop_counter import FlopCounterMode  # only where a measurement may be worth its time
 
-    inputs = trainer.prepare_batch(evenly_spaced(trainer.train_dataset, 2))
+    inputs = trainer.prepare_batch(evenly_spaced(trainer.train_dataset, 1))
     labels = inputs.pop("labels")
     trainer.model.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

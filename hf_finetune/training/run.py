@@ -41,7 +41,7 @@ from hf_finetune.training.given import Given
 from hf_finetune.training.interpolation import keep_best_between
 from hf_finetune.training.network import Network
 from hf_finetune.training.plan import RunPlan, plan_run
-from hf_finetune.training.precision import choose_precision, recorded_precision
+from hf_finetune.training.precision import choose_precision, recorded_precision, warn_of_slow_bf16
 from hf_finetune.training.sanity_check import sanity_check
 from hf_finetune.training.soup import keep_better_soup
 from hf_finetune.training.start import choose_head_init, start_from_images, watch_start
@@ -209,6 +209,7 @@ def prepare(plan: RunPlan, began: float | None = None) -> PreparedRun:
         learn_from_teacher(trainer, data.label_names, given or assembly.items, plan.model.trust_remote_code)
     if plan.args.local_process_index == 0:
         trainer.add_callback(SecondEpochCallback(partial(finish, images.decoded.values())))
+    warn_of_slow_bf16(plan.args)
     sanity_check(trainer)
     if plan.args.calibrate:
         check_calibration(trainer)

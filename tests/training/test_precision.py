@@ -20,7 +20,7 @@ from hf_finetune.training import precision as module
 from hf_finetune.training import speed
 from hf_finetune.training.given import Given
 from hf_finetune.training.loss import BatchLoss
-from hf_finetune.training.precision import choose_precision, images_to_measure
+from hf_finetune.training.precision import bf16_slowdown, choose_precision, images_to_measure, warn_of_slow_bf16
 from hf_finetune.training.run import choose_recipe, run
 from hf_finetune.training.speed import pass_seconds
 from tests.helpers.networks import make_model
@@ -33,6 +33,11 @@ BOTH = ("float32", "bf16")
 class Stop(TrainerCallback):
     def on_save(self, *_: Any, **__: Any) -> None:
         raise Interrupted(signal.SIGTERM, "stopped")
+
+
+@pytest.fixture(autouse=True)
+def a_cpu_that_computes_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "bf16_slowdown", lambda: 1.0)
 
 
 @pytest.fixture
@@ -84,7 +89,7 @@ def test_a_cpu_needs_a_clear_gain(
 
 def test_the_slowest_of_several_processes_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = [{"float32": 2.0, "bf16": 1.0}, {"float32": 2.0, "bf16": 1.9}]
-    monkeypatch.setattr(module, "gather_object", lambda own: seconds)
+    monkeypatch.setattr(module, "gather_object", lambda own: seconds if isinstance(own[0], dict) else own)
     monkeypatch.setattr(module, "pass_seconds", lambda *_: seconds[0])
     monkeypatch.setattr(module, "images_to_measure", lambda _: 4)
     used: list[str] = []
@@ -103,6 +108,35 @@ def test_a_bf16_that_is_given_up_is_slower(
     trainer = make_trainer(tmp_path, make_model("resnet"), num_train_epochs=1000)
     assert choose_precision(trainer) == 3.0
     assert logged[1:] == ["Precision: float32; bf16 is slower in a first pass."]
+
+
+def test_a_cpu_that_emulates_bf16_is_not_measured(
+    tmp_path: Path, measuring: Callable[[float], None], monkeypatch: pytest.MonkeyPatch, logged: list[str]
+) -> None:
+    measuring(2.0)
+    monkeypatch.setattr(module, "bf16_slowdown", lambda: 19.6)
+    trainer = make_trainer(tmp_path, make_model("resnet"), num_train_epochs=1000)
+    assert choose_precision(trainer) is None and trainer.args.precision == "float32"
+    assert logged[1:] == ["Precision: float32; this CPU takes 20 x as long for a convolution in bf16."]
+
+
+@pytest.mark.parametrize(
+    ("precision", "slowdown", "told"), [("bf16", 19.6, True), ("bf16", 1.4, False), ("float32", 19.6, False)]
+)
+def test_a_stated_bf16_that_is_emulated_is_told(
+    monkeypatch: pytest.MonkeyPatch, logged: list[str], precision: str, slowdown: float, told: bool
+) -> None:
+    monkeypatch.setattr(module, "bf16_slowdown", lambda: slowdown)
+    args: Any = SimpleNamespace(precision=precision, device=torch.device("cpu"))
+    warn_of_slow_bf16(args)
+    assert logged == told * [
+        "Warning: precision is bf16, in which this CPU takes about 20 x as long as in float32; use"
+        " --precision float32, or auto."
+    ]
+
+
+def test_the_slowdown_is_a_ratio_of_two_measurements() -> None:
+    assert 0 < bf16_slowdown() < 1000
 
 
 def test_a_call_that_is_slower_at_first_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
