@@ -33,6 +33,7 @@ MODULES = (
     "frozen",
     "time_to_accuracy",
     "help",
+    "answers",
     "start",
     "memory",
     "processes",

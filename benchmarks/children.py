@@ -22,10 +22,14 @@ _REPOSITORY = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class ChildReport:
-    """`started` and `stamps`, the ends of optimizer steps, are times of day; `anonymous` and `resident` are peaks."""
+    """`started` and `stamps`, the ends of optimizer steps, are times of day; `anonymous` and `resident` are peaks.
+
+    `processor` are seconds of processor time, user and system, until the last of these steps.
+    """
 
     started: float
     stamps: Sequence[float]
+    processor: float
     anonymous_megabytes: float
     resident_megabytes: float
 
@@ -46,9 +50,10 @@ def run_child(
     one_core: bool = False,
     **environment: str,
 ) -> ChildReport:
-    """Run `benchmarks.child` with `words` ("ours" or "stock" and its flags) through `steps` optimizer steps.
+    """Run `benchmarks.child` through `steps` optimizer steps.
 
-    `one_core` pins each process to its own core. Raises RuntimeError with the end of its output if it fails.
+    `words` are "ours", "stock" or "torchvision" and its flags. `one_core` pins each process to its own core. Raises
+    RuntimeError with the end of its output if it fails.
     """
     with tempfile.TemporaryDirectory(dir=session.folder) as folder:
         report = Path(folder) / "report.json"
@@ -65,7 +70,7 @@ def run_child(
         if not report.exists():
             raise RuntimeError(f"{' '.join(words)} did not come to its step {steps}:\n{completed.stdout[-2000:]}")
         told = json.loads(report.read_text())
-    return ChildReport(started, told["stamps"], told["RssAnon"], told["VmRSS"])
+    return ChildReport(started, told["stamps"], told["processor"], told["RssAnon"], told["VmRSS"])
 
 
 def write_recipe(session: Session, name: str, values: Mapping[str, Any]) -> list[str]:

@@ -84,10 +84,11 @@ class Browse(Command):
         add_argument_flags(parser)
 
     def run(self, namespace: argparse.Namespace) -> int:
+        recipe = recipe_of(namespace)
         with importing():
             from hf_finetune.jobs.browse import browse_images
 
-        browse_images(recipe_of(namespace), namespace.output, namespace.images)
+        browse_images(recipe, namespace.output, namespace.images)
         return 0
 
 
@@ -109,8 +110,9 @@ class Schedule(Command):
         add_argument_flags(parser)
 
     def run(self, namespace: argparse.Namespace) -> int:
+        recipe = recipe_of(namespace)
         with importing():
             from hf_finetune.jobs.schedule import show_schedule
 
-        show_schedule(recipe_of(namespace), namespace.output, show="json" if namespace.json else "text")
+        show_schedule(recipe, namespace.output, show="json" if namespace.json else "text")
         return 0

@@ -77,10 +77,14 @@ def warn_of_slow_bf16(args: FinetuneArguments) -> None:
 
 
 def bf16_slowdown() -> float:
-    """Return how many times as long a small convolution takes on this CPU in bf16 as in float32. It takes 0.2 s."""
+    """Return how many times as long a small convolution takes on this CPU in bf16 as in float32. It takes 0.2 s.
+
+    One thread computes it: several would wait for each other on a machine that has other work.
+    """
     images = torch.ones(8, 64, 14, 14).contiguous(memory_format=torch.channels_last)
     weights = torch.ones(64, 64, 3, 3)
-    seconds = {}
+    seconds, threads = {}, torch.get_num_threads()
+    torch.set_num_threads(1)
     for kind in (torch.float32, torch.bfloat16):
         inputs, kernels = images.to(kind), weights.to(kind)
         times: list[float] = []
@@ -89,6 +93,7 @@ def bf16_slowdown() -> float:
             torch.nn.functional.conv2d(inputs, kernels, padding=1)
             times.append(time.perf_counter() - began)
         seconds[kind] = min(times)
+    torch.set_num_threads(threads)
     return seconds[torch.bfloat16] / seconds[torch.float32]
 
 

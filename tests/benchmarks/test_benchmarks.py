@@ -21,7 +21,7 @@ from benchmarks.stock import Schedule, load_stock_dataset, set_stock_transform, 
 from tests.helpers.launched import preload
 
 # Left out here, because they start processes that import everything anew, five seconds each.
-SLOW = {"start", "memory", "processes", "long_run"}
+SLOW = {"answers", "start", "memory", "processes", "long_run"}
 
 
 @pytest.fixture(scope="module")

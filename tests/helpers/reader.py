@@ -60,6 +60,10 @@ class Reader:
         self.printed = ""
         self.jobs: list[str] = []
         self.capsys = capsys
+        # What a document names is the reader's own.
+        monkeypatch.setattr("hf_finetune.training.choice.find_source", lambda _: None)
+        monkeypatch.setattr("hf_finetune.training.choice.resolve_checkpoint", lambda _: None)
+        monkeypatch.setattr("hf_finetune.data.image_list.check_paths", lambda _: None)
         monkeypatch.setattr("hf_finetune.training.run.run", self.train)
         monkeypatch.setattr("hf_finetune.jobs.evaluate.evaluate_model", self.job("evaluate"))
         monkeypatch.setattr("hf_finetune.jobs.kfold.run_folds", self.job("kfold"))
