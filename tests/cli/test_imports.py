@@ -35,6 +35,8 @@ LIGHT = {
     "summary ./nowhere": 2,
     "check nowhere": 2,
     "stats nowhere": 2,
+    "browse --dataset nowhere": 2,
+    "schedule --dataset nowhere": 2,
     "predict resnet_small_cifar10 missing.jpg": 2,
     "predict ./nowhere .": 2,
     "predict resnet_small_cifar10 . --top_k 0": 2,
