@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from hf_finetune.cli.command import Command, check_settings, importing
 from hf_finetune.cli.flags import add_argument_flags, flag_values
@@ -71,7 +73,6 @@ class Predict(Command):
 
     def run(self, namespace: argparse.Namespace) -> int:
         from hf_finetune.config.data import DataArguments
-        from hf_finetune.data.image_list import check_paths
         from hf_finetune.jobs.prediction_settings import PredictionSettings
 
         settings = PredictionSettings(
@@ -87,9 +88,7 @@ class Predict(Command):
         elif namespace.output is None:
             raise UserError("--format writes a folder of tables; use --output FOLDER with it.")
         flags = flag_values(namespace)
-        check_paths(namespace.paths)
-        model = {} if namespace.model.endswith(".onnx") else {"model_name_or_path": namespace.model}
-        check_settings({**flags, **model}, needs_data=False)
+        _check_named(namespace, flags)
         with importing():
             from hf_finetune.jobs import predict, predict_folder
 
@@ -149,6 +148,7 @@ class Explain(Command):
         parser.add_argument("--json", action="store_true", help="Print one JSON document, not lines.")
 
     def run(self, namespace: argparse.Namespace) -> int:
+        _check_named(namespace, {})
         with importing():
             from hf_finetune.jobs import explain
 
@@ -159,6 +159,15 @@ class Explain(Command):
             namespace.model, namespace.paths, settings, namespace.output, as_json=namespace.json
         )
         return 2 if unreadable else 0
+
+
+def _check_named(namespace: argparse.Namespace, flags: Mapping[str, Any]) -> None:
+    """Check the images and the model that a command names, and the dataset of its flags."""
+    from hf_finetune.data.image_list import check_paths
+
+    check_paths(namespace.paths)
+    model = {} if namespace.model.endswith(".onnx") else {"model_name_or_path": namespace.model}
+    check_settings({**flags, **model}, needs_data=False)
 
 
 def _check_one_process(namespace: argparse.Namespace) -> None:

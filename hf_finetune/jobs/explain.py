@@ -13,7 +13,7 @@ import torch
 from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.image_list import ImageList
 from hf_finetune.data.images.decoding import Unused
-from hf_finetune.data.images.header_check import describe_unused
+from hf_finetune.data.images.unused import describe_unused
 from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError, did_you_mean, listing
 from hf_finetune.evaluation.heat_maps import HeatMapper

@@ -39,6 +39,7 @@ LIGHT = {
     "schedule --dataset nowhere": 2,
     "predict resnet_small_cifar10 missing.jpg": 2,
     "predict ./nowhere .": 2,
+    "explain ./nowhere .": 2,
     "predict resnet_small_cifar10 . --top_k 0": 2,
 }
 _RUN = """
