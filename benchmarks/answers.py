@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks.harness import Answer, Ratio, Row, Session, alternate
@@ -45,8 +46,8 @@ def measure(session: Session) -> Answer:
     rows = []
     for command, code, limit in _COMMANDS:
         words = ["-m", "hf_finetune", *command.split()]
-        sides = {"ours": lambda command=command, words=words, code=code: process(command, words, code)}
-        walls = alternate(sides, session.pairs + 1)["ours"][1:]  # the first reads files into the page cache
+        one_side = {"ours": partial(process, command, words, code)}
+        walls = alternate(one_side, session.pairs + 1)["ours"][1:]  # the first reads files into the page cache
         used = spent[command][1:]
         shown = f"{statistics.median(used):.2f} s of processor, {statistics.median(walls):.2f} s"
         rows.append(Row(f"hf-finetune {command}", shown, "-", Ratio(used, limit, False, " s")))
@@ -54,8 +55,8 @@ def measure(session: Session) -> Answer:
     checkpoint = EMBEDDED_CHECKPOINTS[_CHECKPOINT]
     image = next(path for path in sorted(photograph_folder(session, "imagenet", 8).rglob("*.*")) if path.is_file())
     sides = {
-        "ours": lambda: process("ours", ["-m", "hf_finetune", "predict", str(checkpoint), str(image)], 0),
-        "stock": lambda: process("stock", [str(_PREDICT_BARE), str(checkpoint), str(image)], 0),
+        "ours": partial(process, "ours", ["-m", "hf_finetune", "predict", str(checkpoint), str(image)], 0),
+        "stock": partial(process, "stock", [str(_PREDICT_BARE), str(checkpoint), str(image)], 0),
     }
     walls_of = alternate(sides, session.pairs)
     times = [ours / stock for ours, stock in zip(spent["ours"], spent["stock"], strict=True)]
