@@ -63,10 +63,15 @@ def overlay(view: Image.Image, heat_map: NDArray[np.float32]) -> Image.Image:
     return Image.fromarray(mixed.round().astype(np.uint8))
 
 
-def side_by_side(view: Image.Image, heat_map: NDArray[np.float32]) -> Image.Image:
-    """Return an image and, to the right of it, the same with a heat map over it; see `overlay`."""
+def enlarged(view: Image.Image) -> Image.Image:
+    """Return an image of at least 224 pixels, whose pixels are copied as often as that takes."""
     factor = max(1, -(-_LEAST_SIDE // max(view.size)))
-    large = view.resize((view.width * factor, view.height * factor), Image.Resampling.NEAREST)
+    return view.resize((view.width * factor, view.height * factor), Image.Resampling.NEAREST)
+
+
+def side_by_side(view: Image.Image, heat_map: NDArray[np.float32]) -> Image.Image:
+    """Return an image, enlarged, and to the right of it the same with a heat map over it; see `overlay`."""
+    large = enlarged(view)
     both = Image.new("RGB", (2 * large.width + _GAP, large.height), _PAPER)
     both.paste(large, (0, 0))
     both.paste(overlay(large, heat_map), (large.width + _GAP, 0))

@@ -1,4 +1,4 @@
-"""The web application: a page, `POST /v1/classify`, `/healthz` and `/metrics`.
+"""The web application: a page, `POST /v1/classify`, `POST /v1/explain`, `/healthz` and `/metrics`.
 
 Nothing that a request says is a path or an address: images come as bytes, and are neither kept nor fetched.
 """
@@ -7,29 +7,43 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
-import json
+import io
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from pydantic import BaseModel, Field
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
+from hf_finetune.errors import UserError
+from hf_finetune.evaluation.overlays import enlarged, overlay
 from hf_finetune.jobs.classifier import Classifier
+from hf_finetune.jobs.explain import Explainer, ExplainSettings
+from hf_finetune.jobs.explanation import Explanation
 from hf_finetune.serving.engine import Engine
 from hf_finetune.serving.limits import Limits, Refusal
-from hf_finetune.shown_text import one_line
+from hf_finetune.serving.parsing import parsed
+from hf_finetune.serving.schema import (
+    CLASSIFY_REQUEST,
+    ERRORS,
+    EXPLAIN_REQUEST,
+    NO_HEAT_MAPS,
+    Answer,
+    ClassScore,
+    HeatMapAnswer,
+    ImageClasses,
+    ImageHeatMap,
+    described,
+)
+
+_T = TypeVar("_T")
 
 _PAGE = Path(__file__).with_name("page")
 _FILES = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -44,68 +58,8 @@ _HEADERS = {
 }
 _BYTES_AT_ONCE = 2**29  # of all requests that are being read
 _MOST_DISCARDED = 2**28  # bytes that a refused request still sends
-_TOP_K = 5
+_COUNTED = ("/v1/classify", "/v1/explain")  # requests that /metrics counts
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
-
-
-class ClassScore(BaseModel):
-    """A class and its probability."""
-
-    label: str
-    score: float = Field(description="The probability, a part of 1.")
-
-
-class ImageClasses(BaseModel):
-    """The likeliest classes of one image, the likeliest first."""
-
-    name: str = Field(description="The name of the file, or image 0, image 1 and so on.")
-    predictions: list[ClassScore]
-
-
-class Answer(BaseModel):
-    """The classes of the images of a request, in their order."""
-
-    images: list[ImageClasses]
-
-
-class Error(BaseModel):
-    """Why there is no answer."""
-
-    error: str = Field(description="One sentence.")
-
-
-_ERRORS = {
-    408: "The request took too long to arrive.",
-    413: "The request or an image is too large.",
-    422: "The request is not understood, or an image cannot be read.",
-    429: "Too many images wait; try again later.",
-    503: "The model failed or took too long, or the server is about to stop.",
-}
-_REQUEST = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["images"],
-                "properties": {
-                    "images": {"type": "array", "items": {"type": "string", "format": "binary"}},
-                    "top_k": {"type": "integer", "minimum": 1, "default": _TOP_K},
-                },
-            }
-        },
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "required": ["images"],
-                "properties": {
-                    "images": {"type": "array", "items": {"type": "string", "format": "byte"}},
-                    "top_k": {"type": "integer", "minimum": 1, "default": _TOP_K},
-                },
-            }
-        },
-    },
-}
 
 
 class _Metrics:
@@ -126,6 +80,10 @@ class _Metrics:
         self.batches.observe(images)
 
 
+_Answering = Callable[[list[tuple[str, bytes]], int], Awaitable[_T]]
+"""Answers the images of a request, of which so many classes are asked for."""
+
+
 class _Service:
     """The state of a server: its model, and the requests at this time."""
 
@@ -133,21 +91,36 @@ class _Service:
         self.limits = limits
         self.classifier = classifier
         self.metrics = _Metrics()
-        self.engine = Engine(classifier, limits, self.metrics.count)
+        self.no_heat_maps = ""  # why
+        explainer = None
+        try:
+            explainer = Explainer(classifier, ExplainSettings())
+        except UserError as error:
+            self.no_heat_maps = str(error)
+        self.engine = Engine(classifier, limits, explainer, self.metrics.count)
         self.metrics.waiting.set_function(lambda: self.engine.waiting)
         self.requests = self.bytes = 0
         self.stopping = False
 
     async def classify(self, request: Request) -> Answer:
-        """Answer a request. Raises `Refusal`."""
+        """Answer with the classes of the images of a request. Raises `Refusal`."""
+        return await self._served(request, self._classes)
+
+    async def explain(self, request: Request) -> HeatMapAnswer:
+        """Answer with the heat maps of the images of a request. Raises `Refusal`."""
+        return await self._served(request, self._heat_maps)
+
+    async def _served(self, request: Request, answer: _Answering[_T]) -> _T:
         stream = request.stream()
         try:
-            return await self._classify(request, stream)
+            return await self._read_and_answer(request, stream, answer)
         except Refusal:
             await self._discard(stream)
             raise
 
-    async def _classify(self, request: Request, stream: AsyncGenerator[bytes, None]) -> Answer:
+    async def _read_and_answer(
+        self, request: Request, stream: AsyncGenerator[bytes, None], answer: _Answering[_T]
+    ) -> _T:
         if self.stopping:
             raise Refusal(503, "The server is about to stop.")
         if self.requests >= self.limits.max_queue:
@@ -162,8 +135,7 @@ class _Service:
                 if self.bytes > _BYTES_AT_ONCE:
                     raise Refusal(429, "Too much is being sent at once; try again in a second.")
                 body += chunk
-            images, top_k = await _parsed(request, bytes(body), self.limits)
-            return await self._answer(images, top_k)
+            return await answer(*await parsed(request, bytes(body), self.limits))
         finally:
             self.bytes -= read
             self.requests -= 1
@@ -203,16 +175,9 @@ class _Service:
                 raise too_large
             yield chunk
 
-    async def _answer(self, images: list[tuple[str, bytes]], top_k: int) -> Answer:
-        if self.engine.waiting + len(images) > self.limits.max_queue:
-            raise Refusal(429, "Too many images wait for the model; try again in a second.")
+    async def _classes(self, images: list[tuple[str, bytes]], top_k: int) -> Answer:
         choose = self.classifier.choice(top_k, None)
-        try:
-            async with _timeout(self.limits.timeout):
-                rows = await asyncio.gather(*(self._probabilities(name, content) for name, content in images))
-        except TimeoutError:
-            raise Refusal(503, f"The model took longer than {self.limits.timeout} s; try again later.") from None
-        chosen = choose(torch.stack(rows))
+        chosen = choose(torch.stack(await self._asked(images, explains=False)))
         return Answer(
             images=[
                 ImageClasses(name=name, predictions=[ClassScore(label=label, score=score) for label, score in classes])
@@ -220,9 +185,45 @@ class _Service:
             ]
         )
 
-    async def _probabilities(self, name: str, content: bytes) -> torch.Tensor:
-        answer: Future[torch.Tensor] = await asyncio.wrap_future(self.engine.submit(name, content))
+    async def _heat_maps(self, images: list[tuple[str, bytes]], _: int) -> HeatMapAnswer:
+        if self.no_heat_maps:
+            raise Refusal(501, self.no_heat_maps)
+        explanations = await self._asked(images, explains=True)
+        return await asyncio.to_thread(_drawn, [name for name, _ in images], explanations)
+
+    async def _asked(self, images: list[tuple[str, bytes]], explains: bool) -> list[Any]:
+        """Return what the engine answers for each image; see `Engine.submit`."""
+        if self.engine.waiting + len(images) > self.limits.max_queue:
+            raise Refusal(429, "Too many images wait for the model; try again in a second.")
+        try:
+            async with _timeout(self.limits.timeout):
+                return await asyncio.gather(*(self._one(name, content, explains) for name, content in images))
+        except TimeoutError:
+            raise Refusal(503, f"The model took longer than {self.limits.timeout} s; try again later.") from None
+
+    async def _one(self, name: str, content: bytes, explains: bool) -> Any:
+        answer: Future[Any] = await asyncio.wrap_future(self.engine.submit(name, content, explains))
         return await asyncio.wrap_future(answer)
+
+
+def _drawn(names: list[str], explanations: list[Explanation]) -> HeatMapAnswer:
+    images = []
+    for name, found in zip(names, explanations, strict=True):
+        assert found.view is not None and found.heat_map is not None
+        file = io.BytesIO()
+        overlay(enlarged(found.view), found.heat_map).save(file, "PNG")
+        images.append(
+            ImageHeatMap(
+                name=name,
+                label=found.label,
+                score=found.score,
+                method=found.method,
+                layer=found.layer,
+                nothing_found=found.nothing_found,
+                overlay=base64.b64encode(file.getvalue()).decode(),
+            )
+        )
+    return HeatMapAnswer(images=images)
 
 
 @asynccontextmanager
@@ -245,68 +246,6 @@ async def _timeout(seconds: float) -> AsyncIterator[None]:
         raise
     finally:
         handle.cancel()
-
-
-async def _parsed(request: Request, body: bytes, limits: Limits) -> tuple[list[tuple[str, bytes]], int]:
-    """Return the images of a request, each with a name, and how many classes are asked for."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
-        images, top_k = await _of_form(request, body, limits)
-    elif kind == "application/json":
-        images, top_k = _of_json(body)
-    else:
-        raise Refusal(422, "The content type is neither multipart/form-data nor application/json.")
-    if not images:
-        raise Refusal(422, "There is no image; send one or several under the name images.")
-    if len(images) > limits.max_images:
-        raise Refusal(413, f"There are {len(images)} images; send at most {limits.max_images} at a time.")
-    try:
-        number = int(top_k)
-    except (TypeError, ValueError):
-        number = 0
-    if number < 1:
-        raise Refusal(422, "top_k is no number of at least 1.")
-    return images, number
-
-
-async def _of_form(request: Request, body: bytes, limits: Limits) -> tuple[list[tuple[str, bytes]], Any]:
-    async def stream() -> AsyncGenerator[bytes, None]:
-        yield body
-
-    parser = MultiPartParser(request.headers, stream(), max_files=limits.max_images + 1, max_fields=8)
-    parser.spool_max_size = len(body) + 1  # nothing is written to the disk
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        status = 413 if "Too many" in error.message else 422
-        raise Refusal(status, f"The form is not understood: {one_line(error.message).rstrip('.')}.") from None
-    except Exception:  # python_multipart's own, and a lack of a boundary
-        raise Refusal(422, "The form is not understood.") from None
-    images: list[tuple[str, bytes]] = []
-    for value in form.getlist("images"):
-        if not isinstance(value, UploadFile):
-            raise Refusal(422, "images are files of the form, and one is a text.")
-        images.append((_name(value.filename, len(images)), await value.read()))
-    return images, form.get("top_k", _TOP_K)
-
-
-def _of_json(body: bytes) -> tuple[list[tuple[str, bytes]], Any]:
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError):
-        raise Refusal(422, "The body is no JSON.") from None
-    texts = content.get("images") if isinstance(content, dict) else None
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise Refusal(422, 'The body is not {"images": [BASE64, ...]}.')
-    try:
-        images = [(_name(None, row), base64.b64decode(text, validate=True)) for row, text in enumerate(texts)]
-    except (binascii.Error, ValueError):
-        raise Refusal(422, "An image is not encoded as base64.") from None
-    return images, content.get("top_k", _TOP_K)
-
-
-def _name(filename: str | None, row: int) -> str:
-    return one_line(filename)[:200] if filename else f"image {row}"
 
 
 def create_app(classifier: Classifier, limits: Limits, hosts: Collection[str] | None) -> FastAPI:
@@ -336,12 +275,23 @@ def create_app(classifier: Classifier, limits: Limits, hosts: Collection[str] | 
     @app.post(
         "/v1/classify",
         response_model=Answer,
-        responses={status: {"model": Error, "description": text} for status, text in _ERRORS.items()},
-        openapi_extra={"requestBody": _REQUEST},
+        responses=described(ERRORS),
+        openapi_extra=CLASSIFY_REQUEST,
     )
     async def classify(request: Request) -> Answer:
         """Return the likeliest classes of one or several images: files of a form, or base64 in JSON."""
         return await service.classify(request)
+
+    @app.post(
+        "/v1/explain",
+        response_model=HeatMapAnswer,
+        responses=described(ERRORS | NO_HEAT_MAPS),
+        openapi_extra=EXPLAIN_REQUEST,
+        include_in_schema=not service.no_heat_maps,
+    )
+    async def explain(request: Request) -> HeatMapAnswer:
+        """Return where the model finds the likeliest class of one or several images, as PNG files."""
+        return await service.explain(request)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -386,7 +336,7 @@ def _around(service: _Service, hosts: Collection[str] | None) -> Callable[..., A
         else:
             response = JSONResponse({"error": f"Use the address of the server: {', '.join(hosts)}."}, 400)
         response.headers.update(_HEADERS)
-        if request.url.path == "/v1/classify":
+        if request.url.path in _COUNTED:
             service.metrics.requests.labels(str(response.status_code)).inc()
             service.metrics.seconds.observe(time.monotonic() - began)
         return response

@@ -9,9 +9,10 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -22,6 +23,7 @@ from hf_finetune.data.images.decoding import OpenImage
 from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError
 from hf_finetune.jobs.classifier import Classifier
+from hf_finetune.jobs.explain import Explainer
 from hf_finetune.jobs.prepared_batches import PreparedBatches
 from hf_finetune.logs import get_logger
 from hf_finetune.serving.limits import Limits, Refusal
@@ -35,11 +37,12 @@ _LONGEST = 100  # times the short side: the short side is enlarged to what the m
 
 @dataclass
 class _Waiting:
-    """An image that waits for the model: the bytes of its file, and what errors call it."""
+    """An image that waits for the model: the bytes of its file, what errors call it, and whether it is explained."""
 
     name: str
     content: bytes
-    answer: Future[torch.Tensor] = field(default_factory=Future)
+    explains: bool
+    answer: Future[Any] = field(default_factory=Future)
 
 
 class Engine:
@@ -48,15 +51,21 @@ class Engine:
     Attributes:
         classifier: The model.
         limits: What is refused, and how batches are made.
+        explainer: Makes heat maps; None where the model gives none.
         on_batch: Called with the number of images of each batch.
     """
 
     def __init__(
-        self, classifier: Classifier, limits: Limits, on_batch: Callable[[int], None] = lambda _: None
+        self,
+        classifier: Classifier,
+        limits: Limits,
+        explainer: Explainer | None = None,
+        on_batch: Callable[[int], None] = lambda _: None,
     ) -> None:
         """Start the threads."""
         self.classifier = classifier
         self.limits = limits
+        self.explainer = explainer
         self.on_batch = on_batch
         self._stage = EvaluationStage(classifier.image_processor, uniform=False)
         self._device_stage = DeviceStage(classifier.image_processor, uniform=False)
@@ -70,19 +79,20 @@ class Engine:
         """How many images wait for the model."""
         return self._queue.qsize()
 
-    def submit(self, name: str, content: bytes) -> Future[Future[torch.Tensor]]:
-        """Take an image. Its future gives, when its header is read, that of its probabilities, float32 (classes,).
+    def submit(self, name: str, content: bytes, explains: bool = False) -> Future[Future[Any]]:
+        """Take an image. Its future gives, when its header is read, that of its answer.
 
         Args:
             name: What errors call the image.
             content: The bytes of a file.
+            explains: Whether the answer is its `Explanation`, in place of its probabilities, float32 (classes,).
 
         Raises:
             Refusal: In either future, where the image is none that the limits allow, or cannot be read.
         """
-        return self._headers.submit(self._admit, name, content)
+        return self._headers.submit(self._admit, name, content, explains)
 
-    def _admit(self, name: str, content: bytes) -> Future[torch.Tensor]:
+    def _admit(self, name: str, content: bytes, explains: bool) -> Future[Any]:
         webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
         if not (content.startswith(_KINDS) or webp):
             raise Refusal(422, f"{name} is no JPEG, PNG, WebP, GIF, BMP or TIFF file.")
@@ -91,7 +101,7 @@ class Engine:
                 self._check_size(name, image.height, image.width)
         except UserError as error:
             raise Refusal(422, str(error)) from None
-        waiting = _Waiting(name, content)
+        waiting = _Waiting(name, content, explains)
         self._queue.put(waiting)
         return waiting.answer
 
@@ -104,16 +114,30 @@ class Engine:
 
     def _run(self) -> None:
         for batch in self._batches():
-            self._answer([waiting for waiting in batch if waiting.answer.set_running_or_notify_cancel()])
+            own = [waiting for waiting in batch if waiting.answer.set_running_or_notify_cancel()]
+            for explains in (False, True):
+                if some := [waiting for waiting in own if waiting.explains == explains]:
+                    self._answer(some, self._explain if explains else self._classify)
 
-    def _answer(self, batch: list[_Waiting]) -> None:
+    def _classify(self, pixel_values: torch.Tensor) -> Sequence[Any]:
+        inputs = self._device_stage({"pixel_values": pixel_values.to(self.classifier.device)})["pixel_values"]
+        return self.classifier.probabilities(inputs)  # type: ignore[return-value]
+
+    def _explain(self, pixel_values: torch.Tensor) -> Sequence[Any]:
+        assert self.explainer is not None
+        return self.explainer.explain(pixel_values)
+
+    def _answer(self, batch: list[_Waiting], answer: Callable[[torch.Tensor], Sequence[Any]]) -> None:
         try:
             for images, pixel_values in self._prepare(batch):
-                inputs = self._device_stage({"pixel_values": pixel_values.to(self.classifier.device)})["pixel_values"]
-                rows = self.classifier.probabilities(inputs)
+                rows = answer(pixel_values)
                 self.on_batch(len(images))
                 for waiting, row in zip(images, rows, strict=True):
                     waiting.answer.set_result(row)
+        except UserError as error:  # a network without a map of features
+            for waiting in batch:
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(Refusal(501, str(error)))
         except Exception as error:  # one batch is lost, and not the server
             logger.error(f"hf-finetune: a batch of {len(batch)} images failed: {error}")
             for waiting in batch:

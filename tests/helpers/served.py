@@ -57,7 +57,7 @@ class Served:
         finally:
             connection.close()
 
-    def send(self, *files: tuple[str, bytes], **fields: str) -> Response:
+    def send(self, *files: tuple[str, bytes], path: str = "/v1/classify", **fields: str) -> Response:
         """Send files as a browser sends a form."""
         boundary = uuid.uuid4().hex
         parts = [f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
@@ -66,7 +66,7 @@ class Served:
             head = f'--{boundary}\r\nContent-Disposition: form-data; name="images"; filename="{name}"\r\n\r\n'
             parts.append(head.encode() + content + b"\r\n")
         body = b"".join(parts) + f"--{boundary}--\r\n".encode()
-        return self.ask("POST", "/v1/classify", body, Content_Type=f"multipart/form-data; boundary={boundary}")
+        return self.ask("POST", path, body, Content_Type=f"multipart/form-data; boundary={boundary}")
 
 
 @contextmanager

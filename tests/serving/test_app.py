@@ -10,6 +10,7 @@ import struct
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -20,6 +21,7 @@ pytest.importorskip("uvicorn")
 
 from hf_finetune.data.image_list import GivenImages, NamedImage
 from hf_finetune.jobs.classifier import Classifier
+from hf_finetune.jobs.explain import Explainer, ExplainSettings
 from hf_finetune.jobs.predict import Classification
 from hf_finetune.jobs.prediction_settings import PredictionSettings
 from hf_finetune.serving.limits import Limits
@@ -68,6 +70,33 @@ def test_forms_and_json_give_what_predict_gives(server: Served, classifier):
         for image, own in zip(response.json["images"], expected, strict=True):
             assert classes(image) == pytest.approx(own, abs=1e-6) and list(classes(image)) == list(own)
     assert len(server.send(("a.png", contents[0])).json["images"][0]["predictions"]) == 5
+
+
+def test_heat_maps_are_those_of_explain(server: Served, classifier):
+    content = encoded(20, 30)
+    answer = server.send(("a.png", content), ("b.png", content), path="/v1/explain")
+    assert answer.status == 200, answer.body
+    first, second = answer.json["images"]
+    assert (first["name"], second["name"]) == ("a.png", "b.png") and second["label"] == first["label"]
+    assert first["method"] == "gradcam" and first["layer"] == "resnet.encoder.stages.0"
+    images = GivenImages([NamedImage(0, {"bytes": content, "path": None})])
+    (own,) = Explainer(classifier, ExplainSettings()).all_of(images)
+    assert (first["label"], first["score"]) == (own.label, pytest.approx(own.score, abs=1e-6))
+    with PIL.Image.open(io.BytesIO(base64.b64decode(first["overlay"]))) as shown:
+        expected = np.asarray(own.overlay(line=False), np.int16)[:, -224:]
+        assert np.abs(np.asarray(shown.convert("RGB"), np.int16) - expected).max() <= 2
+    body = json.dumps({"images": [base64.b64encode(content).decode()]})
+    (in_json,) = server.ask("POST", "/v1/explain", body, Content_Type="application/json").json["images"]
+    assert in_json["name"] == "image 0" and in_json["score"] == pytest.approx(own.score, abs=1e-6)
+    assert server.send(("a.png", b"no image"), path="/v1/explain").status == 422
+    assert server.send(*[("a.png", content)] * 4, path="/v1/explain").status == 413
+
+
+def test_a_model_without_gradients_has_no_heat_maps(classifier):
+    with served(replace(classifier, network=None), Limits()) as without:
+        answer = without.send(("a.png", encoded(16, 16)), path="/v1/explain")
+        assert answer.status == 501 and answer.json["error"].startswith("A heat map needs the gradients of a network")
+        assert list(without.ask("GET", "/openapi.json").json["paths"]) == ["/v1/classify", "/healthz"]
 
 
 def test_many_clients_at_once_get_their_own_answers(server: Served, classifier):

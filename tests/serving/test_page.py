@@ -36,6 +36,15 @@ def test_a_batch_of_files_is_classified_and_downloaded(tmp_path):
         assert set(page.locator(".label").all_text_contents()) <= set(NAMES)  # <b> is text, and no element
         assert page.text_content(".note.bad").startswith("=bad.png is no JPEG")
         assert page.evaluate("document.documentElement.scrollWidth") <= 340
+        button = page.locator(".map").first
+        button.click()
+        page.wait_for_selector(".map[aria-pressed=true]")
+        page.wait_for_function("document.querySelector('.result img').naturalWidth === 224")
+        said = page.locator(".result").first.locator(".note").text_content()
+        assert said.startswith(("Yellow: where the network finds ", "Nothing in the image speaks for "))
+        button.click()
+        page.wait_for_function("document.querySelector('.result img').naturalWidth === 20")
+        assert page.locator(".map:visible").count() == 6  # one file is no image
         with page.expect_download() as download:
             page.click("#download")
         lines = download.value.path().read_text().splitlines()

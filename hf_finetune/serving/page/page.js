@@ -8,6 +8,8 @@ const results = document.getElementById("results");
 const status = document.getElementById("status");
 const download = document.getElementById("download");
 const clear = document.getElementById("clear");
+const explains = fetch("/openapi.json").then((answer) => answer.json())
+  .then(({ paths }) => "/v1/explain" in paths).catch(() => false);
 const waiting = [];
 let answers = [];
 let running = 0;
@@ -17,8 +19,7 @@ function add(files) {
   for (const file of files) {
     const item = document.getElementById("result").content.cloneNode(true).firstElementChild;
     const image = item.querySelector("img");
-    image.src = URL.createObjectURL(file);
-    image.alt = file.name;
+    show(image, file, file.name);
     image.onload = () => URL.revokeObjectURL(image.src);
     image.onerror = () => { image.removeAttribute("src"); image.alt = ""; };
     item.querySelector("h2").textContent = file.name;
@@ -29,6 +30,11 @@ function add(files) {
     shown += 1;
   }
   work();
+}
+
+function show(image, blob, text) {
+  image.src = URL.createObjectURL(blob);
+  image.alt = text;
 }
 
 function work() {
@@ -44,7 +50,7 @@ function work() {
 async function classify({ file, item, answer }) {
   const note = item.querySelector(".note");
   try {
-    const body = await ask(file);
+    const body = await ask("/v1/classify", file);
     answer.predictions = body.images[0].predictions;
     note.remove();
     for (const { label, score } of answer.predictions) {
@@ -54,6 +60,7 @@ async function classify({ file, item, answer }) {
       line.querySelector(".score").textContent = `${(100 * score).toFixed(1)} %`;
       item.querySelector(".classes").append(line);
     }
+    offerMap(file, item);
   } catch (error) {
     answer.error = error.message;
     note.textContent = error.message;
@@ -61,13 +68,43 @@ async function classify({ file, item, answer }) {
   }
 }
 
-async function ask(file) {
+async function offerMap(file, item) {
+  const button = item.querySelector(".map");
+  const image = item.querySelector("img");
+  const note = document.createElement("p");
+  note.className = "note";
+  button.addEventListener("click", async () => {
+    note.remove();
+    if (button.getAttribute("aria-pressed") === "true") {
+      button.setAttribute("aria-pressed", "false");
+      show(image, file, file.name);
+      return;
+    }
+    button.disabled = true;
+    try {
+      const [found] = (await ask("/v1/explain", file)).images;
+      const bytes = Uint8Array.from(atob(found.overlay), (letter) => letter.charCodeAt(0));
+      show(image, new Blob([bytes], { type: "image/png" }), `Heat map of ${file.name}`);
+      button.setAttribute("aria-pressed", "true");
+      note.textContent = found.nothing_found ? `Nothing in the image speaks for ${found.label}.`
+        : found.method === "rollout" ? "Yellow: what the network attends to most."
+          : `Yellow: where the network finds ${found.label}.`;
+    } catch (error) {
+      note.textContent = error.message;
+    }
+    button.disabled = false;
+    button.after(note);
+  });
+  button.hidden = !(await explains);
+}
+
+async function ask(path, file) {
   for (let attempt = 1; ; attempt += 1) {
     const form = new FormData();
     form.append("images", file, file.name);
     let response;
     try {
-      response = await fetch("/v1/classify", { method: "POST", body: form });
+      response = await fetch(path, { method: "POST", body: form });
     } catch {
       throw new Error("The server does not answer, or the file is too large.");
     }
