@@ -17,6 +17,7 @@ from hf_finetune.models.adapters import has_adapters
 from hf_finetune.models.batch_norm import computes_batch_norm
 from hf_finetune.models.freeze import trains_backbone
 from hf_finetune.models.head import head_parameter_names
+from hf_finetune.training.extensions.first_pass import BATCH_ERRORS, batch_error, tells_of_first_pass
 from hf_finetune.training.loaders import batch_sizes
 from hf_finetune.training.optimization import build_schedule
 
@@ -164,13 +165,17 @@ def settle_lone_image(trainer: ImageClassificationTrainer) -> None:
 
 
 def _check_batch_sizes(trainer: ImageClassificationTrainer) -> None:
-    """Try training batches of all sizes."""
-    model = trainer.model
+    """Try training batches of all sizes, but that of the first step where it tells what goes wrong."""
+    args, model, count = trainer.args, trainer.model, len(trainer.train_dataset)
     if not (trains_backbone(model) or computes_batch_norm(model)):
         return  # the head is tried with the backbone, and it treats each image alone
     batch = trainer.train_dataset.first(2)
     with _trying_to_train(trainer):
-        for size in batch_sizes(len(trainer.train_dataset), trainer.args, trainer.joins_lone_image):
+        sizes = batch_sizes(count, args, trainer.joins_lone_image)
+        if tells_of_first_pass(args):
+            first = min(args.train_batch_size, count)
+            sizes = [size for size in sizes if size != first] or [min(2, first)]
+        for size in sizes:
             _fits(trainer, batch, size)
 
 
@@ -187,19 +192,10 @@ def _fits(trainer: ImageClassificationTrainer, batch: dict[str, torch.Tensor], s
         inputs = trainer.prepare_batch({key: values[rows] for key, values in batch.items()})
         labels = inputs.pop("labels")
         trainer.compute_loss_func(trainer.model(**inputs), labels)
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"A batch of {size:,} images does not fit into the memory of the device; use a smaller"
-            " --per_device_train_batch_size: accumulation makes up for it, and global_batch_size stays."
-        ) from error
-    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+    except BATCH_ERRORS as error:
         if "more than 1 value per channel" in str(error):
             return False
-        advice = "leave gradient_checkpointing out, or " if trainer.args.gradient_checkpointing else ""
-        raise UserError(
-            f"A training batch of {size:,} images does not go through {type(trainer.model).__name__}:"
-            f" {first_line(error)}; {advice}check image_size, train_transforms, model_config and the batch size."
-        ) from error
+        raise batch_error(error, size, type(trainer.model).__name__, trainer.args) from error
     return True
 
 

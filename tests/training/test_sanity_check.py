@@ -154,7 +154,7 @@ def test_what_fails_in_training_mode_alone_is_told_before_the_first_step(tmp_pat
     trainer = make_trainer(tmp_path, model)
     usual = type(model).forward
     model.forward = lambda **kwargs: forward() if model.training else usual(model, **kwargs)
-    with pytest.raises(UserError, match="A training batch of 16 images does not go through ResNet.*only in training"):
+    with pytest.raises(UserError, match="A training batch of 2 images does not go through ResNet.*only in training"):
         sanity_check(trainer)
 
 

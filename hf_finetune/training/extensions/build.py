@@ -20,6 +20,7 @@ from hf_finetune.training.extensions.early_stopping import EarlyStopping
 from hf_finetune.training.extensions.ema import AveragedWeights
 from hf_finetune.training.extensions.epochs import EpochOfDraws
 from hf_finetune.training.extensions.evaluation_precision import HalfPrecisionEvaluation, SinglePrecisionEvaluation
+from hf_finetune.training.extensions.first_pass import FirstPass, tells_of_first_pass
 from hf_finetune.training.extensions.frozen_start import FrozenStart
 from hf_finetune.training.extensions.frozen_weights import FrozenWeights
 from hf_finetune.training.extensions.image_sizes import ImageSizes
@@ -75,6 +76,8 @@ def build_extensions(
         UnreadableImages(bad_images, run_folder),
         NonFiniteLosses(args.max_skipped_steps, image_name),
     ]
+    if train_dataset is not None and tells_of_first_pass(args):
+        extensions.append(FirstPass(args))
     if args.seconds_to_use is not None and train_dataset is not None:
         extensions.append(TimeBudget(Budget(args.seconds_to_use, began=time.monotonic())))
     if train_dataset is not None and not is_sharded:
