@@ -165,16 +165,18 @@ def settle_lone_image(trainer: ImageClassificationTrainer) -> None:
 
 
 def _check_batch_sizes(trainer: ImageClassificationTrainer) -> None:
-    """Try training batches of all sizes, but that of the first step where it tells what goes wrong."""
-    args, model, count = trainer.args, trainer.model, len(trainer.train_dataset)
+    """Try training batches of all sizes, or small ones in their place where the first step tells what goes wrong.
+
+    A network that takes two images but not every number of them takes no odd number: three show it.
+    """
+    model = trainer.model
     if not (trains_backbone(model) or computes_batch_norm(model)):
         return  # the head is tried with the backbone, and it treats each image alone
     batch = trainer.train_dataset.first(2)
     with _trying_to_train(trainer):
-        sizes = batch_sizes(count, args, trainer.joins_lone_image)
-        if tells_of_first_pass(args):
-            first = min(args.train_batch_size, count)
-            sizes = [size for size in sizes if size != first] or [min(2, first)]
+        sizes = batch_sizes(len(trainer.train_dataset), trainer.args, trainer.joins_lone_image)
+        if tells_of_first_pass(trainer.args):
+            sizes = sorted({min(size, 2 + size % 2) for size in sizes})
         for size in sizes:
             _fits(trainer, batch, size)
 
