@@ -88,6 +88,8 @@ def plan_run(recipe: Recipe, given: Given) -> RunPlan:
         args.num_train_epochs = found.get("num_train_epochs", args.num_train_epochs)
         args.use_precision(found.get("precision", args.precision))
     args.output_dir = str(folder)
+    if args.report_to and args.run_name is None:
+        args.run_name = folder.name  # trackers would invent one
     repository = None
     if args.push_to_hub:
         args.push_to_hub = False  # the stock Trainer's pushes fail in silence; the whole folder is pushed at the end

@@ -154,6 +154,10 @@ def _train_and_save(prepared: PreparedRun, command: str) -> FinetuneResult:
         trainer.save_model()
         if plan.args.process_index == 0:
             result.save_result(plan.folder, record)
+            if plan.args.report_to:
+                from hf_finetune.training.trackers import report_outcome
+
+                report_outcome(trainer, plan.folder, record)
             shutil.rmtree(plan.folder / BEST_WEIGHTS_FOLDER, ignore_errors=True)
             (plan.folder / FINGERPRINT_FILE).unlink(missing_ok=True)  # it is for a run that resumes, and ends with it
     prepared.images.bad_images.close()
