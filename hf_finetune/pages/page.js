@@ -98,6 +98,24 @@ for (const button of document.querySelectorAll(".opens")) {
 for (const heading of document.querySelectorAll(".sortable th")) {
   heading.querySelector("button").addEventListener("click", () => sort(heading));
 }
+for (const scatter of document.querySelectorAll(".scatter")) {
+  const points = [...scatter.querySelectorAll(".point")];
+  const show = (point) => {
+    for (const other of points) {
+      other.setAttribute("tabindex", other === point ? "0" : "-1");
+      other.classList.toggle("current", other === point);
+    }
+    scatter.querySelector(".shown").replaceChildren(figure(point.dataset.image));
+  };
+  for (const point of points) for (const kind of ["pointerenter", "focus"]) point.addEventListener(kind, () => show(point));
+  scatter.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 1, ArrowUp: -1 }[event.key];
+    const next = step && points[points.indexOf(document.activeElement) + step];
+    if (!next) return;
+    event.preventDefault();
+    next.focus();
+  });
+}
 for (const select of document.querySelectorAll(".order select")) select.addEventListener("change", () => arrange(select));
 const hidden = [];
 window.addEventListener("beforeprint", () => {

@@ -33,6 +33,7 @@ from typing import ClassVar, Literal
 import jinja2
 
 from hf_finetune.pages.charts import LineChart
+from hf_finetune.pages.scatter import Scatter
 from hf_finetune.shown_text import printable
 
 MOST_BYTES = 5_000_000  # of a page
@@ -184,7 +185,7 @@ class Details:
     blocks: Sequence[Block]
 
 
-Block = Paragraph | Note | Facts | Table | Matrix | Gallery | ImageRows | Code | Charts | Details
+Block = Paragraph | Note | Facts | Table | Matrix | Gallery | ImageRows | Code | Charts | Scatter | Details
 
 
 @dataclass(frozen=True)

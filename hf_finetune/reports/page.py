@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,9 @@ from hf_finetune.pages.page import (
 from hf_finetune.pages.thumbnails import thumbnail_sources
 from hf_finetune.reports.answers import Answers
 from hf_finetune.reports.choice import Choice, choose_images
+from hf_finetune.reports.embedding_map import embedding_section
 from hf_finetune.reports.heat_maps import KEY, HeatMapsOfPage, ReadEncoded, add_heat_maps
+from hf_finetune.reports.network import RunNetwork
 from hf_finetune.reports.run import ReadImages, RunFiles
 from hf_finetune.reports.sections import (
     again_section,
@@ -72,14 +75,17 @@ def write_report(
     page.sections = [figures_section(run), _with_batch(training_section(run), folder, page)]
     data = data_blocks(run)
     if answers is not None and answers.known.any():
-        choice = choose_images(answers)
+        choice, network = choose_images(answers), RunNetwork(folder)
         notes = _add_thumbnails(page, answers, choice, folder, read_images, absent)
-        heat_maps = _heat_maps(page, answers, choice, folder, read_encoded)
+        heat_maps = _heat_maps(page, answers, choice, folder, network, read_encoded)
         if not answers.several:
             page.sections.append(confusion_section(run, answers, choice))
         page.sections += [classes_section(run), _mistakes_section(answers, choice, notes, heat_maps)]
         if not answers.several:
             page.sections.append(scores_section(run, answers))
+            if read_encoded is not None:
+                section = embedding_section(page, answers, partial(_caption, answers), network, read_encoded)
+                page.sections += [] if section is None else [section]
         if answers.slices:
             page.sections.append(slices_section(answers))
         data += _suspects(choice)
@@ -114,11 +120,17 @@ def _add_thumbnails(
     if read_images is not None or not places:
         return []
     shown = "the thumbnails are those of the report that was here" if any(sources.values()) else "there are none"
-    return [Note(f"Thumbnails: {absent}, so {shown}.")]
+    no_map = "" if answers.several else " There is no map of the images."
+    return [Note(f"Thumbnails: {absent}, so {shown}.{no_map}")]
 
 
 def _heat_maps(
-    page: Page, answers: Answers, choice: Choice, folder: Path, read_encoded: ReadEncoded | None
+    page: Page,
+    answers: Answers,
+    choice: Choice,
+    folder: Path,
+    network: RunNetwork,
+    read_encoded: ReadEncoded | None,
 ) -> HeatMapsOfPage:
     """Add the heat maps of the worst mistakes to a page."""
     wanted: dict[int, int | None] = dict.fromkeys(choice.worst)
@@ -130,7 +142,7 @@ def _heat_maps(
         return lines if class_id is None else [f"heat map: {shortened(answers.label_names[class_id])}", *lines]
 
     if read_encoded is not None:
-        return add_heat_maps(page, wanted, caption, folder, read_encoded)
+        return add_heat_maps(page, wanted, caption, network, read_encoded)
     earlier = _earlier(folder / REPORT_FILE)
     places = [place for place in wanted if f"{KEY}{place}" in earlier]
     for place in places:
