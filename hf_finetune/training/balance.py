@@ -26,16 +26,26 @@ class ClassCounts:
     Attributes:
         names: The names of the classes by class id.
         images: The numbers of images, int64 (classes,), of those that are trained on; None for a stream.
+        total: The number of all images where each has any number of classes; None where each has one.
     """
 
     names: Sequence[str]
     images: npt.NDArray[np.int64] | None
+    total: int | None = None
 
     @classmethod
     def of(cls, names: Sequence[str], labels: npt.NDArray[np.int64] | None) -> ClassCounts:
-        """Count labels, class ids of shape (images,), of which those below 0 do not count; None for a stream."""
+        """Count labels, of which those below 0 do not count.
+
+        Args:
+            names: The names of the classes by class id.
+            labels: Class ids (images,), or which classes each image has (images, classes); None for a stream.
+        """
         if labels is None:
             return cls(names, None)
+        if labels.ndim == 2:
+            counted = labels[(labels >= 0).all(axis=1)]
+            return cls(names, (counted > 0).sum(axis=0), len(counted))
         return cls(names, np.bincount(labels[labels >= 0], minlength=len(names)))
 
     def counted(self, key: str, value: object, instead: str) -> npt.NDArray[np.int64]:
@@ -85,7 +95,7 @@ def choose_balance(args: FinetuneArguments, names: Sequence[str], labels: npt.ND
     Args:
         args: The keys `class_weights`, `sampling` and `logit_adjustment`.
         names: The names of the classes by class id.
-        labels: The class ids of the training images, (images,); None for a stream.
+        labels: Of the training images, as in `ClassCounts.of`.
 
     Raises:
         UserError: The keys do not fit the classes, or need labels that a stream does not have.
@@ -121,6 +131,9 @@ def class_weights(setting: ClassWeights, counts: ClassCounts) -> npt.NDArray[np.
     number of samples", CVPR 2019, arXiv:1901.05555. Both are scaled such that the mean over the training images is 1,
     so that the learning rate keeps its meaning. Weights that are stated are used as they are.
 
+    Where images have several labels, `balanced` is the number of images without a label to those with it, as the
+    documentation of torch's BCEWithLogitsLoss suggests: yes and no then weigh alike in sum.
+
     Args:
         setting: The key `class_weights`.
         counts: The classes.
@@ -138,6 +151,8 @@ def class_weights(setting: ClassWeights, counts: ClassCounts) -> npt.NDArray[np.
             )
         return np.asarray(setting, dtype=np.float64)
     images = counts.counted("class_weights", setting, "state the weights, such as --class_weights '{rare: 5}'")
+    if counts.total is not None:
+        return np.where(images > 0, (counts.total - images) / np.maximum(images, 1), 1.0)
     with np.errstate(divide="ignore"):
         inverse = 1 / images if setting == "balanced" else (1 - _BETA) / -np.expm1(images * np.log(_BETA))
     weights = np.where(images > 0, inverse, 0)  # a class without images has none to weigh
@@ -202,7 +217,7 @@ def describe_sampling(sampling: str, times: npt.NDArray[np.float64], counts: Cla
 
 def describe_imbalance(counts: ClassCounts) -> str | None:
     """Return what to do about classes of very different sizes; None where they are not, or nobody knows."""
-    if counts.images is None or not counts.images.any():
+    if counts.images is None or not counts.images.any() or counts.total is not None:
         return None
     present = np.flatnonzero(counts.images)
     least, most = (present[find(counts.images[present])] for find in (np.argmin, np.argmax))

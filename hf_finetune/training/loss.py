@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
+from torch.nn import functional
 
 from hf_finetune.errors import UserError, first_line
 from hf_finetune.losses import LOSSES
@@ -95,7 +96,8 @@ class BatchLoss:
             and their losses are left out.
         class_weights: What the loss of an image is multiplied by, by its class, float32 (classes,), on the device of
             the labels; None for 1. An image that is mixed has the weight of each class for its share of that class. The
-            mean still divides by the number of images.
+            mean still divides by the number of images. Where images have several labels, the loss is `bce`, and the
+            part of each label that an image has is multiplied (`pos_weight` of torch's BCEWithLogitsLoss).
         offsets: What is added to the logits of each class, float32 (classes,), on their device; None for 0.
         several: Whether images have several labels, so that labels are 0 to 1 for each class.
         teacher: Whose answers take the share `weight` of the loss of each image; None for labels alone.
@@ -154,6 +156,8 @@ class BatchLoss:
             shown = labels.clamp(min=0)
             weights = counted if self.class_weights is None else counted * self.class_weights[shown]
         losses = self.loss(logits, shown)
+        if self.several and self.class_weights is not None:
+            losses = losses + ((self.class_weights - 1) * shown * functional.softplus(-logits)).sum(dim=1)
         if soft is not None and self.teacher is not None:
             losses = torch.lerp(losses, soft, self.teacher.weight)
         total = torch.where(weights > 0, losses * weights, torch.zeros_like(losses)).sum()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hf_finetune.config.loss_keys import ClassWeights
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.errors import UserError
 from hf_finetune.logs import get_logger
@@ -16,9 +17,8 @@ logger = get_logger(__name__)
 # Settings of a recipe for images of one class, each with why it has no meaning where they have several.
 NOT_WITH_SEVERAL = {
     "calibrate": "scores the likeliest class, and thresholds for each class are fitted in its place",
-    "class_weights": "weighs an image by its one class; for rare labels use --loss asymmetric",
     "logit_adjustment": "shifts logits by how frequent the one class of an image is",
-    "sampling": "chooses images by their one class; for rare labels use --loss asymmetric",
+    "sampling": "chooses images by their one class; for rare labels use --class_weights balanced or --loss asymmetric",
 }
 _UNSET = {"sampling": "random"}
 
@@ -48,6 +48,8 @@ def follow_task(args: FinetuneArguments, task: Task, stated: Mapping[str, Any], 
         )
     if stated.get("loss") is None and own_loss is None:
         args.loss = task.loss
+    if args.class_weights is not None:
+        _check_weights(args.class_weights, args.loss if own_loss is None else "your own")
     if stated.get("metric_for_best_model") in (None, ONE_LABEL.chosen_by):  # which is what packaged recipes have
         args.metric_for_best_model = task.chosen_by
     loss = "your own" if own_loss is not None else args.loss
@@ -58,3 +60,14 @@ def follow_task(args: FinetuneArguments, task: Task, stated: Mapping[str, Any], 
     logger.info(
         f"Several labels for each image: the loss is {loss}, and {args.chosen_by} chooses the best weights.{unused}"
     )
+
+
+def _check_weights(setting: ClassWeights, loss: str) -> None:
+    if setting == "effective":
+        raise UserError(
+            "class_weights effective is for one class per image; the images have several labels, so use balanced."
+        )
+    if loss != "bce":
+        raise UserError(
+            f"class_weights weighs the labels that an image has in the loss bce, and loss is {loss}; leave one out."
+        )

@@ -230,9 +230,7 @@ def build_trainer(
         network.config.value_range = list(value_range)
     figures = describe(images.image_processor)
     train = images.batches["train"]
-    # Images with several labels are not counted by class: nothing that evens out classes goes with them.
-    class_ids = train.labels if isinstance(train, ImageBatches) and not task.several else None
-    balance = choose_balance(args, names, class_ids)
+    balance = choose_balance(args, names, train.labels if isinstance(train, ImageBatches) else None)
     log_lines(logger, *balance.notes)
     trainer = ImageClassificationTrainer(
         network,

@@ -162,7 +162,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(run: Path, table: Path, tmp
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--class_weights", "balanced"], "class_weights weighs an image by its one class; for rare labels use"),
+        (["--sampling", "balanced"], "sampling chooses images by their one class; for rare labels use"),
         (["--loss", "cross_entropy"], "loss is cross_entropy, which has one class for each image"),
         (["--metric_for_best_model", "ece"], 'metric_for_best_model is "ece", which is not measured. Use one of mAP'),
     ],

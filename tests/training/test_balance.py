@@ -47,6 +47,15 @@ def test_balanced_is_scikit_learns_rule():
     np.testing.assert_allclose(with_an_empty_class, [*expected, 0])
 
 
+def test_balanced_weights_of_several_labels_are_the_nos_to_a_yes():
+    labels = np.array([[1, 0, 0], [1, 1, 0], [1, 0, 0], [-100, -100, -100], [0, 0, 0]])
+    counts = ClassCounts.of(["common", "rare", "absent"], labels)
+    assert counts.images.tolist() == [3, 1, 0] and counts.total == 4
+    np.testing.assert_allclose(class_weights("balanced", counts), [1 / 3, 3, 1])
+    assert class_weights({"rare": 5}, counts).tolist() == [1, 5, 1]
+    assert describe_imbalance(counts) is None
+
+
 def test_effective_is_the_inverse_of_the_effective_number():
     images = np.array([100_000, 5_000, 1])
     weights = class_weights("effective", ClassCounts(NAMES, images))

@@ -44,7 +44,6 @@ def test_loss_and_metric_follow_the_task(tmp_path: Path, logged: list[str]) -> N
 
 SETTINGS: dict[str, Any] = {
     "calibrate": True,
-    "class_weights": "balanced",
     "logit_adjustment": 1.0,
     "sampling": "balanced",
 }
@@ -56,6 +55,35 @@ def test_what_does_not_go_with_several_labels_is_refused(tmp_path: Path, key: st
     with pytest.raises(UserError, match=f"^{key} .*; the images have several labels, so leave it out"):
         follow_task(args, SEVERAL_LABELS, {key: SETTINGS[key]}, None)
     follow_task(args, ONE_LABEL, {key: SETTINGS[key]}, None)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"class_weights": "effective"}, "class_weights effective is for one class per image; .* so use balanced"),
+        ({"class_weights": "balanced", "loss": "focal"}, "in the loss bce, and loss is focal; leave one out"),
+    ],
+)
+def test_class_weights_are_for_the_labels_of_bce(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        follow_task(arguments(tmp_path, **values), SEVERAL_LABELS, values, None)
+    with pytest.raises(UserError, match="and loss is your own"):
+        follow_task(arguments(tmp_path, class_weights="balanced"), SEVERAL_LABELS, {}, bce)
+    follow_task(arguments(tmp_path, class_weights="balanced"), SEVERAL_LABELS, {}, None)
+
+
+def test_class_weights_are_torch_s_pos_weight() -> None:
+    generator = torch.manual_seed(0)
+    logits = torch.randn(6, 3, generator=generator, requires_grad=True)
+    labels = torch.randint(2, (6, 3), generator=generator).float()
+    weights = torch.tensor([1.0, 4.0, 0.5])
+    loss = BatchLoss(classification_loss(0.0, "bce").loss, weights, several=True)(output(logits), labels)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits, labels, pos_weight=weights, reduction="none"
+    ).sum(dim=1).mean()  # fmt: skip
+    torch.testing.assert_close(loss, expected)
+    gradients = [torch.autograd.grad(value, logits)[0] for value in (loss, expected)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_cross_entropy_is_refused_where_it_is_stated(tmp_path: Path) -> None:

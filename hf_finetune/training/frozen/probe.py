@@ -98,9 +98,8 @@ def _probe(
     trainer: ImageClassificationTrainer, linear: nn.Linear, features: np.ndarray, labels: np.ndarray, began: float
 ) -> str:
     several = labels.ndim == 2
-    weights = np.ones(len(labels))  # of images: settings that weigh classes do not go with several labels
-    if not several:
-        weights = _class_weights(trainer, linear.out_features)[labels]
+    by_class = _class_weights(trainer, linear.out_features)
+    weights = np.ones(len(labels)) if several else by_class[labels]
     features, labels, weights = features[weights > 0], labels[weights > 0], weights[weights > 0]
     labels = labels > 0 if several else labels
     kept, held_out = stratified_split(labels, _HELD_OUT, trainer.args.seed)
@@ -109,7 +108,7 @@ def _probe(
     strengths = _STRENGTHS if trains_backbone(trainer.model) else _STRENGTHS_FOR_FROZEN
     parts = features[kept], labels[kept], features[held_out], labels[held_out]
     if several:
-        weight, bias, figure = fit_label_regressions(*parts, strengths, *_center_and_scale(features[kept]))
+        weight, bias, figure = fit_label_regressions(*parts, strengths, *_center_and_scale(features[kept]), by_class)
     else:
         weight, bias, figure = fit_logistic_regression(
             *parts, linear.out_features, strengths, weights[kept], weights[held_out]
