@@ -20,17 +20,11 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import IntervalStrategy, SchedulerType
 from transformers.utils import ExplicitEnum
 
+from hf_finetune.config.device_checks import check_devices, check_processes, check_trackers
 from hf_finetune.config.durations import parse_duration
 from hf_finetune.config.precision import stated_precision
 from hf_finetune.config.training_keys import AUTO, BF16, FLOAT32, FP16, MULTISTEP, ONE_CYCLE, TrainingKeys, chosen_by
-from hf_finetune.config.validation import (
-    check_choice,
-    check_devices,
-    check_freeze_epochs,
-    check_lists,
-    check_processes,
-    check_training,
-)
+from hf_finetune.config.validation import check_choice, check_freeze_epochs, check_training
 from hf_finetune.cores import default_workers, usable_cores
 from hf_finetune.distributed import all_see, group_is_ready, join_processes, main_process_first
 from hf_finetune.errors import UserError, did_you_mean
@@ -90,13 +84,11 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
         self.per_device_train_batch_size, self.gradient_accumulation_steps = split_global_batch(
             self.global_batch_size, self.world_size, *stated
         )
-        check_lists(self, get_available_reporting_integrations() if self.report_to else ())
+        check_trackers(self, get_available_reporting_integrations() if self.report_to else ())
         check_devices(self)
 
     def _follow_the_clock(self) -> None:
         """Leave length, schedule, evaluations and checkpoints to the time budget (`training.budget`)."""
-        if self.early_stopping_patience is not None:
-            raise UserError("time_budget and early_stopping_patience both end a run; leave one out.")
         self.seconds_to_use = parse_duration("time_budget", str(self.time_budget))
         self.max_steps, self.num_train_epochs = _MOST_STEPS, _MOST_STEPS
         self.lr_scheduler_type = SchedulerType.CONSTANT

@@ -7,19 +7,19 @@ neither torch nor Transformers.
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from hf_finetune.config.durations import parse_duration
 from hf_finetune.config.folds import check_division
 from hf_finetune.config.loss_keys import check_loss_keys
 from hf_finetune.config.peft_keys import check_peft
 from hf_finetune.config.precision import stated_precision
 from hf_finetune.config.stock_fields import members
 from hf_finetune.config.stock_keys import check_stock_keys
-from hf_finetune.config.training_keys import FP16, MULTISTEP, ONE_CYCLE
+from hf_finetune.config.training_keys import MULTISTEP, ONE_CYCLE
 from hf_finetune.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def check_model(model: ModelArguments) -> None:
         raise UserError("pretrained is false, so that load_from would not be read; use --pretrained true.")
 
 
-# ---- training, before the devices are known ----
+# ---- training ----
 
 
 def check_training(args: FinetuneArguments) -> None:
@@ -221,6 +221,8 @@ def check_training(args: FinetuneArguments) -> None:
     check_choice("train_sampling_strategy", args.train_sampling_strategy, ("random", "sequential"))
     check_stock_keys(args)
     stated_precision(args.precision, args.bf16, args.fp16)
+    _check_time_budget(args)
+    _check_lists(args)
 
 
 def _check_numbers(args: FinetuneArguments) -> None:
@@ -352,60 +354,17 @@ def _check_warm_up(args: FinetuneArguments) -> None:
             raise UserError(f"{name} has no meaning for multistep; its lr_milestones say when it falls.")
 
 
-# ---- training, once the devices are known ----
+def _check_time_budget(args: FinetuneArguments) -> None:
+    if args.time_budget is None:
+        return
+    if args.early_stopping_patience is not None:
+        raise UserError("time_budget and early_stopping_patience both end a run; leave one out.")
+    parse_duration("time_budget", str(args.time_budget))
 
 
-def check_lists(args: FinetuneArguments, trackers: Collection[str]) -> None:
-    """Check what lists hold; `trackers` are the names that `report_to` may hold here."""
+def _check_lists(args: FinetuneArguments) -> None:
     if any(milestone <= 0 for milestone in args.lr_milestones):
         raise UserError(f"lr_milestones is {args.lr_milestones}; use epochs above 0, such as [15].")
     for name, words in (("no_decay", args.no_decay), ("not_for", args.not_for)):
         if odd := [value for value in words or () if not isinstance(value, str)]:
             raise UserError(f"{name} holds {odd[0]!r}; use a list of words.")
-    reports = args.report_to if isinstance(args.report_to, list) else []  # Transformers makes a list of a word
-    if any(not isinstance(name, str) for name in reports):
-        raise UserError(f"report_to is {reports}; use names, such as [tensorboard], or none.")
-    absent = set(reports) - set(trackers)
-    if absent:
-        raise UserError(f"report_to: {', '.join(sorted(absent))} is unknown or not installed; install it, or use none.")
-
-
-def check_devices(args: FinetuneArguments) -> None:
-    """Check what needs a GPU, and that all launched processes train together."""
-    if args.precision == FP16 and args.device.type == "cpu":
-        raise UserError("fp16 needs a GPU, and this run is on the CPU; use --precision bf16, or leave it out.")
-    if args.sync_batchnorm and args.device.type in ("cpu", "mps"):
-        raise UserError("sync_batchnorm needs GPUs, and this run is on the CPU; leave it out.")
-    on_cpus = args.distributed_state.distributed_type in ("NO", "MULTI_CPU")
-    for name, key in (("FSDP", args.fsdp), ("DeepSpeed", args.deepspeed)):
-        is_asked = key or os.environ.get(f"ACCELERATE_USE_{name.upper()}", "").lower() == "true"
-        if is_asked and on_cpus and args.device.type == "cpu":
-            raise UserError(
-                f"{name} needs GPUs, and this run is on the CPU, where nothing would be divided; use"
-                " --config_file scripts/accelerate/ddp.yaml."
-            )
-    if args.n_gpu > 1:  # it has been set to 1, which a version of Transformers may overrule
-        raise UserError(
-            f"One process would train on {args.n_gpu} GPUs, where Transformers multiplies the loss by their number; use"
-            f" accelerate launch -q --num_processes {args.n_gpu} scripts/run_finetune.py ..., or set"
-            " CUDA_VISIBLE_DEVICES=0."
-        )
-    check_processes(args.world_size)
-
-
-def check_processes(world_size: int) -> None:
-    """Check that all launched processes train together.
-
-    Args:
-        world_size: How many processes have found each other.
-
-    Raises:
-        UserError: Other processes were launched that would train on their own.
-    """
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != world_size:
-        raise UserError(
-            f"{launched} processes were launched, but they do not train together and would write into one folder."
-            f" On a machine without GPU use: torchrun --standalone --nproc_per_node {launched}"
-            " scripts/run_finetune.py --use_cpu ..."
-        )

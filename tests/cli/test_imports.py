@@ -26,6 +26,8 @@ LIGHT = {
     "train --dataset digits --bf16 --precision float32": 2,
     "train --dataset digits --freeze_epochs 300": 2,
     "train --dataset digits --validation_fraction 2": 2,
+    "train --dataset digits --time_budget soon": 2,
+    "train --dataset digits --lr_milestones -1": 2,
     "train --dataset digits --model_name_or_path ./nowhere": 2,
     "kfold --dataset nowhere": 2,
     "evaluate ./nowhere --dataset digits": 2,
