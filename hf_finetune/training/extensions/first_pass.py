@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from hf_finetune.errors import UserError, first_line
 from hf_finetune.training.extensions.base import Extension
 
 BATCH_ERRORS = (torch.OutOfMemoryError, IndexError, RuntimeError, TypeError, ValueError)
+_PASS = "training_step"  # the Trainer's method for a forward and a backward pass
 
 
 def tells_of_first_pass(args: FinetuneArguments) -> bool:
@@ -53,7 +55,7 @@ class FirstPass(Extension):
 
     def __init__(self, args: FinetuneArguments) -> None:
         self._args = args
-        self._network = ""  # the name of its class during the first pass, else empty
+        self._network = ""  # the name of its class
         self._passed = False
 
     @contextmanager
@@ -62,14 +64,15 @@ class FirstPass(Extension):
         try:
             yield
         except BATCH_ERRORS as error:
-            if not self._network:
+            functions = (frame.f_code.co_name for frame, _ in walk_tb(error.__traceback__))
+            if self._passed or _PASS not in functions:  # such as that of a callback
                 raise
             raise batch_error(error, self._args.train_batch_size, self._network, self._args) from error
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take note of the first step."""
-        self._network = "" if self._passed else type(kwargs["model"]).__name__
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take note of the network."""
+        self._network = type(kwargs["model"]).__name__
 
     def after_pass(self, loss: torch.Tensor, sample_index: torch.Tensor | None) -> None:
         """Take note of the end of the first pass."""
-        self._network, self._passed = "", True
+        self._passed = True

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import TrainerCallback
 
 from hf_finetune.errors import UserError
 from tests.helpers.networks import make_model
@@ -29,3 +30,14 @@ def test_only_the_first_pass_is_told_in_one_line(tmp_path: Path, good_passes: in
         trainer.train()
     told = "A training batch of 16 images does not go through ResNetForImageClassification: shape of 16 images; check"
     assert str(caught.value).startswith(told) == (good_passes == 0)
+
+
+def test_an_error_of_a_callback_stays_as_it_is(tmp_path: Path) -> None:
+    class Fails(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            raise ValueError("of my own")
+
+    trainer = make_trainer(tmp_path, make_model("resnet"), max_steps=3)
+    trainer.add_callback(Fails())
+    with pytest.raises(ValueError, match="of my own"):
+        trainer.train()
