@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from hf_finetune.pages.page import Page, Section, Thumbnail
+from hf_finetune.pages.scatter import Point, Scatter
+from hf_finetune.pages.thumbnails import thumbnail_sources
 from hf_finetune.reports.page import write_report
 from tests.helpers.reported import noise, random_answers, write_run
 
@@ -81,6 +84,26 @@ def test_every_control_works_without_network(browser, report, width):
     assert not problems
     assert {address.split(":")[0] for address in requests} <= {"file", "data"}
     assert [address for address in requests if address.startswith("file")] == [report.as_uri()]
+    page.close()
+
+
+def test_a_point_shows_its_image_to_the_mouse_and_to_the_keyboard(browser, tmp_path):
+    page_of_points = Page("points")
+    points = [Point(float(place), place % 2, place % 2, f"map-{place}") for place in range(3)]
+    for place, source in enumerate(thumbnail_sources(noise(range(4))[1:], 100_000)):
+        page_of_points.images[f"map-{place}"] = Thumbnail(source, [f"image {place}"])
+    page_of_points.sections = [Section("Images", [Scatter(points, ["ant", "bee"])])]  # no heading hides the images
+    page_of_points.write(tmp_path / "points.html")
+    page = browser.new_page(viewport={"width": 390, "height": 900})
+    page.goto((tmp_path / "points.html").as_uri())
+    shown = page.locator(".shown")
+    page.locator(".point").nth(1).hover()
+    assert shown.inner_text() == "image 1" and shown.locator("img").evaluate("image => image.naturalWidth") > 0
+    page.keyboard.press("Tab")  # to the one point that was shown last
+    page.keyboard.press("ArrowRight")
+    assert shown.inner_text() == "image 2" and page.locator(".point.current").count() == 1
+    page.keyboard.press("ArrowRight")
+    assert shown.inner_text() == "image 2" and page.evaluate("document.documentElement.scrollWidth") <= 390
     page.close()
 
 
