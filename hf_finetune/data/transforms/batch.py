@@ -15,55 +15,17 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torchvision.transforms import InterpolationMode, v2
 
+from hf_finetune.data.transforms import color
+from hf_finetune.data.transforms.batched import BatchTransform, on_cpu, random_offsets
 from hf_finetune.data.transforms.randomness import split_keys, uniform_draws
 
 _IMAGES_OF_NOISE = 32  # whose noise is in memory at a time
 SMOOTH = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)  # the interpolations of batches and reduced decoding
 
 
-class BatchTransform:
-    """A transform of a batch. This class is for torchvision's transforms that draw nothing and take batches."""
-
-    def __init__(self, transform: v2.Transform, stream: int) -> None:
-        """Wrap a transform.
-
-        Args:
-            transform: torchvision's transform, which holds the arguments.
-            stream: The transform's position in the recipe's list, which makes its draws independent of the others'.
-        """
-        self.transform = transform
-        self.stream = stream
-
-    @classmethod
-    def supports(cls, transform: v2.Transform) -> bool:
-        """Return whether this class can replace a transform with these arguments."""
-        return True
-
-    def __call__(self, images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """Transform a batch.
-
-        Args:
-            images: uint8 or floats of shape (batch, channels, height, width).
-            keys: The examples' draw keys, int64 of shape (batch,).
-
-        Returns:
-            Images of the same dtype.
-        """
-        transformed: torch.Tensor = self.transform(images)
-        return transformed
-
-
-def _random_offsets(draws: torch.Tensor, largest: torch.Tensor | int) -> torch.Tensor:
-    return (draws * (largest + 1)).floor().long()  # an integer from 0 to `largest`
-
-
 def _channel_values(values: Sequence[float], images: torch.Tensor) -> torch.Tensor:
     """Return a value for each channel, of the dtype of the images, without a copy from the host to their device."""
     return torch.stack([images.new_full((), value) for value in values])
-
-
-def _on_cpu(images: torch.Tensor) -> bool:
-    return images.device.type == "cpu"
 
 
 class RandomHorizontalFlip(BatchTransform):
@@ -77,7 +39,7 @@ class RandomHorizontalFlip(BatchTransform):
 
     def __call__(self, images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         flipped = self.flipped(keys)
-        if not _on_cpu(images):  # selecting the flipped images would make the CPU wait for their number
+        if not on_cpu(images):  # selecting the flipped images would make the CPU wait for their number
             return torch.where(flipped[:, None, None, None], images.flip(self.dimension), images)
         images = images.clone()
         images[flipped] = images[flipped].flip(self.dimension)
@@ -116,11 +78,11 @@ class RandomCrop(BatchTransform):
         if images.shape[-2] < height or images.shape[-1] < width:
             raise ValueError(f"RandomCrop of {height} x {width} from {images.shape[-2]} x {images.shape[-1]} pixels")
         draws = uniform_draws(keys, self.stream, 2)
-        top = _random_offsets(draws[:, 0], images.shape[-2] - height)
-        left = _random_offsets(draws[:, 1], images.shape[-1] - width)
+        top = random_offsets(draws[:, 0], images.shape[-2] - height)
+        left = random_offsets(draws[:, 1], images.shape[-1] - width)
         # With the channels last, whole pixels are copied, and the batch keeps the layout that convolutions prefer.
         pixels = images.permute(0, 2, 3, 1)
-        if _on_cpu(images):
+        if on_cpu(images):
             return _windows_on_cpu(pixels, top, left, height, width).permute(0, 3, 1, 2)
         rows = top[:, None] + torch.arange(height, device=images.device)
         columns = left[:, None] + torch.arange(width, device=images.device)
@@ -227,8 +189,8 @@ class RandomResizedCrop(BatchTransform):
         fallback_width = torch.where(width > max(crop.ratio) * height, (height * max(crop.ratio)).round().long(), width)
         crop_width = torch.where(any_fits, crop_width, fallback_width)
         crop_height = torch.where(any_fits, crop_height, fallback_height)
-        top = torch.where(any_fits, _random_offsets(draws[:, 0], height - crop_height), (height - crop_height) // 2)
-        left = torch.where(any_fits, _random_offsets(draws[:, 1], width - crop_width), (width - crop_width) // 2)
+        top = torch.where(any_fits, random_offsets(draws[:, 0], height - crop_height), (height - crop_height) // 2)
+        left = torch.where(any_fits, random_offsets(draws[:, 1], width - crop_width), (width - crop_width) // 2)
         return top, left, crop_height, crop_width
 
     def __call__(self, images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
@@ -293,8 +255,8 @@ class RandomErasing(BatchTransform):
         heights, widths = _attempted_sizes(pairs, height * width, erasing.scale, erasing.ratio)
         any_fits, box_height, box_width = _first_fitting((heights < height) & (widths < width), heights, widths)
         erased = any_fits & (draws[:, 0] < erasing.p)
-        top = _random_offsets(draws[:, 1], height - box_height)[:, None]
-        left = _random_offsets(draws[:, 2], width - box_width)[:, None]
+        top = random_offsets(draws[:, 1], height - box_height)[:, None]
+        left = random_offsets(draws[:, 2], width - box_width)[:, None]
         rows, columns = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
         in_rows = (rows >= top) & (rows < top + box_height[:, None])
         in_columns = (columns >= left) & (columns < left + box_width[:, None])
@@ -309,7 +271,7 @@ class RandomErasing(BatchTransform):
         """Return normalized images with standard normal noise under the mask, a few at a time to save memory."""
         keys, images = split_keys(keys, self.stream), images.clone()
         # On an accelerator all images get noise: the CPU would have to wait to learn which are erased.
-        numbers = erased.nonzero()[:, 0] if _on_cpu(images) else torch.arange(len(images), device=images.device)
+        numbers = erased.nonzero()[:, 0] if on_cpu(images) else torch.arange(len(images), device=images.device)
         for some in torch.split(numbers, _IMAGES_OF_NOISE):
             draws = uniform_draws(keys[some], 0, images[0].numel()).view(-1, *images.shape[1:])
             noise = torch.special.ndtri(draws + 2.0**-25).to(images.dtype)
@@ -320,11 +282,20 @@ class RandomErasing(BatchTransform):
 BATCH_TRANSFORMS: dict[str, type[BatchTransform]] = {
     "AlternatingHorizontalFlip": AlternatingHorizontalFlip,
     "CenterCrop": BatchTransform,
+    "ColorJitter": color.ColorJitter,
+    "GaussianBlur": color.GaussianBlur,
     "Letterbox": BatchTransform,
-    "Resize": BatchTransform,
+    "RandomAdjustSharpness": color.RandomAdjustSharpness,
+    "RandomAutocontrast": color.RandomAutocontrast,
     "RandomCrop": RandomCrop,
+    "RandomEqualize": color.RandomEqualize,
     "RandomErasing": RandomErasing,
+    "RandomGrayscale": color.RandomGrayscale,
     "RandomHorizontalFlip": RandomHorizontalFlip,
+    "RandomInvert": color.RandomInvert,
+    "RandomPosterize": color.RandomPosterize,
     "RandomResizedCrop": RandomResizedCrop,
+    "RandomSolarize": color.RandomSolarize,
     "RandomVerticalFlip": RandomVerticalFlip,
+    "Resize": BatchTransform,
 }

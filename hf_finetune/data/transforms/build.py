@@ -21,7 +21,8 @@ from torchvision.transforms import InterpolationMode, v2
 from hf_finetune.data.images.decoding import AS_STORED, Decoding
 from hf_finetune.data.images.pixels import decode_pixels
 from hf_finetune.data.transforms.alternating_flip import AlternatingHorizontalFlip
-from hf_finetune.data.transforms.batch import BATCH_TRANSFORMS, SMOOTH, BatchTransform, RandomErasing
+from hf_finetune.data.transforms.batch import BATCH_TRANSFORMS, SMOOTH, RandomErasing
+from hf_finetune.data.transforms.batched import BatchTransform
 from hf_finetune.data.transforms.letterbox import Letterbox
 from hf_finetune.data.transforms.mixing import MIXING_TRANSFORMS, Mixing
 from hf_finetune.data.transforms.rand_augment import IncreasingRandAugment

@@ -29,7 +29,7 @@ def keys() -> torch.Tensor:
 @pytest.fixture(params=["host", "device"])
 def place(request, monkeypatch):
     """Takes the way of the host's memory, or the way of a device's, which the host can go as well."""
-    monkeypatch.setattr(batch_transforms, "_on_cpu", lambda images: request.param == "host")
+    monkeypatch.setattr(batch_transforms, "on_cpu", lambda images: request.param == "host")
 
 
 @pytest.mark.usefixtures("place")

@@ -7,7 +7,8 @@ import torch
 from torchvision.transforms import v2
 
 from hf_finetune.data.transforms import build
-from hf_finetune.data.transforms.batch import BATCH_TRANSFORMS, BatchTransform
+from hf_finetune.data.transforms.batch import BATCH_TRANSFORMS
+from hf_finetune.data.transforms.batched import BatchTransform
 from hf_finetune.data.transforms.build import build_train_transforms
 from hf_finetune.data.transforms.randomness import draw_keys
 from hf_finetune.data.transforms.reduced_decoding import ReducedRandomResizedCrop
