@@ -10,7 +10,7 @@ from typing import Any
 from PIL.Image import Image
 
 from hf_finetune.errors import UserError, first_line
-from hf_finetune.evaluation.heat_maps import HeatMapper
+from hf_finetune.evaluation.heat_maps import METHODS, HeatMapper
 from hf_finetune.evaluation.overlays import network_views, side_by_side
 from hf_finetune.logs import progress_bar
 from hf_finetune.pages.page import Gallery, Page, Thumbnail
@@ -50,9 +50,9 @@ class HeatMapsOfPage:
     def sentence(self) -> str:
         """What they show, without an end."""
         how = f" ({self.how})" if self.how else ""
-        return (
-            f"beside {len(self.places)} of them, where the network finds the class of its mistake{how}; yellow is most"
-        )
+        rollout = METHODS["rollout"] in self.how
+        what = "what the network attends to" if rollout else "where the network finds the class of its mistake"
+        return f"beside {len(self.places)} of them, {what}{how}; yellow is most"
 
 
 def add_heat_maps(

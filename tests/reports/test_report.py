@@ -19,6 +19,7 @@ from hf_finetune.jobs.report import report_run
 from hf_finetune.pages.page import MOST_BYTES
 from hf_finetune.reports.answers import read_answers
 from hf_finetune.reports.choice import choose_images
+from hf_finetune.reports.heat_maps import HeatMapsOfPage
 from hf_finetune.reports.page import write_report
 from tests.helpers.reported import noise, random_answers, write_run
 
@@ -154,6 +155,12 @@ def test_the_worst_mistakes_have_their_heat_maps_which_stay_without_the_images(w
     again = images_of(with_mistakes / "report.html")
     kept = {key: value[0] for key, value in page.items() if not key.startswith("map-")}
     assert {key: value[0] for key, value in again.items()} == kept
+
+
+def test_a_map_of_no_class_is_not_called_one_of_a_class():
+    sentence = HeatMapsOfPage([3, 5], "attention rollout, which depends on no class").sentence
+    assert sentence.startswith("beside 2 of them, what the network attends to (attention rollout,")
+    assert "where the network finds the class of its mistake;" in HeatMapsOfPage([3]).sentence
 
 
 def test_a_network_without_heat_maps_costs_one_line(with_mistakes, monkeypatch):
