@@ -15,17 +15,12 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torchvision.transforms import InterpolationMode, v2
 
-from hf_finetune.data.transforms import color
-from hf_finetune.data.transforms.batched import BatchTransform, on_cpu, random_offsets
+from hf_finetune.data.transforms import color, geometry, policies
+from hf_finetune.data.transforms.batched import BatchTransform, channel_values, on_cpu, random_offsets
 from hf_finetune.data.transforms.randomness import split_keys, uniform_draws
 
 _IMAGES_OF_NOISE = 32  # whose noise is in memory at a time
 SMOOTH = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)  # the interpolations of batches and reduced decoding
-
-
-def _channel_values(values: Sequence[float], images: torch.Tensor) -> torch.Tensor:
-    """Return a value for each channel, of the dtype of the images, without a copy from the host to their device."""
-    return torch.stack([images.new_full((), value) for value in values])
 
 
 class RandomHorizontalFlip(BatchTransform):
@@ -98,7 +93,7 @@ class RandomCrop(BatchTransform):
         # torchvision's pad returns channels first, and copies value by value.
         batch, channels, height, width = images.shape
         fill = self.transform.fill or 0
-        values = _channel_values(fill if isinstance(fill, Sequence) else [fill], images)
+        values = channel_values(fill if isinstance(fill, Sequence) else [fill], images)
         padded = values.expand(batch, height + top + bottom, width + left + right, channels).contiguous()
         padded[:, top : top + height, left : left + width] = images.permute(0, 2, 3, 1)
         return padded.permute(0, 3, 1, 2)
@@ -263,7 +258,7 @@ class RandomErasing(BatchTransform):
         mask = (erased[:, None, None] & in_rows[:, :, None] & in_columns[:, None, :])[:, None]
         if erasing.value is None:
             return self._fill_with_noise(images, keys, mask, erased)
-        return torch.where(mask, _channel_values(erasing.value, images)[None, :, None, None], images)
+        return torch.where(mask, channel_values(erasing.value, images)[None, :, None, None], images)
 
     def _fill_with_noise(
         self, images: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor, erased: torch.Tensor
@@ -281,11 +276,15 @@ class RandomErasing(BatchTransform):
 
 BATCH_TRANSFORMS: dict[str, type[BatchTransform]] = {
     "AlternatingHorizontalFlip": AlternatingHorizontalFlip,
+    "AutoAugment": policies.AutoAugment,
     "CenterCrop": BatchTransform,
     "ColorJitter": color.ColorJitter,
     "GaussianBlur": color.GaussianBlur,
+    "IncreasingRandAugment": policies.IncreasingRandAugment,
     "Letterbox": BatchTransform,
+    "RandAugment": policies.RandAugment,
     "RandomAdjustSharpness": color.RandomAdjustSharpness,
+    "RandomAffine": geometry.RandomAffine,
     "RandomAutocontrast": color.RandomAutocontrast,
     "RandomCrop": RandomCrop,
     "RandomEqualize": color.RandomEqualize,
@@ -293,9 +292,12 @@ BATCH_TRANSFORMS: dict[str, type[BatchTransform]] = {
     "RandomGrayscale": color.RandomGrayscale,
     "RandomHorizontalFlip": RandomHorizontalFlip,
     "RandomInvert": color.RandomInvert,
+    "RandomPerspective": geometry.RandomPerspective,
     "RandomPosterize": color.RandomPosterize,
     "RandomResizedCrop": RandomResizedCrop,
+    "RandomRotation": geometry.RandomRotation,
     "RandomSolarize": color.RandomSolarize,
     "RandomVerticalFlip": RandomVerticalFlip,
     "Resize": BatchTransform,
+    "TrivialAugmentWide": policies.TrivialAugmentWide,
 }

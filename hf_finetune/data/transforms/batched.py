@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torchvision.transforms import v2
@@ -59,6 +59,11 @@ def random_offsets(draws: torch.Tensor, largest: torch.Tensor | int) -> torch.Te
     return (draws * (largest + 1)).floor().long()
 
 
+def channel_values(values: Sequence[float], images: torch.Tensor) -> torch.Tensor:
+    """Return a value for each channel, of the dtype of the images, without a copy from the host to their device."""
+    return torch.stack([images.new_full((), value) for value in values])
+
+
 def between(draws: torch.Tensor, lowest: float, highest: float) -> torch.Tensor:
     """Return uniform draws in [0, 1) moved to [lowest, highest)."""
     return lowest + draws * (highest - lowest)
@@ -96,7 +101,7 @@ def by_kind(
         images: A batch of shape (batch, channels, height, width).
         kinds: The kind of each image, int64 of shape (batch,).
         changes: What is done to the images of a kind; those of other kinds stay as they are.
-        values: One value for each image, of shape (batch,), for the change.
+        values: One value or row for each image, for the change; the first dimension is the batch.
 
     Returns:
         The images, in the order in which they came.

@@ -35,9 +35,9 @@ def test_batchable_transforms_of_uniform_images_all_run_on_the_batch():
 
 
 def test_a_transform_of_single_images_takes_all_before_it_along():
-    items = [{"RandomCrop": {"size": 32, "padding": 4}}, "RandAugment", "RandomHorizontalFlip"]
+    items = [{"RandomCrop": {"size": 32, "padding": 4}}, "AugMix", "RandomHorizontalFlip"]
     assert _names(build_train_transforms(items, uniform=True)) == (
-        ["RandomCrop", "RandAugment"],
+        ["RandomCrop", "AugMix"],
         ["RandomHorizontalFlip"],
     )
 
@@ -64,13 +64,20 @@ def test_other_first_transforms_see_the_whole_image(first):
     assert transforms.decoding is None and _names(transforms)[0][0] == next(iter(first))
 
 
+def test_what_runs_on_batches_runs_alone_on_images_of_mixed_size():
+    items = ["RandAugment", {"ColorJitter": {"hue": 0.2}}, {"RandomResizedCrop": {"size": 16}}, "RandomGrayscale"]
+    transforms = build_train_transforms(items, uniform=False)
+    assert _names(transforms) == (["RandAugment", "ColorJitter", "RandomResizedCrop"], ["RandomGrayscale"])
+    assert _names(build_train_transforms(items, uniform=True))[0] == []
+
+
 def test_every_batch_transform_draws_from_a_stream_of_its_own():
     transforms = build_train_transforms(["RandomHorizontalFlip", "RandomHorizontalFlip"], uniform=True)
     assert [transform.stream for transform in transforms.batch] == [0, 1]
 
 
 def test_single_image_draws_depend_on_the_key_alone():
-    transforms = build_train_transforms(["RandAugment"], uniform=True)
+    transforms = build_train_transforms(["AugMix"], uniform=True)
     image = torch.randint(0, 256, (3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     keys = draw_keys(0, 0, torch.arange(8)).tolist()
     torch.manual_seed(1)

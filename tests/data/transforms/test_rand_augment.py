@@ -71,7 +71,8 @@ def test_operations_and_magnitudes_are_drawn_as_stated(monkeypatch: pytest.Monke
 
 def test_it_is_written_like_any_other_transform():
     item = {"IncreasingRandAugment": {"num_ops": 3, "interpolation": "nearest", "fill": [1, 2, 3]}}
-    (transform,) = build_train_transforms([item], uniform=True).single
+    (batched,) = build_train_transforms([item], uniform=True).batch
+    transform = batched.transform
     assert (transform.num_ops, transform.interpolation) == (3, InterpolationMode.NEAREST)
     for arguments, message in (
         ({"magnitude": 11}, "magnitude is 0 to 10"),
