@@ -27,6 +27,7 @@ MODULES = (
     "train_resnet50",
     "data_cifar",
     "data_photographs",
+    "augment",
     "evaluate",
     "predict",
     "serve",

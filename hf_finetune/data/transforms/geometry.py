@@ -94,7 +94,7 @@ def move(images: torch.Tensor, matrices: torch.Tensor, smooth: bool, fill: Fill)
 
 
 def _nearest(images: torch.Tensor, columns: torch.Tensor, rows: torch.Tensor, fill: Fill) -> torch.Tensor:
-    batch, channels, height, width = images.shape
+    channels, height, width = images.shape[1:]
     # With a border of one pixel all places outside have a pixel to take. Numbers of pixels are exact in float32.
     padded = functional.pad(images.contiguous(), [1, 1, 1, 1])
     if fill:
