@@ -1,4 +1,4 @@
-"""Augmentation alone, in images a CPU second on one thread: whole batches against torchvision's v2 on one image each."""
+"""Augmentation alone, in images a CPU second on one thread: whole batches against torchvision on one image each."""
 
 from __future__ import annotations
 

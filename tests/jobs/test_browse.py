@@ -97,7 +97,7 @@ def test_stages_are_those_of_the_recipe_in_order(image_folder, tmp_path):
     ]
     crop, flip, _, normalized, erased, mixed = seen.training
     assert crop.parameters.startswith("size 16, padding 2") and flip.parameters == "p 0.5"
-    assert (crop.place, normalized.place) == ("each image", "the batch")
+    assert (crop.place, normalized.place) == ("the batch", "the batch")
     # A flip is a flip of the crop, and what is normalized is the last uint8 image again.
     for before, after in zip(crop.images, flip.images, strict=True):
         assert any(np.array_equal(other, after) for other in (before, before[:, ::-1]))
