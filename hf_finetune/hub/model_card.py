@@ -50,7 +50,6 @@ from hf_finetune.shown_text import one_line
 
 _MOST_WORST, _MOST_BEST = 50, 10  # classes in the card
 _LIBRARIES = ("hf_finetune", "transformers", "torch", "torchvision", "accelerate", "datasets", "evaluate", "timm")
-
 _PATH_KEYS = ("dataset", "dataset_path", "model_name_or_path", "load_from", "teacher")  # which may be paths
 _STANDS_FOR = "path/to"  # precedes the last name of such a path
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,7 +23,7 @@ from hf_finetune.reports.network import RunNetwork
 KEY = "map-"  # precedes the place of an image among the keys of a page
 _MOST = 300  # points
 _LEAST = 8
-_SECONDS = 15  # after which no further image is begun
+_ENOUGH = 100  # points that are worth a map where the time is over before all are there
 _SIDE = 64  # pixels of a thumbnail
 _BUDGET = 250_000  # characters of all of them
 _TITLE = "Map"
@@ -56,13 +55,20 @@ def embedding_section(
     places = np.random.default_rng(0).permutation(known)[:_MOST].tolist()
     if len(places) < _LEAST:
         return None
+    no_time = Section(
+        _TITLE, [Note("There is no map of the images, for want of time; hf-finetune report RUN draws it.")]
+    )
+    if network.late:
+        return no_time
     try:
         shown, features, views = _features(network, places, read_encoded(places))
     except Exception as error:  # a network of another kind, memory: the report is worth more than its map
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         return Section(_TITLE, [Note(f"There is no map of the images: {kind}{first_line(error)}.")])
+    if network.late and len(shown) < min(_ENOUGH, len(places)):
+        return no_time
     if len(shown) < _LEAST:
-        return Section(_TITLE, [Note("There is no map of the images: too few could be read in time.")])
+        return Section(_TITLE, [Note("There is no map of the images: too few can be read.")])
     axes, share = principal_axes(features)
     for place, source in zip(shown, thumbnail_sources(views, _BUDGET, _SIDE), strict=True):
         page.images[f"{KEY}{place}"] = Thumbnail(source, caption(place))
@@ -83,11 +89,10 @@ def _features(
     network: RunNetwork, places: Sequence[int], values: Sequence[Any]
 ) -> tuple[list[int], NDArray[np.float64], list[Image]]:
     """Return the places of the images that were read in time, their features and what the network sees."""
-    until = time.monotonic() + _SECONDS
     shown, rows, views = [], [], []
     pairs = zip(places, values, strict=True)
     for place, value in progress_bar(pairs, total=len(places), desc="map of images", unit="image", delay=2):
-        if time.monotonic() >= until or (prepared := network.prepare(value)) is None:
+        if network.late or (prepared := network.prepare(value)) is None:
             continue
         view = network_views(prepared[0], network.image_processor)[0]
         view.thumbnail((_SIDE, _SIDE))

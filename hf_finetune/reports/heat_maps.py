@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +17,9 @@ from hf_finetune.pages.thumbnails import thumbnail_sources
 from hf_finetune.reports.network import RunNetwork
 
 _MOST = 12  # images
-_SECONDS = 30  # after which no further image is begun
 _WIDTH = 320  # pixels of an image and its heat map together
 _BUDGET = 120_000  # characters of all of them
+_NO_TIME = "There are no heat maps of the mistakes, because there was no time; hf-finetune report RUN draws them."
 KEY = "heat-"  # precedes the place of an image among the keys of a page
 
 ReadEncoded = Callable[[Sequence[int]], Sequence[Any]]
@@ -73,6 +72,8 @@ def add_heat_maps(
     """
     if not wanted:
         return HeatMapsOfPage()
+    if network.late:
+        return HeatMapsOfPage(note=_NO_TIME)
     some = list(wanted.items())[:_MOST]
     try:
         mapper = HeatMapper(network.network)
@@ -81,7 +82,7 @@ def add_heat_maps(
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         return HeatMapsOfPage(note=f"There are no heat maps of the mistakes: {kind}{first_line(error)}.")
     if not drawn:
-        return HeatMapsOfPage(note="There are no heat maps of the mistakes: none could be drawn in time.")
+        return HeatMapsOfPage(note=_NO_TIME)
     sources = thumbnail_sources([image for image, _ in drawn.values()], _BUDGET, _WIDTH)
     for (place, (_, found)), source in zip(drawn.items(), sources, strict=True):
         lines = caption(place)
@@ -93,10 +94,10 @@ def _drawn(
     network: RunNetwork, mapper: HeatMapper, wanted: Sequence[tuple[int, int | None]], values: Sequence[Any]
 ) -> dict[int, tuple[Image, bool]]:
     """Return images with their heat maps by place, and whether anything was found, as many as there is time for."""
-    until, drawn = time.monotonic() + _SECONDS, {}
+    drawn = {}
     pairs = zip(wanted, values, strict=True)
     for (place, class_id), value in progress_bar(pairs, total=len(wanted), desc="heat maps", unit="image", delay=2):
-        if time.monotonic() >= until or (prepared := network.prepare(value)) is None:
+        if network.late or (prepared := network.prepare(value)) is None:
             continue
         heat_map = mapper(prepared[1], None if class_id is None else [class_id]).maps[0].numpy()
         view = network_views(prepared[0], network.image_processor)[0]

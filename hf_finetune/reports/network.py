@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from hf_finetune.models.head import head_module
 from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
 
+MOST_SECONDS = 45.0
+"""In which a report shows images to the network where nobody waits for something else."""
+
 
 class RunNetwork:
     """The network in the folder of a run, loaded when it is first used.
@@ -24,8 +28,20 @@ class RunNetwork:
     It is on the CPU, so that a report that is written again is the same.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, seconds: float) -> None:
+        """Note the folder; nothing is loaded.
+
+        Args:
+            folder: The folder of the run.
+            seconds: From now on, after which `late` is true.
+        """
         self._folder = folder
+        self._until = time.monotonic() + seconds
+
+    @property
+    def late(self) -> bool:
+        """Whether the time is over in which images are shown to the network."""
+        return time.monotonic() >= self._until
 
     @cached_property
     def network(self) -> PreTrainedModel:

@@ -31,7 +31,7 @@ from hf_finetune.reports.answers import Answers
 from hf_finetune.reports.choice import Choice, choose_images
 from hf_finetune.reports.embedding_map import embedding_section
 from hf_finetune.reports.heat_maps import KEY, HeatMapsOfPage, ReadEncoded, add_heat_maps
-from hf_finetune.reports.network import RunNetwork
+from hf_finetune.reports.network import MOST_SECONDS, RunNetwork
 from hf_finetune.reports.run import ReadImages, RunFiles
 from hf_finetune.reports.sections import (
     again_section,
@@ -55,6 +55,7 @@ def write_report(
     read_images: ReadImages | None,
     absent: str = "",
     read_encoded: ReadEncoded | None = None,
+    seconds: float = MOST_SECONDS,
 ) -> None:
     """Write the report of the run in a folder.
 
@@ -65,6 +66,7 @@ def write_report(
             of the report that is in the folder are shown.
         absent: Why they cannot be had.
         read_encoded: Reads them as they are stored, for the heat maps of the worst mistakes; None leaves these out.
+        seconds: In which images are shown to the network, for heat maps and the map of images.
 
     Raises:
         UserError: The folder is not that of a finished run, or a file cannot be read.
@@ -75,7 +77,7 @@ def write_report(
     page.sections = [figures_section(run), _with_batch(training_section(run), folder, page)]
     data = data_blocks(run)
     if answers is not None and answers.known.any():
-        choice, network = choose_images(answers), RunNetwork(folder)
+        choice, network = choose_images(answers), RunNetwork(folder, seconds)
         notes = _add_thumbnails(page, answers, choice, folder, read_images, absent)
         heat_maps = _heat_maps(page, answers, choice, folder, network, read_encoded)
         if not answers.several:

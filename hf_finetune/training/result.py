@@ -43,6 +43,7 @@ from hf_finetune.reports.answers import Answers, answers_of, write_answers
 from hf_finetune.reports.history import write_history
 from hf_finetune.reports.images import SplitImages
 from hf_finetune.reports.limits import limits_of
+from hf_finetune.reports.network import MOST_SECONDS
 from hf_finetune.tasks import DEFAULT_THRESHOLD
 from hf_finetune.timeouts import ANSWER_TIMEOUT
 from hf_finetune.training.plan import RunPlan
@@ -53,6 +54,7 @@ logger = get_logger(__name__)
 
 # The Trainer calls the split that it evaluates while training "eval"; here it is called what it is.
 METRIC_PREFIXES = {"validation": "eval", "test": "test"}
+_PART_FOR_REPORT = 0.02  # of the seconds of the training, in which the report may show images to the network
 
 
 @dataclass(frozen=True)
@@ -299,12 +301,23 @@ def _report(folder: Path, record: RunRecord) -> None:
     if images is not None and images.can_be_read:
         read, encoded = images.small, images.encoded
     try:
-        write_report(folder, folder / REPORT_FILE, read, "the images of a stream are not read again", encoded)
+        absent, seconds = "the images of a stream are not read again", _seconds_to_show(record)
+        write_report(folder, folder / REPORT_FILE, read, absent, encoded, seconds)
     except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error)}" if str(error) else type(error).__name__
         logger.warning(
             f"Note: {REPORT_FILE} could not be written ({reason}); to try again: hf-finetune report {folder}"
         )
+
+
+def _seconds_to_show(record: RunRecord) -> float:
+    """Return how long the report of a run may show images to the network: a part of the time that the training took.
+
+    A run with a time budget has none to spare.
+    """
+    if record.recipe.values.get("time_budget") is not None:
+        return 0.0
+    return min(MOST_SECONDS, _PART_FOR_REPORT * record.seconds.get("train", 0.0))
 
 
 def _plot(folder: Path, record: RunRecord) -> None:

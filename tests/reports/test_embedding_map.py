@@ -13,13 +13,14 @@ import pytest
 from hf_finetune.jobs.report import report_run
 from hf_finetune.pages.scatter import Point, Scatter
 from hf_finetune.reports.embedding_map import principal_axes
+from hf_finetune.reports.network import RunNetwork
 
 POINT = re.compile(r'<circle class="point hue(\d)( ringed)?" cx="([\d.]+)" cy="([\d.]+)" r="5" data-image="map-(\d+)"')
 
 
 @pytest.fixture(scope="module")
-def page(finished_run: Path) -> str:
-    return (finished_run / "report.html").read_text()
+def page(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return report_run(finished_run, tmp_path_factory.mktemp("report") / "page.html").read_text()
 
 
 def test_each_image_of_the_split_is_a_point_with_its_class_and_thumbnail(page, finished_run):
@@ -69,10 +70,10 @@ def test_it_stops_when_its_time_is_over_and_a_network_without_features_costs_a_l
 ):
     run = tmp_path / "run"
     shutil.copytree(finished_run, run, ignore=shutil.ignore_patterns("checkpoint-*"))
-    monkeypatch.setattr("hf_finetune.reports.embedding_map._SECONDS", 0)
-    report_run(run)
-    assert "There is no map of the images: too few could be read in time." in (run / "report.html").read_text()
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(RunNetwork, "late", property(lambda _: True))
+        report_run(run)
+    assert "There is no map of the images, for want of time; hf-finetune report" in (run / "report.html").read_text()
     monkeypatch.setattr("hf_finetune.reports.network.head_module", lambda _: None)
     report_run(run)
     assert (

@@ -8,6 +8,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from hf_finetune.pages.page import MOST_BYTES
 from hf_finetune.reports.answers import read_answers
 from hf_finetune.reports.choice import choose_images
 from hf_finetune.reports.heat_maps import HeatMapsOfPage
+from hf_finetune.reports.network import RunNetwork
 from hf_finetune.reports.page import write_report
 from tests.helpers.reported import noise, random_answers, write_run
 
@@ -108,7 +110,8 @@ def test_a_run_s_files_say_what_was_evaluated(finished_run):
 def test_the_report_of_a_run_is_made_again_from_its_folder(finished_run, image_folder, tmp_path, capsys):
     assert main(["report", str(finished_run), "--output", str(tmp_path / "new" / "page.html")]) == 0
     assert capsys.readouterr().out == f"Written: {tmp_path / 'new' / 'page.html'}.\n"
-    assert (tmp_path / "new" / "page.html").read_bytes() == (finished_run / "report.html").read_bytes()
+    again = report_run(finished_run, tmp_path / "once_more.html")
+    assert (tmp_path / "new" / "page.html").read_bytes() == again.read_bytes()
     text = Text(finished_run / "report.html").text
     assert "finetune(num_train_epochs=...)" not in text and "tiny.yaml" in text and "hf-finetune train" in text
     assert hf_finetune.report(finished_run, tmp_path / "again.html") == tmp_path / "again.html"
@@ -177,12 +180,14 @@ def test_a_network_without_heat_maps_costs_one_line(with_mistakes, monkeypatch):
     assert "There are no heat maps of the mistakes: " in text and "3 of 24 images" in text
 
 
-def test_heat_maps_stop_when_their_time_is_over(with_mistakes, monkeypatch):
-    monkeypatch.setattr("hf_finetune.reports.heat_maps._SECONDS", 0)
+@pytest.mark.parametrize("questions", [0, 1])
+def test_heat_maps_stop_when_their_time_is_over(with_mistakes, monkeypatch, questions):
+    late = iter([False] * questions + [True] * 1000)
+    monkeypatch.setattr(RunNetwork, "late", property(lambda _: next(late)))
     report_run(with_mistakes)
     assert not any(key.startswith("heat-") for key in images_of(with_mistakes / "report.html"))
     assert (
-        "There are no heat maps of the mistakes: none could be drawn in time."
+        "There are no heat maps of the mistakes, because there was no time; hf-finetune report RUN draws them."
         in Text(with_mistakes / "report.html").text
     )
 
@@ -223,7 +228,8 @@ def test_a_report_that_fails_does_not_cost_the_run(monkeypatch, tmp_path, logged
     from hf_finetune.training import result
 
     monkeypatch.setattr("hf_finetune.reports.page.write_report", lambda *arguments: 1 / 0)
-    result._report(tmp_path, type("Record", (), {"predictions": {}})())
+    record = SimpleNamespace(predictions={}, recipe=SimpleNamespace(values={}), seconds={})
+    result._report(tmp_path, record)
     assert logged == [
         f"Note: report.html could not be written (ZeroDivisionError: division by zero); to try again: hf-finetune"
         f" report {tmp_path}"

@@ -19,6 +19,7 @@ from hf_finetune import finetune
 from hf_finetune.cli.main import main
 from hf_finetune.evaluation.metrics import METRICS, Metric, as_number
 from hf_finetune.jobs.evaluate import evaluate_model
+from hf_finetune.training import result
 from hf_finetune.training.result import license_of
 from tests.helpers.tiny import TINY_RESNET, write_recipe
 
@@ -51,6 +52,15 @@ def test_the_card_states_the_license_and_where_nothing_lies(image_folder, tmp_pa
     assert "the weights of .../base, trained on" in card.text and f"dataset: '.../{image_folder.name}'" in card.text
     assert str(tmp_path) not in card.content and str(image_folder) not in card.content
     assert f"dataset: {image_folder}\n" in (output / "recipe.yaml").read_text()  # on disk it is still what was run
+
+
+@pytest.mark.parametrize(
+    ("values", "seconds", "expected"),
+    [({}, {"train": 600}, 12), ({}, {"train": 1e6}, 45), ({"time_budget": "10m"}, {"train": 600}, 0), ({}, {}, 0)],
+)
+def test_the_report_takes_a_small_part_of_the_time(values, seconds, expected):
+    record = SimpleNamespace(recipe=SimpleNamespace(values=values), seconds=seconds)
+    assert result._seconds_to_show(record) == expected
 
 
 def test_a_start_from_random_weights_has_no_license_of_its_own(finished_run):
