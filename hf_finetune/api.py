@@ -233,7 +233,7 @@ def export(
 
     Args:
         model: A run's folder, a Hub id or an embedded checkpoint's name.
-        format: "onnx", a file, or "safetensors", a folder.
+        format: "onnx" or "pt2" (torch.export), a file; "safetensors" or "openvino", a folder.
         output: Where to write it; absent, model.onnx in the model's folder.
         quantize: "int8" writes the ONNX file with int8 weights; it needs a dataset.
         settings: Keys of a recipe that name a dataset to check on (`hf_finetune.Settings`, and `dataset`); without

@@ -262,7 +262,7 @@ def test_the_help_of_export_names_each_format(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["export", "--help"])
     printed = capsys.readouterr().out
-    assert "onnx|safetensors|copy" in printed and "copy: a copy" in " ".join(printed.split())
+    assert "onnx|safetensors|pt2|openvino|copy" in printed and "copy: a copy" in " ".join(printed.split())
 
 
 def test_the_registries_name_their_entries_as_these_name_themselves():

@@ -30,6 +30,7 @@ class ExportFormat:
         write: Writes (model, image processor, example, path). The model is on the CPU and in evaluation mode. The
             example is at least two images as the model takes them, float32 (images, channels, height, width).
         load: Opens (path, the original's arguments) and returns what it answers, to compare it with the original.
+        runs_by: The end of a sentence on what runs the result, in which {path} stands for it.
         packages: Optional packages that it needs.
         extra: The extra of hf-finetune that installs them.
         quantize_int8: Writes (exported file, path, batches of pixel_values to calibrate with) with int8 weights. None
@@ -41,6 +42,7 @@ class ExportFormat:
     suffix: str
     write: Callable[[PreTrainedModel, BaseImageProcessor, torch.Tensor, Path], None]
     load: Callable[[Path, ModelArguments], Logits]
+    runs_by: str = "hf-finetune predict {path} IMAGES runs it"
     packages: Sequence[str] = ()
     extra: str = ""
     quantize_int8: Callable[[Path, Path, Iterable[torch.Tensor]], None] | None = None
@@ -74,6 +76,24 @@ FORMATS: dict[str, ExportFormat] = {
             suffix="",
             write=_imported_late("safetensors_folder", "write_folder"),
             load=_imported_late("safetensors_folder", "open_folder"),
+        ),
+        ExportFormat(
+            name="pt2",
+            title="a program of torch.export",
+            suffix=".pt2",
+            write=_imported_late("torch_program", "write_program"),
+            load=_imported_late("torch_program", "open_program"),
+            runs_by="torch.export.load('{path}').module() runs it on prepared images",
+        ),
+        ExportFormat(
+            name="openvino",
+            title="a folder for OpenVINO",
+            suffix="",
+            write=_imported_late("openvino_folder", "write_openvino"),
+            load=_imported_late("openvino_folder", "open_openvino"),
+            runs_by="openvino.compile_model('{path}/openvino_model.xml') runs it on prepared images",
+            packages=("openvino",),
+            extra="openvino",
         ),
     )
 }

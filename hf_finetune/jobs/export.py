@@ -50,11 +50,11 @@ def export_model(
     quantize: str | None = None,
     **settings: Any,
 ) -> Path:
-    """Write a model as an ONNX file or a model folder, checked to give the original's class on every image.
+    """Write a model in a form that other programs run, checked to give the original's class on every image.
 
     Args:
         model: A folder, a Hub id or an embedded name.
-        format: "onnx", a file, or "safetensors", a folder.
+        format: "onnx" or "pt2" (torch.export), a file; "safetensors" or "openvino", a folder.
         output: Where to write it; absent, model.onnx in the model's folder.
         quantize: "int8" writes the ONNX file with int8 weights instead, and logs the accuracy before and after.
         settings: Keys of a recipe that name a dataset to check on, of whose splits `evaluate` takes one; without a
@@ -126,7 +126,7 @@ def export_model(
     )
     if quantize is not None:
         log_lines(logger, "", *_table(agreements, sizes), "")
-    logger.info(f"The model is in {path} ({sizes[quantize or 'float32']}); hf-finetune predict {path} IMAGES runs it.")
+    logger.info(f"The model is in {path} ({sizes[quantize or 'float32']}); {form.runs_by.format(path=path)}.")
     return path
 
 

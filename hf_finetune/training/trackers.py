@@ -179,7 +179,7 @@ def _to_mlflow(callback: Any, trainer: ImageClassificationTrainer, outcome: Outc
 
 
 def _to_trackio(callback: Any, trainer: ImageClassificationTrainer, outcome: Outcome) -> None:
-    from pandas import DataFrame  # type: ignore[import-untyped]
+    from pandas import DataFrame
 
     trackio = callback._trackio
     if not callback._initialized:

@@ -116,7 +116,7 @@ def test_a_new_format_costs_one_entry(finished_run, image_folder, tmp_path, monk
         return LogitsOf(network)
 
     monkeypatch.setitem(FORMATS, "toy", ExportFormat("toy", "a toy file", ".toy", write, load))
-    run, output = str(finished_run), str(tmp_path / "model.toy")
+    output = str(tmp_path / "model.toy")
     assert (
         main(["export", str(finished_run), "--format", "toy", "--output", output, "--dataset", str(image_folder)]) == 0
     )
@@ -125,8 +125,9 @@ def test_a_new_format_costs_one_entry(finished_run, image_folder, tmp_path, monk
         "as toy.\nChecked on 24 images" in printed
         and "The same class on all; largest difference of logits 0" in printed
     )
+    run = str(finished_run)
     assert "the name of a toy file ends in .toy" in refuse(capsys, "export", run, "--format", "toy", "--output", "y.pt")
-    assert "Use one of onnx, safetensors, toy." in refuse(capsys, "export", run, "--format", "tyo3")
+    assert "Use one of onnx, safetensors, pt2, openvino, toy." in refuse(capsys, "export", run, "--format", "tyo3")
     assert "--quantize makes an ONNX file, and --format is toy" in refuse(
         capsys, "export", run, "--format", "toy", "--quantize", "int8"
     )

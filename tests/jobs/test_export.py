@@ -184,8 +184,8 @@ def test_int8_is_calibrated_on_other_images_than_it_is_measured_on(logged):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--format", "onx"), '--format is "onx". Did you mean "onnx"? Use one of onnx, safetensors.'),
-        (("--format", "torchscript"), '--format is "torchscript". Use one of onnx, safetensors.'),
+        (("--format", "onx"), '--format is "onx". Did you mean "onnx"? Use one of onnx, safetensors, pt2, openvino.'),
+        (("--format", "torchscript"), '--format is "torchscript". Use one of onnx, safetensors, pt2, openvino.'),
         (("--format", "safetensors"), "--format safetensors writes a folder; use --output FOLDER."),
         (("--quantize", "int4"), '--quantize is "int4"; use int8.'),
         (("--quantize", "int8"), "--quantize needs images"),

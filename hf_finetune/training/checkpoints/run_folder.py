@@ -27,7 +27,7 @@ _RECIPE_HEADER = "# The recipe of the run in this folder, resolved by hf-finetun
 # What would be taken for the result of the new run, if that were interrupted.
 _RESULT_FILES = (
     METRICS_FILE, "model.safetensors", "config.json", "preprocessor_config.json", "README.md", "model.onnx",
-    "model_int8.onnx", *ADAPTER_FILES,
+    "model_int8.onnx", "model.pt2", *ADAPTER_FILES,
 )  # fmt: skip
 # Settings that may differ when an interrupted run resumes: where and how it runs, not what it computes.
 _MAY_CHANGE = {
