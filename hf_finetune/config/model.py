@@ -72,7 +72,7 @@ class ModelArguments:
         metadata={
             "help": "How a new head starts; probe fits a logistic regression to the network's features, auto does so"
             " wherever it can; class_means takes the mean feature of each class, for a few images of each.",
-            "choices": ("random", "auto", *FITTED_HEADS),
+            "choices": ("random", "probe", "auto", "class_means"),
         },
     )
     drop_path: float | None = field(

@@ -141,6 +141,7 @@ def flags_of_task() -> list[str]:
 @pytest.mark.parametrize("flags", [CONTAINER["args"], TRAINER["args"], flags_of_task()], ids=["v1", "v2", "SkyPilot"])
 def test_flags_are_those_of_train(flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     recipes: list[Any] = []
+    monkeypatch.setattr("hf_finetune.training.choice.find_source", lambda _: None)  # it is on the volume
     monkeypatch.setattr("hf_finetune.training.run.run", lambda recipe, *_, **__: recipes.append(recipe))
     assert cli.main(["train", *flags]) == 0
     build_arguments(override(recipes[0], {"use_cpu": True}))

@@ -51,7 +51,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
 ONE_CLASS = "the images have several labels, so leave it out."
 ONE_LAYER = "needs a head with one linear layer that gives the logits, which CustomHeadForImageClassification has not"
 REFUSED = {
-    ("several labels", "class weights"): ONE_CLASS,
     ("several labels", "balanced sampling"): ONE_CLASS,
     ("several labels", "logit adjustment"): ONE_CLASS,
     ("several labels", "class means"): "head_init class_means is for one class per image; use ",
@@ -77,6 +76,10 @@ REFUSED = {
 }
 
 
+# Of three options any two go together: labels of several classes are weighed by the loss bce.
+THREE = {"several labels", "class weights", "focal"}
+
+
 def is_pair(first: str, second: str) -> bool:
     """Whether two options set no key to two values."""
     return all(OPTIONS[second].get(key, value) == value for key, value in OPTIONS[first].items())
@@ -89,7 +92,9 @@ def runs() -> list[list[str]]:
     while missing:
         chosen = list(min(missing))
         for name in sorted(OPTIONS, key=lambda one: -sum(one in pair for pair in missing)):
-            if name not in chosen and all((other, name) in together or (name, other) in together for other in chosen):
+            if name in chosen or {*chosen, name} >= THREE:
+                continue
+            if all((other, name) in together or (name, other) in together for other in chosen):
                 chosen.append(name)
         missing -= {pair for pair in missing if set(pair) <= set(chosen)}
         found.append([name for name in OPTIONS if name in chosen])
