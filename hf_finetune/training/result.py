@@ -313,11 +313,10 @@ def _report(folder: Path, record: RunRecord) -> None:
 def _seconds_to_show(record: RunRecord) -> float:
     """Return how long the report of a run may show images to the network: a part of the time that the training took.
 
-    A run with a time budget has none to spare.
+    A run with a time budget has none to spare, and less than a second is not enough to load the network.
     """
-    if record.recipe.values.get("time_budget") is not None:
-        return 0.0
-    return min(MOST_SECONDS, _PART_FOR_REPORT * record.seconds.get("train", 0.0))
+    seconds = min(MOST_SECONDS, _PART_FOR_REPORT * record.seconds.get("train", 0.0))
+    return 0.0 if seconds < 1 or record.recipe.values.get("time_budget") is not None else seconds
 
 
 def _plot(folder: Path, record: RunRecord) -> None:

@@ -56,7 +56,12 @@ def test_the_card_states_the_license_and_where_nothing_lies(image_folder, tmp_pa
 
 @pytest.mark.parametrize(
     ("values", "seconds", "expected"),
-    [({}, {"train": 600}, 12), ({}, {"train": 1e6}, 45), ({"time_budget": "10m"}, {"train": 600}, 0), ({}, {}, 0)],
+    [
+        ({}, {"train": 600}, 12),
+        ({}, {"train": 1e6}, 45),
+        ({"time_budget": "10m"}, {"train": 600}, 0),
+        ({}, {"train": 40}, 0),
+    ],
 )
 def test_the_report_takes_a_small_part_of_the_time(values, seconds, expected):
     record = SimpleNamespace(recipe=SimpleNamespace(values=values), seconds=seconds)
