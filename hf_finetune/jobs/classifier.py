@@ -18,7 +18,7 @@ from hf_finetune.evaluation.test_time import with_views
 from hf_finetune.exporters.base import LogitsOf
 from hf_finetune.exporters.onnx_model import OnnxModel
 from hf_finetune.logs import get_logger
-from hf_finetune.models.head import class_names, describe_repeated, head_module
+from hf_finetune.models.head import class_names, describe_repeated, head_module, inputs_of
 from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
 from hf_finetune.tasks import DEFAULT_THRESHOLD, Task, task_of
@@ -71,12 +71,8 @@ class Classifier:
         Raises:
             UserError: For an ONNX file, and for a network whose head is not one module.
         """
-        given: list[torch.Tensor] = []
-        hook = self.head().register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
-        try:
+        with inputs_of(self.head()) as given:
             probabilities = self.probabilities(pixel_values)
-        finally:
-            hook.remove()
         return probabilities, given[-1].float().flatten(1).cpu()
 
     def head(self) -> torch.nn.Module:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -39,6 +41,17 @@ def head_module(model: PreTrainedModel) -> nn.Module | None:
         if own and own <= head:
             return module if own == head else None
     return None
+
+
+@contextmanager
+def inputs_of(module: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Give a list to which each call of `module` adds its input."""
+    given: list[torch.Tensor] = []
+    hook = module.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    try:
+        yield given
+    finally:
+        hook.remove()
 
 
 def head_linear(model: PreTrainedModel, head_init: str = "probe") -> nn.Linear:

@@ -14,7 +14,7 @@ from hf_finetune.config.model import ModelArguments
 from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError
-from hf_finetune.models.head import head_module
+from hf_finetune.models.head import head_module, inputs_of
 from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
 
@@ -88,11 +88,6 @@ class RunNetwork:
             raise UserError(
                 f"{type(self.network).__name__} has no head of one module, which features would be given to."
             )
-        given: list[torch.Tensor] = []
-        hook = head.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
-        try:
-            with torch.inference_mode():
-                self.network(pixel_values=inputs)
-        finally:
-            hook.remove()
+        with inputs_of(head) as given, torch.inference_mode():
+            self.network(pixel_values=inputs)
         return given[-1].float().flatten()

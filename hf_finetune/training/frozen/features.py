@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any, cast
 
 import numpy as np
@@ -24,7 +24,7 @@ from hf_finetune.data.batches import NOT_COUNTED, ImageBatches
 from hf_finetune.data.stages import as_labels
 from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.logs import get_logger, progress_bar
-from hf_finetune.models.head import head_module, head_parameter_names
+from hf_finetune.models.head import head_module, head_parameter_names, inputs_of
 from hf_finetune.training.frozen.feature_cache import FeaturesNotKept, feature_file, read_features, write_features
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
@@ -125,7 +125,7 @@ def module_inputs(
     bar = progress_bar(
         total=len(dataset), desc=description, unit="image", delay=_SECONDS_BEFORE_BAR, disable=args.disable_tqdm
     )
-    with bar, trainer.extensions.loading(), _inputs_of(module) as given:
+    with bar, trainer.extensions.loading(), inputs_of(module) as given:
         for batch in loader:
             leave_if_interrupted()
             inputs = trainer.prepare_batch(batch)
@@ -134,17 +134,6 @@ def module_inputs(
                 model(**inputs)
             yield given.pop().float().cpu().numpy(), labels.cpu().numpy()
             bar.update(len(labels))
-
-
-@contextmanager
-def _inputs_of(module: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Give a list to which each call of `module` adds its input."""
-    given: list[torch.Tensor] = []
-    hook = module.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
-    try:
-        yield given
-    finally:
-        hook.remove()
 
 
 def _features(
@@ -218,7 +207,7 @@ def _after_backbone(
     ]
     devices = [args.device] if args.device.type == "cuda" else []
     try:
-        with _inputs_of(head) as given, torch.inference_mode(), torch.random.fork_rng(devices):
+        with inputs_of(head) as given, torch.inference_mode(), torch.random.fork_rng(devices):
             model.eval()
             logits = model(**inputs).logits
             features = given[-1]
