@@ -11,7 +11,7 @@ from hf_finetune.cli.command import Command, check_settings, importing, recipe_o
 from hf_finetune.cli.completion import SHELLS, completion_script
 from hf_finetune.cli.data import Check, Stats
 from hf_finetune.cli.experiments import KFold, LrFinder, Tune
-from hf_finetune.cli.flags import CONVERT_FLAGS, DATA_FLAGS, add_argument_flags, flag_values
+from hf_finetune.cli.flags import CONVERT_FLAGS, DATA_FLAGS, add_argument_flags, add_recipe, flag_values
 from hf_finetune.cli.looking import Browse, Report, Schedule, Summary
 from hf_finetune.cli.predictions import Explain, Predict, add_tta
 from hf_finetune.cli.serving import Serve, Space
@@ -34,7 +34,7 @@ class Train(Command):
     def register(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("-h", "--help", action=ShowShortHelp, help="Show the keys that people use.")
         parser.add_argument("--help-all", action=ShowAllHelp, help="Show every key.")
-        parser.add_argument("--recipe", metavar="NAME_OR_PATH", help="A packaged recipe's name or a YAML file.")
+        add_recipe(parser)
         add_argument_flags(parser)
 
     def run(self, namespace: argparse.Namespace) -> int:

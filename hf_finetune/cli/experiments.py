@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from hf_finetune.cli.command import Command, importing, recipe_of
-from hf_finetune.cli.flags import add_argument_flags
+from hf_finetune.cli.flags import add_argument_flags, add_recipe
 
 
 class KFold(Command):
@@ -19,7 +19,7 @@ class KFold(Command):
     takes_training_keys = True
 
     def register(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--recipe", metavar="NAME_OR_PATH", help="A packaged recipe's name or a YAML file.")
+        add_recipe(parser)
         parser.add_argument("--folds", type=int, default=5, metavar="N", help="How many folds. Default: 5.")
         add_argument_flags(parser)
 
@@ -44,7 +44,7 @@ class Tune(Command):
 
     def register(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("space", metavar="SPACE.yaml", help="Keys of a recipe, each with a range or choices.")
-        parser.add_argument("--recipe", metavar="NAME_OR_PATH", help="A packaged recipe's name or a YAML file.")
+        add_recipe(parser)
         parser.add_argument(
             "--trials", type=int, default=20, metavar="N", help="Trials of all processes together. Default: 20."
         )
@@ -69,7 +69,7 @@ class LrFinder(Command):
     takes_training_keys = True
 
     def register(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--recipe", metavar="NAME_OR_PATH", help="A packaged recipe's name or a YAML file.")
+        add_recipe(parser)
         parser.add_argument("--lowest", type=float, metavar="X", help="Rate of the first step. Default: 1e-6.")
         parser.add_argument("--highest", type=float, metavar="X", help="Rate of the last step. Default: 10.")
         parser.add_argument("--steps", type=int, metavar="N", help="Optimizer steps, at most. Default: 100.")

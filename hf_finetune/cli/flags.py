@@ -102,6 +102,11 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
     return argparse.HelpFormatter(prog, max_help_position=28, width=COLUMNS)
 
 
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that names a recipe."""
+    parser.add_argument("--recipe", metavar="NAME_OR_PATH", help="A packaged recipe's name or a YAML file.")
+
+
 def add_argument_flags(parser: argparse.ArgumentParser, names: Iterable[str] | None = None) -> None:
     """Add one flag for each key of a recipe that this package defines, in the groups of the dataclasses.
 

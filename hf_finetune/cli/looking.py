@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from hf_finetune.cli.command import Command, check_settings, importing, recipe_of
-from hf_finetune.cli.flags import add_argument_flags
+from hf_finetune.cli.flags import add_argument_flags, add_recipe
 
 
 class Report(Command):
@@ -76,7 +76,7 @@ class Browse(Command):
     takes_training_keys = True
 
     def register(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--recipe", metavar="NAME_OR_PATH", help="A packaged recipe's name or a YAML file.")
+        add_recipe(parser)
         parser.add_argument("--images", type=int, default=8, metavar="N", help="How many images, 1 to 64. Default: 8.")
         parser.add_argument(
             "--output", metavar="FOLDER", help="Write into FOLDER. Absent: browse, or browse-2 and so on."
@@ -102,7 +102,7 @@ class Schedule(Command):
     takes_training_keys = True
 
     def register(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--recipe", metavar="NAME_OR_PATH", help="A packaged recipe's name or a YAML file.")
+        add_recipe(parser)
         parser.add_argument(
             "--output", metavar="FILE", help="Draw into FILE. Absent: schedule.png, or schedule-2.png and so on."
         )
