@@ -85,6 +85,11 @@ def listing(names: Sequence[object], limit: int = 5) -> str:
     return f"{shown} and {len(names) - limit:,} more" if len(names) > limit else shown
 
 
+def reason_of(error: Exception) -> str:
+    """Return an error of any kind in one line: what a `UserError` says, and of others the class too."""
+    return first_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of another library's message, to stand inside a message of ours."""
     lines = str(error).strip().splitlines()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from hf_finetune.errors import UserError, first_line
+from hf_finetune.errors import reason_of
 from hf_finetune.evaluation.metrics import as_percent
 from hf_finetune.evaluation.overlays import network_views
 from hf_finetune.logs import progress_bar
@@ -63,8 +63,7 @@ def embedding_section(
     try:
         shown, features, views = _features(network, places, read_encoded(places))
     except Exception as error:  # a network of another kind, memory: the report is worth more than its map
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        return Section(_TITLE, [Note(f"There is no map of the images: {kind}{first_line(error)}.")])
+        return Section(_TITLE, [Note(f"There is no map of the images: {reason_of(error)}.")])
     if network.late and len(shown) < min(_ENOUGH, len(places)):
         return no_time
     if len(shown) < _LEAST:

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL.Image import Image
 
-from hf_finetune.errors import UserError, first_line
+from hf_finetune.errors import reason_of
 from hf_finetune.evaluation.heat_maps import METHODS, HeatMapper
 from hf_finetune.evaluation.overlays import network_views, side_by_side
 from hf_finetune.logs import progress_bar
@@ -79,8 +79,7 @@ def add_heat_maps(
         mapper = HeatMapper(network.network)
         drawn = _drawn(network, mapper, some, read_encoded([place for place, _ in some]))
     except Exception as error:  # a network of another kind, memory: the report is worth more than its heat maps
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        return HeatMapsOfPage(note=f"There are no heat maps of the mistakes: {kind}{first_line(error)}.")
+        return HeatMapsOfPage(note=f"There are no heat maps of the mistakes: {reason_of(error)}.")
     if not drawn:
         return HeatMapsOfPage(note=_NO_TIME)
     sources = thumbnail_sources([image for image, _ in drawn.values()], _BUDGET, _WIDTH)

@@ -318,7 +318,7 @@ def create_app(classifier: Classifier, limits: Limits, hosts: Collection[str] | 
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
     headers = {"Retry-After": "1"} if error.status in (429, 503) else None
-    if error.status in (408, 413):  # the rest of the body is not read
+    if error.status in (408, 413):  # there may be more of the body than is read
         headers = {"Connection": "close"}
     return JSONResponse({"error": error.message}, error.status, headers)
 

@@ -135,16 +135,10 @@ class Engine:
                 for waiting, row in zip(images, rows, strict=True):
                     waiting.answer.set_result(row)
         except UserError as error:  # a network without a map of features
-            for waiting in batch:
-                if not waiting.answer.done():
-                    waiting.answer.set_exception(Refusal(501, str(error)))
+            _refuse_rest(batch, Refusal(501, str(error)))
         except Exception as error:  # one batch is lost, and not the server
             logger.error(f"hf-finetune: a batch of {len(batch)} images failed: {error}")
-            for waiting in batch:
-                if not waiting.answer.done():
-                    waiting.answer.set_exception(
-                        Refusal(503, "The model failed on this image; the log of the server says why.")
-                    )
+            _refuse_rest(batch, Refusal(503, "The model failed on this image; the log of the server says why."))
 
     def _prepare(self, batch: list[_Waiting]) -> Iterator[tuple[list[_Waiting], torch.Tensor]]:
         """Yield the images that can be read as the model takes them: together, or each alone where sizes differ."""
@@ -185,3 +179,9 @@ class Engine:
         self._headers.shutdown(wait=True)
         self._queue.put(None)
         self._model.join()
+
+
+def _refuse_rest(batch: list[_Waiting], refusal: Refusal) -> None:
+    for waiting in batch:
+        if not waiting.answer.done():
+            waiting.answer.set_exception(refusal)
