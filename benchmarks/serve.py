@@ -21,8 +21,6 @@ from benchmarks.images import photograph_folder
 from benchmarks.ours import TINY_RESNET
 from benchmarks.predict import make_model, make_processor
 from benchmarks.train_resnet50 import RESNET50
-from hf_finetune.data.device import DeviceStage
-from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.jobs.classifier import Classifier, open_classifier
 from hf_finetune.models.processor import IMAGENET_MEAN, IMAGENET_STD
 from hf_finetune.serving.limits import Limits
@@ -33,13 +31,11 @@ _TOLERANCE = 1e-4  # of a probability: batches of other sizes are added in anoth
 
 def _bare(classifier: Classifier, files: list[Path], batch: int) -> torch.Tensor:
     """Return the probabilities of files, a batch at a time."""
-    stage = EvaluationStage(classifier.image_processor, uniform=False)
-    device_stage = DeviceStage(classifier.image_processor, uniform=False)
     rows = []
     for start in range(0, len(files), batch):
         values = [{"bytes": path.read_bytes(), "path": None} for path in files[start : start + batch]]
-        pixels = stage({"image": values, "label": [-1] * len(values)})["pixel_values"].to(classifier.device)
-        rows.append(classifier.probabilities(device_stage({"pixel_values": pixels})["pixel_values"]))
+        pixels = classifier.stage({"image": values, "label": [-1] * len(values)})["pixel_values"]
+        rows.append(classifier.probabilities(classifier.prepared(pixels)))
     return torch.cat(rows)
 
 

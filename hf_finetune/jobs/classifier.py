@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeAlias, cast
 
@@ -13,6 +13,8 @@ import xxhash
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hf_finetune.config.model import ModelArguments
+from hf_finetune.data.device import DeviceStage
+from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError
 from hf_finetune.evaluation.test_time import with_views
 from hf_finetune.exporters.base import LogitsOf
@@ -51,11 +53,24 @@ class Classifier:
     thresholds: Sequence[float] | None
     network: PreTrainedModel | None = None
 
+    @cached_property
+    def stage(self) -> EvaluationStage:
+        """What decodes images and brings them to their size, in this process or in workers."""
+        return EvaluationStage(self.image_processor, uniform=False)
+
+    @cached_property
+    def _device_stage(self) -> DeviceStage:
+        return DeviceStage(self.image_processor, uniform=False)
+
+    def prepared(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Return images of `stage` as the model takes them: float32 of the same shape, on its device."""
+        return self._device_stage({"pixel_values": pixel_values.to(self.device)})["pixel_values"]
+
     def probabilities(self, pixel_values: torch.Tensor, tta: str | None = None) -> torch.Tensor:
         """Return the probabilities of prepared images, float32 (batch, classes) on the CPU.
 
         Args:
-            pixel_values: Images of both stages, float32 (batch, channels, height, width), on the device.
+            pixel_values: Images as `prepared` returns them, float32 (batch, channels, height, width), on the device.
             tta: A kind of test-time augmentation, or None.
         """
         with torch.inference_mode():

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import torch
 
-from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.image_list import ImageList
 from hf_finetune.data.images.decoding import Unused
 from hf_finetune.data.images.unused import describe_unused
-from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError, did_you_mean, listing
 from hf_finetune.evaluation.heat_maps import HeatMapper
 from hf_finetune.evaluation.overlays import network_views
@@ -80,14 +78,12 @@ class Explainer:
         self.unused: Counter[Unused] = Counter()
         self._settings = settings
         self._class_id = None if settings.class_name is None else _class_id(settings.class_name, classifier.names)
-        self._stage = EvaluationStage(classifier.image_processor, uniform=False)
-        self._unscaled = self._stage.decoding.value_range is None
-        self._device_stage = DeviceStage(classifier.image_processor, uniform=False)
+        self._unscaled = classifier.stage.decoding.value_range is None
 
     def all_of(self, images: ImageList, show_bar: bool = False) -> Iterator[Explanation]:
         """Yield the explanation of each image, in order; `show_bar` shows a progress bar on standard error."""
         ranges = split_rows(range(len(images)), self._settings.batch_size)
-        batches = prepared(PreparedBatches(images, self._stage), ranges, workers_for(len(ranges), None))
+        batches = prepared(PreparedBatches(images, self.classifier.stage), ranges, workers_for(len(ranges), None))
         for batch in progress_bar(
             batches, total=len(ranges), desc="images", unit="batch", delay=2, disable=not show_bar
         ):
@@ -106,7 +102,7 @@ class Explainer:
 
     def explain(self, pixel_values: torch.Tensor) -> list[Explanation]:
         """Return the explanations of images that the first stage has prepared, numbered from 0."""
-        inputs = self._device_stage({"pixel_values": pixel_values.to(self.classifier.device)})["pixel_values"]
+        inputs = self.classifier.prepared(pixel_values)
         asked = None if self._class_id is None else [self._class_id] * len(inputs)
         found = self.mapper(inputs, asked)
         probabilities = self.classifier.task.probabilities(found.logits)

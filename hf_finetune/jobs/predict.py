@@ -16,11 +16,9 @@ import torch
 
 from hf_finetune.config.data import DataArguments
 from hf_finetune.config.test_time import TTA_KINDS
-from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.image_list import ImageList, ListedImages, write_list
 from hf_finetune.data.images.decoding import Unused
 from hf_finetune.data.images.unused import describe_unused
-from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError
 from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.jobs.classifier import Classes, Classifier, open_classifier
@@ -54,10 +52,7 @@ class Classification:
         )
         if self.settings.embeddings:
             self.classifier.head()
-        image_processor = self.classifier.image_processor
-        self._stage = EvaluationStage(image_processor, uniform=False)
-        self._device_stage = DeviceStage(image_processor, uniform=False)
-        self._unscaled = self._stage.decoding.value_range is None
+        self._unscaled = self.classifier.stage.decoding.value_range is None
 
     def batches(self, images: ImageList, ranges: Iterable[range], workers: int) -> Iterator[list[Prediction]]:
         """Yield the predictions of ranges of rows, each a batch, in their order.
@@ -67,7 +62,7 @@ class Classification:
             ranges: The rows of each batch.
             workers: Processes that decode images.
         """
-        for batch in prepared(PreparedBatches(images, self._stage), ranges, workers):
+        for batch in prepared(PreparedBatches(images, self.classifier.stage), ranges, workers):
             leave_if_interrupted()
             yield self._answer(batch)
 
@@ -94,7 +89,7 @@ class Classification:
 
     def classify(self, pixel_values: torch.Tensor) -> list[Prediction]:
         """Return the predictions of images that the first stage has prepared, numbered from 0."""
-        inputs = self._device_stage({"pixel_values": pixel_values.to(self.classifier.device)})["pixel_values"]
+        inputs = self.classifier.prepared(pixel_values)
         features: Sequence[np.ndarray | None] = [None] * len(inputs)
         if self.settings.embeddings:
             probabilities, pooled = self.classifier.with_features(inputs)

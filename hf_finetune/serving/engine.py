@@ -17,10 +17,8 @@ from typing import Any
 import torch
 
 from hf_finetune.cores import usable_cores
-from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.image_list import GivenImages, NamedImage
 from hf_finetune.data.images.decoding import OpenImage
-from hf_finetune.data.stages import EvaluationStage
 from hf_finetune.errors import UserError
 from hf_finetune.jobs.classifier import Classifier
 from hf_finetune.jobs.explain import Explainer
@@ -67,8 +65,6 @@ class Engine:
         self.limits = limits
         self.explainer = explainer
         self.on_batch = on_batch
-        self._stage = EvaluationStage(classifier.image_processor, uniform=False)
-        self._device_stage = DeviceStage(classifier.image_processor, uniform=False)
         self._queue: queue.Queue[_Waiting | None] = queue.Queue()
         self._headers = ThreadPoolExecutor(usable_cores(), thread_name_prefix="header")
         self._model = threading.Thread(target=self._run, name="model", daemon=True)
@@ -120,8 +116,7 @@ class Engine:
                     self._answer(some, self._explain if explains else self._classify)
 
     def _classify(self, pixel_values: torch.Tensor) -> Sequence[Any]:
-        inputs = self._device_stage({"pixel_values": pixel_values.to(self.classifier.device)})["pixel_values"]
-        return self.classifier.probabilities(inputs)  # type: ignore[return-value]
+        return self.classifier.probabilities(self.classifier.prepared(pixel_values))  # type: ignore[return-value]
 
     def _explain(self, pixel_values: torch.Tensor) -> Sequence[Any]:
         assert self.explainer is not None
@@ -144,7 +139,7 @@ class Engine:
         """Yield the images that can be read as the model takes them: together, or each alone where sizes differ."""
         images = [NamedImage(waiting.name, {"bytes": waiting.content, "path": waiting.name}) for waiting in batch]
         try:
-            prepared = PreparedBatches(GivenImages(images), self._stage)[range(len(batch))]
+            prepared = PreparedBatches(GivenImages(images), self.classifier.stage)[range(len(batch))]
         except Exception:
             if len(batch) == 1:
                 raise
