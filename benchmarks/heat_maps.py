@@ -22,8 +22,8 @@ from transformers import (
 from hf_finetune.errors import UserError
 from hf_finetune.evaluation.heat_maps import METHODS, HeatMapper
 
-_SIDE, _PATCH = 32, 8  # pixels of an image and of its patch
-_TOKENS: dict[str, Any] = {"image_size": _SIDE, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
+SIDE, PATCH = 32, 8  # pixels of an image and of its patch
+_TOKENS: dict[str, Any] = {"image_size": SIDE, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
 _NETWORKS = ("ResNet, 2 stages", "BEiT, 2 layers", "ViT, 2 layers", "ViT, 4 layers")
 _SEEDS = (0, 1)
 
@@ -41,21 +41,29 @@ def _network(name: str, seed: int) -> PreTrainedModel:
     return ViTForImageClassification(ViTConfig(**settings, patch_size=4))
 
 
-def _images(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def with_patches(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return images of noise with a patch anywhere, whose channel is the class, and the patches' centres in pixels."""
     draws = torch.Generator().manual_seed(seed)
-    pixels = 0.2 * torch.randn(count, 3, _SIDE, _SIDE, generator=draws)
+    pixels = 0.2 * torch.randn(count, 3, SIDE, SIDE, generator=draws)
     labels = torch.randint(0, 3, (count,), generator=draws)
-    places = torch.randint(0, _SIDE // _PATCH, (count, 2), generator=draws) * _PATCH
+    places = torch.randint(0, SIDE // PATCH, (count, 2), generator=draws) * PATCH
     for image, label, (top, left) in zip(pixels, labels.tolist(), places.tolist(), strict=True):
-        image[label, top : top + _PATCH, left : left + _PATCH] += 2
-    return pixels, labels, places + _PATCH / 2
+        image[label, top : top + PATCH, left : left + PATCH] += 2
+    return pixels, labels, places + PATCH / 2
 
 
-def _train(network: PreTrainedModel, steps: int) -> None:
+def peaks(maps: torch.Tensor) -> torch.Tensor:
+    """Return where the maximum of each map is, as (y, x) in pixels."""
+    columns = maps.shape[2]
+    place = maps.flatten(1).argmax(dim=1)
+    return (torch.stack([place // columns, place % columns], dim=1) + 0.5) * SIDE / columns
+
+
+def train(network: PreTrainedModel, steps: int) -> None:
+    """Teach a network which channel the patch is in."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     for step in range(steps):
-        pixels, labels, _ = _images(32, step)
+        pixels, labels, _ = with_patches(32, step)
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(network(pixel_values=pixels).logits, labels).backward()
         optimizer.step()
@@ -64,16 +72,13 @@ def _train(network: PreTrainedModel, steps: int) -> None:
 
 def _hits(network: PreTrainedModel, method: str) -> str:
     """Return how many maxima are on the patch, and how many within its width, of the images that are classified."""
-    pixels, labels, centres = _images(64, seed=1000)
+    pixels, labels, centres = with_patches(64, seed=1000)
     try:
         found = HeatMapper(network, method)(pixels)
     except UserError:
         return "-"
-    columns = found.maps.shape[2]
-    place = found.maps.flatten(1).argmax(dim=1)
-    peaks = (torch.stack([place // columns, place % columns], dim=1) + 0.5) * _SIDE / columns
-    distances = (peaks - centres).abs().amax(dim=1)[found.class_ids == labels]
-    return f"{(distances <= _PATCH / 2).float().mean():.0%} ({(distances <= _PATCH).float().mean():.0%})"
+    distances = (peaks(found.maps) - centres).abs().amax(dim=1)[found.class_ids == labels]
+    return f"{(distances <= PATCH / 2).float().mean():.0%} ({(distances <= PATCH).float().mean():.0%})"
 
 
 def main() -> None:
@@ -82,7 +87,7 @@ def main() -> None:
     for name in _NETWORKS:
         for seed in _SEEDS:
             network = _network(name, seed)
-            _train(network, steps=100 if name.endswith("4 layers") else 60)
+            train(network, steps=100 if name.endswith("4 layers") else 60)
             print(f"| {name} | {seed} | {' | '.join(_hits(network, method) for method in METHODS)} |", flush=True)
 
 

@@ -12,6 +12,7 @@ from transformers import (
     set_seed,
 )
 
+from benchmarks.heat_maps import PATCH, SIDE, peaks, train, with_patches
 from hf_finetune.errors import UserError
 from hf_finetune.evaluation.heat_maps import HeatMapper
 from hf_finetune.exporters.base import LogitsOf
@@ -25,7 +26,6 @@ from tests.helpers.families import make_family
 from tests.helpers.networks import make_model
 from tests.helpers.tiny import TINY_RESNET, tiny_timm
 
-SIDE, PATCH = 32, 8
 VIT: dict[str, Any] = {
     **{"image_size": SIDE, "patch_size": 4, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
     "intermediate_size": 64,
@@ -96,24 +96,6 @@ def test_rollout_of_networks_with_global_attention(name, grid):
     assert found.maps.amin(dim=(1, 2)).tolist() == [0, 0] and found.maps.amax(dim=(1, 2)).tolist() == [1, 1]
 
 
-def with_patches(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return images of noise with a patch anywhere, whose channel is the class, and the patches' centres in pixels."""
-    draws = torch.Generator().manual_seed(seed)
-    pixels = 0.2 * torch.randn(count, 3, SIDE, SIDE, generator=draws)
-    labels = torch.randint(0, 3, (count,), generator=draws)
-    places = torch.randint(0, SIDE // PATCH, (count, 2), generator=draws) * PATCH
-    for image, label, (top, left) in zip(pixels, labels.tolist(), places.tolist(), strict=True):
-        image[label, top : top + PATCH, left : left + PATCH] += 2
-    return pixels, labels, places + PATCH / 2
-
-
-def peaks(maps: torch.Tensor) -> torch.Tensor:
-    """Return where the maximum of each map is, as (y, x) in pixels."""
-    columns = maps.shape[2]
-    place = maps.flatten(1).argmax(dim=1)
-    return (torch.stack([place // columns, place % columns], dim=1) + 0.5) * SIDE / columns
-
-
 @pytest.mark.parametrize(
     ("family", "method", "tolerance"),
     [("resnet", "gradcam", PATCH), ("beit", "gradcam", PATCH / 2), ("vit", "rollout", PATCH / 2)],
@@ -121,14 +103,9 @@ def peaks(maps: torch.Tensor) -> torch.Tensor:
 def test_the_maximum_is_where_the_class_was_decided(family, method, tolerance):
     set_seed(0)
     network = make_family(family)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
-    for step in range(50):
-        pixels, labels, _ = with_patches(32, step)
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(network(pixel_values=pixels).logits, labels).backward()
-        optimizer.step()
+    train(network, steps=50)
     pixels, labels, centres = with_patches(64, seed=1000)
-    mapper = HeatMapper(network.eval(), None if family == "vit" else method)
+    mapper = HeatMapper(network, None if family == "vit" else method)
     found = mapper(pixels)
     assert mapper.method == method and (found.class_ids == labels).all()  # else there is nothing to explain
     hits = ((peaks(found.maps) - centres).abs() <= tolerance).all(dim=1).float().mean()
