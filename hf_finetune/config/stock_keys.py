@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from hf_finetune.config.training_keys import schedule_name
 from hf_finetune.errors import UserError
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _check_mappings(args: FinetuneArguments) -> None:
     for name in names:
         if getattr(args, name, None) and not any(getattr(args, key, None) for key in _CHECKPOINTING):
             raise UserError(f"{name} has no effect without checkpointing; use --gradient_checkpointing as well.")
-    schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    schedule = schedule_name(args.lr_scheduler_type)
     if args.lr_scheduler_kwargs and schedule == "multistep":
         raise UserError(
             "lr_scheduler_kwargs is not read where lr_scheduler_type is multistep; use --lr_milestones and --lr_gamma."

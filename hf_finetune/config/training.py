@@ -23,7 +23,17 @@ from transformers.utils import ExplicitEnum
 from hf_finetune.config.device_checks import check_devices, check_processes, check_trackers
 from hf_finetune.config.durations import parse_duration
 from hf_finetune.config.precision import stated_precision
-from hf_finetune.config.training_keys import AUTO, BF16, FLOAT32, FP16, MULTISTEP, ONE_CYCLE, TrainingKeys, chosen_by
+from hf_finetune.config.training_keys import (
+    AUTO,
+    BF16,
+    FLOAT32,
+    FP16,
+    MULTISTEP,
+    ONE_CYCLE,
+    TrainingKeys,
+    chosen_by,
+    schedule_name,
+)
 from hf_finetune.config.validation import check_choice, check_freeze_epochs, check_training
 from hf_finetune.cores import default_workers, usable_cores
 from hf_finetune.distributed import all_see, group_is_ready, join_processes, main_process_first
@@ -64,7 +74,7 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
             set_level(self.log_level)
         if self.time_budget is not None:
             self._follow_the_clock()
-        schedule = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)
+        schedule = schedule_name(self.lr_scheduler_type)
         # The base class validates against its closed enum, and needs a number for the batch, which depends on the
         # number of devices that it is about to find.
         self.lr_scheduler_type = SchedulerType.CONSTANT if schedule in (MULTISTEP, ONE_CYCLE) else schedule

@@ -19,7 +19,7 @@ from hf_finetune.config.peft_keys import check_peft
 from hf_finetune.config.precision import stated_precision
 from hf_finetune.config.stock_fields import members
 from hf_finetune.config.stock_keys import check_stock_keys
-from hf_finetune.config.training_keys import MULTISTEP, ONE_CYCLE
+from hf_finetune.config.training_keys import MULTISTEP, ONE_CYCLE, schedule_name
 from hf_finetune.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -343,7 +343,7 @@ def _check_warm_up(args: FinetuneArguments) -> None:
     if (args.warmup_type != "linear" or args.warmup_between_epochs) and args.warmup_start_factor is None:
         name = "warmup_between_epochs" if args.warmup_between_epochs else "warmup_type"
         raise UserError(f"{name} needs to know where the warm-up begins; use --warmup_start_factor 0.1.")
-    schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    schedule = schedule_name(args.lr_scheduler_type)
     if schedule == "one_cycle" and (args.warmup_steps or args.warmup_epochs):
         raise UserError(
             "one_cycle has a warm-up of its own; leave warmup_epochs and warmup_steps out, or use"

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import get_scheduler
 
 from hf_finetune.config.training import FinetuneArguments
-from hf_finetune.config.training_keys import MULTISTEP, ONE_CYCLE
+from hf_finetune.config.training_keys import MULTISTEP, ONE_CYCLE, schedule_name
 
 
 def decayed_parameters(model: nn.Module, norms_and_biases: bool, left_out: Collection[str]) -> list[str]:
@@ -235,7 +235,7 @@ def _schedule(
     if args.lr_reaches_end:
         end -= hold
     end = max(end, begin + 1)
-    schedule_type = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    schedule_type = schedule_name(args.lr_scheduler_type)
     if schedule_type == MULTISTEP:
         schedule: LRScheduler = multistep_schedule(
             optimizer,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from hf_finetune.config.training_keys import schedule_name
 from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.errors import UserError, did_you_mean, first_line
 from hf_finetune.logs import get_logger, log_lines
@@ -281,7 +282,7 @@ def check_optimizer(trainer: ImageClassificationTrainer) -> None:
     try:
         build_schedule(args, torch.optim.SGD(parameters), num_training_steps=1000, updates_per_epoch=1)
     except (TypeError, ValueError) as error:
-        name = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+        name = schedule_name(args.lr_scheduler_type)
         raise UserError(
             f"lr_scheduler_type {name} cannot be used: {first_line(error)}; use what"
             " it needs as --lr_scheduler_kwargs '{name: value}', or another schedule."
