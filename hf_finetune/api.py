@@ -227,6 +227,8 @@ def export(
     format: str = "onnx",
     output: str | os.PathLike[str] | None = None,
     quantize: str | None = None,
+    with_preprocessing: bool = False,
+    opset: int | None = None,
     **settings: Any,
 ) -> Path:
     """Write a model in a form that other programs run, checked to give the original's class on every image.
@@ -236,6 +238,8 @@ def export(
         format: "onnx" or "pt2" (torch.export), a file; "safetensors" or "openvino", a folder.
         output: Where to write it; absent, model.onnx in the model's folder.
         quantize: "int8" writes the ONNX file with int8 weights; it needs a dataset.
+        with_preprocessing: Whether the ONNX file takes images as they are decoded, uint8 (batch, height, width, 3).
+        opset: The version of ONNX's operators; absent, that which torch prefers.
         settings: Keys of a recipe that name a dataset to check on (`hf_finetune.Settings`, and `dataset`); without
             one, the check is on noise.
 
@@ -251,7 +255,7 @@ def export(
         if dataset is not None:
             values["dataset"] = os.fspath(dataset)
         target = None if output is None else os.fspath(output)
-        return export_model(os.fspath(model), format, target, quantize, **values)
+        return export_model(os.fspath(model), format, target, quantize, with_preprocessing, opset, **values)
 
 
 def report(run: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Path:

@@ -139,6 +139,12 @@ class Export(Command):
         )
         parser.add_argument("--output", metavar="PATH", help="Where to. Absent: model.onnx in the folder of MODEL.")
         parser.add_argument("--quantize", metavar="int8", help="Write an ONNX file of int8 weights; needs --dataset.")
+        parser.add_argument(
+            "--with_preprocessing",
+            action="store_true",
+            help="Write an ONNX file that takes images of any size, uint8 (batch, height, width, 3), as decoded.",
+        )
+        parser.add_argument("--opset", type=int, metavar="N", help="The version of ONNX's operators, such as 18.")
         add_argument_flags(parser, [name for name in DATA_FLAGS if name != "use_cpu"])  # it runs there in any case
 
     def run(self, namespace: argparse.Namespace) -> int:
@@ -147,7 +153,15 @@ class Export(Command):
         with importing():
             from hf_finetune.jobs.export import export_model
 
-        export_model(namespace.model, namespace.format, namespace.output, namespace.quantize, **settings)
+        export_model(
+            namespace.model,
+            namespace.format,
+            namespace.output,
+            namespace.quantize,
+            namespace.with_preprocessing,
+            namespace.opset,
+            **settings,
+        )
         return 0
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
-    from transformers import BaseImageProcessor, PreTrainedModel
+    from transformers import BaseImageProcessor
 
     from hf_finetune.config.model import ModelArguments
     from hf_finetune.exporters.base import Logits
@@ -27,25 +27,33 @@ class ExportFormat:
         name: Its name for `--format`.
         title: What help and messages call the result, such as "an ONNX file".
         suffix: Suffix of the file that is written. "" for a folder.
-        write: Writes (model, image processor, example, path). The model is on the CPU and in evaluation mode. The
-            example is at least two images as the model takes them, float32 (images, channels, height, width).
+        write: Writes (model, image processor, example, path), and where the format has `opsets`, one of them may
+            follow. The model is on the CPU and in evaluation mode. The example is at least two images as the model
+            takes them, float32 (images, channels, height, width).
         load: Opens (path, the original's arguments) and returns what it answers, to compare it with the original.
         runs_by: The end of a sentence on what runs the result, in which {path} stands for it.
         packages: Optional packages that it needs.
         extra: The extra of hf-finetune that installs them.
         quantize_int8: Writes (exported file, path, batches of pixel_values to calibrate with) with int8 weights. None
             where the format has no such form.
+        add_preprocessing: Writes (exported file, path, image processor) with the preprocessing inside. None where the
+            format has no such form.
+        open_preprocessing: Opens such a file, see `onnx_preprocessing.open_preprocessing`.
+        opsets: The versions of operators that can be asked for; none where the format has none.
     """
 
     name: str
     title: str
     suffix: str
-    write: Callable[[PreTrainedModel, BaseImageProcessor, torch.Tensor, Path], None]
+    write: Callable[..., None]
     load: Callable[[Path, ModelArguments], Logits]
     runs_by: str = "hf-finetune predict {path} IMAGES runs it"
     packages: Sequence[str] = ()
     extra: str = ""
     quantize_int8: Callable[[Path, Path, Iterable[torch.Tensor]], None] | None = None
+    add_preprocessing: Callable[[Path, Path, BaseImageProcessor], None] | None = None
+    open_preprocessing: Callable[[Path], Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]] | None = None
+    opsets: range = range(0)
 
 
 def _imported_late(module: str, name: str) -> Callable[..., Any]:
@@ -69,6 +77,9 @@ FORMATS: dict[str, ExportFormat] = {
             packages=("onnx", "onnxscript", "onnxruntime"),
             extra="onnx",
             quantize_int8=_imported_late("onnx_file", "quantize_int8"),
+            add_preprocessing=_imported_late("onnx_preprocessing", "add_preprocessing"),
+            open_preprocessing=_imported_late("onnx_preprocessing", "open_preprocessing"),
+            opsets=range(18, 26),  # those that torch 2.14 writes as asked
         ),
         ExportFormat(
             name="safetensors",

@@ -23,7 +23,11 @@ from hf_finetune.exporters.onnx_model import INPUT_NAME, OUTPUT_NAME, OnnxModel,
 
 
 def write_onnx(
-    model: PreTrainedModel, image_processor: BaseImageProcessor, pixel_values: torch.Tensor, path: Path
+    model: PreTrainedModel,
+    image_processor: BaseImageProcessor,
+    pixel_values: torch.Tensor,
+    path: Path,
+    opset: int | None = None,
 ) -> None:
     """Write one ONNX file that `OnnxModel` reads.
 
@@ -33,9 +37,10 @@ def write_onnx(
         pixel_values: An example of at least two images, float32 (batch, channels, height, width). All but its first
             dimension become the graph's.
         path: The file.
+        opset: The version of ONNX's operators; None for that which torch prefers.
 
     Raises:
-        UserError: If the network cannot be exported.
+        UserError: If the network cannot be exported, or not with this opset.
     """
     try:
         with torch.no_grad(), quiet_exporters():
@@ -47,11 +52,15 @@ def write_onnx(
                 output_names=[OUTPUT_NAME],
                 dynamic_shapes={INPUT_NAME: {0: Dim("batch")}},
                 verbose=False,
+                opset_version=opset,
             )
     except RuntimeError as error:
         reason = first_line(error.__cause__ or error)
         raise UserError(f"{type(model).__name__} cannot be exported to ONNX: {reason}.") from error
     assert program is not None  # with dynamo=True
+    written = program.model.opset_imports[""]
+    if opset is not None and written != opset:
+        raise UserError(f"{type(model).__name__} cannot be written with --opset {opset}; use --opset {written}.")
     program.model.metadata_props.update(metadata_of(model, image_processor))
     program.save(path, external_data=False)
 

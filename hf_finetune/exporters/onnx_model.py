@@ -2,7 +2,8 @@
 
 Such a file needs no other beside it. Its metadata hold the JSON files of a model folder: `config.json`,
 `preprocessor_config.json` (except for timm's models, whose preprocessing is in the first), and `id2label`, a JSON
-object of class names by class id.
+object of class names by class id. Of a file that has its preprocessing in the graph, the network alone is run: images
+are prepared by the image processor, as for every model.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from hf_finetune.models.quiet import quiet_transformers
 from hf_finetune.tasks import task_named
 
 INPUT_NAME, OUTPUT_NAME = "pixel_values", "logits"
+IMAGES_NAME = "images"  # the input of a file that has its preprocessing in the graph
 _LABELS = "id2label"
 
 
@@ -59,8 +61,11 @@ class OnnxModel:
         self.path = path
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        providers = ["CPUExecutionProvider"]
         try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(path, options, providers=providers)
+            if self._session.get_inputs()[0].name == IMAGES_NAME:
+                self._session = onnxruntime.InferenceSession(_network_of(path), options, providers=providers)
         except Exception as error:  # onnxruntime's errors share no base class of its own
             raise UserError(f"{path} cannot be opened as an ONNX file; export it again.") from error
         metadata = self._session.get_modelmeta().custom_metadata_map
@@ -93,3 +98,14 @@ class OnnxModel:
     def digest(self) -> str:
         """Return a checksum of the file."""
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+
+def _network_of(path: Path) -> bytes:
+    """Return an ONNX file without the preprocessing that is in its graph."""
+    import onnx  # optional
+
+    model = onnx.load(path)
+    network = onnx.utils.Extractor(model).extract_model([INPUT_NAME], [OUTPUT_NAME])
+    network.metadata_props.extend(model.metadata_props)
+    content: bytes = network.SerializeToString()
+    return content

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from hf_finetune.data.batches import ImageBatches
 from hf_finetune.data.collate import pass_on
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.device import DeviceStage
+from hf_finetune.data.images.decoding import decode_image
 from hf_finetune.data.labels import match_classes
 from hf_finetune.data.splits import random_subset
 from hf_finetune.data.stages import EvaluationStage
@@ -30,6 +31,7 @@ from hf_finetune.evaluation.metrics import as_percent
 from hf_finetune.exporters.base import Agreement, Logits, LogitsOf, need_packages
 from hf_finetune.exporters.formats import FORMATS, ExportFormat
 from hf_finetune.jobs.evaluate import check_task
+from hf_finetune.jobs.export_preprocessing import check_preprocessing
 from hf_finetune.logs import get_logger, log_lines, progress_bar
 from hf_finetune.models.head import class_names
 from hf_finetune.models.load import load_trained, open_source
@@ -41,6 +43,8 @@ logger = get_logger(__name__)
 
 _NOISE_IMAGES = 16
 _CALIBRATION_IMAGES = 512
+_PREPROCESSED_IMAGES = 512  # of a dataset, for the check of a file with its preprocessing
+_NOISE_SIDES = ((375, 500), (500, 375), (97, 61), (224, 224))  # (height, width) in pixels, for that check without one
 
 
 def export_model(
@@ -48,6 +52,8 @@ def export_model(
     format: str = "onnx",
     output: str | Path | None = None,
     quantize: str | None = None,
+    with_preprocessing: bool = False,
+    opset: int | None = None,
     **settings: Any,
 ) -> Path:
     """Write a model in a form that other programs run, checked to give the original's class on every image.
@@ -57,6 +63,8 @@ def export_model(
         format: "onnx" or "pt2" (torch.export), a file; "safetensors" or "openvino", a folder.
         output: Where to write it; absent, model.onnx in the model's folder.
         quantize: "int8" writes the ONNX file with int8 weights instead, and logs the accuracy before and after.
+        with_preprocessing: Whether the ONNX file takes images as they are decoded, uint8 of any size.
+        opset: The version of ONNX's operators; None for that which torch prefers.
         settings: Keys of a recipe that name a dataset to check on, of whose splits `evaluate` takes one; without a
             dataset, the check is on noise.
 
@@ -72,7 +80,8 @@ def export_model(
     model_arguments, data_arguments, args = build_arguments(
         Recipe("export", settings, {key: f"--{key}" for key in settings})
     )
-    form, path = _check_wishes(model, format, output, quantize, data_arguments.dataset)
+    form = _format(format, with_preprocessing, opset)
+    path = _target(model, form, output, quantize, data_arguments.dataset)
     data = load_data(data_arguments, args, require_train=False) if data_arguments.dataset else None
     source = open_source(model_arguments)
     network = load_trained(source)
@@ -81,7 +90,9 @@ def export_model(
     uniform = data is not None and data.uniform
     stage, device_stage = EvaluationStage(image_processor, uniform), DeviceStage(image_processor, uniform)
     if data is None:
-        samples: Any = _noise(stage, describe(image_processor).sides, args.seed)
+        sides = [describe(image_processor).sides] * _NOISE_IMAGES
+        rows = stage({"image": list(_noise(sides, args.seed)), "label": [-1] * _NOISE_IMAGES})
+        samples: Any = [{"pixel_values": image, "labels": -1} for image in rows["pixel_values"]]
         name = "noise; for real ones use --dataset, as for hf-finetune evaluate"
     else:
         role = next(role for role in ("test", "validation", "train") if role in data.splits)
@@ -96,9 +107,9 @@ def export_model(
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
         written = {"float32": Path(folder) / "float32"}
         example, _ = next(_batches(Subset(samples, [0, 0]), device_stage, args))
-        form.write(network, image_processor, example, written["float32"])
+        form.write(network, image_processor, example, written["float32"], *([] if opset is None else [opset]))
         if quantize is not None:
-            assert data is not None and form.quantize_int8 is not None  # `_check_wishes`
+            assert data is not None and form.quantize_int8 is not None  # `_target`
             written["int8"] = Path(folder) / "int8"
             calibration = ImageBatches(_calibration_split(data, role, args), stage)
             images = _batches(calibration, device_stage, args)
@@ -115,8 +126,17 @@ def export_model(
                 f" {exact.images:,} images (largest difference of logits {exact.largest_difference:.2g}); {path} is"
                 " not written."
             )
-        sizes = {form: _size(file) for form, file in written.items()}
-        os.replace(written[quantize or "float32"], path)
+        result = written[quantize or "float32"]
+        if with_preprocessing:
+            assert form.add_preprocessing is not None and form.open_preprocessing is not None  # `_format`
+            network_alone, result = result, Path(folder) / "with_preprocessing"
+            form.add_preprocessing(network_alone, result, image_processor)
+            decoded = _noise(_NOISE_SIDES, args.seed) if data is None else _decoded(data.splits[role], stage, args)
+            check = check_preprocessing(
+                form.open_preprocessing(result), forms[quantize or "float32"], image_processor, decoded
+            )
+        sizes = {precision: _size(file) for precision, file in written.items()}
+        os.replace(result, path)
 
     ties = f", but for {exact.ties:,} ties" if exact.ties else ""
     log_lines(
@@ -126,33 +146,50 @@ def export_model(
     )
     if quantize is not None:
         log_lines(logger, "", *_table(agreements, sizes), "")
+    if with_preprocessing:
+        logger.info(str(check))
     logger.info(f"The model is in {path} ({sizes[quantize or 'float32']}); {form.runs_by.format(path=path)}.")
     return path
 
 
-def _check_wishes(
-    model: str, format: str, output: str | Path | None, quantize: str | None, dataset: str | None
-) -> tuple[ExportFormat, Path]:
-    """Return the format and where the result will be. Nothing is loaded yet.
+def _format(name: str, with_preprocessing: bool, opset: int | None) -> ExportFormat:
+    """Return a format that can do what is asked. Nothing is loaded yet.
+
+    Raises:
+        UserError: There is no such format, or it has no such form.
+    """
+    if name not in FORMATS:
+        raise UserError(f'--format is "{name}".{did_you_mean(name, FORMATS)} Use one of {", ".join(FORMATS)}.')
+    form = FORMATS[name]
+    need_packages(form)
+    if with_preprocessing and form.add_preprocessing is None:
+        raise UserError(f"--with_preprocessing makes an ONNX file, and --format is {name}; leave one of them out.")
+    if opset is not None and not form.opsets:
+        raise UserError(f"--opset is for ONNX files, and --format is {name}; leave one of them out.")
+    if opset is not None and opset not in form.opsets:
+        raise UserError(f"--opset is {opset}; use {form.opsets.start} to {form.opsets.stop - 1}.")
+    return form
+
+
+def _target(
+    model: str, form: ExportFormat, output: str | Path | None, quantize: str | None, dataset: str | None
+) -> Path:
+    """Return where the result will be. Nothing is loaded yet.
 
     Raises:
         UserError: For what cannot be.
     """
-    if format not in FORMATS:
-        raise UserError(f'--format is "{format}".{did_you_mean(format, FORMATS)} Use one of {", ".join(FORMATS)}.')
     if quantize not in (None, "int8"):
         raise UserError(f'--quantize is "{quantize}"; use int8.')
-    form = FORMATS[format]
-    need_packages(form)
     if quantize is not None and form.quantize_int8 is None:
-        raise UserError(f"--quantize makes an ONNX file, and --format is {format}; leave one of them out.")
+        raise UserError(f"--quantize makes an ONNX file, and --format is {form.name}; leave one of them out.")
     if quantize is not None and dataset is None:
         raise UserError(
             "--quantize needs images, to find the ranges of activations and to print the accuracy before and after;"
             " use --dataset, as for hf-finetune evaluate."
         )
     if output is None and not form.suffix:
-        raise UserError(f"--format {format} writes a folder; use --output FOLDER.")
+        raise UserError(f"--format {form.name} writes a folder; use --output FOLDER.")
     if output is None:
         folder, suffix = Path(model).expanduser(), f"_{quantize}" if quantize else ""
         name = f"{'model' if folder.is_dir() else folder.name}{suffix}{form.suffix}"
@@ -168,14 +205,23 @@ def _check_wishes(
     existing = next(folder for folder in path.absolute().parents if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"--output: nothing can be written in {existing}; use another --output.")
-    return form, path
+    return path
 
 
-def _noise(stage: EvaluationStage, sides: tuple[int, int], seed: int) -> list[dict[str, Any]]:
+def _noise(sides: Iterable[tuple[int, int]], seed: int) -> Iterator[PIL.Image.Image]:
+    """Yield images of noise in RGB, of these (height, width) in pixels."""
     generator = np.random.default_rng(seed)
-    pixels = generator.integers(0, 256, (_NOISE_IMAGES, *sides, 3), dtype=np.uint8)
-    rows = stage({"image": [PIL.Image.fromarray(image) for image in pixels], "label": [-1] * _NOISE_IMAGES})
-    return [{"pixel_values": image, "labels": -1} for image in rows["pixel_values"]]
+    for side in sides:
+        yield PIL.Image.fromarray(generator.integers(0, 256, (*side, 3), dtype=np.uint8))
+
+
+def _decoded(split: Dataset, stage: EvaluationStage, args: FinetuneArguments) -> Iterator[PIL.Image.Image]:
+    """Yield images in RGB, at most `_PREPROCESSED_IMAGES`, with a bar."""
+    chosen = split.select(random_subset(len(split), min(len(split), _PREPROCESSED_IMAGES), args.seed))
+    with progress_bar(total=len(chosen), desc="preprocessing", delay=2, disable=args.disable_tqdm) as bar:
+        for row in chosen:
+            yield decode_image(row["image"], stage.decoding)
+            bar.update(1)
 
 
 def _calibration_split(data: ImageDataset, role: str, args: FinetuneArguments) -> Dataset:
