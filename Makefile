@@ -9,7 +9,7 @@ PEERS_VENV := .venv-peers
 PEERS_OPTIONS ?=
 DEMO_FOLDER := runs/demo
 
-.PHONY: demo test test-quick test-lowest test-faults test-slurm test-ray lint docs notebook bench-accuracy
+.PHONY: demo test test-quick test-lowest test-faults test-slurm test-ray lint docs notebook bench-accuracy bench-peers
 
 # The stamp is as new as the last set-up, so a changed list of packages is installed again.
 $(VENV)/installed: constraints.txt setup.cfg pyproject.toml
@@ -45,14 +45,18 @@ test-lowest: $(LOWEST_VENV)/installed
 test-faults: $(VENV)/installed
 	$(BIN)/python -m pytest -m faults
 
-$(PEERS_VENV)/installed: benchmarks/accuracy/peers.txt constraints.txt setup.cfg pyproject.toml
+$(PEERS_VENV)/installed: benchmarks/peers/peers.txt constraints.txt setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(PEERS_VENV)
-	$(PEERS_VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable . -r benchmarks/accuracy/peers.txt
+	$(PEERS_VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable . -r benchmarks/peers/peers.txt
 	touch $@
 
 # Accuracy after one, two and four minutes against other programs, which are installed in an environment of their own; hours.
 bench-accuracy: $(PEERS_VENV)/installed
 	$(PEERS_VENV)/bin/python -m benchmarks.accuracy $(PEERS_OPTIONS)
+
+# Step, start, whole command and memory against the same programs and more, in the same environment; half an hour.
+bench-peers: $(PEERS_VENV)/installed
+	$(PEERS_VENV)/bin/python -m benchmarks.peers $(PEERS_OPTIONS)
 
 # Debian's SLURM and munge, as root: two nodes on this machine.
 test-slurm: $(VENV)/installed

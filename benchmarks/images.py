@@ -77,22 +77,22 @@ def _sample_photographs(session: Session) -> list[PIL.Image.Image]:
     return [_noise(generator, (_IMAGENET_SIDE, 375)) for _ in range(4 if session.quick else 50)]
 
 
-def photograph_folder(session: Session, kind: str, count: int) -> Path:
+def photograph_folder(session: Session, kind: str, count: int, classes: int = 2) -> Path:
     """Return a folder of class folders below train/ with `count` JPEGs of quality 90.
 
     `kind` is "imagenet", with a long side of 500 pixels, or "camera", 4000 x 3000. The sample photographs are resized,
     and repeated until there are enough.
     """
-    folder = session.folder / f"photographs-{kind}-{count}"
+    folder = session.folder / f"photographs-{kind}-{count}-{classes}"
     if folder.exists():
         return folder
     samples = _sample_photographs(session)
     for number, image in enumerate(islice(cycle(samples), count)):
-        path = folder / "train" / f"class_{number % 2}" / f"{number:04d}.jpg"
+        path = folder / "train" / f"class_{number % classes}" / f"{number:04d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         if number >= len(samples):
             earlier = number % len(samples)
-            shutil.copyfile(folder / "train" / f"class_{earlier % 2}" / f"{earlier:04d}.jpg", path)
+            shutil.copyfile(folder / "train" / f"class_{earlier % classes}" / f"{earlier:04d}.jpg", path)
             continue
         scale = _IMAGENET_SIDE / max(image.size)
         size = (max(1, round(scale * image.width)), max(1, round(scale * image.height)))

@@ -11,25 +11,22 @@ Each run is one line in the results file, which is read first: a run that is in 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-from benchmarks.accuracy.images import TEST_IMAGES, checkpoint_of_size, write_images
-from benchmarks.accuracy.peers import PEERS, Job, Peer
-from benchmarks.accuracy.scripts import fetch_scripts
+from benchmarks.accuracy.images import TEST_IMAGES, checkpoint_of_size
 from benchmarks.accuracy.table import markdown
+from benchmarks.peers import options as shared
+from benchmarks.peers.launch import run_program
+from benchmarks.peers.programs import PEERS, FineTuning, Job, Peer
+from benchmarks.peers.results import Results
+from benchmarks.peers.workloads import write_images
 
 WEIGHTS = "hub/models/timm/tf_efficientnet_lite0.in1k"
-REPOSITORY = Path(__file__).resolve().parents[2]
+_CIFAR10 = "hub/datasets/uoft-cs/cifar10"
 _TRIALS = (100, 300)  # images of the two short trainings
 _SHORTEST = 20  # images: of fewer nothing can be said
 _LATE = 1.03  # times the minutes that were asked for
@@ -37,22 +34,15 @@ _LATE = 1.03  # times the minutes that were asked for
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared", help="as benchmarks.md describes")
-    parser.add_argument("--python", default=sys.executable, help="interpreter that has the peers")
-    parser.add_argument("--scripts", type=Path, help="folder with the peers' scripts; absent, fetched into build/peers")
-    parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS), metavar="PEER")
+    about = (__doc__ or "").splitlines()[0]
+    peers = [name for name, peer in PEERS.items() if peer.fine_tunes]
+    parser = shared.parser_of("python -m benchmarks.accuracy", about, peers, "accuracy.jsonl")
     parser.add_argument("--images", type=int, nargs="+", default=[500, 2_000, 100])
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 2, 4])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--size", type=int, default=96, help="pixels that the networks see")
     parser.add_argument("--core", type=int, default=0, help="the CPU core that all of them use")
-    parser.add_argument("--results", type=Path, default=Path("accuracy.jsonl"))
-    options = parser.parse_args(words)
-    if options.scripts is None:
-        options.scripts = REPOSITORY / "build" / "peers"
-        fetch_scripts(options.scripts)
-    return options
+    return shared.parse(parser, words)
 
 
 def epochs_within(minutes: float, images: int, trial: Mapping[str, float], peer: Peer) -> tuple[float, int]:
@@ -92,23 +82,20 @@ class Bench:
     def __init__(self, options: argparse.Namespace, work: Path) -> None:
         """Read the results that are there."""
         self._options, self._work = options, work
-        results: Path = options.results
-        self.done: list[dict[str, Any]] = (
-            [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-        )
+        self.results = Results(options.results)
         self._checkpoint = checkpoint_of_size(options.data / WEIGHTS, options.size, work / "checkpoint")
 
     def run(self, peer: str, images: int, minutes: float, seed: int) -> None:
         """Train with a program for so many minutes, unless it is done already."""
         asked = {"peer": peer, "images": images, "minutes": minutes, "seed": seed}
-        if any(asked.items() <= line.items() for line in self.done):
+        if self.results.find(asked) is not None:
             return
         program, limit = PEERS[peer], 60 * minutes
         epochs, shown = 0.0, images
         if program.settings is not None:
             epochs, shown = epochs_within(minutes, images, self._trial(peer), program)
         if shown < _SHORTEST:
-            self._keep({**asked, "epochs": epochs, "shown": shown, "seconds": 0.0, "accuracy": None})
+            self.results.keep({**asked, "epochs": epochs, "shown": shown, "seconds": 0.0, "accuracy": None})
             return
         seconds, accuracy = self._timed(peer, shown, epochs, minutes, seed)
         if epochs and shown == images:
@@ -117,58 +104,33 @@ class Bench:
                 again = self._timed(peer, shown, fitting, minutes, seed)
                 if seconds > _LATE * limit or again[0] <= _LATE * limit:
                     epochs, (seconds, accuracy) = fitting, again
-        self._keep({**asked, "epochs": epochs, "shown": shown, "seconds": round(seconds, 1), "accuracy": accuracy})
+        self.results.keep(
+            {**asked, "epochs": epochs, "shown": shown, "seconds": round(seconds, 1), "accuracy": accuracy}
+        )
 
     def _trial(self, peer: str) -> dict[str, float]:
         """Return how long a program needs for its start and for an image, measured once."""
-        for line in self.done:
-            if line.get("trial") == peer:
-                return line
+        found = self.results.find({"trial": peer})
+        if found is not None:
+            return found
         few, many = _TRIALS
         seconds = [self._timed(peer, images, 1, 1, seed=0)[0] for images in _TRIALS]
         image = max(1e-3, (seconds[1] - seconds[0]) / (many - few)) / (1 + PEERS[peer].more_passes)
         start = seconds[0] - image * few * (1 + PEERS[peer].more_passes)
-        self._keep({"trial": peer, "start": round(start, 2), "image": round(image, 5)})
-        return self.done[-1]
+        self.results.keep({"trial": peer, "start": round(start, 2), "image": round(image, 5)})
+        return self.results.lines[-1]
 
     def _timed(self, peer: str, images: int, epochs: float, minutes: float, seed: int) -> tuple[float, float]:
         """Run a program once; return its seconds and its accuracy."""
         options = self._options
-        folder = write_images(self._work / f"cifar10-{images}", options.data, images)
+        hub = options.data / _CIFAR10
+        folder = write_images(self._work / f"cifar10-{images}", hub, images, TEST_IMAGES)
         work = self._work / f"{time.monotonic_ns()}"
         work.mkdir()
-        job = Job(
-            options.python,
-            options.scripts.resolve(),
-            folder,
-            self._checkpoint,
-            options.size,
-            epochs,
-            minutes,
-            seed,
-            work,
-        )
-        command = PEERS[peer].command(job)
-        one_core = partial(os.sched_setaffinity, 0, {options.core}) if hasattr(os, "sched_setaffinity") else None
-        began = time.monotonic()
-        finished = subprocess.run(
-            command, cwd=work, env=self._environment(), preexec_fn=one_core, capture_output=True, text=True, check=False
-        )
-        seconds = time.monotonic() - began
-        if finished.returncode:
-            raise SystemExit(f"{peer} failed:\n{finished.stderr[-3000:]}")
-        return seconds, PEERS[peer].accuracy(job, finished.stdout)
-
-    def _environment(self) -> dict[str, str]:
-        settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "YOLO_OFFLINE": "true"}
-        caches = {"HF_DATASETS_CACHE": str(self._work / "cache"), "YOLO_CONFIG_DIR": str(self._work)}
-        return {**os.environ, **settings, **caches, "PYTHONPATH": str(REPOSITORY)}
-
-    def _keep(self, line: dict[str, Any]) -> None:
-        self.done.append(line)
-        print(json.dumps(line), flush=True)
-        with self._options.results.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        way = FineTuning(self._checkpoint, minutes)
+        job = Job(options.python, options.scripts, folder, options.size, epochs, seed, work, way)
+        finished = run_program(PEERS[peer].command(job), work, {options.core}, peer)
+        return finished.seconds, PEERS[peer].accuracy(job, finished.output)
 
 
 def main() -> None:
@@ -181,7 +143,7 @@ def main() -> None:
                 for minutes in options.minutes:
                     for peer in options.peers:
                         bench.run(peer, images, minutes, seed)
-    print(f"\nAccuracy on {TEST_IMAGES:,} test images of CIFAR-10.\n\n{markdown(bench.done, options)}")
+    print(f"\nAccuracy on {TEST_IMAGES:,} test images of CIFAR-10.\n\n{markdown(bench.results.lines, options)}")
 
 
 if __name__ == "__main__":

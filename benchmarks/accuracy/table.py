@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.accuracy.images import TEST_IMAGES
-from benchmarks.accuracy.peers import PEERS
+from benchmarks.peers.programs import PEERS
 from hf_finetune.evaluation.intervals import wilson
 
 

@@ -11,18 +11,18 @@ import pytest
 
 from benchmarks.accuracy.__main__ import Bench, epochs_within, fitting_epochs, parse
 from benchmarks.accuracy.images import checkpoint_of_size
-from benchmarks.accuracy.peers import PEERS, Job
-from benchmarks.accuracy.scripts import TIMM, TRANSFORMERS, fetch_scripts
 from benchmarks.accuracy.table import markdown
+from benchmarks.peers.programs import OURS, PEERS, FineTuning, Job
 
 TRIAL = {"start": 20.0, "image": 0.04}  # 1,000 images a minute
-OTHERS = [name for name, peer in PEERS.items() if peer.settings is not None]
+TRANSFORMERS = "Transformers run_image_classification.py"
+FINE_TUNING = [name for name, peer in PEERS.items() if peer.fine_tunes]
 
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    (tmp_path / "work").mkdir()
-    return Job("python", Path("/scripts"), Path("/images"), Path("/checkpoint"), 96, 3, 0.5, 7, tmp_path / "work")
+    way = FineTuning(Path("/checkpoint"), 0.5)
+    return Job("python", Path("/scripts"), Path("/images"), 96, 3, 7, tmp_path, way)
 
 
 @pytest.fixture
@@ -38,10 +38,10 @@ def data(tmp_path: Path) -> Path:
     [
         (1, 100, "timm train.py", (10, 100)),
         (1, 500, "timm train.py", (2, 500)),
-        (1, 500, "fastai fine_tune", (1, 500)),
+        (1, 500, "fastai", (1, 500)),
         (1, 2_000, "timm train.py", (1, 1_000)),  # half of them once
-        (1, 2_000, "fastai fine_tune", (1, 500)),  # a quarter, twice
-        (1, 2_000, OTHERS[0], (0.5, 2_000)),
+        (1, 2_000, "fastai", (1, 500)),  # a quarter, twice
+        (1, 2_000, TRANSFORMERS, (0.5, 2_000)),
         (0.3, 100, "timm train.py", (1, 0)),  # no time for its start
     ],
 )
@@ -50,7 +50,7 @@ def test_epochs_end_in_time(minutes: float, images: int, name: str, expected: tu
 
 
 def test_a_program_that_was_faster_or_slower_runs_again() -> None:
-    timm, fastai, fractions = (PEERS[name] for name in ("timm train.py", "fastai fine_tune", OTHERS[0]))
+    timm, fastai, fractions = (PEERS[name] for name in ("timm train.py", "fastai", TRANSFORMERS))
     assert fitting_epochs(1, 40.0, 2, 20.0, timm) == 4  # of 10 seconds each
     assert fitting_epochs(1, 50.0, 1, 20.0, fastai) == 1  # of 15
     assert fitting_epochs(1, 55.0, 1, 20.0, fractions) == pytest.approx(1.1)
@@ -59,30 +59,13 @@ def test_a_program_that_was_faster_or_slower_runs_again() -> None:
     assert fitting_epochs(1, 100.0, 1, 20.0, timm) == 1  # there is no less
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", FINE_TUNING)
 def test_a_command_has_the_seed_the_size_and_the_length(job: Job, name: str) -> None:
     words = PEERS[name].command(job)
     assert all(isinstance(word, str) for word in words) and words[0] == "python"
     text = " ".join(words)
     assert "seed 7" in text and "/images" in text and "/checkpoint" in text
-    assert ("--time_budget 30s" in text) if PEERS[name].settings is None else ("epochs 3" in text)
-
-
-def test_the_metric_of_the_transformers_script_is_beside_it(job: Job) -> None:
-    PEERS[OTHERS[0]].command(job)
-    evaluate = pytest.importorskip("evaluate")
-    metric = evaluate.load(str(job.work / "accuracy"))
-    assert metric.compute(predictions=[0, 1, 2, 2], references=[0, 1, 2, 0]) == {"accuracy": 0.75}
-
-
-def test_an_accuracy_is_read_from_where_each_program_leaves_it(job: Job) -> None:
-    output = job.work / "output"
-    (output / "run").mkdir(parents=True)
-    (output / "metrics.json").write_text('{"metrics": {"test_accuracy": 0.1}}')
-    (output / "eval_results.json").write_text('{"eval_accuracy": 0.2}')
-    (output / "run" / "summary.csv").write_text("epoch,eval_top1\n0,5.0\n1,30.0\n")
-    read = [peer.accuracy(job, "accuracy 0.9\nnoise\naccuracy 0.4\n") for peer in PEERS.values()]
-    assert read == [0.1, 0.2, 0.3, 0.4, 0.4]
+    assert ("--time_budget 30s" if name == OURS else "epochs 3") in text
 
 
 def test_the_image_processor_of_the_weights_has_the_size(data: Path, tmp_path: Path) -> None:
@@ -105,8 +88,8 @@ def test_what_is_done_is_not_done_again(data: Path, tmp_path: Path, monkeypatch:
         bench.run("timm train.py", 500, 1, 1)
         bench.run("timm train.py", 500, 0.1, 1)  # no time for anything
     assert timed == [("timm train.py", 100, 1), ("timm train.py", 300, 1), ("timm train.py", 500, 2)]
-    assert [line.get("accuracy") for line in bench.done] == [None, 0.5, None]
-    assert bench.done[0] == {"trial": "timm train.py", **TRIAL} and bench.done[1]["seconds"] == 60
+    assert [line.get("accuracy") for line in bench.results.lines] == [None, 0.5, None]
+    assert bench.results.lines[0] == {"trial": "timm train.py", **TRIAL} and bench.results.lines[1]["seconds"] == 60
 
 
 def test_the_table_has_median_interval_seconds_and_epochs() -> None:
@@ -122,15 +105,3 @@ def test_the_table_has_median_interval_seconds_and_epochs() -> None:
         "| 500 | timm train.py | no time for it | 30.0 % (28.0 % to 32.0 %), 61 s, 1 epoch of 250 of them |"
         " SGD 0.01, batch 32, no warm-up |",
     ]
-
-
-def test_scripts_that_are_there_are_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise AssertionError("it is fetched")
-
-    monkeypatch.setattr("urllib.request.urlopen", fail)
-    (tmp_path / TIMM).touch()
-    with pytest.raises(AssertionError, match="it is fetched"):
-        fetch_scripts(tmp_path)
-    (tmp_path / TRANSFORMERS).touch()
-    fetch_scripts(tmp_path)

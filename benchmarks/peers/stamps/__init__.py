@@ -1,0 +1,1 @@
+"""A folder for PYTHONPATH: what stands in it runs in each program that is measured."""
