@@ -28,7 +28,7 @@ _MOST_IMAGES = 16  # of a pass that is measured: the ratio is the same for more,
 _PASSES = 8  # of the measurement: two precisions, once to begin with and three times to be timed
 # A CPU that only emulates bf16 takes 8 to 20 times as long as in float32; one that computes it takes 0.5 to 1.5 times.
 _EMULATED = 3.0
-_TRIAL = 0.1  # seconds, of a convolution that is repeated in each precision
+_TRIAL = 0.02  # seconds, of a convolution that is repeated in each precision
 # Floating-point operations of the forward pass that is measured, at least: below, the time is that of Python.
 _FEWEST_OPERATIONS = 1e9
 
@@ -77,11 +77,11 @@ def warn_of_slow_bf16(args: FinetuneArguments) -> None:
 
 
 def bf16_slowdown() -> float:
-    """Return how many times as long a small convolution takes on this CPU in bf16 as in float32. It takes 0.2 s.
+    """Return how many times as long a small convolution takes on this CPU in bf16 as in float32. It takes 0.1 s.
 
     One thread computes it: several would wait for each other on a machine that has other work.
     """
-    images = torch.ones(8, 64, 14, 14).contiguous(memory_format=torch.channels_last)
+    images = torch.ones(4, 64, 14, 14).contiguous(memory_format=torch.channels_last)
     weights = torch.ones(64, 64, 3, 3)
     seconds, threads = {}, torch.get_num_threads()
     torch.set_num_threads(1)
@@ -100,12 +100,13 @@ def bf16_slowdown() -> float:
 def _measured(trainer: ImageClassificationTrainer) -> tuple[str, str, float | None]:
     """Return which precision is faster on a CPU, why it is chosen, and the seconds of a whole batch's training pass."""
     args, images = trainer.args, images_to_measure(trainer)
-    if images == 0:
+    if images > 0:  # sooner told than how many operations the network takes
+        slowdown = bf16_slowdown()
+        slowdown = max(gather_object([slowdown])) if args.world_size > 1 else slowdown
+        if slowdown > _EMULATED:
+            return FLOAT32, f"this CPU takes {slowdown:.0f} x as long for a convolution in bf16", None
+    if images == 0 or images * operations(trainer) < _FEWEST_OPERATIONS:
         return FLOAT32, "the run is too small to measure whether bf16 is faster", None
-    slowdown = bf16_slowdown()
-    slowdown = max(gather_object([slowdown])) if args.world_size > 1 else slowdown
-    if slowdown > _EMULATED:
-        return FLOAT32, f"this CPU takes {slowdown:.0f} x as long for a convolution in bf16", None
     limit = math.inf if args.seconds_to_use is None else MEASURING * args.seconds_to_use
     seconds = pass_seconds(trainer, images, (FLOAT32, BF16), limit)
     of_ranks = gather_object([seconds]) if args.world_size > 1 else [seconds]
@@ -117,9 +118,9 @@ def _measured(trainer: ImageClassificationTrainer) -> tuple[str, str, float | No
 
 
 def images_to_measure(trainer: ImageClassificationTrainer) -> int:
-    """Return the images of a pass that is measured, 0 where nothing is.
+    """Return the images of a pass that a run can spare the time to measure, 0 where it can spare none.
 
-    It depends on the run and the network alone, so that a command has the same answer each time.
+    It depends on the run alone, so that a command has the same answer each time.
 
     Args:
         trainer: A trainer with training images that has passed the sanity check.
@@ -129,13 +130,15 @@ def images_to_measure(trainer: ImageClassificationTrainer) -> int:
     if args.seconds_to_use is None:
         steps = args.max_steps if args.max_steps > 0 else args.num_train_epochs * len(dataset) / args.global_batch_size
         most = min(most, int(_MEASURED * steps * args.global_batch_size / args.world_size / _PASSES))
-    if most < 2:  # of which BatchNorm has no statistics
-        return 0
-    return most if most * _operations(trainer) >= _FEWEST_OPERATIONS else 0
+    return most if most >= 2 else 0  # BatchNorm has no statistics of one
 
 
-def _operations(trainer: ImageClassificationTrainer) -> float:
-    """Return the floating-point operations of the forward pass of an image."""
+def operations(trainer: ImageClassificationTrainer) -> float:
+    """Return the floating-point operations of the forward pass of an image, which the network alone decides.
+
+    Args:
+        trainer: A trainer with training images that has passed the sanity check.
+    """
     from torch.utils.flop_counter import FlopCounterMode  # only where a measurement may be worth its time
 
     inputs = trainer.prepare_batch(evenly_spaced(trainer.train_dataset, 1))

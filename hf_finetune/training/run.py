@@ -33,7 +33,7 @@ from hf_finetune.training.checkpoints.store import full_disk_told
 from hf_finetune.training.choice import choose_recipe as choose_recipe
 from hf_finetune.training.distillation import learn_from_teacher
 from hf_finetune.training.extensions.best_weights import FOLDER as BEST_WEIGHTS_FOLDER
-from hf_finetune.training.extensions.epochs import SecondEpochCallback
+from hf_finetune.training.extensions.epochs import FirstStepCallback, SecondEpochCallback
 from hf_finetune.training.finetune_result import FinetuneResult
 from hf_finetune.training.frozen.features import FeatureDataset, train_on_images
 from hf_finetune.training.frozen.policy import start_head
@@ -262,7 +262,11 @@ def _open_folder(prepared: PreparedRun) -> None:
             remarks = plan.given.as_comments() + (f"# {prepared.time.sentence}\n" if prepared.time else "")
             prepare_folder(plan.folder, to_yaml(plan.recipe) + remarks, args.overwrite_output_dir)
             fingerprint_of(prepared.images.data).save(plan.folder)
-            prepared.save_batch(plan.folder / AUGMENTED_FILE)
+            draw = partial(prepared.save_batch, plan.folder / AUGMENTED_FILE)
+            if prepared.trains:
+                prepared.trainer.add_callback(FirstStepCallback(draw))  # the first step need not wait for it
+            else:
+                draw()
         prepared.images.bad_images.persist_to(
             plan.folder, resumed=plan.checkpoint is not None, first=args.local_process_index == 0
         )

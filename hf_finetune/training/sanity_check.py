@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import nn
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from hf_finetune.training.trainer import ImageClassificationTrainer
 
 logger = get_logger(__name__)
+
+_Passed: TypeAlias = dict[tuple[Any, ...], Any]  # outputs of the network by names, shapes and dtypes of its inputs
 
 
 def sanity_check(trainer: ImageClassificationTrainer) -> None:
@@ -53,7 +55,8 @@ def sanity_check(trainer: ImageClassificationTrainer) -> None:
 
 def _check_images(trainer: ImageClassificationTrainer) -> None:
     datasets = [dataset for dataset in (trainer.train_dataset, trainer.eval_dataset) if dataset is not None]
-    sizes = [_check_batch(trainer, dataset.first(2)) for dataset in datasets]
+    passed: _Passed = {}
+    sizes = [_check_batch(trainer, dataset.first(2), passed) for dataset in datasets]
     if len(set(sizes)) > 1:
         (height, width), (eval_height, eval_width) = sizes
         logger.warning(
@@ -62,8 +65,16 @@ def _check_images(trainer: ImageClassificationTrainer) -> None:
         )
 
 
-def _check_batch(trainer: ImageClassificationTrainer, batch: dict[str, torch.Tensor]) -> tuple[int, int]:
-    """Return the (height, width) in pixels that the network is given."""
+def _check_batch(
+    trainer: ImageClassificationTrainer, batch: dict[str, torch.Tensor], passed: _Passed
+) -> tuple[int, int]:
+    """Return the (height, width) in pixels that the network is given.
+
+    Args:
+        trainer: The trainer.
+        batch: Images of a split.
+        passed: What the network gave for inputs of some shapes, which it is not given again.
+    """
     model = trainer.model
     model.train(False)
     of_size = ""
@@ -73,8 +84,11 @@ def _check_batch(trainer: ImageClassificationTrainer, batch: dict[str, torch.Ten
         labels = inputs.pop("labels")
         height, width = inputs["pixel_values"].shape[-2:]
         of_size = f" of {height} x {width} pixels"
+        shapes = tuple((name, tensor.shape, tensor.dtype) for name, tensor in inputs.items())
         with torch.no_grad(), trainer.extensions.evaluating():
-            trainer.compute_loss_func(model(**inputs), labels)
+            if shapes not in passed:
+                passed[shapes] = model(**inputs)
+            trainer.compute_loss_func(passed[shapes], labels)
         return height, width
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
@@ -118,13 +132,13 @@ def _check_image_sizes(trainer: ImageClassificationTrainer) -> None:
             f"image_size_schedule trains the backbone of {name} in less time, but it is frozen; leave it out."
         )
     batch = trainer.train_dataset.first(2)
-    full = min(_check_batch(trainer, dict(batch)))
+    full = min(_check_batch(trainer, dict(batch), {}))
     for size in schedule.values():
         if size > full:
             raise UserError(f"image_size_schedule: {size} is more than the {full} pixels of training images; use less.")
         stage.training_size = size
         try:
-            _check_batch(trainer, dict(batch))
+            _check_batch(trainer, dict(batch), {})
         except UserError as error:
             reason = str(error).partition(": ")[2].partition("; check")[0]
             raise UserError(

@@ -20,7 +20,13 @@ from hf_finetune.training import precision as module
 from hf_finetune.training import speed
 from hf_finetune.training.given import Given
 from hf_finetune.training.loss import BatchLoss
-from hf_finetune.training.precision import bf16_slowdown, choose_precision, images_to_measure, warn_of_slow_bf16
+from hf_finetune.training.precision import (
+    bf16_slowdown,
+    choose_precision,
+    images_to_measure,
+    operations,
+    warn_of_slow_bf16,
+)
 from hf_finetune.training.run import choose_recipe, run
 from hf_finetune.training.speed import pass_seconds
 from tests.helpers.networks import make_model
@@ -53,14 +59,13 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 def test_a_small_run_is_not_measured(tmp_path: Path, logged: list[str]) -> None:
     trainer = make_trainer(tmp_path, make_model("resnet"), num_train_epochs=1000)
-    assert images_to_measure(trainer) == 0  # of a network that is small
+    assert images_to_measure(trainer) == 16 and 0 < 16 * operations(trainer) < 1e9  # of a network that is small
     assert choose_precision(trainer) is None
     assert trainer.args.precision == "float32"
     assert logged[1:] == ["Precision: float32; the run is too small to measure whether bf16 is faster."]
 
 
-def test_so_many_images_are_measured_as_the_run_can_spare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_FEWEST_OPERATIONS", 0)
+def test_so_many_images_are_measured_as_the_run_can_spare(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, make_model("resnet"), num_train_epochs=50)
     assert images_to_measure(trainer) == 8  # 64 of the 3,200 images, 8 times
     trainer.args.num_train_epochs = 1000
@@ -71,8 +76,6 @@ def test_so_many_images_are_measured_as_the_run_can_spare(tmp_path: Path, monkey
     assert images_to_measure(trainer) == 0
     trainer.args.seconds_to_use = 60.0
     assert images_to_measure(trainer) == 16
-    monkeypatch.setattr(module, "_FEWEST_OPERATIONS", 1e12)
-    assert images_to_measure(trainer) == 0
 
 
 @pytest.mark.parametrize(("gain", "chosen"), [(1.25, "bf16"), (1.15, "float32"), (0.5, "float32")])
@@ -92,6 +95,7 @@ def test_the_slowest_of_several_processes_decides(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(module, "gather_object", lambda own: seconds if isinstance(own[0], dict) else own)
     monkeypatch.setattr(module, "pass_seconds", lambda *_: seconds[0])
     monkeypatch.setattr(module, "images_to_measure", lambda _: 4)
+    monkeypatch.setattr(module, "operations", lambda _: 1e12)
     used: list[str] = []
     args = SimpleNamespace(precision="auto", device=torch.device("cpu"), world_size=2, train_batch_size=8)
     args.seconds_to_use, args.use_precision = None, used.append

@@ -1,4 +1,4 @@
-"""What depends on which epoch begins."""
+"""What depends on which epoch begins, or on the first step."""
 
 from __future__ import annotations
 
@@ -21,6 +21,24 @@ class EpochOfDraws(Extension):
     ) -> None:
         """Tell the epoch, counted from 0."""
         self.loop.set_epoch(int(state.epoch or 0))
+
+
+class FirstStepCallback(TrainerCallback):
+    """Does some work once, when the first optimizer step of this process is over."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        """Create the callback.
+
+        Args:
+            work: What is done.
+        """
+        self.work: Callable[[], None] | None = work
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Do the work after the first step."""
+        work, self.work = self.work, None
+        if work is not None:
+            work()
 
 
 class SecondEpochCallback(TrainerCallback):
