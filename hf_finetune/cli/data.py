@@ -7,7 +7,7 @@ import argparse
 from hf_finetune.cli.command import Command, check_settings, importing
 from hf_finetune.cli.flags import DATA_FLAGS, add_argument_flags, flag_values
 
-_NOT_OF_CHECK = ("dataset", "num_labels", "on_bad_image", "value_range", "max_eval_samples")
+_NOT_OF_CHECK = ("dataset", "num_labels", "on_bad_image", "image_channels", "value_range", "max_eval_samples")
 _NOT_OF_STATS = ("dataset", "max_eval_samples", "model_revision", "trust_remote_code", "per_device_eval_batch_size")
 _STATS_FLAGS = [name for name in DATA_FLAGS if name not in (*_NOT_OF_STATS, "dataloader_num_workers", "use_cpu")]
 _CHECK_FLAGS = ("group_column", *(name for name in DATA_FLAGS if name not in _NOT_OF_CHECK))

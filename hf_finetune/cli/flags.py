@@ -32,6 +32,7 @@ DATA_FLAGS = (
     "test_split",
     "max_eval_samples",
     "on_bad_image",
+    "image_channels",
     "value_range",
     "streaming",
     "num_labels",

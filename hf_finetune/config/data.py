@@ -121,11 +121,19 @@ class DataArguments:
         metadata={"help": "With crop, evaluation resizes the short side to image_size / crop_pct before it crops."},
     )
     image_mean: list[float] | None = field(
-        default=None, metadata={"help": "Mean of each channel on the scale of 0 to 255."}
+        default=None,
+        metadata={"help": "Mean of each channel on the scale of 0 to 255, or of the file with image_channels."},
     )
     image_std: list[float] | None = field(
         default=None,
-        metadata={"help": "Standard deviation of each channel on the scale of 0 to 255."},
+        metadata={"help": "Standard deviation of each channel on the same scale as image_mean."},
+    )
+    image_channels: int | None = field(
+        default=None,
+        metadata={
+            "help": "Read images as they are stored, with this many channels, from TIFF files or arrays (.npy). Absent:"
+            " RGB, or what such files show."
+        },
     )
     value_range: list[float] | None = field(
         default=None,

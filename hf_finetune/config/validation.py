@@ -129,6 +129,7 @@ def check_data(data: DataArguments) -> None:
         )
     _check_at_least_one(data, ("max_train_samples", "max_eval_samples", "shuffle_buffer_size"))
     _check_value_range(data.value_range)
+    _check_image_channels(data)
     if not 0 <= data.validation_fraction < 1:
         raise UserError(
             f"validation_fraction is {data.validation_fraction}; use a fraction of at least 0 and below 1, such as 0.1."
@@ -166,6 +167,22 @@ def _check_value_range(value_range: list[float] | None) -> None:
     if len(value_range) != 2 or not all(map(math.isfinite, value_range)) or value_range[0] >= value_range[1]:
         shown = " ".join(f"{value:g}" for value in value_range)
         raise UserError(f"value_range is {shown}; use two numbers, the lower first, such as --value_range 0 4095.")
+
+
+def _check_image_channels(data: DataArguments) -> None:
+    channels = data.image_channels
+    if channels is None:
+        return
+    if channels < 1:
+        raise UserError(f"image_channels is {channels}; use a number of at least 1, such as 13.")
+    if data.streaming:
+        raise UserError("image_channels is for images that are not streamed; leave --streaming out.")
+    if data.decode_cache == "always" and channels != 3:
+        raise UserError("decode_cache keeps RGB, and image_channels is set; use --decode_cache auto.")
+    if data.value_range is not None and channels != 3:
+        raise UserError(
+            "value_range makes 8 bits of more, and with image_channels values stay as they are stored; leave one out."
+        )
 
 
 def _check_label_from_name(pattern: str) -> None:

@@ -24,6 +24,7 @@ from hf_finetune.data.columns import (
 from hf_finetune.data.dataset import EarlierImages, ImageDataset
 from hf_finetune.data.duplicates import leave_out_duplicates
 from hf_finetune.data.folds import Rows, fold_of_rows, group_split, note_shared_groups, read_groups
+from hf_finetune.data.image_channels import find_channels
 from hf_finetune.data.images.decoding import NO_SUCH_FILE
 from hf_finetune.data.images.header_cache import HeaderCache
 from hf_finetune.data.images.header_check import (
@@ -122,6 +123,7 @@ def load_image_dataset(
     totals = _hold_out_validation(result, arguments, seed, groups)
     pa.default_memory_pool().release_unused()  # what converting and comparing the columns took
     _limit(result, arguments, seed)
+    find_channels(result, arguments.image_channels)
     _check_images(result, raw, arguments.on_bad_image, earlier, seed)
     # A resumed run leaves out what the run left out when it began, which `_check_images` has done, and no more.
     if require_train and earlier is None:
@@ -307,7 +309,8 @@ def _check_images(
     cache = HeaderCache(str(raw.folder.absolute() if raw.folder else raw.source))
     for role, dataset in result.splits.items():
         files = are_files(dataset)
-        check = check_headers(dataset, on_bad_image == "skip" or files, cache if files else None)
+        known = cache if files and result.channels is None else None
+        check = check_headers(dataset, on_bad_image == "skip" or files, known, result.channels)
         sizes |= check.sizes
         result.unused[role] = count_unused(check.headers)
         complete &= check.complete

@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
-from hf_finetune.data.images.decoding import IMAGE_EXTENSIONS
+from hf_finetune.data.images.decoding import ARRAY_EXTENSION, IMAGE_EXTENSIONS
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.errors import UserError, did_you_mean
 
 SPLIT_COLUMN = "split"  # a table's column of this name assigns each row to a split
 
-_IMAGE_NAME = rf"(?i)({'|'.join(extension.replace('.', '[.]') for extension in IMAGE_EXTENSIONS)})$"
+_NAMES = (*IMAGE_EXTENSIONS, ARRAY_EXTENSION)
+_IMAGE_NAME = rf"(?i)({'|'.join(extension.replace('.', '[.]') for extension in _NAMES)})$"
 _ABSOLUTE_PATH = r"^(/|\\\\|[A-Za-z]:[\\/])"
 _URL = r"^(?i)([a-z][a-z0-9+.-]+://|data:)"
 _IMAGE_STORAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})

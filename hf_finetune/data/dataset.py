@@ -51,6 +51,7 @@ class ImageDataset:
             catalog where a sample agrees with it. None where they differ or are not known.
         aspects: The least and the greatest height / width of the images whose headers were read, None without any.
         wide_values: The values of images of more than 8 bits, by a look at some; None where there are no such images.
+        channels: How many channels the images have, which are read as they are stored; None for RGB of 8 bits.
         revision: The commit of a dataset that the Hub gave.
         sources: By role, the undivided split of the source that `sample_index` refers to, as the one column `image`.
             A streamed split has none.
@@ -74,6 +75,7 @@ class ImageDataset:
     image_sizes: tuple[int, int] | None = None
     aspects: tuple[float, float] | None = None
     wide_values: FoundValues | None = None
+    channels: int | None = None
     revision: str | None = None
     sources: dict[str, Dataset] = field(default_factory=dict)
     source_labels: dict[str, npt.NDArray[Any]] = field(default_factory=dict)

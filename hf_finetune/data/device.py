@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 from transformers import BaseImageProcessor
 from transformers.image_processing_backends import TorchvisionBackend
 
+from hf_finetune.data.images.bands import shown_bands
 from hf_finetune.data.transforms.build import NO_TRANSFORMS, TrainTransforms
 
 # What the observer of the transforms is told of steps that are none of them.
@@ -17,9 +19,12 @@ NORMALIZED, REDUCED = "normalized", "reduced"
 
 
 class DeviceStage:
-    """Turn a uint8 batch of stage one into normalized float32 pixels on the same device, in training and evaluation.
+    """Turn a batch of stage one, uint8 or as it is stored, into normalized float32 pixels on the same device.
+
+    It serves training and evaluation.
 
     Attributes:
+        channels: How many channels images have that are read as they are stored; None for RGB.
         training_size: The shorter side of training images in pixels, to which a batch is reduced at last; None leaves
             it as it is.
         observer: Called with each batch that is prepared, and whether it is one of training; it may take from the batch
@@ -41,14 +46,15 @@ class DeviceStage:
             image_processor: The model's image processor, for batches of evaluation.
             uniform: Whether all images have one small size, so that stage one has not resized them.
             transforms: The recipe's transforms, for batches of training.
-            mean: The mean of each channel in units of 0 to 255, for batches of training.
-            std: The standard deviation of each channel in units of 0 to 255, for batches of training.
+            mean: The mean of each channel in units of the pixels, 0 to 255 in RGB, for batches of training.
+            std: The standard deviation of each channel in these units, for batches of training.
             num_labels: The number of classes, for transforms that mix labels.
         """
         self.image_processor = image_processor
         self.uniform = uniform
         self.transforms = transforms
         self.num_labels = num_labels
+        self.channels: int | None = getattr(image_processor, "image_channels", None)
         self.training_size: int | None = None
         self.observer: Callable[[dict[str, torch.Tensor], bool], None] | None = None
         deviation = torch.tensor(std)
@@ -75,7 +81,7 @@ class DeviceStage:
             images, labels = self.transforms.apply_to_normalized(images, batch["labels"], keys, self.num_labels)
             images = self._reduce(images)
             batch = {**batch, "labels": labels}
-        elif images.dtype == torch.uint8:
+        elif images.dtype == torch.uint8 or self.channels is not None:
             images = self._process(images)
         batch = {**batch, "pixel_values": images.contiguous(memory_format=torch.channels_last)}
         if self.observer is not None:
@@ -94,7 +100,13 @@ class DeviceStage:
         return reduced
 
     def levels(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Return normalized images, float32 (batch, 3, height, width), as uint8 that can be looked at, on the CPU."""
+        """Return normalized images, float32 (batch, 3, height, width), as uint8 that can be looked at, on the CPU.
+
+        Images that are not RGB may have any number of channels, and are shown as `shown_bands` does.
+        """
+        if self.channels is not None:
+            shown = [np.asarray(shown_bands(image)) for image in pixel_values.cpu().numpy()]
+            return torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2)
         scale, offset = (tensor.cpu()[:, None, None] for tensor in (self.scale, self.offset))
         return ((pixel_values.cpu() - offset) / scale).clamp(0, 255).round().to(torch.uint8)
 

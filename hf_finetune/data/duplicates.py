@@ -75,7 +75,7 @@ def leave_out_duplicates(data: ImageDataset, drop: bool) -> npt.NDArray[np.int64
         return kept
     splits = [split for role in roles if isinstance(split := data.splits[role], Dataset)]
     images = [arrow_column(split.select_columns(["image"]), "image") for split in splits]
-    hashes, part = _hash(images, every=drop)
+    hashes, part = _hash(images, drop, decoded=data.channels is None)
     by_role = dict(zip(roles, np.split(hashes, np.cumsum([len(column) for column in images])[:-1]), strict=True))
     shared = find_shared(data, by_role)
     if shared is None:
@@ -137,12 +137,15 @@ def _name(data: ImageDataset, role: str, row: int) -> str:
     return name_of_row(data, role, split[row]["sample_index"])
 
 
-def _hash(images: Sequence[pa.ChunkedArray], every: bool) -> tuple[Hashes, bool]:
-    """Return a hash for each image of all splits, and whether images were passed over because they are many."""
+def _hash(images: Sequence[pa.ChunkedArray], every: bool, decoded: bool) -> tuple[Hashes, bool]:
+    """Return a hash for each image of all splits, and whether images were passed over because they are many.
+
+    Where they are not to be `decoded`, because they are no images in RGB, their files are compared.
+    """
     column = pa.chunked_array([chunk for split in images for chunk in split.chunks], images[0].type)
     split_of = np.repeat(np.arange(len(images)), [len(split) for split in images])
     sizes = _sizes(column)
-    if len(column) <= _DECODED and sizes.sum() <= _DECODED_BYTES:
+    if decoded and len(column) <= _DECODED and sizes.sum() <= _DECODED_BYTES:
         return _hash_rows(column, np.arange(len(column)), _hash_pixels), False
     hashes = sizes.astype(np.uint64)
     candidates = np.flatnonzero(_in_two_splits(hashes, split_of))

@@ -198,6 +198,11 @@ def _in_folder(folder: Path, notes: list[str]) -> Iterator[Path]:
         found = True
         yield folder / name
     if not found:
+        left_out = LeftOut(arrays=True)
+        for name in image_files(str(folder), "", left_out):
+            found = True
+            yield folder / name
+    if not found:
         shards = sorted(name for name in left_out.other if name.lower().endswith((*TARS, ".parquet")))
         advice = f"name its files, such as {folder / shards[0]}" if shards else "use a folder that does, or image files"
         raise UserError(f"{folder} holds no images; {advice}.")

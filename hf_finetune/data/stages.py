@@ -18,7 +18,7 @@ from transformers import BaseImageProcessor
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 
 from hf_finetune.data.images.decoding import AS_STORED, Decoding, decode_image
-from hf_finetune.data.images.pixels import decode_pixels
+from hf_finetune.data.images.pixels import pixels_reader
 from hf_finetune.data.transforms.build import TrainTransforms
 from hf_finetune.data.transforms.letterbox import check_room
 from hf_finetune.data.transforms.randomness import alternating_keys, draw_keys
@@ -30,6 +30,9 @@ def decoding_of(image_processor: BaseImageProcessor) -> Decoding:
     `pipeline` hands it images in RGB, in which only a transparent colour is left of transparency. The processor itself
     is tried, because not every version of Transformers fills it with white.
     """
+    channels = getattr(image_processor, "image_channels", None)
+    if channels is not None:
+        return Decoding(channels=channels)
     value_range = getattr(image_processor, "value_range", None)
     as_stored = AS_STORED if value_range is None else Decoding(value_range=tuple(value_range))
     of_transformers = isinstance(image_processor, TorchvisionBackend | PilBackend)
@@ -94,7 +97,8 @@ class TrainingStage:
                 width, 3)), `label` and `sample_index`.
 
         Returns:
-            `pixel_values`, uint8 of shape (batch, 3, height, width); `labels` (see `as_labels`), and `draw_keys`, int64
+            `pixel_values`, uint8 of shape (batch, 3, height, width), or float32 with the channels of images that are
+            read as they are stored; `labels` (see `as_labels`), and `draw_keys`, int64
             of shape (batch,).
 
         Raises:
@@ -147,8 +151,8 @@ class EvaluationStage:
         """Prepare a batch; see `TrainingStage`.
 
         Returns:
-            `pixel_values` of shape (batch, 3, height, width), uint8, or float32 where the processor has normalized them
-            already; and `labels` (see `as_labels`).
+            `pixel_values` of shape (batch, channels, height, width), uint8; or float32, of images that are read as they
+            are stored, and where the processor has normalized them already; and `labels` (see `as_labels`).
 
         Raises:
             UnreadableImage: An image cannot be decoded, or is so long that padding leaves nothing of it.
@@ -157,10 +161,12 @@ class EvaluationStage:
         if "pixels" in rows and self.batched:
             images = torch.from_numpy(rows["pixels"]).permute(0, 3, 1, 2)
         elif self.batched:
-            images = [decode_pixels(image, self.decoding) for image in rows["image"]]
+            images = list(map(pixels_reader(self.decoding), rows["image"]))
             self._check_room(rows, [(image.shape[1], image.shape[2]) for image in images])
             if not self.uniform:
-                images = self.image_processor(images, do_rescale=False, do_normalize=False)["pixel_values"]
+                images = self.image_processor(
+                    images, do_rescale=False, do_normalize=False, input_data_format="channels_first"
+                )["pixel_values"]
         else:
             if "pixels" in rows:
                 decoded = [PIL.Image.fromarray(pixels) for pixels in rows["pixels"]]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from transformers import BaseImageProcessor
 
+from hf_finetune.data.images.bands import shown_bands
 from hf_finetune.evaluation.labelled import fitting, font_for
 from hf_finetune.models.processor import describe
 from hf_finetune.shown_text import one_line
@@ -24,16 +25,18 @@ _LEAST_COVER, _MOST_COVER = 0.35, 0.6  # of an image by the colour, where the ma
 
 
 def network_views(pixel_values: torch.Tensor, image_processor: BaseImageProcessor) -> list[Image.Image]:
-    """Return images as a network sees them, in RGB.
+    """Return images as a network sees them, in RGB; see `shown_bands` for images that are not.
 
     Args:
-        pixel_values: Images of stage one (`EvaluationStage`), (batch, 3, height, width): uint8, or float32 where they
-            are normalized already.
+        pixel_values: Images of stage one (`EvaluationStage`), (batch, channels, height, width): uint8, or float32 where
+            they are not RGB, or are normalized already.
         image_processor: What normalized them.
     """
+    figures = describe(image_processor)
+    if figures.channels is not None:
+        return [shown_bands(image) for image in pixel_values.float().cpu().numpy()]
     levels = pixel_values.float()
     if pixel_values.dtype != torch.uint8:
-        figures = describe(image_processor)
         mean, std = (torch.tensor(values)[:, None, None] for values in (figures.mean, figures.std))
         levels = levels * std + mean
     if getattr(image_processor, "do_flip_channel_order", False):

@@ -43,9 +43,9 @@ from hf_finetune.evaluation.report import (
     shown_metrics,
     worst_classes,
 )
+from hf_finetune.hub.loading import loading_needs, usage_code
 from hf_finetune.hub.markdown import block, escape, prose, table
 from hf_finetune.hub.redaction import without_private_text
-from hf_finetune.models import is_own_architecture
 from hf_finetune.shown_text import one_line
 
 _MOST_WORST, _MOST_BEST = 50, 10  # classes in the card
@@ -86,10 +86,7 @@ The scores were calibrated on validation: the head's last layer is divided by a 
 {% endif %}## How to use it
 
 ```python
-from transformers import pipeline
-
-classifier = pipeline("image-classification", model={{ name }}{{ needs.arguments }})
-classifier("image.jpg"{% if several %}, top_k=None{% endif %})
+{{ code }}
 ```
 {% if several %}
 The probability of each class is its own, and they do not add up to 1. `thresholds` of `config.json`, in the order of
@@ -217,13 +214,13 @@ def write_model_card(context: ModelCardContext, folder: str | os.PathLike[str]) 
         }
     )
     config = folder / "config.json"
-    needs = loading_needs(json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {})
+    saved = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
     card = ModelCard.from_template(
         _metadata(context),
         template_str=_TEMPLATE,
         title=prose(context.model_name),
-        name=json.dumps(context.model_name, ensure_ascii=False),
-        needs=needs,
+        code=usage_code(saved, json.dumps(context.model_name, ensure_ascii=False), context.several),
+        needs=loading_needs(saved),
         how_saved=context.how_saved,
         num_labels=f"{context.num_labels:,}",
         origin=_origin(context.base_model),
@@ -284,23 +281,6 @@ def _is_local_path(key: str, value: Any) -> bool:
     if not isinstance(value, (str, os.PathLike)) or (key == "dataset" and value in CATALOG):
         return False
     return str(value).startswith(("/", "~", ".")) or Path(value).exists()
-
-
-def loading_needs(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return what `pipeline` needs to load a saved model, by its config.json: more `arguments`, and a `sentence`."""
-    code = config.get("auto_map", {}).get("AutoModelForImageClassification")
-    if code is not None:
-        sentence = (
-            f"The network's code, `{code.split('.')[0]}.py`, comes with the weights, and `trust_remote_code` runs it."
-        )
-        if is_own_architecture(config["model_type"]):
-            sentence += " Where hf_finetune is installed, `import hf_finetune.models` replaces it."
-        return {"arguments": ", trust_remote_code=True", "sentence": sentence}
-    if "image-classification" in config.get("custom_pipelines", {}):
-        return {"arguments": ", trust_remote_code=True", "sentence": ""}
-    if config.get("model_type") == "timm_wrapper":
-        return {"arguments": "", "sentence": "The package timm is needed: `pip install timm`."}
-    return {"arguments": "", "sentence": ""}
 
 
 def library_versions() -> dict[str, str]:

@@ -214,7 +214,7 @@ def _public_content(path: Path, repository: str) -> Path | bytes:
     """
     if path.name == "README.md":
         text = path.read_text(encoding="utf-8")
-        return re.sub(r'(pipeline\([^)\n]*model=)"(?:[^"\\\n]|\\.)*"', rf'\1"{repository}"', text).encode()
+        return re.sub(r'(pipeline\([^)\n]*model=|\bpredict\()"(?:[^"\\\n]|\\.)*"', rf'\1"{repository}"', text).encode()
     if path.name == RECIPE_FILE:
         text = path.read_text(encoding="utf-8")
         comments = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))

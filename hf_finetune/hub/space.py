@@ -13,7 +13,8 @@ from huggingface_hub import SpaceCard, SpaceCardData
 from transformers import PreTrainedConfig
 
 from hf_finetune.errors import UserError, first_line
-from hf_finetune.hub.model_card import is_hub_id, loading_needs
+from hf_finetune.hub.loading import loading_needs
+from hf_finetune.hub.model_card import is_hub_id
 from hf_finetune.logs import get_logger
 from hf_finetune.models.quiet import quiet_transformers
 
@@ -83,6 +84,11 @@ def write_space(model: str, output: str | Path | None = None) -> Path:
             config, _ = PreTrainedConfig.get_config_dict(model)
     except (OSError, ValueError) as error:
         raise UserError(f"{model} cannot be had from the Hub: {first_line(error)}.") from error
+    if config.get("image_channels") is not None:
+        raise UserError(
+            f"{model} takes images of {config['image_channels']} channels as they are stored, which a Space does not"
+            " open; use hf-finetune predict."
+        )
     needs = loading_needs(config)
     folder.mkdir(parents=True, exist_ok=True)
     text = _APP.format(

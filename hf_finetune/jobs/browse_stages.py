@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from torch import nn
 
 from hf_finetune.data.batches import ImageBatches
 from hf_finetune.data.device import NORMALIZED, REDUCED
-from hf_finetune.data.images.decoding import OpenImage, UnreadableImage, decode_image
+from hf_finetune.data.images.bands import look, read_bands, shown_bands
+from hf_finetune.data.images.decoding import Decoding, OpenImage, UnreadableImage, decode_image
 from hf_finetune.data.stages import TrainingStage
 from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.data.transforms.given import GivenTransform
@@ -172,11 +174,14 @@ def _seen(
     else:
         places = np.asarray(rows) % len(dataset)
         values, indices = dataset.split[places]["image"], dataset.sample_index[places].tolist()
-    decoded = tuple(np.asarray(decode_image(value, dataset.stage.decoding)) for value in values)
+    how = dataset.stage.decoding
+    read = partial(decode_image, how=how) if how.channels is None else partial(read_bands, channels=how.channels)
+    stored = tuple(np.asarray(read(value)) for value in values)
+    decoded = stored if how.channels is None else tuple(np.asarray(shown_bands(image)) for image in stored)
     batch = images.batches["train"].stage({"image": values, "label": seen["stated"].numpy()})
     evaluated = trainer.prepare_batch(batch)["pixel_values"].cpu()
     evaluation = _stage(trainer, "as in evaluation", _evaluation_in_words(assembly), _ON_BATCH, list(evaluated))
-    file = SeenStage("decoded", _files_in_words(values), _FILE, decoded, *_range_of(decoded))
+    file = SeenStage("decoded", _files_in_words(values, how), _FILE, decoded, *_range_of(stored))
     return SeenImages(
         tuple(images.bad_images.name("train", index) for index in indices),
         seen["stated"],
@@ -207,7 +212,7 @@ def _training_stages(assembly: Assembly, recorder: _Recorder) -> tuple[SeenStage
 def _stage(
     trainer: ImageClassificationTrainer, name: str, parameters: str, place: str, images: Sequence[torch.Tensor]
 ) -> SeenStage:
-    """Return a stage with its images, uint8 or normalized, (3, height, width) each."""
+    """Return a stage with its images, uint8, normalized or as it is stored, (channels, height, width) each."""
     low, high = _range_of([image.numpy() for image in images])
     shown = [trainer.device_stage.levels(image[None])[0] if image.is_floating_point() else image for image in images]
     return SeenStage(name, parameters, place, tuple(image.permute(1, 2, 0).numpy() for image in shown), low, high)
@@ -259,7 +264,8 @@ def _word(value: Any) -> str:
 def _normalization_in_words(assembly: Assembly) -> str:
     figures = describe(assembly.images.image_processor)
     mean, std = (", ".join(f"{value:.1f}" for value in values) for values in (figures.mean, figures.std))
-    return f"(value - mean) / std, mean {mean}, std {std}, of 0 to 255; shown un-normalized"
+    units = "of 0 to 255; shown un-normalized" if figures.channels is None else "in the units of the files"
+    return f"(value - mean) / std, mean {mean}, std {std}, {units}"
 
 
 def _evaluation_in_words(assembly: Assembly) -> str:
@@ -269,7 +275,10 @@ def _evaluation_in_words(assembly: Assembly) -> str:
     return f"resize_mode {figures.resize_mode} to {height} x {width}{cut}, {figures.resample}, normalized"
 
 
-def _files_in_words(values: Sequence[Any]) -> str:
+def _files_in_words(values: Sequence[Any], how: Decoding) -> str:
+    if how.channels is not None:
+        kinds = {f"{how.channels} channels of {look(value, how.channels).dtype}" for value in values}
+        return f"{'; '.join(sorted(kinds))}; shown: three of them, from percentile 2 to 98"
     kinds = set()
     for value in values:
         with OpenImage(value) as opened:

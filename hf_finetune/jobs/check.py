@@ -74,6 +74,11 @@ def run_check(
     if arguments.streaming:
         raise UserError("check compares all images of a dataset, which are not streamed; leave --streaming out.")
     data = load_data(arguments, args, require_train=False, given=None if given is None else given.raw)
+    if data.channels is not None:
+        raise UserError(
+            f"check looks at images in RGB, and those of {data.source} have {data.channels} channels; hf-finetune stats"
+            " measures them, and a training checks every file first."
+        )
     args.prepare_for_run(has_validation=False)
     roles = _choose_roles(data, splits)
     workers = args.dataloader_num_workers or usable_cores()

@@ -25,7 +25,7 @@ from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.images.decoding import decode_image
 from hf_finetune.data.labels import match_classes
 from hf_finetune.data.splits import random_subset
-from hf_finetune.data.stages import EvaluationStage
+from hf_finetune.data.stages import EvaluationStage, decoding_of
 from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.evaluation.metrics import as_percent
 from hf_finetune.exporters.base import Agreement, Logits, LogitsOf, need_packages
@@ -35,8 +35,9 @@ from hf_finetune.jobs.export_preprocessing import check_preprocessing
 from hf_finetune.logs import get_logger, log_lines, progress_bar
 from hf_finetune.models.head import class_names
 from hf_finetune.models.load import load_trained, open_source
-from hf_finetune.models.processor import describe, load_image_processor
+from hf_finetune.models.processor import Preprocessing, describe, load_image_processor
 from hf_finetune.tasks import DEFAULT_THRESHOLD, task_of
+from hf_finetune.training.channels import as_trained, check_same_channels
 from hf_finetune.training.wiring import load_data
 
 logger = get_logger(__name__)
@@ -82,17 +83,29 @@ def export_model(
     )
     form = _format(format, with_preprocessing, opset)
     path = _target(model, form, output, quantize, data_arguments.dataset)
-    data = load_data(data_arguments, args, require_train=False) if data_arguments.dataset else None
     source = open_source(model_arguments)
+    data_arguments = as_trained(source, data_arguments)
+    data = load_data(data_arguments, args, require_train=False) if data_arguments.dataset else None
     network = load_trained(source)
     image_processor = load_image_processor(source, network.config)
+    channels = decoding_of(image_processor).channels
+    if data is not None:
+        check_same_channels(channels, data)
+    if with_preprocessing and channels is not None:
+        raise UserError(
+            f"--with_preprocessing is for RGB of 8 bits, and {model} takes {channels} channels as they are stored; leave"
+            " it out."
+        )
 
     uniform = data is not None and data.uniform
     stage, device_stage = EvaluationStage(image_processor, uniform), DeviceStage(image_processor, uniform)
     if data is None:
         sides = [describe(image_processor).sides] * _NOISE_IMAGES
-        rows = stage({"image": list(_noise(sides, args.seed)), "label": [-1] * _NOISE_IMAGES})
-        samples: Any = [{"pixel_values": image, "labels": -1} for image in rows["pixel_values"]]
+        if channels is None:
+            noise = stage({"image": list(_noise(sides, args.seed)), "label": [-1] * _NOISE_IMAGES})["pixel_values"]
+        else:
+            noise = _noise_of_channels(describe(image_processor), args.seed)
+        samples: Any = [{"pixel_values": image, "labels": -1} for image in noise]
         name = "noise; for real ones use --dataset, as for hf-finetune evaluate"
     else:
         role = next(role for role in ("test", "validation", "train") if role in data.splits)
@@ -213,6 +226,14 @@ def _noise(sides: Iterable[tuple[int, int]], seed: int) -> Iterator[PIL.Image.Im
     generator = np.random.default_rng(seed)
     for side in sides:
         yield PIL.Image.fromarray(generator.integers(0, 256, (*side, 3), dtype=np.uint8))
+
+
+def _noise_of_channels(figures: Preprocessing, seed: int) -> torch.Tensor:
+    """Return images of noise with the mean and the standard deviation of each channel, as they would be stored."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(_NOISE_IMAGES, len(figures.mean), *figures.sides, generator=generator)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (figures.mean, figures.std))
+    return noise * std + mean
 
 
 def _decoded(split: Dataset, stage: EvaluationStage, args: FinetuneArguments) -> Iterator[PIL.Image.Image]:

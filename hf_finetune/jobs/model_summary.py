@@ -21,6 +21,7 @@ from hf_finetune.errors import UserError, first_line
 from hf_finetune.evaluation.report import to_json
 from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.logs import write_result
+from hf_finetune.models.channels import channels_of
 from hf_finetune.models.image_size import match_image_size
 from hf_finetune.models.load import open_source
 from hf_finetune.models.processor import describe, load_image_processor
@@ -175,7 +176,7 @@ def run_summary(
 
 
 def _images(config: PreTrainedConfig, batch: int, sides: tuple[int, int], device: str) -> torch.Tensor:
-    return torch.zeros(batch, getattr(config, "num_channels", 3), *sides, device=device)
+    return torch.zeros(batch, channels_of(config), *sides, device=device)
 
 
 def _counted(network: PreTrainedModel, name: str, sides: tuple[int, int], depth: int) -> tuple[tuple[Part, ...], int]:

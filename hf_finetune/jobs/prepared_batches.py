@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from hf_finetune.cores import default_workers, usable_cores
 from hf_finetune.data.collate import pass_on
 from hf_finetune.data.image_list import ImageList, NamedImage
+from hf_finetune.data.images.bands import read_band_header
 from hf_finetune.data.images.decoding import OpenImage, Unused
 from hf_finetune.data.images.levels import is_wide
 from hf_finetune.data.images.pixels import ordinary_jpeg_size
@@ -22,6 +23,7 @@ from hf_finetune.errors import UserError
 from hf_finetune.training.loader_errors import leave_a_lost_parent_to_itself, loader_errors_in_one_line
 
 _PIXELS = 2**24  # of images that are decoded before they are resized together, unless one alone has more
+_RGB = 3  # channels of the images that these pixels are counted for
 _FEW_BATCHES = 2  # up to which workers would take longer to start than to help
 
 
@@ -59,7 +61,7 @@ class PreparedBatches(Dataset[PreparedBatch]):
         for place, image in enumerate(self._images.read(rows)):
             batch.names.append(image.name)
             try:
-                pixels += _look(image, place, batch)
+                pixels += self._look(image, place, batch)
             except UserError as error:
                 batch.errors[place] = str(error)
                 continue
@@ -72,6 +74,15 @@ class PreparedBatches(Dataset[PreparedBatch]):
             batch.pixel_values = torch.cat(parts)
             pass_on({"pixel_values": batch.pixel_values})
         return batch
+
+    def _look(self, image: NamedImage, place: int, batch: PreparedBatch) -> int:
+        """Note what the header of an image shows, and return the number of values that stand for its pixels."""
+        channels = self._stage.decoding.channels
+        if channels is None:
+            return _look_at_rgb(image, place, batch)
+        header = read_band_header(image.value, channels)
+        batch.unused[place] = Unused.NONE
+        return -(-header.height * header.width * channels // _RGB)
 
     def _prepare(self, images: dict[int, NamedImage], batch: PreparedBatch) -> list[torch.Tensor]:
         """Return images as one tensor, or where one of them cannot be read, each as its own."""
@@ -89,7 +100,7 @@ class PreparedBatches(Dataset[PreparedBatch]):
         return [part for place, image in images.items() for part in self._prepare({place: image}, batch)]
 
 
-def _look(image: NamedImage, place: int, batch: PreparedBatch) -> int:
+def _look_at_rgb(image: NamedImage, place: int, batch: PreparedBatch) -> int:
     """Note what the header of an image shows, and return the number of its pixels."""
     content = image.value.get("bytes") if isinstance(image.value, dict) else None
     size = ordinary_jpeg_size(content) if isinstance(content, bytes) else None

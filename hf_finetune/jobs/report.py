@@ -105,5 +105,6 @@ def _reader(run: RunFiles, answers: Answers) -> tuple[_Images | None, str]:
     if data.label_names != list(answers.label_names) or not np.array_equal(labels, answers.labels[found]):
         return None, f"{data.source} has other labels than the run had"
     value_range = run.config.get("value_range")
-    how = Decoding(value_range=None if value_range is None else (value_range[0], value_range[1]))
+    channels = run.config.get("image_channels")
+    how = Decoding(value_range=None if value_range is None else (value_range[0], value_range[1]), channels=channels)
     return _Images(data.sources[role], rows, how), ""

@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from datasets import Dataset
-
 from hf_finetune.config.arguments import build_arguments
 from hf_finetune.config.recipe import Recipe
-from hf_finetune.cores import usable_cores
-from hf_finetune.data.dataset import ImageDataset, Split
-from hf_finetune.data.images.decoding import Decoding, UnreadableImage, decode_image
+from hf_finetune.data.dataset import ImageDataset
+from hf_finetune.data.images.decoding import Decoding
 from hf_finetune.data.images.value_range import choose_range
+from hf_finetune.data.moments import measure
 from hf_finetune.data.sources.objects import GivenDataset
-from hf_finetune.data.splits import random_subset, split_role
-from hf_finetune.data.streaming.split import StreamedSplit
+from hf_finetune.data.splits import split_role
 from hf_finetune.errors import UserError
 from hf_finetune.evaluation.report import to_json
 from hf_finetune.hub.redaction import without_private_text
-from hf_finetune.interrupts import leave_if_interrupted
-from hf_finetune.logs import get_logger, progress_bar, write_result
+from hf_finetune.logs import get_logger, write_result
+from hf_finetune.training.channels import rounded
 from hf_finetune.training.wiring import load_data
 
 logger = get_logger(__name__)
 
 IMAGES = 10_000
-_CHUNK = 256  # images in memory at a time
-_SECONDS_BEFORE_BAR = 2
 _CHANNELS = ("red", "green", "blue")
-_LEVELS = np.arange(256)
-
-Sums = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -51,9 +37,11 @@ class DatasetStats:
         images: How many images count.
         of: How many the split has.
         unreadable: How many of the sample could not be read.
-        mean: Of red, green and blue, parts of 1.
+        mean: Of red, green and blue, parts of 1; of images that are read as they are stored, of each channel, in the
+            units of the files.
         std: Likewise.
         value_range: The values that became 0 and 1 in images of more than 8 bits; None without such images.
+        image_channels: How many channels the images have that are read as they are stored; None for RGB.
     """
 
     dataset: str
@@ -64,16 +52,20 @@ class DatasetStats:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     value_range: tuple[float, float] | None = None
+    image_channels: int | None = None
 
     @property
     def image_mean(self) -> list[float]:
-        """The recipe's key: the mean on the scale of 0 to 255."""
-        return [round(255 * value, 3) for value in self.mean]
+        """The recipe's key: the mean on the scale of 0 to 255, or in the units of the files."""
+        return self._as_key(self.mean)
 
     @property
     def image_std(self) -> list[float]:
-        """The recipe's key: the standard deviation on the scale of 0 to 255."""
-        return [round(255 * value, 3) for value in self.std]
+        """The recipe's key: the standard deviation, likewise."""
+        return self._as_key(self.std)
+
+    def _as_key(self, values: tuple[float, ...]) -> list[float]:
+        return [round(255 * value, 3) for value in values] if self.image_channels is None else rounded(values)
 
     def as_mapping(self) -> dict[str, Any]:
         """Return all of it, with the keys of a recipe, for a JSON file."""
@@ -83,13 +75,24 @@ class DatasetStats:
         """Return what the command prints."""
         left_out = f"; {self.unreadable:,} more cannot be read" if self.unreadable else ""
         lines = [f"{self.dataset}, {self.split}: {self.images:,} of {self.of:,} images{left_out}.", ""]
-        lines.append(f"{'':<7}{'mean':>8}{'std':>8}")
-        for channel, mean, std in zip(_CHANNELS, self.mean, self.std, strict=True):
-            lines.append(f"{channel:<7}{mean:>8.4f}{std:>8.4f}")
-        lines += ["", "In a recipe:", "", f"image_mean: {self.image_mean}", f"image_std: {self.image_std}"]
+        lines += self._table()
+        lines += ["", "In a recipe:", ""]
+        lines += [] if self.image_channels is None else [f"image_channels: {self.image_channels}"]
+        lines += [f"image_mean: {self.image_mean}", f"image_std: {self.image_std}"]
         if self.value_range is not None:
             lines.append(f"value_range: {[*self.value_range]}")
         return "\n".join(lines)
+
+    def _table(self) -> list[str]:
+        if self.image_channels is None:
+            rows = [("", "mean", "std")]
+            for channel, mean, std in zip(_CHANNELS, self.mean, self.std, strict=True):
+                rows.append((channel, f"{mean:.4f}", f"{std:.4f}"))
+            return [f"{name:<7}{mean:>8}{std:>8}" for name, mean, std in rows]
+        rows = [("channel", "mean", "std")]
+        for number, (mean, std) in enumerate(zip(self.mean, self.std, strict=True), start=1):
+            rows.append((str(number), f"{mean:.6g}", f"{std:.6g}"))
+        return [f"{name:<7}{mean:>13}{std:>13}" for name, mean, std in rows]
 
 
 def run_stats(
@@ -129,15 +132,18 @@ def run_stats(
         logger.info(note)
     found = data.splits[role]
     of = len(found)
-    rows, count = _sample(found, images, args.seed)
-    mean, std, unreadable = _moments(rows, count, Decoding(value_range=value_range))
-    if unreadable == count:
+    channels = data.channels
+    moments = measure(found, images, args.seed, Decoding(value_range=value_range, channels=channels))
+    unreadable, count = moments.unreadable, moments.images + moments.unreadable
+    scale = 255 if channels is None else 1
+    mean, std = (tuple(value / scale for value in values) for values in (moments.mean, moments.std))
+    if not moments.images:
         raise UserError(f"{data.source}: none of {count:,} images of {role} can be read.")
     if unreadable:
         logger.warning(f"{unreadable:,} of {count:,} images cannot be read and do not count.")
     name = without_private_text(data.source, Path.cwd())
     used = value_range if data.wide_values is not None else None
-    stats = DatasetStats(name, data.split_names[role], count - unreadable, of, unreadable, mean, std, used)
+    stats = DatasetStats(name, data.split_names[role], moments.images, of, unreadable, mean, std, used, channels)
     if show is not None:
         write_result(to_json(stats.as_mapping()).rstrip("\n") if show == "json" else stats.text())
     return stats
@@ -147,41 +153,3 @@ def _choose_role(data: ImageDataset, split: str | None) -> str:
     if split is None:
         return next(iter(data.splits))
     return data.existing_role(split_role(split) or "test", split)
-
-
-def _sample(split: Split, images: int, seed: int) -> tuple[Iterator[Any], int]:
-    """Return the encoded images of a sample, and how many these are."""
-    if isinstance(split, StreamedSplit):
-        split.limit(images, seed)
-        shards = (shard for shard, rows in enumerate(split.counts) if rows)
-        return (row.image for shard in shards for row in split.read(shard)), len(split)
-    chosen: Dataset = split.select(random_subset(len(split), images, seed), keep_in_memory=True)
-    return (row["image"] for row in chosen.select_columns(["image"])), len(chosen)
-
-
-def _moments(images: Iterable[Any], count: int, how: Decoding) -> tuple[tuple[float, ...], tuple[float, ...], int]:
-    """Return mean and standard deviation of each channel, parts of 1, and how many images cannot be read."""
-    totals, read = np.zeros((2, len(_CHANNELS))), 0
-    images = iter(images)
-    bar = progress_bar(total=count, desc="Reading images", unit="image", delay=_SECONDS_BEFORE_BAR)
-    with bar, ThreadPoolExecutor(usable_cores()) as pool:
-        while chunk := list(islice(images, _CHUNK)):
-            leave_if_interrupted()
-            for sums in pool.map(partial(_means, how=how), chunk):
-                if sums is not None:
-                    totals += sums
-                    read += 1
-            bar.update(len(chunk))
-    means, squares = totals / max(read, 1)
-    deviations = np.sqrt(np.maximum(squares - means**2, 0))
-    return tuple((means / 255).tolist()), tuple((deviations / 255).tolist()), count - read
-
-
-def _means(value: Any, how: Decoding) -> Sums | None:
-    """Return the means of an image's channels and of their squares, float64 (2, channels), on the scale of 0 to 255."""
-    try:
-        histogram = np.array(decode_image(value or {}, how).histogram()).reshape(len(_CHANNELS), len(_LEVELS))
-    except UnreadableImage:
-        return None
-    sums = histogram @ np.stack([_LEVELS, _LEVELS**2], axis=1)  # exact, of integers
-    return sums.T / histogram[0].sum()

@@ -1,7 +1,8 @@
-"""Networks of one channel: they are given RGB, as `pipeline` gives it to all, and see its luminance.
+"""How many channels a network takes, and networks of one channel that are given RGB and see its luminance.
 
-While it is trained such a network keeps its one channel, and a hook reduces its input. It is saved with three channels:
-the first convolution of the luminance is a convolution of RGB whose kernels are weighted like the colours. So
+`pipeline` gives RGB to all. While it is trained such a network keeps its one channel, and a hook reduces its input. It
+is saved with three channels: the first convolution of the luminance is a convolution of RGB whose kernels are weighted
+like the colours. So
 `pipeline` needs nothing else. The two differ by rounding alone, also at the edges, where zeros are added to normalized
 pixels.
 """
@@ -20,13 +21,41 @@ from hf_finetune.errors import UserError
 from hf_finetune.models.lenet5 import LUMINANCE_WEIGHTS
 
 
+def image_channels(config: PreTrainedConfig) -> int | None:
+    """Return how many channels of an image a network was trained on, as they are stored; None for images in RGB."""
+    channels: int | None = getattr(config, "image_channels", None)
+    return channels
+
+
+def channels_of(config: PreTrainedConfig) -> int:
+    """Return how many channels the first layer of a network takes."""
+    holder = _holder(config)
+    if holder.model_type == "timm_wrapper":
+        return int((holder.model_args or {}).get("in_chans", 3))
+    return int(getattr(holder, "num_channels", 3))
+
+
+def set_channels(config: PreTrainedConfig, channels: int) -> None:
+    """Let a network be built with a first layer for so many channels."""
+    holder = _holder(config)
+    if holder.model_type == "timm_wrapper":
+        holder.model_args = {**(holder.model_args or {}), "in_chans": channels}
+    else:
+        holder.num_channels = channels
+
+
 def check_channels(config: PreTrainedConfig) -> None:
-    """Raise `UserError` for a network that takes neither one channel nor three."""
-    channels = _channels(config)
-    if channels not in (1, 3):
+    """Raise `UserError` for a network that does not take the channels of its images: one or three, where it sees RGB.
+
+    Networks of images that are read as they are stored say so in their configuration (`image_channels`).
+    """
+    channels, wanted = channels_of(config), image_channels(config)
+    if wanted is not None and channels != wanted:
+        raise UserError(f"The network takes {channels} channels, but its config.json has image_channels {wanted}.")
+    if wanted is None and channels not in (1, 3):
         raise UserError(
             f"The network takes {channels} channels, and images are read as RGB; use a network of 3 channels or 1, such"
-            " as --model_config '{num_channels: 3}'."
+            f" as --model_config '{{num_channels: 3}}', or --image_channels {channels} for images that have as many."
         )
 
 
@@ -42,8 +71,9 @@ def see_luminance(model: PreTrainedModel) -> None:
 
 
 def has_one_channel(model: PreTrainedModel) -> bool:
-    """Return whether a network has one channel and would not take RGB by itself."""
-    return _channels(model.config) == 1 and not getattr(model, "takes_rgb", False)
+    """Return whether a network has one channel, is given RGB and would not take it by itself."""
+    of_rgb = image_channels(model.config) is None
+    return of_rgb and channels_of(model.config) == 1 and not getattr(model, "takes_rgb", False)
 
 
 def with_three_channels(
@@ -65,17 +95,12 @@ def with_three_channels(
 def _holder(config: PreTrainedConfig) -> Any:
     """Return the part of a configuration that has the number of channels."""
     nested = getattr(config, "vision_config", None)
-    return nested if nested is not None and not hasattr(config, "num_channels") else config
-
-
-def _channels(config: PreTrainedConfig) -> int:
-    channels: int = getattr(_holder(config), "num_channels", 3)
-    return channels
+    return config if nested is None or hasattr(config, "num_channels") else _holder(nested)
 
 
 def _config_of_three(config: PreTrainedConfig) -> PreTrainedConfig:
     changed = copy.deepcopy(config)
-    _holder(changed).num_channels = 3
+    set_channels(changed, 3)
     return changed
 
 

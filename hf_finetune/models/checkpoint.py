@@ -25,6 +25,7 @@ from hf_finetune.errors import UserError
 from hf_finetune.models.adapters import check_adapter_is_loaded, merge_loaded_adapter
 from hf_finetune.models.head import class_names
 from hf_finetune.models.image_size import fit_positions, of_size
+from hf_finetune.models.input_channels import fit_channels, of_channels
 from hf_finetune.models.pooled_backbone import PooledBackboneConfig, with_head
 from hf_finetune.models.quiet import quiet_transformers
 from hf_finetune.models.source import LoadedWeights, classifier_config, initialize, needs_timm, new_tensors, unbuildable
@@ -103,7 +104,7 @@ class Checkpoint:
             with quiet_transformers():
                 saved = AutoConfig.from_pretrained(self.location, **self._access)
                 own_config = classifier_config(saved, {}, self.name)
-                sized = of_size(config, own_config)
+                sized = of_channels(of_size(config, own_config), own_config)
                 model: PreTrainedModel
                 check_adapter_is_loaded(self.name, self.location, self.revision, self.local_files_only)
                 loading = {"output_loading_info": True, "use_safetensors": True, "dtype": "float32", **self._access}
@@ -120,9 +121,10 @@ class Checkpoint:
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise self._not_loadable(error) from error
         new, merged = merge_loaded_adapter(model, new)
+        model, adapted = fit_channels(model, config)
         model, note = fit_positions(model, config)
         unused = tuple(sorted(info["unexpected_keys"]))
-        return LoadedWeights(model, new, tuple(class_names(own_config)), unused, note=merged + note)
+        return LoadedWeights(model, new, tuple(class_names(own_config)), unused, note=merged + adapted + note)
 
     def _not_loadable(self, error: Exception) -> UserError:
         """Return the one line for an error of `from_pretrained`."""

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from hf_finetune.errors import UserError
 from hf_finetune.models import is_own_architecture
+from hf_finetune.models.channels import channels_of
 from hf_finetune.models.custom_head import CustomHeadConfig, CustomHeadForImageClassification, with_head
 from hf_finetune.models.head import logits_layer
 from hf_finetune.models.load import LoadedModel
@@ -60,10 +61,9 @@ def _layer(model: PreTrainedModel, head: str) -> tuple[str, int]:
 
 def _check(model: CustomHeadForImageClassification, sides: tuple[int, int]) -> None:
     """Check that what is below the head gives one vector for each image."""
-    channels = getattr(model.config.vision_config, "num_channels", 3)
     model.backbone.eval()
     with torch.no_grad():  # some networks keep what they compute in it for training
-        features = model.backbone(pixel_values=torch.zeros(1, channels, *sides)).logits
+        features = model.backbone(pixel_values=torch.zeros(1, channels_of(model.config), *sides)).logits
     if features.shape != (1, model.config.features):
         raise UserError(
             f"head {model.config.head}: {type(model.backbone).__name__} does more with the output of its last layer"

@@ -16,6 +16,7 @@ from transformers.image_utils import PILImageResampling
 from hf_finetune.config.data import DataArguments
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.errors import UserError, did_you_mean
+from hf_finetune.models.channels import image_channels
 from hf_finetune.models.load import open_source
 from hf_finetune.models.source import ModelSource
 
@@ -43,6 +44,8 @@ class Preprocessing:
         mean: Mean of each channel, in pixel units (0 to 255).
         std: Standard deviation of each channel, in pixel units.
         resample: The filter that resizes, one of `RESAMPLINGS`.
+        channels: How many channels images have that are read as they are stored, in whose units `mean` and `std` are;
+            None for RGB of 8 bits.
     """
 
     image_size: int | tuple[int, int] = 224
@@ -52,6 +55,7 @@ class Preprocessing:
     resample: str = "bilinear"
     resize_mode: str = "crop"
     fill: tuple[int, ...] = (0, 0, 0)
+    channels: int | None = None
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -108,6 +112,7 @@ def describe(processor: Any) -> Preprocessing:
         std=tuple(scale * value for value in processor.image_std) if normalized else (scale, scale, scale),
         resample=PILImageResampling(processor.resample).name.lower(),
         resize_mode=mode,
+        channels=getattr(processor, "image_channels", None),
     )
 
 
@@ -120,19 +125,31 @@ def _build(preprocessing: Preprocessing) -> BaseImageProcessor:
         size = {"height": int(height / crop_pct), "width": int(width / crop_pct)}
     else:
         size = {"shortest_edge": int(min(height, width) / crop_pct)}
-    return BitImageProcessor(
+    scale = 255 if preprocessing.channels is None else 1
+    figures: dict[str, Any] = {} if preprocessing.channels is None else {"do_convert_rgb": False, "do_rescale": False}
+    processor: Any = BitImageProcessor(
         size=size,
         crop_size={"height": height, "width": width},
         resample=RESAMPLINGS[preprocessing.resample],
-        image_mean=[value / 255 for value in preprocessing.mean],
-        image_std=[value / 255 for value in preprocessing.std],
+        image_mean=[value / scale for value in preprocessing.mean],
+        image_std=[value / scale for value in preprocessing.std],
+        **figures,
     )
+    if preprocessing.channels is not None:
+        processor.image_channels = preprocessing.channels
+    return cast(BaseImageProcessor, processor)
 
 
-def _three_channels(name: str, values: list[float]) -> tuple[float, ...]:
-    """Return a recipe's mean or standard deviation for each of the three channels, checked."""
-    if len(values) not in (1, 3):
-        raise UserError(f"{name} has {len(values)} figures; use one for each of the 3 channels, or one for all.")
+def _of_channels(name: str, values: list[float], channels: int | None) -> tuple[float, ...]:
+    """Return a recipe's mean or standard deviation for each of the channels, checked; None is for RGB."""
+    count = channels or 3
+    if len(values) not in (1, count):
+        each = "the channel" if count == 1 else f"each of the {count} channels, or one for all"
+        raise UserError(f"{name} has {len(values)} figures; use one for {each}.")
+    if channels is not None:
+        if name == "image_std" and min(values) <= 0:
+            raise UserError(f"image_std is {values}; use figures above 0, in the units of the files.")
+        return tuple(float(value) for value in (values * count if len(values) == 1 else values))
     if max(values) <= 1.0:
         raise UserError(f"{name} is {values}, which looks like a scale of 0 to 1; use it in pixel units, 0 to 255.")
     if min(values) < 0 or max(values) > 255 or (name == "image_std" and min(values) == 0):
@@ -157,9 +174,9 @@ def _overridden(preprocessing: Preprocessing, arguments: DataArguments) -> Prepr
             raise UserError(f"crop_pct is {arguments.crop_pct}; use a number above 0 and at most 1, such as 0.875.")
         changes["crop_pct"] = arguments.crop_pct
     if arguments.image_mean is not None:
-        changes["mean"] = _three_channels("image_mean", arguments.image_mean)
+        changes["mean"] = _of_channels("image_mean", arguments.image_mean, preprocessing.channels)
     if arguments.image_std is not None:
-        changes["std"] = _three_channels("image_std", arguments.image_std)
+        changes["std"] = _of_channels("image_std", arguments.image_std, preprocessing.channels)
     if arguments.resample is not None:
         if arguments.resample not in RESAMPLINGS:
             raise UserError(
@@ -229,15 +246,18 @@ def _load_image_processor(
     own = describe(processor) if processor is not None else Preprocessing()
     if processor is None and source is not None:
         own = replace(own, **source.preprocessing)
+    channels = image_channels(config)
+    if channels is not None and own.channels is None:  # ImageNet's figures are those of RGB
+        own = replace(own, channels=channels, mean=(0.0,) * channels, std=(1.0,) * channels, fill=(0,) * channels)
     before = own
     if data is not None and data.crop_pct is not None and not (processor is not None and is_timm(processor)):
         before = replace(
             own, resize_mode="crop"
         )  # a figure for crops asks for one; timm's also apply to squashed images
     wanted = own if data is None else _overridden(before, data)
-    if processor is not None and wanted == own:
+    if processor is not None and wanted == own and wanted == describe(processor):
         return processor
-    if processor is None or not is_timm(processor):
+    if processor is None or channels is not None or not is_timm(processor):
         return _build(wanted)
     pretrained_config = {key: value for key, value in config.pretrained_cfg.items() if not key.startswith("test_")}
     pretrained_config |= {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,6 +17,7 @@ from PIL.Image import Image
 from hf_finetune.cores import usable_cores
 from hf_finetune.data.columns import arrow_column
 from hf_finetune.data.dataset import ImageDataset
+from hf_finetune.data.images.bands import read_band_header, read_bands, shown_bands
 from hf_finetune.data.images.decoding import AS_STORED, Decoding, OpenImage, UnreadableImage, reduction_for, shown_name
 from hf_finetune.logs import progress_bar
 from hf_finetune.pages.thumbnails import LARGEST_SIDE
@@ -72,7 +74,7 @@ def encoded_images(source: Dataset | None, rows: Sequence[int | None]) -> list[A
 
 
 def small_images(source: Dataset | None, rows: Sequence[int | None], how: Decoding) -> list[Image | None]:
-    """Return small copies of some images, in RGB.
+    """Return small copies of some images, in RGB; see `shown_bands` for images that are not.
 
     Args:
         source: The column `image` of the split of the source; None for a stream.
@@ -84,7 +86,7 @@ def small_images(source: Dataset | None, rows: Sequence[int | None], how: Decodi
     """
     left, values = _MOST_PIXELS, []
     for value in encoded_images(source, rows):
-        left -= _pixels(value)
+        left -= _pixels(value, how)
         values.append(value if left >= 0 else None)
     with ThreadPoolExecutor(usable_cores()) as pool:
         read = pool.map(partial(_small, how=how), values)
@@ -101,10 +103,12 @@ def names_of_rows(data: ImageDataset, role: str, rows: NDArray[np.int64]) -> lis
     return [shown_name(path, data.folder, role, row) for row, path in pairs]
 
 
-def _pixels(value: Any) -> int:
+def _pixels(value: Any, how: Decoding) -> int:
     if value is None:
         return 0
     try:
+        if how.channels is not None:
+            return how.channels * math.prod(read_band_header(value, how.channels).size)
         with OpenImage(value) as image:
             return image.height * image.width
     except UnreadableImage:
@@ -115,6 +119,10 @@ def _small(value: Any, how: Decoding) -> Image | None:
     if value is None:
         return None
     try:
+        if how.channels is not None:
+            small = shown_bands(read_bands(value, how.channels))
+            small.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+            return small
         with OpenImage(value) as image:
             longest = max(image.height, image.width)
             small = image.decode(reduction_for(longest, longest, LARGEST_SIDE, LARGEST_SIDE), how)

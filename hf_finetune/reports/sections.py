@@ -17,7 +17,7 @@ from hf_finetune.evaluation.calibration import reliability
 from hf_finetune.evaluation.metrics import as_percent
 from hf_finetune.evaluation.report import class_cells, class_heading, describe_split, format_interval
 from hf_finetune.evaluation.slices import remark_of, slice_figures
-from hf_finetune.hub.model_card import loading_needs
+from hf_finetune.hub.loading import loading_needs, usage_code
 from hf_finetune.pages.charts import Line, LineChart
 from hf_finetune.pages.page import (
     Block,
@@ -307,15 +307,10 @@ def slices_section(answers: Answers) -> Section:
 
 def again_section(run: RunFiles) -> Section:
     """Return how to load the model, how to train it again, and the recipe with who set what."""
-    needs = loading_needs(run.config)
-    several = ", top_k=None" if run.answers is not None and run.answers.several else ""
-    code = (
-        "from transformers import pipeline\n\n"
-        f'classifier = pipeline("image-classification", model={str(run.folder)!r}{needs["arguments"]})\n'
-        f'classifier("image.jpg"{several})'
-    )
+    several = run.answers is not None and run.answers.several
+    code = usage_code(run.config, repr(str(run.folder)), several)
     blocks: list[Block] = [Paragraph("To use the model:"), Code(code)]
-    blocks += [Paragraph(text) for text in (needs["sentence"],) if text]
+    blocks += [Paragraph(text) for text in (loading_needs(run.config)["sentence"],) if text]
     if command := run.record.get("command"):
         blocks += [Paragraph("It was trained by:"), Code(command)]
     if again := run.record.get("again"):

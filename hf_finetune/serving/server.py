@@ -45,6 +45,11 @@ def serve(model: str, host: str = "127.0.0.1", port: int = 8000, limits: Limits 
     local = _is_local(host)
     with _listening(host, port) as listener:
         classifier = open_classifier(model)
+        if (channels := classifier.stage.decoding.channels) is not None:
+            raise UserError(
+                f"{model} takes images of {channels} channels as they are stored, which serve does not read; use"
+                " hf-finetune predict."
+            )
         app = create_app(
             classifier, limits or Limits(), dict.fromkeys(("localhost", "127.0.0.1", "::1", host)) if local else None
         )

@@ -77,11 +77,12 @@ def assemble(plan: RunPlan) -> Assembly:
 
     # ---- model ----
     leave_if_interrupted()
-    network = load_network(plan, data.label_names, data.task)
+    network = load_network(plan, data)
     items = _transform_list(plan, network)
     transforms = _train_transforms(plan, items, data)
     images = prepare_images(data, network.image_processor, plan.data, plan.args)
     plan = with_found(plan, _found_range(plan, images), "found in the images")
+    plan = with_found(plan, _found_channels(plan, images), "found in the images")
 
     # ---- trainer ----
     leave_if_interrupted()
@@ -109,6 +110,15 @@ def _found_range(plan: RunPlan, images: PreparedImages) -> dict[str, Any]:
     return {"value_range": list(value_range)}
 
 
+def _found_channels(plan: RunPlan, images: PreparedImages) -> dict[str, Any]:
+    """Return how many channels images have that are read as they are stored, and what they are scaled by."""
+    if images.data.channels is None:
+        return {}
+    figures = describe(images.image_processor)
+    found = {"image_channels": figures.channels, "image_mean": list(figures.mean), "image_std": list(figures.std)}
+    return {key: value for key, value in found.items() if getattr(plan.data, key) is None}
+
+
 def _transform_list(plan: RunPlan, network: Network) -> list[Any]:
     """Return the list of training transforms, empty where the caller gave a function."""
     if plan.given.train_transforms is not None:
@@ -126,5 +136,5 @@ def _transform_list(plan: RunPlan, network: Network) -> list[Any]:
 
 def _train_transforms(plan: RunPlan, items: list[Any], data: ImageDataset) -> TrainTransforms:
     if plan.given.train_transforms is not None:
-        return transforms_of_function(plan.given.train_transforms)
-    return build_train_transforms(items, data.uniform)
+        return transforms_of_function(plan.given.train_transforms, data.channels)
+    return build_train_transforms(items, data.uniform, data.channels)

@@ -153,6 +153,8 @@ def learn_from_teacher(
     sees = describe(load_image_processor(source, model.config))
     temperature, weight = distillation_settings(args.distillation)
     student_sees = describe(trainer.processing_class)
+    if sees.channels != student_sees.channels:
+        raise UserError(f"teacher {name}: it takes images of other channels than the student; use another, or none.")
     torch.nn.Module.to(model, args.device)
     teacher = Teacher(model, class_ids, sees, student_sees, temperature, weight)
     logger.info(

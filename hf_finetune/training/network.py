@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import BaseImageProcessor, PreTrainedConfig
 
 from hf_finetune.config.model import FITTED_HEADS, ModelArguments
+from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.errors import UserError
 from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.dropout import set_drop_path
@@ -18,7 +18,7 @@ from hf_finetune.models.load import LoadedModel, check_num_labels, load_config, 
 from hf_finetune.models.prepare import prepare_model
 from hf_finetune.models.processor import describe, load_image_processor
 from hf_finetune.models.source import ModelSource
-from hf_finetune.tasks import ONE_LABEL, Task
+from hf_finetune.training.channels import check_object, settle_channels
 from hf_finetune.training.plan import RunPlan
 from hf_finetune.training.sharding import built_whole
 from hf_finetune.training.wiring import filling_the_cache
@@ -43,13 +43,13 @@ class Network:
     base: str | None
 
 
-def load_network(plan: RunPlan, label_names: Sequence[str], task: Task = ONE_LABEL) -> Network:
-    """Load the network of a run, or take the caller's, with a head for these classes and this task.
+def load_network(plan: RunPlan, data: ImageDataset) -> Network:
+    """Load the network of a run, or take the caller's, with a head for the classes and the task of a dataset.
 
     Raises:
         UserError: For a checkpoint that cannot be had or does not fit, and for settings that it cannot have.
     """
-    arguments, given = plan.model, plan.given.model
+    arguments, given, label_names = plan.model, plan.given.model, data.label_names
     check_num_labels(arguments, label_names)
     if arguments.head_init in FITTED_HEADS and plan.data.streaming:
         raise UserError(
@@ -59,8 +59,8 @@ def load_network(plan: RunPlan, label_names: Sequence[str], task: Task = ONE_LAB
         source = open_source(arguments if given is None else given)
         if isinstance(source, EnsembleSource):
             raise UserError(f"{source.name} is an ensemble; fine-tune one of its members, {source.members[0].name}.")
-        config = load_config(source, label_names, task)
-    if arguments.head_init == "class_means" and task.several:
+        config = load_config(source, label_names, data.task)
+    if arguments.head_init == "class_means" and data.task.several:
         raise UserError("head_init class_means is for one class per image; use --head_init probe.")
     sides = _wanted_sides(plan)
     if given is None and sides is not None:
@@ -69,10 +69,15 @@ def load_network(plan: RunPlan, label_names: Sequence[str], task: Task = ONE_LAB
         if given is not None:
             raise UserError("drop_path is for a network that is built here; build the model object with its rate.")
         set_drop_path(config, arguments.drop_path, arguments.model_config or {})
+    if given is not None and data.channels is not None:
+        check_object(config, data.channels)
+    plan = replace(plan, data=settle_channels(config, data, plan.data, plan.args.seed))
     image_processor = _image_processor(plan, source, config)
     with built_whole(plan.args):
         sees = describe(image_processor).sides
         prepared = prepare_model(source, config, arguments, label_names, plan.args.seed, sees, plan.args.sync_batchnorm)
+    if data.channels is not None:
+        prepared.loaded.model.config.image_channels = data.channels  # a chosen head has a configuration of its own
     if plan.args.loss == "arcface" and getattr(prepared.loaded.model.config, "head", None) != "cosine":
         raise UserError("loss arcface is for logits that are cosines; use --head cosine as well.")
     log_lines(logger, *prepared.report)

@@ -21,7 +21,7 @@ from hf_finetune.errors import UserError
 from hf_finetune.hub.push import check_push
 from hf_finetune.logs import get_logger
 from hf_finetune.training.checkpoints.lock import check_unused
-from hf_finetune.training.checkpoints.run_folder import find_resumable, keys_left_to_the_run
+from hf_finetune.training.checkpoints.run_folder import FOUND_IN_IMAGES, find_resumable, keys_left_to_the_run
 from hf_finetune.training.choice import check_own_loss
 from hf_finetune.training.given import Given, check_same_objects
 
@@ -84,7 +84,7 @@ def plan_run(recipe: Recipe, given: Given) -> RunPlan:
     if checkpoint is not None:
         found = _found_before(recipe, folder)
         recipe = override(recipe, found, f"{folder / RECIPE_FILE}")
-        data = replace(data, value_range=found.get("value_range", data.value_range))
+        data = replace(data, **{key: found[key] for key in FOUND_IN_IMAGES if key in found})
         args.num_train_epochs = found.get("num_train_epochs", args.num_train_epochs)
         args.use_precision(found.get("precision", args.precision))
     args.output_dir = str(folder)

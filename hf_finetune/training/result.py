@@ -38,6 +38,7 @@ from hf_finetune.evaluation.summary import Summary, summary_of
 from hf_finetune.hub.model_card import ModelCardContext, library_versions, training_command, write_model_card
 from hf_finetune.hub.redaction import without_private_text
 from hf_finetune.logs import get_logger
+from hf_finetune.models.channels import image_channels
 from hf_finetune.models.saved_form import how_saved
 from hf_finetune.reports.answers import Answers, answers_of, write_answers
 from hf_finetune.reports.history import write_history
@@ -223,6 +224,8 @@ class RunRecord:
         own_code = any(getattr(model.config, name, None) is not None for name in ("auto_map", "value_range"))
         trust = ", trust_remote_code=True" if own_code else ""
         loads = f"The model is in {folder}; pipeline('image-classification', '{folder}'{trust}) loads it."
+        if image_channels(model.config) is not None:
+            loads = f"The model is in {folder}; to classify images by it: hf-finetune predict {folder} FILES."
         return " ".join(filter(None, [loads, self.how_saved]))
 
     def title(self) -> str:

@@ -35,6 +35,7 @@ from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.adapters import has_adapters
 from hf_finetune.models.processor import describe
 from hf_finetune.training.balance import choose_balance
+from hf_finetune.training.channels import check_same_channels
 from hf_finetune.training.given import Given
 from hf_finetune.training.given_loss import check_loss
 from hf_finetune.training.loader_errors import loader_errors_in_one_line
@@ -125,8 +126,10 @@ def prepare_images(
         num_labels: The number of the model's classes, with `class_ids`.
 
     Raises:
-        UserError: Padding leaves nothing of the images, which all have one size.
+        UserError: The image processor is for other channels, or padding leaves nothing of the images, which all have
+            one size.
     """
+    check_same_channels(decoding_of(image_processor).channels, data)
     _check_room(image_processor, data)
     image_processor = _with_value_range(image_processor, data, arguments.value_range)
     with args.main_process_first(desc="decoded images"):

@@ -185,7 +185,9 @@ def open_decoded_images(
     Raises:
         UserError: The mode is "always" and the images cannot be cached.
     """
-    if mode == "never" or (mode == "auto" and not data.uniform):
+    if how.channels is not None and mode == "always":
+        raise UserError("decode_cache keeps RGB, and images are read as they are stored; use --decode_cache auto.")
+    if mode == "never" or how.channels is not None or (mode == "auto" and not data.uniform):
         return {}
     sizes = data.image_sizes
     if sizes is None or not data.uniform:

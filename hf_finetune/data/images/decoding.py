@@ -34,6 +34,8 @@ IMAGE_EXTENSIONS = (
 )
 # fmt: on
 
+ARRAY_EXTENSION = ".npy"  # of arrays, which are images where they are named as such (`bands`)
+
 # The last bytes of a complete file. A file that ends otherwise may be truncated, or have something appended.
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 _LATE_EXIF = 4096  # bytes at the end of a PNG in which EXIF and XMP are looked for
@@ -85,10 +87,12 @@ class Decoding:
         on_white: Whether pixels of a transparent colour (`tRNS` of PNG, GIF) become white. Image processors with
             `do_convert_rgb` do this in `pipeline`, which has dropped every other kind of alpha before.
         value_range: The values that become 0 and 255 in images of more than 8 bits; None for those of their type.
+        channels: How many channels images have that are read as they are stored (`bands`); None for RGB of 8 bits.
     """
 
     on_white: bool = False
     value_range: ValueRange | None = None
+    channels: int | None = None
 
 
 AS_STORED = Decoding()
@@ -138,12 +142,12 @@ class OpenImage:
             if isinstance(value, PIL.Image.Image):
                 self._image = value
             else:
-                self._file = _open_file(value)
+                self._file = content_of(value)
                 self._image = open_image(self._file)
             orientation = self._orientation()
         except Exception as error:  # decoders raise errors of any kind for broken files
             self.close()
-            raise UnreadableImage(image_name(value), _reason(error, value)) from error
+            raise UnreadableImage(image_name(value), reason_of(error, value)) from error
         width, height = self._image.size
         turns = orientation in _TRANSPOSING_ORIENTATIONS
         if turns and isinstance(self._image, PIL.TiffImagePlugin.TiffImageFile):
@@ -235,10 +239,10 @@ class OpenImage:
             image = _to_rgb(self._image, how.value_range)
             return _on_white(image) if how.on_white else image
         except Exception as error:
-            raise UnreadableImage(image_name(self._value), _reason(error, self._value)) from error
+            raise UnreadableImage(image_name(self._value), reason_of(error, self._value)) from error
 
     def values(self) -> npt.NDArray[np.generic]:
-        """Return the pixels of a wide image as they are stored, of shape (height, width).
+        """Return the pixels as Pillow stores them, of shape (height, width) or (height, width, channels).
 
         Raises:
             UnreadableImage: The pixels cannot be decoded.
@@ -246,7 +250,7 @@ class OpenImage:
         try:
             return np.asarray(self._image)
         except Exception as error:
-            raise UnreadableImage(image_name(self._value), _reason(error, self._value)) from error
+            raise UnreadableImage(image_name(self._value), reason_of(error, self._value)) from error
 
     def check_end(self) -> None:
         """Decode a file without the end marker of its format, to find out whether it is truncated.
@@ -261,7 +265,7 @@ class OpenImage:
             if self._tail(self._file, len(ending)) != ending:
                 self._image.load()
         except Exception as error:
-            raise UnreadableImage(image_name(self._value), _reason(error, self._value)) from error
+            raise UnreadableImage(image_name(self._value), reason_of(error, self._value)) from error
 
 
 def decode_image(value: ImageValue, how: Decoding = AS_STORED) -> PIL.Image.Image:
@@ -317,7 +321,8 @@ def reduction_for(height: float, width: float, target_height: float, target_widt
     return next((reduction for reduction in _REDUCTIONS if reduction <= most), 1)
 
 
-def _open_file(value: Any) -> BinaryIO:
+def content_of(value: Any) -> BinaryIO:
+    """Open the file of an image, or its bytes; `OpenImage` says what they are. Raises errors of any kind."""
     if isinstance(value, Mapping):
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
     if value is None:
@@ -349,7 +354,8 @@ def _on_white(image: PIL.Image.Image) -> PIL.Image.Image:
     return result
 
 
-def _reason(error: Exception, value: Any) -> str:
+def reason_of(error: Exception, value: Any) -> str:
+    """Return in words why an image cannot be read."""
     if isinstance(error, FileNotFoundError):
         return NO_SUCH_FILE
     if isinstance(error, PermissionError):
@@ -357,7 +363,7 @@ def _reason(error: Exception, value: Any) -> str:
     if isinstance(error, MissingDecoder):
         return str(error)
     if isinstance(error, PIL.UnidentifiedImageError):
-        with _open_file(value) as file:
+        with content_of(value) as file:
             return "not an image" if file.read(1) else "empty file"
     if isinstance(error, PIL.Image.DecompressionBombError):
         return f"more than {2 * (PIL.Image.MAX_IMAGE_PIXELS or 0):,} pixels"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from hf_finetune.data.images.decoding import IMAGE_EXTENSIONS
+from hf_finetune.data.images.decoding import ARRAY_EXTENSION, IMAGE_EXTENSIONS
 from hf_finetune.errors import UserError, listing
 
 # What operating systems, editors and archivers leave beside a user's files, in lower case. Nobody misses it, so no note
@@ -28,11 +28,13 @@ class LeftOut:
         other: Hidden images, and files that are no images by their extension.
         special: Named pipes, sockets and devices, which could be read for ever.
         loops: Links to a folder that they are in.
+        arrays: Whether arrays (.npy) are images here: they are in a folder that holds no others.
     """
 
     other: list[str] = field(default_factory=list)
     special: list[str] = field(default_factory=list)
     loops: list[str] = field(default_factory=list)
+    arrays: bool = False
 
     def notes(self) -> list[str]:
         """Return sentences that name what a user may miss."""
@@ -132,7 +134,7 @@ def is_junk_folder(name: str) -> bool:
 def is_image_file(entry: Entry, path: str, left_out: LeftOut) -> bool:
     """Return whether an entry that is no folder is an image; what is not is added to `left_out`, junk apart."""
     name = entry.name
-    named_as_image = has_image_name(name)
+    named_as_image = has_image_name(name) or (left_out.arrays and name.lower().endswith(ARRAY_EXTENSION))
     # A link to nothing stays an image, so that the check before training names it.
     is_file = os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()
     if not is_file and os.path.exists(entry.path):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,16 @@ from datasets import Dataset
 
 from hf_finetune.cores import usable_cores
 from hf_finetune.data.columns import RowsOf, arrow_column
-from hf_finetune.data.images.decoding import NO_SUCH_FILE, Header, UnreadableImage, Unused, read_header, shown_name
+from hf_finetune.data.images.bands import read_band_header
+from hf_finetune.data.images.decoding import (
+    NO_SUCH_FILE,
+    Header,
+    ImageValue,
+    UnreadableImage,
+    Unused,
+    read_header,
+    shown_name,
+)
 from hf_finetune.data.images.header_cache import HeaderCache, file_keys
 from hf_finetune.data.images.heif import NEEDS_AVIF, NEEDS_HEIF
 from hf_finetune.errors import listing
@@ -54,14 +64,17 @@ class HeaderCheck:
         self.wide_rows += [int(rows[number]) for number, header in enumerate(headers) if header and header.wide]
 
 
-def check_headers(dataset: Dataset, every: bool, cache: HeaderCache | None = None) -> HeaderCheck:
+def check_headers(
+    dataset: Dataset, every: bool, cache: HeaderCache | None = None, channels: int | None = None
+) -> HeaderCheck:
     """Read the headers of the images in the column `image`.
 
     Args:
         dataset: A split.
         every: Whether to check every image, instead of `_SAMPLE` that are spread evenly.
         cache: What earlier runs found; files that it knows are not opened, and what is found is added to it. Only for a
-            split whose images are all files.
+            split whose images are all files in RGB.
+        channels: How many channels every image is to have; None for RGB.
 
     Returns:
         The headers, and the unreadable rows, numbered within `dataset`.
@@ -74,11 +87,12 @@ def check_headers(dataset: Dataset, every: bool, cache: HeaderCache | None = Non
     PIL.Image.preinit()
     PIL.Image.init()
     result = HeaderCheck(complete=len(rows) == len(dataset))
+    read = read_header if channels is None else partial(read_band_header, channels=channels)
 
     def check_chunk(chunk: np.ndarray) -> HeaderCheck:
         # The images are read here, so that only a few chunks are in memory at a time.
         values = images.take(chunk)
-        return _check(chunk, values) if cache is None else _check_files(chunk, values, cache)
+        return _check(chunk, values, read) if cache is None else _check_files(chunk, values, cache)
 
     bar = progress_bar(total=len(rows), desc="Checking images", unit="image", delay=_SECONDS_BEFORE_BAR)
     with bar, ThreadPoolExecutor(min(16, 4 * usable_cores())) as pool:
@@ -90,12 +104,12 @@ def check_headers(dataset: Dataset, every: bool, cache: HeaderCache | None = Non
     return result
 
 
-def _check(rows: np.ndarray, values: pa.ChunkedArray) -> HeaderCheck:
+def _check(rows: np.ndarray, values: pa.ChunkedArray, read: Callable[[ImageValue], Header]) -> HeaderCheck:
     found = HeaderCheck()
     headers: list[Header | None] = [None] * len(rows)
     for number, value in enumerate(values.to_pylist()):
         try:
-            headers[number] = read_header(value or {})
+            headers[number] = read(value or {})
         except UnreadableImage as error:
             found.bad_rows[int(rows[number])] = error
     found.add(rows, headers)

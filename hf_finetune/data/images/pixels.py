@@ -8,14 +8,15 @@ each process tests this once. Everything else is decoded by `decoding.decode_ima
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 
 import numpy as np
 import PIL.Image
 import torch
 from torchvision.io import decode_jpeg
 
+from hf_finetune.data.images.bands import read_bands
 from hf_finetune.data.images.decoding import AS_STORED, Decoding, ImageValue, decode_image
 
 # Markers of a JPEG file, ITU-T T.81 table B.1.
@@ -53,6 +54,17 @@ def decode_pixels(value: ImageValue, how: Decoding = AS_STORED) -> torch.Tensor:
         if pixels.shape[0] in (1, 3):
             return pixels.expand(3, -1, -1)
     return to_tensor(decode_image(value, how))
+
+
+def pixels_reader(how: Decoding) -> Callable[[ImageValue], torch.Tensor]:
+    """Return what reads images: `decode_pixels`, or the values of any number of channels as they are stored.
+
+    These are float32 of shape (channels, height, width).
+    """
+    if how.channels is None:
+        return partial(decode_pixels, how=how)
+    channels = how.channels
+    return lambda value: torch.from_numpy(read_bands(value, channels))
 
 
 def _decode_jpeg(content: bytes) -> torch.Tensor:

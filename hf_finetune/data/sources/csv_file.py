@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from hf_finetune.data.images.decoding import IMAGE_EXTENSIONS
+from hf_finetune.data.images.decoding import ARRAY_EXTENSION, IMAGE_EXTENSIONS
 from hf_finetune.errors import UserError, first_line
 
+_NAMES = (*IMAGE_EXTENSIONS, ARRAY_EXTENSION)
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _HEAD = 2**16  # characters from which the separator is found
 _HEAD_ROWS = 20
@@ -119,8 +120,8 @@ def _read(path: Path, separator: str, options: pa.csv.ConvertOptions) -> pa.Tabl
 def _check_header(path: Path, names: Iterable[str], separator: str) -> None:
     """Raise `UserError` where the first line is data: a path of an image is no name of a column."""
     for name in names:
-        word = name if name.lower().endswith(IMAGE_EXTENSIONS) else name.split(" ")[0]
-        if word.lower().endswith(IMAGE_EXTENSIONS):
+        word = name if name.lower().endswith(_NAMES) else name.split(" ")[0]
+        if word.lower().endswith(_NAMES):
             advice = "" if word == name else ", and separate the values by commas"
             header = ("image,label" if word != name else f"image{separator}label").replace("\t", "<TAB>")
             raise UserError(

@@ -34,6 +34,9 @@ def read_named_files(folder: Path, pattern: str, lost_files: Sequence[str] = ())
     """
     left_out = LeftOut()
     paths = list(image_files(str(folder), "", left_out))
+    if not paths:
+        left_out = LeftOut(arrays=True)
+        paths = list(image_files(str(folder), "", left_out))
     lost = set(lost_files) - set(paths)
     if lost:
         paths = sorted([*paths, *lost], key=lambda path: path.split("/"))

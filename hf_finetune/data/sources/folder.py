@@ -58,6 +58,9 @@ def read_class_folders(folder: Path, lost_files: Sequence[str] = ()) -> RawDatas
     """
     left_out = LeftOut()
     tree = _read_tree(folder, left_out)
+    if not tree.loose and not any(tree.subfolders.values()):
+        left_out = LeftOut(arrays=True)
+        tree = _read_tree(folder, left_out)
     raw = RawDataset({}, source=str(folder), folder=folder)
     split_names = [name for name, paths in tree.subfolders.items() if split_role(name) and _is_split(paths)]
     if split_names:
@@ -71,7 +74,9 @@ def read_class_folders(folder: Path, lost_files: Sequence[str] = ()) -> RawDatas
             raw.notes.append(f"Folders beside the splits are not used: {listing(unrelated)}.")
         for name in split_names:
             # The split is walked again, because its paths alone would not show its empty class folders.
-            raw.splits[name] = _class_dataset(folder, name, _read_tree(folder / name, LeftOut()), raw.notes, lost_files)
+            raw.splits[name] = _class_dataset(
+                folder, name, _read_tree(folder / name, LeftOut(arrays=left_out.arrays)), raw.notes, lost_files
+            )
     elif not any(tree.subfolders.values()) and not tree.loose:
         names = sorted(os.listdir(folder))
         found = f": it holds {listing(names)}" if names else ""

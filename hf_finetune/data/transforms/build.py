@@ -19,10 +19,11 @@ import torch
 from torchvision.transforms import InterpolationMode, v2
 
 from hf_finetune.data.images.decoding import AS_STORED, Decoding
-from hf_finetune.data.images.pixels import decode_pixels
+from hf_finetune.data.images.pixels import pixels_reader
 from hf_finetune.data.transforms.alternating_flip import AlternatingHorizontalFlip
 from hf_finetune.data.transforms.batch import BATCH_TRANSFORMS, SMOOTH, RandomErasing
 from hf_finetune.data.transforms.batched import BatchTransform
+from hf_finetune.data.transforms.for_channels import BATCHED_FOR_CHANNELS, check_for_channels
 from hf_finetune.data.transforms.letterbox import Letterbox
 from hf_finetune.data.transforms.mixing import MIXING_TRANSFORMS, Mixing
 from hf_finetune.data.transforms.rand_augment import IncreasingRandAugment
@@ -85,7 +86,8 @@ class TrainTransforms:
             how: What decides the pixels beside the files.
 
         Returns:
-            uint8 tensors of shape (channels, height, width), after the transform that is part of decoding.
+            uint8 tensors of shape (channels, height, width), after the transform that is part of decoding; float32 of
+            images that are read as they are stored.
 
         Raises:
             UnreadableImage: An image cannot be decoded.
@@ -95,7 +97,7 @@ class TrainTransforms:
             for image in images:
                 self.tell(self.decoding, image)
             return images
-        return [decode_pixels(value, how) for value in values]
+        return list(map(pixels_reader(how), values))
 
     def apply_to_image(self, image: torch.Tensor, key: int) -> torch.Tensor:
         """Return a uint8 image after the transforms of single images, whose draws depend on `key` alone."""
@@ -199,26 +201,32 @@ def _build_transform(item: Any) -> v2.Transform:
     return transform
 
 
-def _runs_on_batches(transform: v2.Transform) -> bool:
+def _runs_on_batches(transform: v2.Transform, channels: int | None = None) -> bool:
     batched = BATCH_TRANSFORMS.get(type(transform).__name__)
+    if channels is not None and type(transform).__name__ not in BATCHED_FOR_CHANNELS:
+        return False
     return batched is not None and batched.supports(transform)
 
 
-def build_train_transforms(items: Sequence[Any], uniform: bool) -> TrainTransforms:
+def build_train_transforms(items: Sequence[Any], uniform: bool, channels: int | None = None) -> TrainTransforms:
     """Build a list of transforms and split it.
 
     Args:
         items: Names of `known_transforms`, or mappings of one name to its arguments.
         uniform: Whether all images have one small size (`ImageDataset.uniform`). If not, all transforms up to the one
             that gives them one size run on single images.
+        channels: How many channels images have that are read as they are stored; None for RGB.
 
     Returns:
         The parts.
 
     Raises:
-        UserError: A name, an argument or a value is not torchvision's, or the list leaves images of different sizes.
+        UserError: A name, an argument or a value is not torchvision's, the list leaves images of different sizes, or a
+            transform is for RGB alone.
     """
     transforms = [_build_transform(item) for item in items]
+    if channels is not None:
+        check_for_channels(transforms, channels)
     mixing = _mixing(transforms[-1], stream=len(transforms) - 1) if transforms else None
     transforms = transforms[:-1] if mixing else transforms
     if any(_mixes(transform) for transform in transforms):
@@ -236,7 +244,7 @@ def build_train_transforms(items: Sequence[Any], uniform: bool) -> TrainTransfor
         )
     first_part = 0
     for position, transform in enumerate(transforms):
-        if not _runs_on_batches(transform):
+        if not _runs_on_batches(transform, channels):
             first_part = position + 1
     if not uniform:
         fixing = [position for position, transform in enumerate(transforms) if _fixes_size(transform)]
@@ -246,7 +254,7 @@ def build_train_transforms(items: Sequence[Any], uniform: bool) -> TrainTransfor
                 " add RandomResizedCrop: {size: 224} or Resize: {size: [224, 224]}."
             )
         first_part = max(first_part, fixing[0] + 1)
-    decoding = None if uniform else _reduced(transforms[0])
+    decoding = None if uniform or channels is not None else _reduced(transforms[0])
     return TrainTransforms(
         decoding=decoding,
         erasing=erasing,

@@ -19,31 +19,35 @@ ImageFunction = Callable[[torch.Tensor], Any]
 class GivenTransform(nn.Module):
     """Calls a function on each training image, and checks that batches can be made of what it returns."""
 
-    def __init__(self, function: ImageFunction) -> None:
+    def __init__(self, function: ImageFunction, channels: int | None = None) -> None:
         super().__init__()
         self.function = function
+        self._channels, self._dtype = (3, torch.uint8) if channels is None else (channels, torch.float32)
         self._shape: tuple[int, ...] | None = None
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return the changed image.
 
         Args:
-            image: uint8 of shape (3, height, width).
+            image: uint8 of shape (3, height, width), or float32 with the channels of images that are read as they are
+                stored.
 
         Raises:
-            UserError: Where the function returns anything but an image of 3 channels as uint8, or images that differ
-                in size.
+            UserError: Where the function returns anything but an image of this kind, or images that differ in size.
         """
         result = self.function(image)
         if isinstance(result, PIL.Image.Image):
             result = to_tensor(result.convert("RGB"))
-        if not isinstance(result, torch.Tensor) or result.ndim != 3 or result.shape[0] != 3:
+        if not isinstance(result, torch.Tensor) or result.ndim != 3 or result.shape[0] != self._channels:
             kind = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
-            raise UserError(f"train_transforms returned {kind}; return an image as a tensor (3, height, width) or PIL.")
-        if result.dtype != torch.uint8:
+            pil = " or PIL" if self._channels == 3 else ""
+            shape_of_one = f"({self._channels}, height, width)"
+            raise UserError(f"train_transforms returned {kind}; return an image as a tensor {shape_of_one}{pil}.")
+        if result.dtype != self._dtype:
+            wanted = str(self._dtype).removeprefix("torch.")
             raise UserError(
-                f"train_transforms returned {result.dtype}; return uint8: images are normalized after it, by the image"
-                " processor's figures."
+                f"train_transforms returned {result.dtype}; return {wanted}: images are normalized after it, by the"
+                " image processor's figures."
             )
         shape = tuple(result.shape)
         self._shape = self._shape or shape
@@ -55,9 +59,13 @@ class GivenTransform(nn.Module):
         return result
 
 
-def transforms_of_function(function: ImageFunction) -> TrainTransforms:
+def transforms_of_function(function: ImageFunction, channels: int | None = None) -> TrainTransforms:
     """Return the transforms of a run that was given a function of one image.
 
     What the function draws from torch's generator is keyed by the example, so it is the same in a resumed run.
+
+    Args:
+        function: Takes an image as `GivenTransform` does.
+        channels: How many channels images have that are read as they are stored; None for RGB.
     """
-    return TrainTransforms(single=(GivenTransform(function),), batch=())
+    return TrainTransforms(single=(GivenTransform(function, channels),), batch=())

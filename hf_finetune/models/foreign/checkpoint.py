@@ -13,6 +13,7 @@ from hf_finetune.errors import UserError
 from hf_finetune.models.foreign.recognition import load_foreign
 from hf_finetune.models.head import class_names
 from hf_finetune.models.image_size import fit_positions, of_size
+from hf_finetune.models.input_channels import fit_channels, of_channels
 from hf_finetune.models.quiet import quiet_transformers
 from hf_finetune.models.source import (
     LoadedWeights,
@@ -67,7 +68,7 @@ class ForeignCheckpoint:
             with quiet_transformers():
                 model, info = classifier_class(config).from_pretrained(
                     None,
-                    config=of_size(config, own_config),
+                    config=of_channels(of_size(config, own_config), own_config),
                     state_dict=self._take_state_dict(),
                     ignore_mismatched_sizes=True,
                     output_loading_info=True,
@@ -82,5 +83,7 @@ class ForeignCheckpoint:
                 f"load_from: {self.name} does not fit: {len(info['unexpected_keys'])} of its tensors are not in"
                 f" {type(model).__name__}, the first is {min(info['unexpected_keys'])}; check model_config."
             )
+        model, adapted = fit_channels(model, config)
         model, note = fit_positions(model, config)
-        return LoadedWeights(model, new_tensors(info), tuple(class_names(own_config)), self._unused, note=note)
+        names = tuple(class_names(own_config))
+        return LoadedWeights(model, new_tensors(info), names, self._unused, note=adapted + note)

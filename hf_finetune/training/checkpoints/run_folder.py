@@ -57,6 +57,8 @@ _MAY_CHANGE = {
 }
 
 
+FOUND_IN_IMAGES = ("value_range", "image_channels", "image_mean", "image_std")  # keys that images decide
+
 _CHOICE = "use another --output_dir, or --overwrite_output_dir to start anew"
 
 
@@ -134,12 +136,12 @@ def _changed(folder: Path, values: Mapping[str, Any]) -> Iterator[tuple[str, Any
 
 
 def keys_left_to_the_run(values: Mapping[str, Any]) -> set[str]:
-    """Return the keys whose values a run finds itself: range and precision that nobody states, and what is "auto".
+    """Return the keys whose values a run finds itself: what nobody states of images and precision, and what is "auto".
 
     Args:
         values: The resolved keys of its recipe.
     """
-    found = {"value_range"} if values.keys() & {"precision", "bf16", "fp16"} else {"value_range", "precision"}
+    found = {*FOUND_IN_IMAGES} if values.keys() & {"precision", "bf16", "fp16"} else {*FOUND_IN_IMAGES, "precision"}
     return (found - values.keys()) | {key for key, value in values.items() if value == AUTO}
 
 
