@@ -44,6 +44,7 @@ class Settings(TypedDict, total=False):
     drop_duplicates: bool | None
     fold: str | None
     group_column: str | None
+    image_channels: int | None
     image_column: str | None
     image_mean: list[float] | None
     image_size: int | list[int] | None

@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.images.bands import Stored, is_stored_as_bands, look
-from hf_finetune.data.images.decoding import ImageValue, OpenImage, UnreadableImage, image_name, shown_name
+from hf_finetune.data.images.decoding import ImageValue, OpenImage, UnreadableImage, Unused, image_name, shown_name
 from hf_finetune.errors import UserError
 
 _LOOKED_AT = 8  # images of a split, of which the first that can be read shows what all are
@@ -33,6 +33,7 @@ def find_channels(data: ImageDataset, stated: int | None) -> None:
     values = split[:_LOOKED_AT]["image"]
     first = next(((value, stored) for value in values if (stored := _look(value, stated)) is not None), None)
     if first is None:
+        _note_pages(data, values[0], stated)
         # Where another number is stated, the check of headers says what is wrong with each image.
         data.channels = None if stated == 3 else stated
         return
@@ -63,6 +64,19 @@ def _look(value: ImageValue, stated: int | None) -> Stored | None:
         return look(value, stated)
     except UnreadableImage:
         return None
+
+
+def _note_pages(data: ImageDataset, value: ImageValue, stated: int | None) -> None:
+    """Add a note where the first image is a TIFF file of several pages, which may be channels."""
+    if stated is not None or not is_stored_as_bands(value):
+        return
+    try:
+        with OpenImage(value) as opened:
+            more = opened.unused & Unused.MORE
+    except UnreadableImage:
+        return
+    if more:
+        data.notes.append("If the pages of a TIFF file are channels, --image_channels N reads all of them.")
 
 
 def _opens(value: ImageValue) -> bool:

@@ -18,8 +18,7 @@ def describe_unused(unused: Counter[Unused], sampled: bool = False) -> list[str]
     notes = []
     if more := _having(unused, Unused.MORE):
         notes.append(
-            f"{more:,} of {total} {'has' if more == 1 else 'have'} more than one page or frame; the first is used"
-            " (of a TIFF whose pages are channels, --image_channels N uses all)."
+            f"{more:,} of {total} {'has' if more == 1 else 'have'} more than one page or frame; the first is used."
         )
     if photos := _having(unused, Unused.OF_CAMERA):
         notes.append(
