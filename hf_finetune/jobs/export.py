@@ -93,8 +93,8 @@ def export_model(
         check_same_channels(channels, data)
     if with_preprocessing and channels is not None:
         raise UserError(
-            f"--with_preprocessing is for RGB of 8 bits, and {model} takes {channels} channels as they are stored; leave"
-            " it out."
+            f"--with_preprocessing is for RGB of 8 bits, and {model} takes {channels} channels as they are stored;"
+            " leave it out."
         )
 
     uniform = data is not None and data.uniform

@@ -130,7 +130,9 @@ def test_one_channel_a_frozen_backbone_and_a_head_of_its_own(tmp_path: Path) -> 
 
 def test_an_onnx_file_classifies_the_same_files(run: Path, arrays: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    export(str(run), output=str(tmp_path / "model.onnx"), dataset=str(arrays))
+    with pytest.raises(UserError, match="with_preprocessing is for RGB of 8 bits"):
+        export(str(run), output=str(tmp_path / "model.onnx"), with_preprocessing=True)
+    export(str(run), output=str(tmp_path / "model.onnx"))
     files = [str(file) for file in sorted((arrays / "test").rglob("*.npy"))[::3]]
     ours, theirs = (predict(model, files) for model in (str(run), str(tmp_path / "model.onnx")))
     for own, other in zip(ours, theirs, strict=True):

@@ -7,6 +7,7 @@ opens none of more than 4 channels.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
