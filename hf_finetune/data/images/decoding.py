@@ -23,14 +23,16 @@ import PIL.Image
 import PIL.ImageOps
 import PIL.TiffImagePlugin
 
+from hf_finetune.data.images.dicom import DicomImage
 from hf_finetune.data.images.heif import MissingDecoder, open_image
 from hf_finetune.data.images.levels import ValueRange, is_wide, to_levels
 from hf_finetune.errors import UserError
 
 # fmt: off
 IMAGE_EXTENSIONS = (
-    ".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".hif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg",
-    ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
+    ".apng", ".avif", ".bmp", ".dcm", ".dib", ".dicom", ".gif", ".heic", ".heif", ".hif", ".j2k", ".jfif", ".jp2",
+    ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff",
+    ".webp",
 )
 # fmt: on
 
@@ -337,7 +339,9 @@ def content_of(value: Any) -> BinaryIO:
 def _to_rgb(image: PIL.Image.Image, value_range: ValueRange | None) -> PIL.Image.Image:
     if image.getexif().get(PIL.ExifTags.Base.Orientation) is not None:
         image = PIL.ImageOps.exif_transpose(image)
-    if is_wide(image.mode):
+    if isinstance(image, DicomImage) and image.mode != "RGB":
+        image = PIL.Image.fromarray(image.levels(value_range))
+    elif is_wide(image.mode):
         image = PIL.Image.fromarray(to_levels(np.asarray(image), value_range))
     elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
         image = image.convert("RGBA")  # the colours are the same without this step, but Pillow would warn

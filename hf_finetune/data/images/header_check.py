@@ -27,6 +27,7 @@ from hf_finetune.data.images.decoding import (
     read_header,
     shown_name,
 )
+from hf_finetune.data.images.dicom import NEEDS_DICOM
 from hf_finetune.data.images.header_cache import HeaderCache, file_keys
 from hf_finetune.data.images.heif import NEEDS_AVIF, NEEDS_HEIF
 from hf_finetune.errors import listing
@@ -151,7 +152,7 @@ def list_bad_images(described: Sequence[str]) -> str:
     """
     parts = []
     rest = list(described)
-    for reason in (NEEDS_HEIF, NEEDS_AVIF):
+    for reason in (NEEDS_HEIF, NEEDS_AVIF, NEEDS_DICOM):
         count = sum(f"({reason}" in image for image in rest)
         rest = [image for image in rest if f"({reason}" not in image]
         if count:

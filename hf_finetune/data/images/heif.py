@@ -1,4 +1,4 @@
-"""HEIF images, which iPhones take, and AVIF images: what reads them, and what to install where nothing does.
+"""HEIF images, which iPhones take, AVIF and DICOM images: what reads them, and what to install where nothing does.
 
 Pillow reads no HEIF; pillow-heif, an extra of this package, does. It is imported when the first such file is met, and
 then registers itself with Pillow. What counts is the content: many a .jpg from a phone is HEIF.
@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 import PIL.Image
 
+from hf_finetune.data.images import dicom
 from hf_finetune.errors import UserError
 
 NEEDS_HEIF = "HEIC, which pillow-heif reads: pip install 'hf-finetune[heif]'"
@@ -19,7 +20,7 @@ NEEDS_AVIF = "AVIF, which this Pillow does not read: pip install --upgrade pillo
 # ISO/IEC 23008-12, annex B and section 10; "avif" and "avis" are those of AV1.
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 _AVIF_BRANDS = (b"avif", b"avis")
-_HEADER = 64  # bytes in which the compatible brands of an image are
+_HEADER = 132  # bytes in which the mark of DICOM is, and the compatible brands of an image
 
 
 class MissingDecoder(UserError):
@@ -27,7 +28,7 @@ class MissingDecoder(UserError):
 
 
 def open_image(file: BinaryIO) -> PIL.Image.Image:
-    """Open an image as `PIL.Image.open` does, HEIF included.
+    """Open an image as `PIL.Image.open` does, HEIF and DICOM included.
 
     Args:
         file: An open file, at its beginning.
@@ -36,7 +37,7 @@ def open_image(file: BinaryIO) -> PIL.Image.Image:
         The image, whose pixels are not decoded yet.
 
     Raises:
-        MissingDecoder: It is HEIF or AVIF, and what reads these is not installed.
+        MissingDecoder: It is HEIF, AVIF or DICOM, and what reads these is not installed.
         Exception: Whatever Pillow raises for other files.
     """
     try:
@@ -45,6 +46,8 @@ def open_image(file: BinaryIO) -> PIL.Image.Image:
         file.seek(0)
         header = file.read(_HEADER)
         file.seek(0)
+        if dicom.is_dicom(header):
+            return _open_dicom(file)
         if header[4:8] != b"ftyp":
             raise
         if header[8:12] in _AVIF_BRANDS or (header[8:12] == b"mif1" and any(brand in header for brand in _AVIF_BRANDS)):
@@ -55,6 +58,14 @@ def open_image(file: BinaryIO) -> PIL.Image.Image:
             raise
         _register()
         return PIL.Image.open(file)
+
+
+def _open_dicom(file: BinaryIO) -> PIL.Image.Image:
+    try:
+        dicom.register()
+    except ImportError:
+        raise MissingDecoder(dicom.NEEDS_DICOM) from None
+    return dicom.DicomImage(file)
 
 
 def _register() -> None:
