@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 
 from hf_finetune.errors import first_line
@@ -26,6 +26,7 @@ from hf_finetune.logs import get_logger
 logger = get_logger(__name__)
 
 GREY = "#666666"
+_MARGIN = 0.15  # inches around a plot
 
 
 @contextmanager
@@ -61,24 +62,52 @@ def _style(text: str) -> Iterator[set[str]]:
         yield missing
 
 
-def save(figure: Figure, path: str | os.PathLike[str], dots_per_inch: int) -> None:
-    """Write a figure as a PNG file, which appears when it is complete."""
-    FigureCanvasAgg(figure)
+def save(figure: Figure, path: str | os.PathLike[str], dots_per_inch: int, aligned: Sequence[Axes] = ()) -> None:
+    """Write a figure as a PNG file, which appears when it is complete.
+
+    It is laid out once and drawn once: matplotlib's `bbox_inches="tight"` draws it twice.
+
+    Args:
+        figure: The figure.
+        path: The PNG file.
+        dots_per_inch: Its resolution.
+        aligned: Axes above each other, whose labels on the left get one place.
+    """
+    figure.set_dpi(dots_per_inch)
+    canvas = FigureCanvasAgg(figure)
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with warnings.catch_warnings():
             # Names of classes are replaced where a font is missing; a warning per character would bury the log.
             warnings.filterwarnings("ignore", message="Glyph .* missing from")
-            figure.savefig(
-                unfinished, format="png", dpi=dots_per_inch, facecolor="white", bbox_inches="tight", pad_inches=0.15
-            )
+            if (layout := figure.get_layout_engine()) is not None:
+                layout.execute(figure)
+                figure.set_layout_engine(None)
+            renderer = canvas.get_renderer()
+            if len(aligned):
+                _align_labels(aligned, renderer)
+            box = figure.get_tightbbox(renderer).padded(_MARGIN)
+            figure.savefig(unfinished, format="png", dpi=dots_per_inch, facecolor="white", bbox_inches=box)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
+def _align_labels(panels: Sequence[Axes], renderer: RendererAgg) -> None:
+    """Put the labels of vertical axes where the leftmost is; `align_ylabels` measures all of them for each."""
+    left = min(_left_of_label(axes, renderer) for axes in panels)
+    for axes in panels:
+        axes.yaxis.set_label_coords((left - axes.bbox.x0) / axes.bbox.width, 0.5)
+
+
+def _left_of_label(axes: Axes, renderer: RendererAgg) -> float:
+    axes.yaxis.get_tightbbox(renderer)  # places the label
+    return float(axes.yaxis.label.get_position()[0])
+
+
 def set_title(axes: Axes, title: str, *more_lines: str, width: int = 70) -> None:
     """Set the title of a plot, wrapped at `width` characters, and lines below it."""
     lines = [*textwrap.wrap(title, width), *filter(None, more_lines)]
-    axes.set_title("\n".join(lines), pad=12, parse_math=False)
+    height = None if axes.child_axes else 1  # where there is no axis above, its place need not be searched
+    axes.set_title("\n".join(lines), pad=12, y=height, parse_math=False)

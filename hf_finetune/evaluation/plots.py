@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from hf_finetune.errors import listing
@@ -34,6 +34,8 @@ _MOST_NAMED = 60  # classes up to which each row and column shows its name
 _MOST_CELLS = 500  # classes up to which each has a row and a column of its own
 _NAME_LENGTH = 24  # characters
 _TRAIN, _HELD_OUT, _RATE = "#8a97a8", "#b5367a", "#3b528b"
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 _Points = list[tuple[float, float]]
 
@@ -152,8 +154,7 @@ def plot_reliability(
             axes.xaxis.set_major_formatter(PercentFormatter(1.0, 0, " %"))
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, 0, " %"))
             axes.spines[["top", "right"]].set_visible(False)
-        figure.align_ylabels()
-        save(figure, path, dots_per_inch=120)
+        save(figure, path, dots_per_inch=120, aligned=(upper, lower))
 
 
 def plot_training_curve(
@@ -194,8 +195,7 @@ def plot_training_curve(
         for axes in panels:
             axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
             axes.spines[["top", "right"]].set_visible(False)
-        figure.align_ylabels(panels)
-        save(figure, path, dots_per_inch=120)
+        save(figure, path, dots_per_inch=120, aligned=panels)
 
 
 def plot_rate_search(
@@ -251,7 +251,7 @@ def _draw_accuracy(axes: Axes, accuracy: _Points, split_label: str, metric: str)
     epoch, highest = max(accuracy, key=lambda point: point[1])
     axes.plot(epoch, highest, "o", color=_HELD_OUT, markersize=8)
     note = f"{split_label}, highest {as_percent(highest)} at epoch {epoch:g}"
-    axes.set_title(note, loc="left", fontsize="small", color=_HELD_OUT, parse_math=False)
+    axes.set_title(note, loc="left", fontsize="small", color=_HELD_OUT, y=1, parse_math=False)
     axes.set_ylabel(metric)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
 
@@ -268,7 +268,14 @@ def _draw_rate(axes: Axes, points: _Points, stepwise: bool) -> None:
         low, high = math.floor(min(exponents)), math.ceil(max(exponents))
         axes.set_yscale("log")
         axes.set_ylim(10.0 ** (low - 0.2), 10.0 ** (max(high, low + 1) + 0.2))
+        axes.yaxis.set_major_formatter(FuncFormatter(_power_of_ten))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylabel("learning rate")
+
+
+def _power_of_ten(value: float, _: int | None = None) -> str:
+    """Return a label such as "10⁻³". Matplotlib's own is a formula, and reading its first one takes 0.2 s."""
+    return "10" + str(round(math.log10(value))).translate(_RAISED)
 
 
 def _with_corners(points: _Points) -> _Points:
@@ -325,4 +332,5 @@ def _number_cells(axes: Axes, matrix: np.ndarray, shares: np.ndarray) -> None:
     size = float(np.interp(len(matrix), [2, 10, _MOST_NUMBERED], [12, 10, 8]))
     for row, column in np.argwhere(matrix):
         color = "white" if shares[row, column] > 0.2 else "black"
-        axes.text(column, row, f"{matrix[row, column]:,}", ha="center", va="center", color=color, fontsize=size)
+        cell = axes.text(column, row, f"{matrix[row, column]:,}", ha="center", va="center", color=color, fontsize=size)
+        cell.set_in_layout(False)  # it is within the axes
