@@ -18,6 +18,7 @@ ClassWeights = str | Sequence[float] | Mapping[Any, float]
 
 WEIGHT_RULES = ("balanced", "effective")
 SAMPLINGS = ("random", "balanced", "sqrt", "weighted")
+ADJUSTED_AT = ("training", "end")
 _AT_MOST = {"alpha": 1.0, "clip": 1.0, "margin": 1.0}  # settings of losses that are shares, or an angle
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
@@ -60,6 +61,11 @@ def check_loss_keys(args: FinetuneArguments) -> None:
     _check_sampling(args)
     if args.logit_adjustment:
         _check_adjustment(args)
+    elif args.logit_adjustment_at != ADJUSTED_AT[0]:
+        raise UserError(
+            f"logit_adjustment_at {args.logit_adjustment_at} says when logits are shifted, and logit_adjustment is not"
+            " set; use --logit_adjustment 1 as well."
+        )
     if args.distillation is not None and args.teacher is None:
         raise UserError(
             "distillation says how to learn from a teacher, and there is none; use --teacher MODEL as well."

@@ -131,6 +131,7 @@ class Settings(TypedDict, total=False):
     logging_steps: float | None
     logging_strategy: str | None
     logit_adjustment: float | None
+    logit_adjustment_at: str | None
     lookahead_steps: int | None
     loss_args: dict[str, Any] | None
     lr_by_epoch: bool | None

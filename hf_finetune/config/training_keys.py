@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_finetune.config.loss_keys import SAMPLINGS, is_own_loss
+from hf_finetune.config.loss_keys import ADJUSTED_AT, SAMPLINGS, is_own_loss
 from hf_finetune.losses import LOSSES
 
 FLOAT32, BF16, FP16 = "float32", "bf16", "fp16"  # the precisions
@@ -165,6 +165,14 @@ class TrainingKeys:
         metadata={
             "help": "Train on logits that are shifted by so many times the log of the share of each class, such as 1."
             " Absent: not shifted."
+        },
+    )
+    logit_adjustment_at: str = field(
+        default="training",
+        metadata={
+            "help": "When the logits are shifted: in training, so that the network learns without these shares, or at"
+            " the end, in the bias of the trained head.",
+            "choices": ADJUSTED_AT,
         },
     )
     label_smoothing_factor: float = field(default=0.0, metadata={"help": "Label smoothing; 0 does not smooth."})

@@ -71,12 +71,14 @@ class Balance:
     Attributes:
         weights: What the loss of an image is multiplied by, by its class, float64 (classes,); None for 1.
         offsets: What is added to the logits of each class in training, float64 (classes,); None for 0.
+        end_offsets: What is subtracted from the logits of each class after it, float64 (classes,); None for 0.
         quotas: Which images an epoch shows; None for each of them once.
         notes: Lines on it that the user should read.
     """
 
     weights: npt.NDArray[np.float64] | None
     offsets: npt.NDArray[np.float64] | None
+    end_offsets: npt.NDArray[np.float64] | None
     quotas: ClassQuotas | None
     notes: Sequence[str]
 
@@ -93,7 +95,7 @@ def choose_balance(args: FinetuneArguments, names: Sequence[str], labels: npt.ND
     """Return what a recipe asks for.
 
     Args:
-        args: The keys `class_weights`, `sampling` and `logit_adjustment`.
+        args: The keys `class_weights`, `sampling`, `logit_adjustment` and `logit_adjustment_at`.
         names: The names of the classes by class id.
         labels: Of the training images, as in `ClassCounts.of`.
 
@@ -102,7 +104,7 @@ def choose_balance(args: FinetuneArguments, names: Sequence[str], labels: npt.ND
     """
     counts = ClassCounts.of(names, labels)
     setting: ClassWeights | None = args.class_weights
-    weights, offsets, quotas = None, None, None
+    weights, offsets, end_offsets, quotas = None, None, None, None
     notes = []
     if setting is not None:
         weights = class_weights(setting, counts)
@@ -116,11 +118,16 @@ def choose_balance(args: FinetuneArguments, names: Sequence[str], labels: npt.ND
     if setting is not None and weights is not None:
         notes.append(describe_weights(setting, weights, counts))
     if args.logit_adjustment:
-        offsets = logit_offsets(args.logit_adjustment, counts)
-        notes.append(f"Logits are shifted in training, by class: {_from_to(offsets, counts)}.")
+        shift = logit_offsets(args.logit_adjustment, counts)
+        if args.logit_adjustment_at == "end":
+            end_offsets = shift
+            notes.append(f"Logits will be shifted after the training, by class: {_from_to(-shift, counts)}.")
+        else:
+            offsets = shift
+            notes.append(f"Logits are shifted in training, by class: {_from_to(shift, counts)}.")
     if not notes and (note := describe_imbalance(counts)) is not None:
         notes.append(note)
-    return Balance(weights, offsets, quotas, notes)
+    return Balance(weights, offsets, end_offsets, quotas, notes)
 
 
 def class_weights(setting: ClassWeights, counts: ClassCounts) -> npt.NDArray[np.float64]:

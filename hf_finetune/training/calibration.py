@@ -42,19 +42,20 @@ def check_calibration(trainer: ImageClassificationTrainer) -> None:
             "calibrate draws validation images, which a stream does not give; leave it out, or --streaming."
         )
     layer = logits_layer(trainer.model)
-    if layer is None or not _gives_logits(trainer, layer):
+    if layer is None or not gives_logits(trainer, layer, trainer.eval_dataset):
         raise UserError(
             "calibrate needs a head whose logits are the output of one linear layer, which"
             f" {type(trainer.model).__name__} has not; leave it out."
         )
 
 
-def _gives_logits(trainer: ImageClassificationTrainer, layer: nn.Linear) -> bool:
+def gives_logits(trainer: ImageClassificationTrainer, layer: nn.Linear, images: Any) -> bool:
+    """Return whether the logits of the first images are the output of a layer, unchanged."""
     outputs: list[torch.Tensor] = []
     hook = layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     model = trainer.model.eval()
     try:
-        inputs = trainer.prepare_batch(trainer.eval_dataset.first(2))
+        inputs = trainer.prepare_batch(images.first(2))
         inputs.pop("labels")
         with torch.inference_mode():
             logits = model(**inputs).logits

@@ -39,6 +39,7 @@ from hf_finetune.training.frozen.features import FeatureDataset, train_on_images
 from hf_finetune.training.frozen.policy import start_head
 from hf_finetune.training.given import Given
 from hf_finetune.training.interpolation import keep_best_between
+from hf_finetune.training.logit_shift import check_logit_shift, shift_logits
 from hf_finetune.training.network import Network
 from hf_finetune.training.plan import RunPlan, plan_run
 from hf_finetune.training.precision import choose_precision, recorded_precision, warn_of_slow_bf16
@@ -136,11 +137,15 @@ def _train_and_save(prepared: PreparedRun, command: str) -> FinetuneResult:
     from hf_finetune.training import result  # plots: not before they are due
 
     predictions = {}
+    if "validation" in prepared.splits:
+        _choose_weights(prepared, training)
+    if trainer.end_offsets is not None:
+        shift_logits(trainer)
     for role, prefix in result.METRIC_PREFIXES.items():  # validation, which has a say in the weights, is the first
         if role in prepared.splits:
             evaluate = partial(trainer.predict, prepared.splits[role], metric_key_prefix=prefix)
             is_validation = role == "validation"
-            predictions[role] = _choose_weights(prepared, training, evaluate) if is_validation else evaluate()
+            predictions[role] = _fit_scores(prepared, training, evaluate) if is_validation else evaluate()
     log_lines(logger, *note_lost(data, trainer.unreadable_images()))
     seconds["evaluate"] = time.monotonic() - evaluated
     base, images = prepared.network.base, prepared.images
@@ -171,25 +176,34 @@ def _train_and_save(prepared: PreparedRun, command: str) -> FinetuneResult:
     return FinetuneResult(record.metrics, trainer.model, processor, plan.folder, record.named_intervals())
 
 
-def _choose_weights(
-    prepared: PreparedRun, training: TrainOutput, evaluate: Callable[[], PredictionOutput]
-) -> PredictionOutput:
-    """Leave the trainer with the weights that validation chooses, calibrated if asked, and return their evaluation.
+def _choose_weights(prepared: PreparedRun, training: TrainOutput) -> None:
+    """Leave the trainer with the weights that validation chooses.
 
     Args:
         prepared: The run, which has trained.
         training: Its figures, to which those on the weights are added.
-        evaluate: Evaluates the validation split.
     """
-    trainer, args, validation = prepared.trainer, prepared.plan.args, prepared.splits["validation"]
-    if args.best_k_soup is not None:
+    trainer, validation = prepared.trainer, prepared.splits["validation"]
+    if prepared.plan.args.best_k_soup is not None:
         training.metrics["train_soup_of_checkpoints"] = keep_better_soup(trainer, validation)
     if (share := keep_best_between(trainer, validation)) is not None:
         training.metrics["train_share_from_start_to_end"] = share
-    evaluated = evaluate()
-    if not args.calibrate:
+
+
+def _fit_scores(
+    prepared: PreparedRun, training: TrainOutput, evaluate: Callable[[], PredictionOutput]
+) -> PredictionOutput:
+    """Fit the temperature, if asked, or thresholds on validation, and return its evaluation.
+
+    Args:
+        prepared: The run, which has trained.
+        training: Its figures, to which the temperature is added.
+        evaluate: Evaluates the validation split.
+    """
+    trainer, evaluated = prepared.trainer, evaluate()
+    if not prepared.plan.args.calibrate:
         return fit_thresholds(trainer, evaluated)
-    training.metrics["train_temperature"] = calibrate_head(trainer, validation)
+    training.metrics["train_temperature"] = calibrate_head(trainer, prepared.splits["validation"])
     return evaluate() if training.metrics["train_temperature"] != 1 else evaluated
 
 
@@ -217,6 +231,8 @@ def prepare(plan: RunPlan, began: float | None = None) -> PreparedRun:
     sanity_check(trainer)
     if plan.args.calibrate:
         check_calibration(trainer)
+    if trainer.end_offsets is not None:
+        check_logit_shift(trainer)
     check_room_for_run(trainer.model, plan.args, len(trainer.train_dataset))
     draw = partial(save_batch, trainer.train_dataset, trainer.device_stage, plan.args.device, data.label_names)
     splits = assembly.policy.use_features(trainer, {**images.batches, "train": trainer.train_dataset})
