@@ -107,7 +107,9 @@ def _environment(work: Path, stamps: Path) -> dict[str, str]:
     settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "YOLO_OFFLINE": "true"}
     caches = {"HF_DATASETS_CACHE": str(work / "cache"), "YOLO_CONFIG_DIR": str(work)}
     paths = {"PYTHONPATH": os.pathsep.join(map(str, (_STAMPS, REPOSITORY))), "PEERS_STAMPS": str(stamps)}
-    return {**os.environ, **settings, **caches, **paths}
+    environment = {**os.environ, **settings, **caches, **paths}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # with it only a checkout, as ours, is compiled at each start
+    return environment
 
 
 @contextlib.contextmanager

@@ -41,6 +41,6 @@ def _row(peer: str, runs: Sequence[Mapping[str, Any]], workload: Workload) -> st
     middle = {key: statistics.median(run[key] for run in runs) for key in runs[0] if isinstance(runs[0][key], float)}
     accuracy = f"{100 * middle['accuracy']:.1f} %" if workload.tests else "-"
     return (
-        f"| {peer} | {middle['step']:.0f} ({middle['step_processor']:.0f}) | {middle['first_step']:.2f} |"
+        f"| {peer} | {middle['step']:,.0f} ({middle['step_processor']:,.0f}) | {middle['first_step']:.2f} |"
         f" {middle['processor']:.1f} ({middle['seconds']:.1f}) | {middle['megabytes']:,.0f} | {accuracy} |"
     )

@@ -50,7 +50,8 @@ def job(tmp_path: Path) -> Job:
     return Job(sys.executable, Path("/scripts"), Path("/data"), 32, 1, 7, tmp_path, way)
 
 
-def test_a_program_is_measured_from_outside(tmp_path: Path) -> None:
+def test_a_program_is_measured_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     (tmp_path / "fastai").mkdir()
     (tmp_path / "fastai" / "__init__.py").touch()
     (tmp_path / "fastai" / "optimizer.py").write_text("class Optimizer:\n    def step(self, closure): pass\n")
@@ -59,6 +60,7 @@ def test_a_program_is_measured_from_outside(tmp_path: Path) -> None:
     assert finished.output == "accuracy 0.5\n" and len(finished.steps) == 3
     assert 0.6 < finished.seconds_to_first_step < finished.seconds and 0 < finished.processor < 60
     assert finished.megabytes == 0 or finished.megabytes > 100
+    assert list(tmp_path.glob("fastai/__pycache__/*"))  # as an installed package has them
 
 
 def test_a_program_that_fails_is_told_with_the_end_of_what_it_printed(tmp_path: Path) -> None:
