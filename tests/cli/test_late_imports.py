@@ -12,6 +12,7 @@ _RUN = """
 import json, sys
 from hf_finetune.cli.command import importing
 with importing():
+    import hf_finetune.jobs.check
     import hf_finetune.training.run
 left_out = ["peft", "peft.tuners", "scipy.optimize", "sklearn", "matplotlib", "torch.utils.tensorboard"]
 found = {"imported": [name for name in left_out if name in sys.modules]}

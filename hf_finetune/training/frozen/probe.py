@@ -10,12 +10,11 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy.special import softmax
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.utils.data import Subset
 
@@ -31,6 +30,9 @@ from hf_finetune.training.frozen.class_means import fit_class_means
 from hf_finetune.training.frozen.features import FeatureDataset, module_inputs
 from hf_finetune.training.frozen.label_regressions import fit_label_regressions
 from hf_finetune.training.trainer import ImageClassificationTrainer
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 IMAGES = 10_000  # at most, stratified; a few more where classes are rare
 _HELD_OUT = 0.1  # of them, stratified, to choose the strength of L2
@@ -154,6 +156,10 @@ def fit_logistic_regression(
     the least cross entropy on what is held out. A class that `labels` lacks gets no weight and the least bias. With
     `weights` (images,) and `held_out_weights`, an image counts for as much.
     """
+    # Not before they are due: they need what the start of a command puts off (`cli.late_imports`), and take a second.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     mean, scale = _center_and_scale(features)
     scaled = ((features - mean) / scale).astype(np.float32)
     solver = LogisticRegression(max_iter=_ITERATIONS, warm_start=True)
