@@ -18,6 +18,7 @@ from collections.abc import Generator
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it each process that a test starts compiles the package anew
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for a run that is shared, made before the first test's fixtures
 # What is decoded, computed or converted goes with the tests, and finds nothing that another run of them left.
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="hf_finetune_tests_")
