@@ -20,7 +20,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it a checkout is compiled at each start, and no installed package
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it a checkout is compiled at each start
 
 MODULES = (
     "train_small",
