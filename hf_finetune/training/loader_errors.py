@@ -10,6 +10,7 @@ import errno
 import re
 import shutil
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from hf_finetune.errors import LoadingError, UserError
 
 _SHARED_MEMORY = Path("/dev/shm")
 _OWN_ERROR = re.compile(r"\nhf_finetune\.[\w.]+: ")  # before the words of one of ours, at the end of a traceback
+_REPORT_OF_DEATH = 1.0  # seconds within which torch reports a worker whose connection has broken
 _DEAD_WORKER = re.compile(
     r"DataLoader worker \(pid\S* [\d, ]+\) (?:is killed by signal: (?P<signal>[\w ]+)|exited unexpectedly)"
 )
@@ -63,6 +65,8 @@ def _explain(error: Exception) -> str | None:
     starting = isinstance(error, OSError) and "_get_iterator" in within
     if starting:
         _forget_half_made_iterator(error)
+    if isinstance(error, OSError | EOFError) and "_try_get_data" in within:
+        time.sleep(_REPORT_OF_DEATH)  # the report says more, and would come while this error is passed on
     dead = _DEAD_WORKER.search(message)
     signal = dead and dead["signal"]
     no_room = "/torch_" in message and ("No space left" in message or "shared memory" in message)

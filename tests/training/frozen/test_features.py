@@ -117,7 +117,7 @@ def test_a_run_computes_them_once_and_the_result_is_a_whole_model(
     assert "training images are prepared as in evaluation" in printed
     assert "Features of test: 24 images" in printed and "Head: probed" in printed
     # 65 + 7 + 24 images once, and two at a time when the run is sanity check.
-    assert sum(images_seen) == 96 + 10
+    assert sum(images_seen) == 96 + 8
 
     classifier = pipeline("image-classification", model=str(tmp_path / "first"), device="cpu")
     images = sorted((image_folder / "test").rglob("*.png"))
