@@ -124,6 +124,11 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
         return self.max_steps > 0 or self.num_train_epochs > 0
 
     @property
+    def shifts_trained_head(self) -> bool:
+        """Whether the logits are shifted in the trained head, and not in training."""
+        return bool(self.logit_adjustment) and self.logit_adjustment_at == "end"
+
+    @property
     def shards(self) -> bool:
         """Whether FSDP or DeepSpeed is asked to divide the weights over the ranks."""
         launched = (os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED"))

@@ -71,14 +71,12 @@ class Balance:
     Attributes:
         weights: What the loss of an image is multiplied by, by its class, float64 (classes,); None for 1.
         offsets: What is added to the logits of each class in training, float64 (classes,); None for 0.
-        end_offsets: What is subtracted from the logits of each class after it, float64 (classes,); None for 0.
         quotas: Which images an epoch shows; None for each of them once.
         notes: Lines on it that the user should read.
     """
 
     weights: npt.NDArray[np.float64] | None
     offsets: npt.NDArray[np.float64] | None
-    end_offsets: npt.NDArray[np.float64] | None
     quotas: ClassQuotas | None
     notes: Sequence[str]
 
@@ -104,7 +102,7 @@ def choose_balance(args: FinetuneArguments, names: Sequence[str], labels: npt.ND
     """
     counts = ClassCounts.of(names, labels)
     setting: ClassWeights | None = args.class_weights
-    weights, offsets, end_offsets, quotas = None, None, None, None
+    weights, offsets, quotas = None, None, None
     notes = []
     if setting is not None:
         weights = class_weights(setting, counts)
@@ -119,15 +117,14 @@ def choose_balance(args: FinetuneArguments, names: Sequence[str], labels: npt.ND
         notes.append(describe_weights(setting, weights, counts))
     if args.logit_adjustment:
         shift = logit_offsets(args.logit_adjustment, counts)
-        if args.logit_adjustment_at == "end":
-            end_offsets = shift
+        if args.shifts_trained_head:
             notes.append(f"Logits will be shifted after the training, by class: {_from_to(-shift, counts)}.")
         else:
             offsets = shift
             notes.append(f"Logits are shifted in training, by class: {_from_to(shift, counts)}.")
     if not notes and (note := describe_imbalance(counts)) is not None:
         notes.append(note)
-    return Balance(weights, offsets, end_offsets, quotas, notes)
+    return Balance(weights, offsets, quotas, notes)
 
 
 def class_weights(setting: ClassWeights, counts: ClassCounts) -> npt.NDArray[np.float64]:

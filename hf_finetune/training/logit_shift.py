@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from hf_finetune.errors import UserError
-from hf_finetune.models.head import logits_layer
+from hf_finetune.models.head import class_names, logits_layer
+from hf_finetune.training.balance import ClassCounts, logit_offsets
 from hf_finetune.training.calibration import gives_logits
 from hf_finetune.training.trainer import ImageClassificationTrainer
 
@@ -29,13 +32,18 @@ def check_logit_shift(trainer: ImageClassificationTrainer) -> None:
         )
 
 
-def shift_logits(trainer: ImageClassificationTrainer) -> None:
-    """Subtract the trainer's `end_offsets` from the bias of the head, in place.
+def shift_logits(trainer: ImageClassificationTrainer, labels: npt.NDArray[np.int64]) -> None:
+    """Subtract what `logit_offsets` adds in training from the bias of the head, in place.
 
     Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, arXiv:2007.07314, equation 9.
+
+    Args:
+        trainer: A trainer that has trained, with the weights of the result.
+        labels: Of the training images, as in `ClassCounts.of`.
     """
-    layer = logits_layer(trainer.model)
-    assert layer is not None and trainer.end_offsets is not None  # `check_logit_shift`
+    layer, tau = logits_layer(trainer.model), trainer.args.logit_adjustment
+    assert layer is not None and tau is not None  # `check_logit_shift`
+    counts = ClassCounts.of(class_names(trainer.model.config), labels)
     with torch.no_grad():
-        offsets = torch.from_numpy(trainer.end_offsets).to(layer.bias.device)
+        offsets = torch.from_numpy(logit_offsets(tau, counts)).to(layer.bias.device)
         layer.bias.copy_((layer.bias.double() - offsets).to(layer.bias.dtype))

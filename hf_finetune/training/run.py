@@ -14,6 +14,7 @@ from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from hf_finetune.config.recipe import Recipe, to_yaml
 from hf_finetune.config.run_files import AUGMENTED_FILE
+from hf_finetune.data.batches import ImageBatches
 from hf_finetune.data.fingerprint import FINGERPRINT_FILE, fingerprint_of
 from hf_finetune.data.images.cache import finish
 from hf_finetune.data.images.unreadable import note_lost
@@ -139,8 +140,10 @@ def _train_and_save(prepared: PreparedRun, command: str) -> FinetuneResult:
     predictions = {}
     if "validation" in prepared.splits:
         _choose_weights(prepared, training)
-    if trainer.end_offsets is not None:
-        shift_logits(trainer)
+    if plan.args.shifts_trained_head:
+        train = prepared.images.batches["train"]
+        assert isinstance(train, ImageBatches)  # of a stream nobody has counted the classes
+        shift_logits(trainer, train.labels)
     for role, prefix in result.METRIC_PREFIXES.items():  # validation, which has a say in the weights, is the first
         if role in prepared.splits:
             evaluate = partial(trainer.predict, prepared.splits[role], metric_key_prefix=prefix)
@@ -231,7 +234,7 @@ def prepare(plan: RunPlan, began: float | None = None) -> PreparedRun:
     sanity_check(trainer)
     if plan.args.calibrate:
         check_calibration(trainer)
-    if trainer.end_offsets is not None:
+    if plan.args.shifts_trained_head:
         check_logit_shift(trainer)
     check_room_for_run(trainer.model, plan.args, len(trainer.train_dataset))
     draw = partial(save_batch, trainer.train_dataset, trainer.device_stage, plan.args.device, data.label_names)

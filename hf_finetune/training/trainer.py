@@ -14,8 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 from torch.optim import Optimizer
@@ -58,8 +56,6 @@ class ImageClassificationTrainer(Trainer):
         is_sharded: Whether FSDP or DeepSpeed divides the weights over the ranks.
         joins_lone_image: Whether a last batch of one training image joins the batch before it.
         quotas: Which training images an epoch shows; None for each once.
-        end_offsets: What is subtracted from the logits of each class after the training, float64 (classes,); None
-            for 0.
     """
 
     args: FinetuneArguments
@@ -119,7 +115,6 @@ class ImageClassificationTrainer(Trainer):
         adapt_stock_trainer(self)
         self.joins_lone_image = False
         self.quotas: ClassQuotas | None = None
-        self.end_offsets: npt.NDArray[np.float64] | None = None
         self.bad_images = bad_images
         self.device_stage = device_stage
         self._training_stage = training_stage

@@ -255,7 +255,7 @@ def build_trainer(
     loss = _loss(trainer, given, images.data, transforms.mixing is not None)
     class_weights, offsets = balance.on(args.device)
     trainer.compute_loss_func = BatchLoss(loss, class_weights, offsets, task.several)
-    trainer.quotas, trainer.end_offsets = balance.quotas, balance.end_offsets
+    trainer.quotas = balance.quotas
     if trainer.is_fsdp_enabled:
         choose_units(network, trainer.accelerator.state.fsdp_plugin)
     return trainer
