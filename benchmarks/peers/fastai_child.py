@@ -23,6 +23,8 @@ from fastai.vision.all import (
     vision_learner,
 )
 
+from benchmarks.peers.child import child_parser
+
 
 def fine_tune(options: argparse.Namespace) -> float:
     """Fine-tune EfficientNet-Lite0 with `fine_tune` and return the accuracy on DIR/test."""
@@ -57,16 +59,9 @@ def train(options: argparse.Namespace) -> float:
 
 def main() -> None:
     """Train on DIR/train and print the accuracy on DIR/test."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
+    parser = child_parser()
     parser.add_argument("--weights", type=Path, help="absent: a ResNet-18 from random weights")
     parser.add_argument("--epochs", type=int, required=True)
-    parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--size", type=int, required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--batch", type=int)
-    parser.add_argument("--rate", type=float)
-    parser.add_argument("--decay", type=float)
     options = parser.parse_args()
     set_seed(options.seed)
     print(f"accuracy {fine_tune(options) if options.weights else train(options)}")

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import re
-from pathlib import Path
 
 import lightly_train
+
+from benchmarks.peers.child import child_parser
 
 
 def main() -> None:
     """Train on DIR/train and print the accuracy on DIR/test."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--size", type=int, required=True)
-    parser.add_argument("--seed", type=int, required=True)
+    parser = child_parser()
     parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--batch", type=int, required=True)
-    parser.add_argument("--rate", type=float, required=True)
-    parser.add_argument("--decay", type=float, required=True)
     options = parser.parse_args()
     train, test = options.folder / "train", options.folder / "test"
     classes = dict(enumerate(sorted(path.name for path in train.iterdir())))

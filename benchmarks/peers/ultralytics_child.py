@@ -6,14 +6,14 @@ smallest network are replaced by timm's network, and all else is its own.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from torch import nn
 from ultralytics.models.yolo.classify import ClassificationTrainer
+
+from benchmarks.peers.child import child_parser
 
 
 class Blocks(nn.Module):
@@ -39,16 +39,9 @@ class Blocks(nn.Module):
 
 def main() -> None:
     """Train on DIR/train and print the accuracy on DIR/val."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
+    parser = child_parser()
     parser.add_argument("--weights", help="absent: a ResNet-18 from random weights")
     parser.add_argument("--epochs", type=int, required=True)
-    parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--size", type=int, required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--batch", type=int)
-    parser.add_argument("--rate", type=float)
-    parser.add_argument("--decay", type=float)
     options = parser.parse_args()
 
     class TimmTrainer(ClassificationTrainer):
