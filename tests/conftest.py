@@ -11,6 +11,7 @@ import gc
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Generator
 
@@ -171,6 +172,23 @@ def datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def evaluate_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path, None, None]:
+    """An empty cache of `evaluate`, from which copies of modules are imported, not from an earlier test's."""
+
+    def forget() -> None:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "evaluate_modules"]:
+            del sys.modules[name]
+
+    folder = tmp_path / "evaluate"
+    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", folder / "metrics")
+    monkeypatch.setattr("evaluate.config.HF_MODULES_CACHE", str(folder / "modules"))
+    monkeypatch.syspath_prepend(folder / "modules")
+    forget()
+    yield folder
+    forget()
 
 
 @pytest.fixture

@@ -108,9 +108,10 @@ def test_each_program_that_fine_tunes_takes_the_weights(job: Job) -> None:
             )
 
 
-def test_the_metric_of_the_transformers_script_is_beside_it(job: Job) -> None:
+def test_the_metric_of_the_transformers_script_is_beside_it(job: Job, evaluate_cache: Path) -> None:
+    import evaluate
+
     PEERS["Transformers run_image_classification.py"].command(job)
-    evaluate = pytest.importorskip("evaluate")
     metric = evaluate.load(str(job.work / "accuracy"))
     assert metric.compute(predictions=[0, 1, 2, 2], references=[0, 1, 2, 0]) == {"accuracy": 0.75}
 

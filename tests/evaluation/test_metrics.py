@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
@@ -29,15 +28,6 @@ from hf_finetune.evaluation.metrics import (
 )
 
 MODULE = Path(__file__).resolve().parents[2] / "hf_finetune" / "evaluation" / "modules" / "image_classification"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory):
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        patch.setattr("evaluate.config.HF_METRICS_CACHE", folder / "metrics")
-        patch.setattr("evaluate.config.HF_MODULES_CACHE", str(folder / "modules"))
-        yield
 
 
 def names(count: int) -> list[str]:
@@ -343,14 +333,10 @@ def test_which_way_is_better(name: str, setting: bool | None, greater: bool):
     assert ClassificationMetrics(names(2), run_metrics(own)).greater_is_better(name, setting) is greater
 
 
-def test_the_evaluate_module_gives_the_registry_s_figures():
+def test_the_evaluate_module_gives_the_registry_s_figures(evaluate_cache: Path):
     import evaluate
 
-    try:
-        module = evaluate.load(str(MODULE), keep_in_memory=True)
-    except ModuleNotFoundError:  # Python has listed the folder before evaluate copied the module into it
-        importlib.invalidate_caches()
-        module = evaluate.load(str(MODULE), keep_in_memory=True)
+    module = evaluate.load(str(MODULE), keep_in_memory=True)
     logits, labels = torch.eye(7)[[0, 1, 2, 2]], torch.tensor([0, 1, 2, 3])
     classes, hits, losses, confidences = reduce_logits(logits, labels)
     arrays = {"predictions": classes, "references": labels, "top5_hits": hits, "losses": losses}
