@@ -1,4 +1,4 @@
-"""The checks of the loss, class weights and sampling. They need neither torch nor Transformers."""
+"""The checks of the loss, class weights and which images a step shows. They need neither torch nor Transformers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def distillation_settings(stated: Mapping[str, Any] | None) -> tuple[float, floa
 
 
 def check_loss_keys(args: FinetuneArguments) -> None:
-    """Check the loss, its settings, class weights and sampling."""
+    """Check the loss, its settings, class weights, sampling and repetition."""
     if not is_own_loss(args.loss):
         _check_settings(args.loss, args.loss_args or {})
     elif args.label_smoothing_factor:
@@ -59,6 +59,7 @@ def check_loss_keys(args: FinetuneArguments) -> None:
     if args.class_weights is not None:
         _check_class_weights(args.class_weights)
     _check_sampling(args)
+    _check_repetition(args)
     if args.logit_adjustment:
         _check_adjustment(args)
     elif args.logit_adjustment_at != ADJUSTED_AT[0]:
@@ -97,6 +98,25 @@ def _check_sampling(args: FinetuneArguments) -> None:
         raise UserError(
             f"sampling {args.sampling} and class_weights {args.class_weights} both even out the classes; leave one out."
         )
+
+
+def _check_repetition(args: FinetuneArguments) -> None:
+    times = args.repeated_augmentation
+    if times == 1:
+        return
+    if times < 1:
+        raise UserError(f"repeated_augmentation is {times}; use a number of at least 1, such as 3.")
+    if times > args.global_batch_size:
+        raise UserError(
+            f"repeated_augmentation is {times}, and a step has global_batch_size {args.global_batch_size}; use a"
+            " smaller number, or a larger batch."
+        )
+    for name in ("sampling", "train_sampling_strategy"):
+        value = getattr(args, name)
+        if value != "random":
+            raise UserError(
+                f"repeated_augmentation and {name} {value} both choose the images of an epoch; leave one out."
+            )
 
 
 def _check_class_weights(setting: ClassWeights) -> None:

@@ -161,6 +161,7 @@ class Settings(TypedDict, total=False):
     precision: str | None
     project: str | None
     push_to_hub: bool | None
+    repeated_augmentation: int | None
     report_to: str | list[str] | None
     restore_callback_states_from_checkpoint: bool | None
     run_name: str | None

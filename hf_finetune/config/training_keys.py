@@ -160,6 +160,13 @@ class TrainingKeys:
             "choices": SAMPLINGS,
         },
     )
+    repeated_augmentation: int = field(
+        default=1,
+        metadata={
+            "help": "How often a batch shows an image, each time augmented anew, such as 3; an epoch of the same length"
+            " then shows as many times fewer images."
+        },
+    )
     logit_adjustment: float | None = field(
         default=None,
         metadata={

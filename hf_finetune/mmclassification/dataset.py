@@ -77,12 +77,7 @@ def import_data(config: Section, draft: Draft) -> None:
     if loader.take("drop_last") or holder.take("drop_last"):
         draft.settings["dataloader_drop_last"] = True
     for section in (loader.section("sampler"), config.section("sampler")):
-        if section.take("type", "DefaultSampler") != "DefaultSampler":
-            draft.remark(
-                section.at("type"), f"{section.take('type')} is not supported; each image is seen once in an epoch"
-            )
-            section.skip_all()
-        section.skip("shuffle")
+        _import_sampler(section, draft)
 
     train = _unwrap(parts["train"], draft)
     evaluated = parts["val"] if parts["val"].values.get("pipeline") else parts["test"]
@@ -104,6 +99,17 @@ def import_data(config: Section, draft: Draft) -> None:
             step.skip_all()
     per_gpu = int(holder.number(key, 0)) or 32
     draft.settings["global_batch_size"] = _global_batch(config, per_gpu, holder.at(key), draft)
+
+
+def _import_sampler(sampler: Section, draft: Draft) -> None:
+    kind = sampler.take("type", "DefaultSampler")
+    if kind == "RepeatAugSampler":
+        draft.settings["repeated_augmentation"] = int(sampler.number("num_repeats", 3))
+        sampler.skip("selected_round")  # an epoch there is shorter by the images that 256 does not divide
+    elif kind != "DefaultSampler":
+        draft.remark(sampler.at("type"), f"{kind} is not supported; each image is seen once in an epoch")
+        sampler.skip_all()
+    sampler.skip("shuffle")
 
 
 def _unwrap(part: Section, draft: Draft) -> Section:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,11 +17,14 @@ from hf_finetune.data.images.unreadable import earlier_images
 from hf_finetune.data.stages import decoding_of
 from hf_finetune.data.transforms.build import TrainTransforms, build_train_transforms
 from hf_finetune.data.transforms.given import transforms_of_function
+from hf_finetune.errors import UserError
 from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.augmentation import augmentation_transforms
 from hf_finetune.models.processor import default_train_transforms, describe
+from hf_finetune.training.frozen.features import random_transforms
 from hf_finetune.training.frozen.policy import FrozenPolicy, frozen_policy
+from hf_finetune.training.loaders import repetition_of
 from hf_finetune.training.network import Network, load_network
 from hf_finetune.training.plan import RunPlan
 from hf_finetune.training.resizing import report_resizing
@@ -90,11 +93,38 @@ def assemble(plan: RunPlan) -> Assembly:
     stated = items if augmented else plan.given.train_transforms or plan.data.train_transforms
     learns_alone = plan.args.teacher is None  # a teacher needs the images
     policy = frozen_policy(network.frozen.backbone and learns_alone, plan.data.streaming, stated)
+    _check_repetition(plan, None if policy.as_evaluated else plan.given.train_transforms or items, data)
     mode = training_mode(items)
     resizing = report_resizing(mode, network.image_processor, data, plan.data, policy.as_evaluated)
     log_lines(logger, *resizing)
     trainer = build_trainer(network.loaded.model, plan.args, images, transforms, policy.as_evaluated, plan.given)
     return Assembly(plan, images, network, items, policy, resizing, trainer)
+
+
+def _check_repetition(plan: RunPlan, transforms: Sequence[Any] | Callable[..., Any] | None, data: ImageDataset) -> None:
+    """Check that copies of an image can be shown and differ, and say what an epoch shows.
+
+    Args:
+        plan: The plan of the run.
+        transforms: What changes training images; None where they are prepared as in evaluation.
+        data: The images.
+    """
+    repetition = repetition_of(plan.args)
+    if repetition is None:
+        return
+    times = f"repeated_augmentation {repetition.times}"
+    if plan.data.streaming:
+        raise UserError(f"{times} needs images in random order, and they are streamed; leave one out.")
+    if not random_transforms(transforms or ()):
+        raise UserError(
+            f"{times} shows copies of an image that differ by what is random in train_transforms, where nothing is;"
+            " use --augmentation light or stronger, or leave it out."
+        )
+    count = len(data.splits["train"])
+    logger.info(
+        f"Repeated augmentation: a step of {repetition.batch:,} images shows {repetition.images:,}, each up to"
+        f" {repetition.times} times; an epoch shows {repetition.shown(count):,} of {count:,}."
+    )
 
 
 def with_found(plan: RunPlan, found: Mapping[str, Any], origin: str) -> RunPlan:

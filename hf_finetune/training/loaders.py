@@ -11,14 +11,20 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.data.streaming.order import Arrangement
-from hf_finetune.training.sampling import ClassQuotas, CountedOnce, EpochSampler, LastTwoTogether, Unpaired
+from hf_finetune.training.sampling import ClassQuotas, CountedOnce, EpochSampler, LastTwoTogether, Repetition, Unpaired
 
 
 def epoch_sampler(count: int, args: FinetuneArguments, quotas: ClassQuotas | None) -> EpochSampler:
     """Return the random order of `count` training images, filled up so that all ranks take as many steps."""
     fills_up = args.world_size > 1 and not args.dataloader_drop_last
     multiple = args.train_batch_size * args.world_size if fills_up else 1
-    return EpochSampler(count, args.order_seed, multiple, quotas)
+    return EpochSampler(count, args.order_seed, multiple, quotas, repetition_of(args))
+
+
+def repetition_of(args: FinetuneArguments) -> Repetition | None:
+    """Return how often a batch shows an image; None for once."""
+    times = args.repeated_augmentation
+    return Repetition(times, args.global_batch_size) if times > 1 else None
 
 
 def batch_sizes(count: int, args: FinetuneArguments, joins_lone_image: bool = False) -> list[int]:

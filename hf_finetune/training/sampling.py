@@ -1,8 +1,9 @@
-"""The random order of the training images in an epoch, in which each image counts once, or as its class asks for."""
+"""The random order of the training images in an epoch: each once, as its class asks, or several times in a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Sized
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -64,16 +65,65 @@ class ClassQuotas:
         return self._rows[np.lexsort((keys.numpy(), self._classes))]
 
 
+@dataclass(frozen=True)
+class Repetition:
+    """Each image several times in one batch, augmented anew each time, and fewer images in an epoch of the same length.
+
+    Hoffer et al., "Augment your batch: improving generalization through instance repetition", CVPR 2020,
+    arXiv:1901.09335. A batch has the images that the sampler of DeiT (`RASampler`; Touvron et al. 2021,
+    arXiv:2012.12877) gives it, where it is a multiple of `times`. There the copies of an image follow each other; here
+    each image of a batch comes before the first copy of any, because MixUp and CutMix mix neighbours.
+
+    Attributes:
+        times: How often an image is in a batch.
+        batch: Images of an optimizer step, over all ranks. Where it is no multiple, the last copies are left out.
+    """
+
+    times: int
+    batch: int
+
+    @property
+    def images(self) -> int:
+        """How many images a full batch shows."""
+        return -(-self.batch // self.times)
+
+    def shown(self, count: int) -> int:
+        """Return how many images an epoch of `count` rows shows."""
+        whole, rest = divmod(count, self.batch)
+        return whole * self.images + -(-rest // self.times)
+
+    def rows(self, order: torch.Tensor) -> torch.Tensor:
+        """Return the rows of an epoch as `ImageBatches` knows repetitions, int64, of the shape of `order`.
+
+        Args:
+            order: All rows in random order, int64 (rows,).
+        """
+        number, place = torch.arange(len(order)).div(self.batch, rounding_mode="floor"), torch.arange(len(order))
+        place -= number * self.batch
+        size = (len(order) - number * self.batch).clamp(max=self.batch)  # of the batch; the last one may be smaller
+        images = (size + self.times - 1).div(self.times, rounding_mode="floor")
+        copy = place.div(images, rounding_mode="floor")
+        return order[number * self.images + place - copy * images] + copy * len(order)
+
+
 class EpochSampler(Sampler[int]):
     """Rows in the random order of an epoch, which is that of Accelerate's sampler for the same seed.
 
-    Each row comes once, or with `ClassQuotas` as often as these say. The order is a function of seed and epoch alone,
-    so a resumed run skips to where it was interrupted. The stock sampler makes a list of Python numbers of the whole
-    order, 36 MB for a million rows; this one makes a chunk at a time. Where several ranks need batches of one size, the
-    order is filled up with rows of its beginning, each given as `-1 - row`, by which `CountedOnce` recognizes it.
+    Each row comes once, with `ClassQuotas` or `Repetition` as often as these say. The order is a function of seed and
+    epoch alone, so a resumed run skips to where it was interrupted. The stock sampler makes a list of Python numbers of
+    the whole order, 36 MB for a million rows; this one makes a chunk at a time. Where several ranks need batches of one
+    size, the order is filled up with rows of its beginning, each given as `-1 - row`, by which `CountedOnce` recognizes
+    it.
     """
 
-    def __init__(self, count: int, seed: int, multiple: int = 1, quotas: ClassQuotas | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        seed: int,
+        multiple: int = 1,
+        quotas: ClassQuotas | None = None,
+        repetition: Repetition | None = None,
+    ) -> None:
         """Create the sampler, for epoch 0.
 
         Args:
@@ -81,9 +131,11 @@ class EpochSampler(Sampler[int]):
             seed: What the order depends on, with the epoch.
             multiple: The order is filled up to a multiple of this number.
             quotas: Which rows an epoch shows, as many as `count`; None for each row once.
+            repetition: How often an image is in a batch; None for once. Not together with quotas.
         """
         self.count = count
         self.quotas = quotas
+        self.repetition = repetition
         self.seed = seed
         self.repeats = -count % multiple
         self.epoch = 0
@@ -102,6 +154,8 @@ class EpochSampler(Sampler[int]):
         order = torch.randperm(self.count, generator=generator)
         if self.quotas is not None:
             order = torch.from_numpy(self.quotas.rows(self.epoch))[order]
+        if self.repetition is not None:
+            order = self.repetition.rows(order)
         for rows in torch.split(order, _CHUNK):
             yield from rows.tolist()
         for position in range(self.repeats):

@@ -46,6 +46,13 @@ def arguments(**settings: object) -> FinetuneArguments:
             {"sampling": "sqrt", "train_sampling_strategy": "sequential"},
             "sampling sqrt draws images, and train_sampling_strategy is sequential; leave one out.",
         ),
+        ({"repeated_augmentation": 0}, "repeated_augmentation is 0; use a number of at least 1, such as 3."),
+        ({"repeated_augmentation": 500}, "repeated_augmentation is 500, and a step has global_batch_size 128; use a"),
+        ({"repeated_augmentation": 3, "sampling": "sqrt"}, "repeated_augmentation and sampling sqrt both choose the i"),
+        (
+            {"repeated_augmentation": 3, "train_sampling_strategy": "sequential"},
+            "repeated_augmentation and train_sampling_strategy sequential both choose the images of an epoch; leave",
+        ),
         ({"logit_adjustment": -1}, "logit_adjustment is -1; use a number of at least 0."),
         ({"logit_adjustment": 1, "loss": "focal"}, "logit_adjustment is for the loss cross_entropy, and loss is focal"),
         ({"logit_adjustment": 1, "sampling": "sqrt"}, "logit_adjustment and sampling sqrt both even out the classes"),

@@ -216,6 +216,15 @@ def test_the_dataset_and_its_path(tmp_path: Path, data: dict, expected: dict) ->
     assert {key: value for key, value in values.items() if key.startswith("dataset")} == expected
 
 
+def test_repeated_augmentation(tmp_path: Path) -> None:
+    loader = new_config()["train_dataloader"]
+    draft = imported(tmp_path, new_config(train_dataloader={**loader, "sampler": dict(type="RepeatAugSampler")}))
+    assert draft.settings["repeated_augmentation"] == 3
+    sampler = dict(type="RepeatAugSampler", shuffle=True, num_repeats=4, selected_round=256)
+    draft = imported(tmp_path, new_config(train_dataloader={**loader, "sampler": sampler}))
+    assert draft.settings["repeated_augmentation"] == 4 and "sampler" not in remarks(draft)
+
+
 def test_datasets_that_need_manual_work_become_remarks(tmp_path: Path) -> None:
     draft = imported(tmp_path, with_steps(CROP, dataset="CUB", data_root="data/CUB", ann_file="images.txt"))
     assert "arrange its images as data/CUB/train/CLASS/" in remarks(draft)

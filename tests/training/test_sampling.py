@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
-from accelerate.data_loader import SeedableRandomSampler
+from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
+from timm.data.distributed_sampler import RepeatAugSampler
+from torch.utils.data import BatchSampler
 
-from hf_finetune.training.sampling import ClassQuotas, CountedOnce, EpochSampler, LastTwoTogether, Unpaired
+from hf_finetune.training.sampling import ClassQuotas, CountedOnce, EpochSampler, LastTwoTogether, Repetition, Unpaired
 from tests.helpers.networks import make_model
 from tests.helpers.trainers import make_trainer
 
@@ -91,13 +95,75 @@ def test_the_images_of_an_epoch_depend_on_seed_and_epoch_alone():
     assert list(EpochSampler(53, 5, multiple=8, quotas=quotas))[:53] == list(EpochSampler(53, 5, quotas=quotas))
 
 
+# ---- repeated augmentation ----
+
+
+def repeated(count: int, times: int, batch: int, epoch: int = 0) -> list[list[int]]:
+    """Return the rows of the steps of an epoch, with seed 0."""
+    sampler = EpochSampler(count, seed=0, repetition=Repetition(times, batch))
+    sampler.set_epoch(epoch)
+    rows = list(sampler)
+    return [rows[begin : begin + batch] for begin in range(0, count, batch)]
+
+
+def test_a_step_has_the_images_that_timm_gives_to_its_ranks():
+    count, ranks, epoch = 256 * 3, 4, 7
+    samplers = [RepeatAugSampler(range(count), ranks, rank, num_repeats=3) for rank in range(ranks)]
+    for sampler in samplers:
+        sampler.set_epoch(epoch)
+    theirs = [list(sampler) for sampler in samplers]
+    for number, rows in enumerate(repeated(count, 3, 48, epoch)):
+        at_once = [row for of_rank in theirs for row in of_rank[number * 12 : number * 12 + 12]]
+        assert sorted(row % count for row in rows) == sorted(at_once)
+
+
+@pytest.mark.parametrize(("count", "times", "batch"), [(50, 3, 12), (53, 3, 16), (7, 2, 32), (40, 5, 5), (61, 4, 7)])
+def test_copies_are_in_one_step_have_draws_of_their_own_and_images_of_other_steps_are_others(count, times, batch):
+    steps, seen = repeated(count, times, batch), []
+    for rows in steps:
+        assert len(set(rows)) == len(rows)
+        images, copies = [row % count for row in rows], [row // count for row in rows]
+        assert max(images.count(image) for image in images) <= times and max(copies) < times
+        assert len(set(images)) == -(-len(rows) // times)
+        if len(set(images)) > 1:  # MixUp and CutMix mix neighbours
+            assert all(one != other for one, other in itertools.pairwise(images))
+        seen += set(images)
+    assert sum(map(len, steps)) == count and len(set(seen)) == len(seen) == Repetition(times, batch).shown(count)
+
+
+def test_the_ranks_of_a_step_share_the_rows_that_one_would_have():
+    sampler = EpochSampler(96, seed=0, repetition=Repetition(3, 24))
+    for ranks, accumulated in ((2, 1), (3, 2)):
+        batches = BatchSampler(sampler, 24 // ranks // accumulated, drop_last=False)
+        shards = [list(BatchSamplerShard(batches, ranks, rank)) for rank in range(ranks)]
+        for number, rows in enumerate(repeated(96, 3, 24)):
+            passes = range(number * accumulated, (number + 1) * accumulated)
+            assert sorted(rows) == sorted(row for shard in shards for at in passes for row in shard[at])
+
+
+def test_a_step_is_filled_up_with_rows_that_do_not_count():
+    rows = list(EpochSampler(10, 0, multiple=8, repetition=Repetition(2, 8)))
+    assert rows[:10] == [*itertools.chain(*repeated(10, 2, 8))] and rows[10:] == [-1 - row for row in rows[:6]]
+
+
+# ---- resumed runs ----
+
+
+def in_quotas(trainer):
+    trainer.quotas = ClassQuotas(trainer.train_dataset.labels, np.array([1, 50, 3, 10]), trainer.args.order_seed)
+
+
+def in_copies(trainer):
+    trainer.args.repeated_augmentation = 3
+
+
+@pytest.mark.parametrize("choose", [in_quotas, in_copies])
 @pytest.mark.slow
-def test_a_resumed_run_sees_the_rest_of_the_images_of_its_epoch(tmp_path):
+def test_a_resumed_run_sees_the_rest_of_the_images_of_its_epoch(tmp_path, choose):
     def make(folder, **settings):
         items = ({"RandomCrop": {"size": 16, "padding": 2}}, "RandomHorizontalFlip")
         trainer = make_trainer(tmp_path / folder, make_model("vit"), items=items, num_train_epochs=3, **settings)
-        quotas = np.array([1, 50, 3, 10])
-        trainer.quotas = ClassQuotas(trainer.train_dataset.labels, quotas, trainer.args.order_seed)
+        choose(trainer)
         return trainer
 
     whole = make("whole", save_strategy="steps", save_steps=6)

@@ -28,6 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "focal": {"loss": "focal"},
     "class weights": {"class_weights": {"a": 2}},
     "balanced sampling": {"sampling": "balanced"},
+    "repeated augmentation": {"repeated_augmentation": 3},
     "logit adjustment": {"logit_adjustment": 1.0},
     "LoRA": {"peft": {"r": 2}},
     "frozen backbone": {"freeze": ["backbone"]},
@@ -59,6 +60,14 @@ REFUSED = {
     ("several labels", "fold"): "Folds and groups are divided by the one class of each image",
     ("several labels", "calibration"): ONE_CLASS,
     ("focal", "logit adjustment"): "logit_adjustment is for the loss cross_entropy, and loss is focal; leave one out.",
+    (
+        "balanced sampling",
+        "repeated augmentation",
+    ): "repeated_augmentation and sampling balanced both choose",
+    (
+        "repeated augmentation",
+        "frozen backbone",
+    ): "repeated_augmentation 3 shows copies of an image that",
     ("balanced sampling", "logit adjustment"): "both even out the classes; leave one out.",
     ("logit adjustment", "ArcFace"): "logit_adjustment is for the loss cross_entropy, and loss is arcface",
     ("LoRA", "frozen backbone"): "peft freezes everything but its adapters and the head",
