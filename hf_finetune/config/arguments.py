@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hf_finetune.config.data import DataArguments
 from hf_finetune.config.fields import OWN_GROUPS, check_words, own_fields, value_types
+from hf_finetune.config.loss_keys import check_weighted
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.config.stock_fields import stock_fields, stock_types
@@ -110,8 +111,9 @@ def check_values(recipe: Recipe) -> tuple[ModelArguments, DataArguments]:
     Raises:
         UserError: For a value that does not fit, and for values that contradict each other.
     """
-    named = _build(ModelArguments, recipe), _build(DataArguments, recipe)
-    check_training(_build(_training_values(), recipe))
+    named, training = _named(recipe), _build(_training_values(), recipe)
+    check_training(training)
+    check_weighted(named[1].weight_column, training)
     return named
 
 
@@ -131,7 +133,13 @@ def build_arguments(recipe: Recipe) -> tuple[ModelArguments, DataArguments, Fine
     """
     from hf_finetune.config.training import FinetuneArguments
 
-    return _build(ModelArguments, recipe), _build(DataArguments, recipe), _build(FinetuneArguments, recipe)
+    named, args = _named(recipe), _build(FinetuneArguments, recipe)
+    check_weighted(named[1].weight_column, args)
+    return *named, args
+
+
+def _named(recipe: Recipe) -> tuple[ModelArguments, DataArguments]:
+    return _build(ModelArguments, recipe), _build(DataArguments, recipe)
 
 
 def _build(group: type[Group], recipe: Recipe) -> Group:

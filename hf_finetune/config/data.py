@@ -56,6 +56,10 @@ class DataArguments:
         default=None,
         metadata={"help": "Column whose equal values, such as a patient, are never in train and validation both."},
     )
+    weight_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of numbers in proportion to which images are drawn, with --sampling weighted."},
+    )
     slice_columns: list[str] | None = field(
         default=None,
         metadata={"help": "Columns such as a camera or hospital: the report has the accuracy of each of their values."},

@@ -39,5 +39,7 @@ def check_division(data: DataArguments) -> None:
     for name in ("fold", "group_column"):
         if data.streaming and getattr(data, name) is not None:
             raise UserError(f"{name} divides images before training, which are streamed; leave --streaming out.")
+    if data.streaming and data.weight_column is not None:
+        raise UserError("weight_column is read before training, and images are streamed; leave one of them out.")
     if data.streaming and data.slice_columns:
         raise UserError("slice_columns are read before training, and images are streamed; leave one of them out.")

@@ -91,10 +91,7 @@ def _check_sampling(args: FinetuneArguments) -> None:
             f"sampling {args.sampling} draws images, and train_sampling_strategy is {args.train_sampling_strategy};"
             " leave one out."
         )
-    if args.sampling == "weighted":
-        if args.class_weights is None:
-            raise UserError("sampling weighted draws in proportion to class_weights; use --class_weights as well.")
-    elif args.class_weights in WEIGHT_RULES:
+    if args.sampling != "weighted" and args.class_weights in WEIGHT_RULES:
         raise UserError(
             f"sampling {args.sampling} and class_weights {args.class_weights} both even out the classes; leave one out."
         )
@@ -117,6 +114,27 @@ def _check_repetition(args: FinetuneArguments) -> None:
             raise UserError(
                 f"repeated_augmentation and {name} {value} both choose the images of an epoch; leave one out."
             )
+
+
+def check_weighted(weight_column: str | None, args: FinetuneArguments) -> None:
+    """Check that weighted sampling has weights, of images or of classes, and that a column of weights is used."""
+    is_weighted = args.sampling == "weighted"
+    if weight_column is None:
+        if is_weighted and args.class_weights is None:
+            raise UserError(
+                "sampling weighted draws in proportion to a column of weights, or to those of the classes; use"
+                " --weight_column NAME or --class_weights as well."
+            )
+    elif not is_weighted:
+        raise UserError(
+            f"weight_column {weight_column} says how often images are drawn, and sampling is {args.sampling}; use"
+            " --sampling weighted as well, or leave it out."
+        )
+    elif args.class_weights is not None:
+        raise UserError(
+            "sampling weighted draws in proportion to weight_column or to class_weights, and both are set; leave one"
+            " out."
+        )
 
 
 def _check_class_weights(setting: ClassWeights) -> None:

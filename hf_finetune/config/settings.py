@@ -66,6 +66,7 @@ class Settings(TypedDict, total=False):
     validation_fraction: float | None
     validation_split: str | None
     value_range: list[float] | None
+    weight_column: str | None
 
     # Training
     activation_checkpointing: bool | None

@@ -33,6 +33,7 @@ OTHER_NAMES = {
         "network",
     ),
     "group_column": ("group", "groups", "group_by", "group_col", "patient_column", "groups_column"),
+    "weight_column": ("weights_column", "weight_col", "sample_weight", "sample_weights"),
     "slice_columns": ("slices", "slice_column", "slice_by", "subgroups", "subgroup_columns"),
     "recipe": ("config", "cfg", "config_file", "yaml"),
     "output_dir": (

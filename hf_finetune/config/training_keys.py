@@ -156,7 +156,7 @@ class TrainingKeys:
         default="random",
         metadata={
             "help": "Which images an epoch shows: random each once, balanced all classes alike, sqrt in between,"
-            " weighted in proportion to class_weights.",
+            " weighted in proportion to weight_column or class_weights.",
             "choices": SAMPLINGS,
         },
     )

@@ -50,6 +50,7 @@ from hf_finetune.data.splits import (
     stratified_split,
 )
 from hf_finetune.data.streaming.build import load_streamed_dataset
+from hf_finetune.data.weights import read_weights
 from hf_finetune.errors import UserError, listing
 
 
@@ -117,6 +118,8 @@ def load_image_dataset(
         result.notes.append(f"{entry.name} has {entry.num_classes:,} classes, but this copy {len(labels.names):,}.")
     _add_splits(result, raw, roles, image_column, labels)
     result.slices = read_slices(raw, roles, arguments.slice_columns or ())
+    if arguments.weight_column is not None and "train" in roles:
+        result.weights = read_weights(raw, roles["train"], arguments.weight_column)
     if earlier is not None:
         _check_counts(result, earlier)
     groups = read_groups(raw, roles, arguments.group_column) if arguments.group_column and "train" in roles else {}
@@ -168,7 +171,7 @@ def _label_columns(
 ) -> list[str]:
     """Return the column of labels, or several that are one class each."""
     wanted = arguments.label_columns
-    not_labels = [*filter(None, [arguments.group_column]), *(arguments.slice_columns or ())]
+    not_labels = [*filter(None, [arguments.group_column, arguments.weight_column]), *(arguments.slice_columns or ())]
     if wanted:
         return [find_label_column(raw, split, image_column, name) for name in wanted]
     found = find_columns_of_classes(raw, split, image_column, expected, not_labels)

@@ -10,6 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from datasets import Dataset
@@ -58,6 +59,8 @@ class ImageDataset:
         source_labels: By role, the class id of each row of `sources`, int32 of shape (rows,), or which classes it has,
             bool (rows, n).
         slices: By role and column of `slice_columns`, a text for each row of `sources`.
+        weights: By row of `sources["train"]`, how often it is drawn in proportion to the others, float64 (rows,), from
+            `weight_column`; None without one.
         folder: The folder that messages name images relative to, None where there is none.
         task: What a label says of an image.
     """
@@ -80,6 +83,7 @@ class ImageDataset:
     sources: dict[str, Dataset] = field(default_factory=dict)
     source_labels: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     slices: dict[str, dict[str, pa.ChunkedArray]] = field(default_factory=dict)
+    weights: npt.NDArray[np.float64] | None = None
     folder: Path | None = None
     task: Task = ONE_LABEL
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +46,19 @@ Codes = npt.NDArray[np.uint32]
 
 @dataclass(frozen=True)
 class SplitFingerprint:
-    """Of each row of a source's split, or each file of a streamed one, a number for each of three things.
+    """Of each row of a source's split, or each file of a streamed one, a number for each of some things.
 
     Attributes:
         names: Hashes of the paths below the folder that all share, uint32 of shape (rows,); 0 without a path.
         labels: Class ids, int32 of shape (rows,), or hashes of several; of a file of a stream, 0.
         contents: Hashes of the contents, uint32 of shape (rows,); 0 for what cannot be read.
+        weights: The values of `weight_column`, float64 of shape (rows,), of train alone; (0,) without.
     """
 
     names: Codes
     labels: npt.NDArray[np.int32]
     contents: Codes
+    weights: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,10 @@ def fingerprint_of(data: ImageDataset) -> Fingerprint:
             splits[role] = SplitFingerprint(names, np.zeros(len(paths), np.int32), _of_files(paths))
         else:
             storage = arrow_column(data.sources[role], "image")
-            splits[role] = SplitFingerprint(
-                _names(pc.struct_field(storage, "path")), _label_codes(data.source_labels[role]), _contents(storage)
-            )
+            names, labels = _names(pc.struct_field(storage, "path")), _label_codes(data.source_labels[role])
+            splits[role] = SplitFingerprint(names, labels, _contents(storage))
+            if role == "train" and data.weights is not None:
+                splits[role] = replace(splits[role], weights=data.weights)
     return Fingerprint(data.label_names, splits)
 
 
@@ -174,6 +177,11 @@ def _describe_change(
                 return f"{first}, is one of them"
             names = [now.label_names[split.labels[row]] for split in (new, old)]
             return f"{first}, is {names[0]} and was {names[1]}"
+        if len(old.weights) == len(new.weights) and len(reweighted := np.flatnonzero(old.weights != new.weights)):
+            return (
+                f"{_count(reweighted, data, role)} other weights, the first is"
+                f" {name_of_row(data, role, int(reweighted[0]))}"
+            )
         differ = (old.contents != new.contents) & (old.contents != _UNREADABLE) & (new.contents != _UNREADABLE)
         known = {image.rpartition(" (")[0] for image in unreadable}
         changed = [row for row in np.flatnonzero(differ).tolist() if name_of_row(data, role, row) not in known]

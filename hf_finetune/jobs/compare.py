@@ -48,6 +48,7 @@ _DATA_KEYS = (
     "test_split",
     "validation_fraction",
     "group_column",
+    "weight_column",
     "fold",
     "max_eval_samples",
     "streaming",

@@ -13,7 +13,8 @@ import torch
 from hf_finetune.config.loss_keys import ClassWeights
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.errors import UserError, did_you_mean, listing
-from hf_finetune.training.sampling import ClassQuotas
+from hf_finetune.training.row_quotas import RowQuotas
+from hf_finetune.training.sampling import ClassQuotas, Quotas
 
 _BETA = 0.9999  # of `effective`: the best for CIFAR-10 of those that its authors try
 _UNBALANCED = 10  # largest to smallest class; the mildest of the unbalanced sets that Cui et al. test
@@ -77,7 +78,7 @@ class Balance:
 
     weights: npt.NDArray[np.float64] | None
     offsets: npt.NDArray[np.float64] | None
-    quotas: ClassQuotas | None
+    quotas: Quotas | None
     notes: Sequence[str]
 
     def on(self, device: torch.device) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -89,28 +90,39 @@ class Balance:
         return weights, offsets
 
 
-def choose_balance(args: FinetuneArguments, names: Sequence[str], labels: npt.NDArray[np.int64] | None) -> Balance:
+def choose_balance(
+    args: FinetuneArguments,
+    names: Sequence[str],
+    labels: npt.NDArray[np.int64] | None,
+    row_weights: npt.NDArray[np.float64] | None = None,
+) -> Balance:
     """Return what a recipe asks for.
 
     Args:
         args: The keys `class_weights`, `sampling`, `logit_adjustment` and `logit_adjustment_at`.
         names: The names of the classes by class id.
         labels: Of the training images, as in `ClassCounts.of`.
+        row_weights: The weights of the training images by `weight_column`, float64 (images,); None without.
 
     Raises:
         UserError: The keys do not fit the classes, or need labels that a stream does not have.
     """
     counts = ClassCounts.of(names, labels)
     setting: ClassWeights | None = args.class_weights
-    weights, offsets, quotas = None, None, None
+    weights, offsets = None, None
+    quotas: Quotas | None = None
     notes = []
     if setting is not None:
         weights = class_weights(setting, counts)
-    if args.sampling != "random":
+    if row_weights is not None:
+        quotas = row_quotas(row_weights, args.order_seed)
+        notes.append(describe_row_times(quotas.row_times()))
+    elif args.sampling != "random":
         images = class_quotas(args.sampling, counts, weights)
         assert labels is not None  # `class_quotas` has refused a stream
-        quotas = ClassQuotas(labels, images, args.order_seed)
-        notes.append(describe_sampling(args.sampling, quotas.times, counts))
+        by_class = ClassQuotas(labels, images, args.order_seed)
+        quotas = by_class
+        notes.append(describe_sampling(args.sampling, by_class.times, counts))
         if args.sampling == "weighted":
             weights = None  # they have had their effect
     if setting is not None and weights is not None:
@@ -208,6 +220,17 @@ def class_quotas(sampling: str, counts: ClassCounts, weights: npt.NDArray[np.flo
     return quotas
 
 
+def row_quotas(row_weights: npt.NDArray[np.float64], seed: int) -> RowQuotas:
+    """Return which images an epoch shows in proportion to their weights, float64 (images,).
+
+    Raises:
+        UserError: All weights are 0.
+    """
+    if not row_weights.any():
+        raise UserError("weight_column: all training images have the weight 0, which leaves nothing to learn.")
+    return RowQuotas(row_weights, seed)
+
+
 def describe_weights(setting: ClassWeights, weights: npt.NDArray[np.float64], counts: ClassCounts) -> str:
     """Return one line with the least and the greatest weight of classes that have images."""
     how = f", {setting}" if isinstance(setting, str) else ""
@@ -217,6 +240,17 @@ def describe_weights(setting: ClassWeights, weights: npt.NDArray[np.float64], co
 def describe_sampling(sampling: str, times: npt.NDArray[np.float64], counts: ClassCounts) -> str:
     """Return one line with how often an epoch shows an image, by class, float64 (classes,)."""
     return f"Sampling, {sampling}: an epoch shows an image {_from_to(times, counts, ' times')}."
+
+
+def describe_row_times(times: npt.NDArray[np.float64]) -> str:
+    """Return one line with how often an epoch shows an image, float64 (images,)."""
+    never = int((times == 0).sum())
+    left_out = f"; {never:,} of {len(times):,} have the weight 0 and are never shown" if never else ""
+    shown = times[times > 0]
+    return (
+        f"Sampling, weighted by weight_column: an epoch shows an image from {shown.min():.3g} to"
+        f" {shown.max():.3g} times{left_out}."
+    )
 
 
 def describe_imbalance(counts: ClassCounts) -> str | None:

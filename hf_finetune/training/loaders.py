@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.data.streaming.order import Arrangement
-from hf_finetune.training.sampling import ClassQuotas, CountedOnce, EpochSampler, LastTwoTogether, Repetition, Unpaired
+from hf_finetune.training.sampling import CountedOnce, EpochSampler, LastTwoTogether, Quotas, Repetition, Unpaired
 
 
-def epoch_sampler(count: int, args: FinetuneArguments, quotas: ClassQuotas | None) -> EpochSampler:
+def epoch_sampler(count: int, args: FinetuneArguments, quotas: Quotas | None) -> EpochSampler:
     """Return the random order of `count` training images, filled up so that all ranks take as many steps."""
     fills_up = args.world_size > 1 and not args.dataloader_drop_last
     multiple = args.train_batch_size * args.world_size if fills_up else 1

@@ -1,4 +1,4 @@
-"""The random order of the training images in an epoch: each once, as its class asks, or several times in a batch."""
+"""The random order of an epoch: each training image once, as its class or weight asks, or several times in a batch."""
 
 from __future__ import annotations
 
@@ -18,6 +18,20 @@ _CHUNK = 4096  # rows that are Python numbers at a time
 _CLASS_STREAM = -1  # in place of the epoch, in the keys that order the images of a class
 
 
+class Quotas(Protocol):
+    """Which rows an epoch shows, as a function of the epoch: `ClassQuotas`, or `row_quotas.RowQuotas`."""
+
+    @property
+    def count(self) -> int:
+        """The number of rows of an epoch."""
+
+    def rows(self, epoch: int, /) -> npt.NDArray[np.int64]:
+        """Return the rows of an epoch, int64 (count,), in an order of no meaning."""
+
+    def row_times(self) -> npt.NDArray[np.float64]:
+        """Return how often an epoch shows each row on average, float64 (rows,)."""
+
+
 class ClassQuotas:
     """The rows that an epoch shows where each class has a number of its own.
 
@@ -35,6 +49,7 @@ class ClassQuotas:
             seed: What the orders depend on, with the epoch.
         """
         self.count = int(quotas.sum())
+        self._labels = labels
         self._images = np.bincount(labels[labels >= 0], minlength=len(quotas))
         self.times = quotas / np.maximum(self._images, 1)
         """How often an epoch shows an image of each class, float64 (classes,)."""
@@ -57,6 +72,10 @@ class ClassQuotas:
         times = np.maximum(whole - 1, 0)[of_class]
         repetition = 1 + np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
         return np.concatenate([first, np.repeat(self._rows, times) + repetition * self._total, last])
+
+    def row_times(self) -> npt.NDArray[np.float64]:
+        """Return how often an epoch shows each row on average, float64 (rows,)."""
+        return np.where(self._labels >= 0, self.times[self._labels], 0.0)
 
     def _ordered(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return the rows class by class, each class in the order of its number, int64 (classes,)."""
@@ -109,7 +128,7 @@ class Repetition:
 class EpochSampler(Sampler[int]):
     """Rows in the random order of an epoch, which is that of Accelerate's sampler for the same seed.
 
-    Each row comes once, with `ClassQuotas` or `Repetition` as often as these say. The order is a function of seed and
+    Each row comes once, with `Quotas` or `Repetition` as often as these say. The order is a function of seed and
     epoch alone, so a resumed run skips to where it was interrupted. The stock sampler makes a list of Python numbers of
     the whole order, 36 MB for a million rows; this one makes a chunk at a time. Where several ranks need batches of one
     size, the order is filled up with rows of its beginning, each given as `-1 - row`, by which `CountedOnce` recognizes
@@ -121,7 +140,7 @@ class EpochSampler(Sampler[int]):
         count: int,
         seed: int,
         multiple: int = 1,
-        quotas: ClassQuotas | None = None,
+        quotas: Quotas | None = None,
         repetition: Repetition | None = None,
     ) -> None:
         """Create the sampler, for epoch 0.

@@ -39,7 +39,8 @@ def follow_task(args: FinetuneArguments, task: Task, stated: Mapping[str, Any], 
         return
     for key, reason in NOT_WITH_SEVERAL.items():
         value = getattr(args, key)
-        if value and value != _UNSET.get(key):
+        by_image = key == "sampling" and stated.get("weight_column") is not None
+        if value and value != _UNSET.get(key) and not by_image:
             raise UserError(f"{key} {reason}; the images have several labels, so leave it out.")
     if stated.get("loss") in (ONE_LABEL.loss, "arcface"):
         raise UserError(

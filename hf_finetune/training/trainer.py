@@ -43,7 +43,7 @@ from hf_finetune.training.loaders import epoch_sampler, in_order, start_workers_
 from hf_finetune.training.loss import BatchLoss, classification_loss
 from hf_finetune.training.optimization import build_schedule, decayed_parameters
 from hf_finetune.training.rates import Rates, parameter_rates
-from hf_finetune.training.sampling import ClassQuotas, EpochSampler
+from hf_finetune.training.sampling import EpochSampler, Quotas
 from hf_finetune.training.stock_trainer import TrainerLoop, adapt_stock_trainer, training_context
 
 
@@ -114,7 +114,7 @@ class ImageClassificationTrainer(Trainer):
         self.is_sharded: bool = self.is_fsdp_enabled or self.is_deepspeed_enabled
         adapt_stock_trainer(self)
         self.joins_lone_image = False
-        self.quotas: ClassQuotas | None = None
+        self.quotas: Quotas | None = None
         self.bad_images = bad_images
         self.device_stage = device_stage
         self._training_stage = training_stage

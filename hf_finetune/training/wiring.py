@@ -233,7 +233,12 @@ def build_trainer(
         network.config.value_range = list(value_range)
     figures = describe(images.image_processor)
     train = images.batches["train"]
-    balance = choose_balance(args, names, train.labels if isinstance(train, ImageBatches) else None)
+    labels, row_weights = None, None
+    if isinstance(train, ImageBatches):
+        labels = train.labels
+        if images.data.weights is not None:
+            row_weights = images.data.weights[train.sample_index]
+    balance = choose_balance(args, names, labels, row_weights)
     log_lines(logger, *balance.notes)
     trainer = ImageClassificationTrainer(
         network,

@@ -40,7 +40,6 @@ def arguments(**settings: object) -> FinetuneArguments:
         ({"class_weights": [0, 0]}, "class_weights is [0, 0], which leaves nothing to learn; use a weight above 0."),
         ({"class_weights": []}, "class_weights is [], which leaves nothing to learn"),
         ({"sampling": "balance"}, 'sampling is "balance". Did you mean "balanced"?'),
-        ({"sampling": "weighted"}, "sampling weighted draws in proportion to class_weights; use --class_weights as we"),
         ({"sampling": "sqrt", "class_weights": "balanced"}, "sampling sqrt and class_weights balanced both even out"),
         (
             {"sampling": "sqrt", "train_sampling_strategy": "sequential"},

@@ -29,6 +29,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "class weights": {"class_weights": {"a": 2}},
     "balanced sampling": {"sampling": "balanced"},
     "repeated augmentation": {"repeated_augmentation": 3},
+    "weight column": {"sampling": "weighted", "weight_column": "w"},
     "logit adjustment": {"logit_adjustment": 1.0},
     "LoRA": {"peft": {"r": 2}},
     "frozen backbone": {"freeze": ["backbone"]},
@@ -70,6 +71,9 @@ REFUSED = {
     ): "repeated_augmentation 3 shows copies of an image that",
     ("balanced sampling", "logit adjustment"): "both even out the classes; leave one out.",
     ("logit adjustment", "ArcFace"): "logit_adjustment is for the loss cross_entropy, and loss is arcface",
+    ("repeated augmentation", "weight column"): "repeated_augmentation and sampling weighted both choose",
+    ("class weights", "weight column"): "in proportion to weight_column or to class_weights, and both are set",
+    ("weight column", "logit adjustment"): "both even out the classes; leave one out.",
     ("LoRA", "frozen backbone"): "peft freezes everything but its adapters and the head",
     ("frozen backbone", "drop path"): "drop_path leaves out blocks of the backbone, which is frozen",
     ("frozen backbone", "freeze_epochs"): "freeze_epochs trains the head",
@@ -120,7 +124,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels = 60 + generator.normal(0, 20, (16, 16, 3))
         pixels[:, :, number % 3] += 120
         PIL.Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / f"{number}.png")
-        row = {"image": f"{number}.png", "split": "test" if number % 4 == 0 else "train"}
+        row = {"image": f"{number}.png", "w": number % 5, "split": "test" if number % 4 == 0 else "train"}
         labels = sorted({"abc"[number % 3], "abc"[number // 3 % 3]})
         rows["one"].append({**row, "label": "abc"[number % 3]})
         rows["several"].append({**row, "label": labels})

@@ -83,8 +83,10 @@ def fit_head(
             f"head_init: {head_init} needs one vector of finite numbers for each image, which the network does not give"
             " its head; use --head_init random."
         )
-    fit = _class_means if head_init == "class_means" else _probe
-    return fit(trainer, linear, features, labels, began)
+    if head_init == "class_means":
+        return _class_means(trainer, linear, features, labels, began)
+    times = None if trainer.quotas is None else trainer.quotas.row_times()[rows][counts]
+    return _probe(trainer, linear, features, labels, times, began)
 
 
 def _class_means(
@@ -97,11 +99,19 @@ def _class_means(
 
 
 def _probe(
-    trainer: ImageClassificationTrainer, linear: nn.Linear, features: np.ndarray, labels: np.ndarray, began: float
+    trainer: ImageClassificationTrainer,
+    linear: nn.Linear,
+    features: np.ndarray,
+    labels: np.ndarray,
+    times: np.ndarray | None,
+    began: float,
 ) -> str:
+    """Fit a regression to images that an epoch shows so many `times`, float64 (images,); None for once each."""
     several = labels.ndim == 2
-    by_class = _class_weights(trainer, linear.out_features)
+    stated = trainer.compute_loss_func.class_weights
+    by_class = np.ones(linear.out_features) if stated is None else stated.double().cpu().numpy()
     weights = np.ones(len(labels)) if several else by_class[labels]
+    weights = weights if times is None else weights * times
     features, labels, weights = features[weights > 0], labels[weights > 0], weights[weights > 0]
     labels = labels > 0 if several else labels
     kept, held_out = stratified_split(labels, _HELD_OUT, trainer.args.seed)
@@ -130,13 +140,6 @@ def _set_layer(linear: nn.Linear, weight: np.ndarray, bias: np.ndarray) -> None:
     with torch.no_grad():
         linear.weight.copy_(torch.from_numpy(weight))
         linear.bias.copy_(torch.from_numpy(bias))
-
-
-def _class_weights(trainer: ImageClassificationTrainer, classes: int) -> np.ndarray:
-    """Return how much an image of each class counts in an epoch of the training, float64 (classes,)."""
-    by_class = trainer.compute_loss_func.class_weights
-    weights = np.ones(classes) if by_class is None else by_class.double().cpu().numpy()
-    return weights if trainer.quotas is None else weights * trainer.quotas.times
 
 
 def fit_logistic_regression(
