@@ -155,7 +155,8 @@ _TRANSFORMS = {
     "RandomVerticalFlip": ("vflip", "flipud", "vertical_flip"),
     "RandomRotation": ("rotation", "degrees", "random_rotation"),
     "ColorJitter": ("color_jitter", "colorjitter"),
-    "RandomErasing": ("reprob", "random_erasing", "random_erase", "erasing"),
+    "RandomErasing": ("reprob", "random_erasing", "random_erase", "erasing", "cutout"),
+    "GridMask": ("gridmask", "grid_mask"),
 }
 # What is asked for: the sentence that answers. Some is not built, and then nothing is guessed at.
 ANSWERS = {

@@ -44,6 +44,7 @@ TRANSFORMS: dict[str, list[Any]] = {
     "erasing": [{"RandomErasing": {"p": 0.5}}],
     "erasing, a value for each channel": [{"RandomErasing": {"p": 0.5, "value": [1, 2, 3]}}],
     "erasing, noise": [{"RandomErasing": {"p": 0.5, "value": "random"}}],
+    "grids": [{"GridMask": {"p": 0.5, "fill": [1, 2, 3]}}],
     "letterbox": [{"Letterbox": {"size": [48, 40]}}],
     "letterbox, a fill for each channel": [{"Letterbox": {"size": [40, 48], "fill": [1, 2, 3]}}],
     "resize and centre crop": [{"Resize": {"size": 40}}, {"CenterCrop": {"size": 32}}],

@@ -17,6 +17,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from hf_finetune.data.transforms import color, geometry, policies
 from hf_finetune.data.transforms.batched import BatchTransform, channel_values, on_cpu, random_offsets
+from hf_finetune.data.transforms.grid_mask import BatchGridMask
 from hf_finetune.data.transforms.randomness import split_keys, uniform_draws
 
 _IMAGES_OF_NOISE = 32  # whose noise is in memory at a time
@@ -280,6 +281,7 @@ BATCH_TRANSFORMS: dict[str, type[BatchTransform]] = {
     "CenterCrop": BatchTransform,
     "ColorJitter": color.ColorJitter,
     "GaussianBlur": color.GaussianBlur,
+    "GridMask": BatchGridMask,
     "IncreasingRandAugment": policies.IncreasingRandAugment,
     "Letterbox": BatchTransform,
     "RandAugment": policies.RandAugment,

@@ -24,6 +24,7 @@ from hf_finetune.data.transforms.alternating_flip import AlternatingHorizontalFl
 from hf_finetune.data.transforms.batch import BATCH_TRANSFORMS, SMOOTH, RandomErasing
 from hf_finetune.data.transforms.batched import BatchTransform
 from hf_finetune.data.transforms.for_channels import BATCHED_FOR_CHANNELS, check_for_channels
+from hf_finetune.data.transforms.grid_mask import GridMask
 from hf_finetune.data.transforms.letterbox import Letterbox
 from hf_finetune.data.transforms.mixing import MIXING_TRANSFORMS, Mixing
 from hf_finetune.data.transforms.rand_augment import IncreasingRandAugment
@@ -33,6 +34,7 @@ from hf_finetune.errors import UserError, did_you_mean, first_line
 # The transforms of this package, beside those of torchvision.transforms.v2.
 OWN_TRANSFORMS: dict[str, type[v2.Transform]] = {
     "AlternatingHorizontalFlip": AlternatingHorizontalFlip,
+    "GridMask": GridMask,
     "IncreasingRandAugment": IncreasingRandAugment,
     "Letterbox": Letterbox,
 }
