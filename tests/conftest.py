@@ -84,6 +84,7 @@ QUICK = (
     "training/extensions/test_epochs",
     "training/extensions/test_streaming_state",
     "training/test_loss",
+    "training/test_muon",
     "training/test_optimization",
     "training/test_sampling",
     "training/test_schedule_settings",

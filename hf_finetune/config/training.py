@@ -18,6 +18,7 @@ from torch import distributed
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import IntervalStrategy, SchedulerType
+from transformers.training_args import OptimizerNames
 from transformers.utils import ExplicitEnum
 
 from hf_finetune.config.device_checks import check_devices, check_processes, check_trackers
@@ -29,7 +30,9 @@ from hf_finetune.config.training_keys import (
     FLOAT32,
     FP16,
     MULTISTEP,
+    MUON,
     ONE_CYCLE,
+    SGD,
     TrainingKeys,
     chosen_by,
     schedule_name,
@@ -42,10 +45,13 @@ from hf_finetune.logs import get_logger, set_level
 
 logger = get_logger(__name__)
 
-# `SchedulerType` is a closed enum, and parts of the Trainer call `.value` on the field, so a plain string will not do.
+# Both enums are closed, and parts of the Trainer call `.value` on the fields, so a plain string will not do.
 ScheduleType: Any = ExplicitEnum(  # type: ignore[call-overload]  # the functional form of an enum
     "ScheduleType",
     {**{member.name: member.value for member in SchedulerType}, "MULTISTEP": MULTISTEP, "ONE_CYCLE": ONE_CYCLE},
+)
+OptimizerType: Any = ExplicitEnum(  # type: ignore[call-overload]  # as above
+    "OptimizerType", {**{member.name: member.value for member in OptimizerNames}, "MUON": MUON}
 )
 _MOST_STEPS = 10**9  # of a run that ends by the clock
 BY_METRIC = ("reduce_lr_on_plateau", "greedy")  # schedules that lower the rate where a metric no longer improves
@@ -75,9 +81,11 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
         if self.time_budget is not None:
             self._follow_the_clock()
         schedule = schedule_name(self.lr_scheduler_type)
-        # The base class validates against its closed enum, and needs a number for the batch, which depends on the
+        optimizer = getattr(self.optim, "value", self.optim)
+        # The base class validates against its closed enums, and needs a number for the batch, which depends on the
         # number of devices that it is about to find.
         self.lr_scheduler_type = SchedulerType.CONSTANT if schedule in (MULTISTEP, ONE_CYCLE) else schedule
+        self.optim = SGD if optimizer == MUON else optimizer
         stated = (self.per_device_train_batch_size, self.gradient_accumulation_steps)
         self.per_device_train_batch_size, self.gradient_accumulation_steps = 1, 1
         join_processes(self.use_cpu, timedelta(seconds=self.ddp_timeout))
@@ -90,7 +98,7 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
         launched = self.mixed_precision  # by `accelerate launch` where no key says it
         self.use_precision(launched if self.precision == AUTO and launched != "no" else self.precision)
         self._use_one_gpu()
-        self.lr_scheduler_type = ScheduleType(schedule)
+        self.lr_scheduler_type, self.optim = ScheduleType(schedule), OptimizerType(optimizer)
         self.per_device_train_batch_size, self.gradient_accumulation_steps = split_global_batch(
             self.global_batch_size, self.world_size, *stated
         )

@@ -16,6 +16,7 @@ from hf_finetune.losses import LOSSES
 FLOAT32, BF16, FP16 = "float32", "bf16", "fp16"  # the precisions
 AUTO = "auto"  # leaves a key to the run; its field says with which value in place of a number until then
 MULTISTEP, ONE_CYCLE = "multistep", "one_cycle"  # the schedules that Transformers lacks
+SGD, MUON = "sgd", "muon"  # the optimizers that this package makes
 WARM_UPS = ("linear", "constant", "exponential")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical", "passive")
 
@@ -93,12 +94,12 @@ class TrainingKeys:
         default=None,
         metadata={"help": "Epochs that train the head alone, before the others train everything. Absent: none."},
     )
-    optim: str = field(default="sgd", metadata={"help": "Optimizer: sgd, or any that Transformers knows."})
+    optim: str = field(default=SGD, metadata={"help": "Optimizer: sgd, muon, or any that Transformers knows."})
     learning_rate: float = field(
         default=0.01, metadata={"help": "Learning rate after the warm-up, for a batch of global_batch_size."}
     )
-    momentum: float = field(default=0.9, metadata={"help": "Momentum of sgd."})
-    nesterov: bool = field(default=False, metadata={"help": "Nesterov momentum of sgd."})
+    momentum: float = field(default=0.9, metadata={"help": "Momentum of sgd and muon."})
+    nesterov: bool = field(default=False, metadata={"help": "Nesterov momentum of sgd and muon."})
     weight_decay: float = field(default=1e-4, metadata={"help": "Weight decay."})
     decay_norm_and_bias: bool = field(
         default=True, metadata={"help": "Apply weight decay to normalization layers and biases as well."}

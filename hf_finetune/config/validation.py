@@ -19,7 +19,7 @@ from hf_finetune.config.peft_keys import check_peft
 from hf_finetune.config.precision import stated_precision
 from hf_finetune.config.stock_fields import members
 from hf_finetune.config.stock_keys import check_stock_keys
-from hf_finetune.config.training_keys import MULTISTEP, ONE_CYCLE, schedule_name
+from hf_finetune.config.training_keys import MULTISTEP, MUON, ONE_CYCLE, SGD, schedule_name
 from hf_finetune.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ _RANGES = {
 # Keys of one word, with Transformers' enumeration of the choices and those that this package adds.
 _ENUMERATIONS = {
     "lr_scheduler_type": ("SchedulerType", (MULTISTEP, ONE_CYCLE)),
-    "optim": ("OptimizerNames", ()),
+    "optim": ("OptimizerNames", (MUON,)),
     "logging_strategy": ("IntervalStrategy", ()),
 }
 _GROUP_OPTIONS = ("lr_multiplier", "weight_decay")  # of a pattern in param_groups
@@ -231,7 +231,7 @@ def check_training(args: FinetuneArguments) -> None:
     check_freeze_epochs(args)
     _check_image_sizes(args)
     _check_soup(args)
-    _check_sgd(args)
+    _check_momentum(args)
     _check_param_groups(args.param_groups or {})
     _check_hub(args)
     _check_warm_up(args)
@@ -323,9 +323,11 @@ def _check_early_stopping(args: FinetuneArguments) -> None:
         )
 
 
-def _check_sgd(args: FinetuneArguments) -> None:
-    if args.optim == "sgd" and args.optim_args:
-        raise UserError("optim_args is not read where optim is sgd; use --momentum, --nesterov, --weight_decay.")
+def _check_momentum(args: FinetuneArguments) -> None:
+    if args.optim in (SGD, MUON) and args.optim_args:
+        raise UserError(
+            f"optim_args is not read where optim is {args.optim}; use --momentum, --nesterov, --weight_decay."
+        )
     if args.nesterov and not args.momentum:
         raise UserError("nesterov needs a momentum, which is 0; use --momentum 0.9 or --nesterov false.")
 

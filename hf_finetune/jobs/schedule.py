@@ -162,9 +162,9 @@ def _followed(optimizer: Optimizer, advance: Callable[[int], None], count: int) 
 
 
 def _momentum(group: dict[str, Any]) -> float:
-    if "betas" in group:
-        return float(group["betas"][0])
-    return float(group.get("momentum", math.nan))
+    if "momentum" in group:
+        return float(group["momentum"])
+    return float(group.get("betas", (math.nan,))[0])
 
 
 def _groups(trainer: ImageClassificationTrainer, optimizer: Optimizer, rates: Floats) -> tuple[GroupSchedule, ...]:

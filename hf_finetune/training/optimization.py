@@ -1,4 +1,4 @@
-"""Which parameters are decayed, SGD's settings, and the schedules that Transformers lacks, as pure functions."""
+"""Which parameters are decayed, and the optimizers and schedules that Transformers lacks."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, cast
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from transformers import get_scheduler
+from transformers import PreTrainedModel, get_scheduler
 
 from hf_finetune.config.training import FinetuneArguments
-from hf_finetune.config.training_keys import MULTISTEP, ONE_CYCLE, schedule_name
+from hf_finetune.config.training_keys import MULTISTEP, MUON, ONE_CYCLE, SGD, schedule_name
+from hf_finetune.errors import UserError
+from hf_finetune.training.muon import Muon, muon_matrices
 
 
 def decayed_parameters(model: nn.Module, norms_and_biases: bool, left_out: Collection[str]) -> list[str]:
@@ -33,19 +36,32 @@ def decayed_parameters(model: nn.Module, norms_and_biases: bool, left_out: Colle
     ]
 
 
-def sgd_settings(args: FinetuneArguments, is_sharded: bool) -> dict[str, Any]:
-    """Return the arguments of `torch.optim.SGD`.
+def own_optimizer(
+    args: FinetuneArguments, model: PreTrainedModel, is_sharded: bool
+) -> tuple[type[Optimizer], dict[str, Any]] | None:
+    """Return the class of the optimizer and its arguments, None for those of Transformers.
 
     Args:
-        args: Learning rate, momentum and device.
+        args: The settings of the optimizer, and the device.
+        model: The network, before anything wraps it.
         is_sharded: Whether the weights are divided over the ranks; such weights have no fused kernel.
+
+    Raises:
+        UserError: The optimizer needs whole weights, and they are divided.
     """
-    return {
-        "lr": args.learning_rate,
-        "momentum": args.momentum,
-        "nesterov": args.nesterov,
-        "fused": args.device.type in ("cpu", "cuda") and not is_sharded,  # one pass over each tensor instead of four
-    }
+    settings: dict[str, Any] = {"lr": args.learning_rate, "momentum": args.momentum, "nesterov": args.nesterov}
+    if args.optim == SGD:  # with momentum; the stock Trainer's is without
+        # One pass over each tensor instead of four.
+        fused = args.device.type in ("cpu", "cuda") and not is_sharded
+        return torch.optim.SGD, {**settings, "fused": fused}
+    if args.optim != MUON:
+        return None
+    if is_sharded:
+        raise UserError(
+            "optim muon needs whole weights in each process; use --optim adamw_torch with FSDP or DeepSpeed."
+        )
+    betas = {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
+    return Muon, {**settings, **betas, "matrices": muon_matrices(model)}
 
 
 def multistep_factor(

@@ -286,7 +286,7 @@ def check_optimizer(trainer: ImageClassificationTrainer) -> None:
     parameters = [nn.Parameter(torch.zeros(1))]
     name = getattr(args.optim, "value", args.optim)
     try:
-        if args.optim != "sgd":
+        if trainer.optimizer_cls_and_kwargs is None:
             optimizer_class, settings = trainer.get_optimizer_cls_and_kwargs(args, trainer.model)
             if not {"params", "model", "optimizer_dict"} & settings.keys():
                 optimizer_class(parameters, **settings)

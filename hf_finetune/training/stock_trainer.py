@@ -21,7 +21,7 @@ from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.config.training_keys import BF16
 from hf_finetune.models.layout import use_channels_last
 from hf_finetune.training.checkpoints.resume import RunningLoss
-from hf_finetune.training.optimization import sgd_settings
+from hf_finetune.training.optimization import own_optimizer
 
 if TYPE_CHECKING:
     from hf_finetune.training.trainer import ImageClassificationTrainer
@@ -92,8 +92,7 @@ def adapt_stock_trainer(trainer: ImageClassificationTrainer) -> None:
     args = trainer.args
     if not trainer.is_sharded:  # DeepSpeed lays weights out itself
         use_channels_last(trainer.model, is_trained=trainer.train_dataset is not None)
-    if args.optim == "sgd":  # with momentum; the stock Trainer's is without
-        trainer.optimizer_cls_and_kwargs = (torch.optim.SGD, sgd_settings(args, trainer.is_sharded))
+    trainer.optimizer_cls_and_kwargs = own_optimizer(args, trainer.model, trainer.is_sharded)
     if trainer.accelerator.ddp_handler is not None:
         trainer.accelerator.ddp_handler.gradient_as_bucket_view = True  # gradients are reduced where they lie
     # The loss is divided in `batch_loss` alone, and no model is handed arguments it may misread.

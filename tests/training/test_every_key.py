@@ -72,6 +72,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"full_determinism": "perhaps"}, "full_determinism: 'perhaps' is neither true nor false"),
     ({"optim_target_modules": ["encoder"]}, "optim_target_modules is not read where optim is sgd"),
     ({"optim": "adamw_torch", "optim_args": "betas=1"}, "optim_args betas=1 is not read where optim is adamw_torch"),
+    ({"optim": "muon", "optim_args": "ns_steps=3"}, "optim_args is not read where optim is muon; use momentum"),
     ({"optim": "adamw_torch", "optim_args": "nonsense"}, "optim adamw_torch cannot be used"),
     ({"optim": "adamw_bnb_8bit"}, "optim adamw_bnb_8bit cannot be used"),
     ({"optim": "galore_adamw", "optim_target_modules": ["encoder"]}, "optim galore_adamw cannot be used"),

@@ -9,16 +9,19 @@ import torch
 from torch.nn import functional
 
 from hf_finetune.config.training import FinetuneArguments
+from hf_finetune.errors import UserError
 from hf_finetune.training.loss import classification_loss
+from hf_finetune.training.muon import Muon, muon_matrices
 from hf_finetune.training.optimization import (
     build_schedule,
     decayed_parameters,
     multistep_factor,
     multistep_schedule,
-    sgd_settings,
+    own_optimizer,
     warmed_up_factor,
     warmed_up_schedule,
 )
+from tests.helpers.networks import make_model
 
 
 @pytest.mark.parametrize(("epoch", "factor"), [(0, 1.0), (14, 1.0), (15, 0.1), (199, 0.1)])
@@ -170,5 +173,17 @@ def test_which_parameters_are_decayed():
 def test_the_settings_of_sgd(tmp_path):
     args = FinetuneArguments(output_dir=str(tmp_path), use_cpu=True, learning_rate=0.3, momentum=0.8, nesterov=True)
     settings = {"lr": 0.3, "momentum": 0.8, "nesterov": True}
-    assert sgd_settings(args, is_sharded=False) == {**settings, "fused": True}
-    assert sgd_settings(args, is_sharded=True) == {**settings, "fused": False}
+    model = make_model("resnet")
+    assert own_optimizer(args, model, is_sharded=False) == (torch.optim.SGD, {**settings, "fused": True})
+    assert own_optimizer(args, model, is_sharded=True) == (torch.optim.SGD, {**settings, "fused": False})
+
+
+def test_the_settings_of_muon_and_of_what_transformers_has(tmp_path):
+    args = FinetuneArguments(output_dir=str(tmp_path), use_cpu=True, optim="muon", adam_beta2=0.95)
+    model = make_model("resnet")
+    kind, settings = own_optimizer(args, model, is_sharded=False)
+    assert kind is Muon and settings["betas"] == (0.9, 0.95) and len(settings["matrices"]) == len(muon_matrices(model))
+    with pytest.raises(UserError, match="optim muon needs whole weights"):
+        own_optimizer(args, model, is_sharded=True)
+    args.optim = "adamw_torch"
+    assert own_optimizer(args, model, is_sharded=False) is None
