@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hf_finetune.data.columns import arrow_column
+from hf_finetune.data.iterative_stratification import iterative_folds
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.errors import UserError, did_you_mean
 
@@ -72,13 +74,14 @@ def _texts(raw: RawDataset, split: str, column: str) -> pa.ChunkedArray:
     return texts
 
 
-def fold_of_rows(labels: npt.NDArray[np.integer], groups: Rows | None, folds: int, seed: int) -> Rows:
+def fold_of_rows(labels: npt.NDArray[Any], groups: Rows | None, folds: int, seed: int) -> Rows:
     """Divide rows into folds with the same shares of each class, as far as groups allow.
 
     It is scikit-learn's StratifiedKFold or, with groups, StratifiedGroupKFold, which deals out the groups greedily.
+    Where rows have several classes, it is iterative stratification, of whole groups.
 
     Args:
-        labels: Class ids of shape (rows,).
+        labels: Class ids of shape (rows,), or which classes each row has, bool (rows, classes).
         groups: The group of each row, which is never divided, int64 of shape (rows,); None without.
         folds: How many folds, at least 2.
         seed: Shuffles the rows of a class, or the groups.
@@ -87,19 +90,17 @@ def fold_of_rows(labels: npt.NDArray[np.integer], groups: Rows | None, folds: in
         The fold of each row, 0 to folds - 1, int64 of shape (rows,).
 
     Raises:
-        UserError: There are fewer groups than folds, every class has fewer rows, or rows have several labels.
+        UserError: There are fewer groups than folds, or every class has fewer rows.
     """
-    if labels.ndim == 2:
-        raise UserError(
-            "Folds and groups are divided by the one class of each image, and these images have several labels; leave"
-            " fold and group_column out, and give the splits yourself where groups matter."
-        )
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # half a second, and only folds need it
-
     if groups is not None and (count := len(np.unique(groups))) < folds:
         raise UserError(f"There are {count:,} groups for {folds} folds; use at most as many folds as groups.")
-    if groups is None and (most := int(np.bincount(labels).max())) < folds:
+    images = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels)
+    if groups is None and (most := int(images.max())) < folds:
         raise UserError(f"There are {folds} folds, and no class has more than {most:,} images; use fewer folds.")
+    if labels.ndim == 2:
+        return iterative_folds(labels, groups, folds, seed)
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # half a second, and only folds need it
+
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
     splitter = kind(folds, shuffle=True, random_state=seed)
     numbers = np.empty(len(labels), np.int64)
@@ -110,14 +111,14 @@ def fold_of_rows(labels: npt.NDArray[np.integer], groups: Rows | None, folds: in
     return numbers
 
 
-def group_split(labels: npt.NDArray[np.integer], groups: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
+def group_split(labels: npt.NDArray[Any], groups: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
     """Hold out about a fraction of rows as whole groups, with the same shares of each class as far as possible.
 
     The rows are divided into parts, some of which are held out: 0.1 is 1 of 10, 0.15 is 3 of 20. There are at most as
     many parts as groups, and 100.
 
     Args:
-        labels: Class ids of shape (rows,).
+        labels: Class ids of shape (rows,), or which classes each row has, bool (rows, classes).
         groups: The group of each row, int64 of shape (rows,).
         fraction: The share of the rows to hold out, above 0 and below 1.
         seed: Shuffles the groups.

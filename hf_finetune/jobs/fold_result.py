@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hf_finetune.config.run_files import METRICS_FILE
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.metrics import METRICS, Metric, as_percent
+from hf_finetune.evaluation.multi_label import given_classes
 from hf_finetune.evaluation.report import describe_split, format_report, interval_keys, write_metrics
 from hf_finetune.jobs.held_out import HeldOut, joined, mean_of
+from hf_finetune.reports.answers import separator_of, written
 from hf_finetune.shown_text import csv_cell
+from hf_finetune.tasks import DEFAULT_THRESHOLD, counted
 
 TABLE_FILE = "out_of_fold.csv"
 
@@ -36,6 +40,8 @@ class KFoldResult:
         out_of_fold: The answers that `metrics` counts; its `rows` are those of the source's train split.
         label_names: The classes by class id.
         output_dir: The folder of the folds, which is that of the ensemble.
+        thresholds: The probability from which on each class is given, where images have several labels: the one that
+            gives all held-out images the highest F1. All figures are at these, and the ensemble has them. Else None.
         registry: The metrics by name.
     """
 
@@ -49,6 +55,7 @@ class KFoldResult:
     out_of_fold: HeldOut
     label_names: list[str]
     output_dir: Path
+    thresholds: list[float] | None = None
     registry: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
 
     @classmethod
@@ -67,19 +74,21 @@ class KFoldResult:
             output_dir: The folder of the folds.
             registry: The metrics by name.
         """
-        folds = [answer["validation"].figures(label_names, registry)[0] for answer in answers]
+        out_of_fold = joined([answer["validation"] for answer in answers])
+        thresholds = out_of_fold.thresholds() if out_of_fold.task.several else None
+        computed = (label_names, registry, DEFAULT_THRESHOLD if thresholds is None else thresholds)
+        folds = [answer["validation"].figures(*computed)[0] for answer in answers]
         shares = {name for name, metric in registry.items() if metric.format is as_percent}
         mean, mean_intervals = {}, {}
         for name in folds[0].keys() - {"samples"}:
             values = [figures[name] for figures in folds]
             mean[name] = float(np.mean(values))
             mean_intervals[name] = mean_interval(values, clip=name in shares)
-        out_of_fold = joined([answer["validation"] for answer in answers])
-        metrics, intervals = out_of_fold.figures(label_names, registry)
+        metrics, intervals = out_of_fold.figures(*computed)
         test: dict[str, float] = {}
         test_intervals: dict[str, Interval] = {}
         if "test" in answers[0]:
-            test, test_intervals = mean_of([answer["test"] for answer in answers]).figures(label_names, registry)
+            test, test_intervals = mean_of([answer["test"] for answer in answers]).figures(*computed)
         return cls(
             folds,
             mean,
@@ -91,15 +100,17 @@ class KFoldResult:
             out_of_fold,
             label_names,
             output_dir,
+            thresholds,
             registry,
         )
 
     def __repr__(self) -> str:
-        """Return one line: the mean accuracy and where the folds are."""
-        low, high = self.mean_intervals["accuracy"]
+        """Return one line: the mean accuracy, or mAP, and where the folds are."""
+        chosen = self.out_of_fold.task.chosen_by
+        low, high = self.mean_intervals[chosen]
         return (
-            f"KFoldResult of {len(self.folds)} folds in {self.output_dir}: mean accuracy"
-            f" {as_percent(self.mean['accuracy'])} (95 % interval {100 * low:.1f}-{100 * high:.1f})"
+            f"KFoldResult of {len(self.folds)} folds in {self.output_dir}: mean {chosen}"
+            f" {as_percent(self.mean[chosen])} (95 % interval {100 * low:.1f}-{100 * high:.1f})"
         )
 
     def table(self) -> str:
@@ -129,6 +140,7 @@ class KFoldResult:
             "out_of_fold": {**self.metrics, **interval_keys(self.intervals)},
             "ensemble": {"test": {**self.test, **interval_keys(self.test_intervals)}} if self.test else {},
             "label_names": self.label_names,
+            **({} if self.thresholds is None else {"thresholds": self.thresholds}),
         }
 
     def save(self, name_of_row: Callable[[int], str], fold_of_row: Mapping[int, int]) -> None:
@@ -143,17 +155,29 @@ class KFoldResult:
         unfinished = file.with_name(f".{file.name}.unfinished")
         with open(unfinished, "w", encoding="utf-8", errors="backslashreplace", newline="") as opened:
             writer = csv.writer(opened, lineterminator="\n")
-            heading = ["row", "image", "fold", "label", "prediction", "score", *(f"p_{name}" for name in names)]
-            writer.writerow(map(csv_cell, heading))
-            for row, label, probabilities in zip(answers.rows, answers.labels, answers.probabilities, strict=True):
-                if label < 0:  # it could not be read
-                    continue
-                best = int(probabilities.argmax())
-                cells = [row, name_of_row(int(row)), fold_of_row[int(row)], names[label], names[best]]
-                shares = [f"{share:.6g}" for share in (probabilities[best], *probabilities)]
-                writer.writerow(map(csv_cell, [*cells, *shares]))
+            several, whole = self.thresholds is not None, [f"p_{name}" for name in names]
+            answered = ["labels", "predictions"] if several else ["label", "prediction", "score"]
+            writer.writerow(map(csv_cell, ["row", "image", "fold", *answered, *whole]))
+            known = counted(answers.labels)  # others could not be read
+            for row, *answer, probabilities in zip(
+                answers.rows[known], *self._answers(known), answers.probabilities[known], strict=True
+            ):
+                shares = [f"{share:.6g}" for share in probabilities]
+                writer.writerow(map(csv_cell, [row, name_of_row(int(row)), fold_of_row[int(row)], *answer, *shares]))
         unfinished.replace(file)
         write_metrics(self.output_dir / METRICS_FILE, self.as_mapping())
+
+    def _answers(self, known: NDArray[np.bool_]) -> list[list[str]]:
+        """Return the columns of labels and predictions, and of scores where an image has one, of the `known` images."""
+        names, labels = self.label_names, self.out_of_fold.labels[known]
+        probabilities = self.out_of_fold.probabilities[known]
+        if self.thresholds is not None:
+            given = given_classes(self.out_of_fold.logits[known], self.thresholds)
+            separator = separator_of(names)
+            return [[written(row, names, separator) for row in rows] for rows in (labels, given)]
+        best = probabilities.argmax(axis=1)
+        scores = [f"{share:.6g}" for share in probabilities.max(axis=1)]
+        return [[names[label] for label in labels], [names[label] for label in best], scores]
 
 
 def mean_interval(values: Sequence[float], clip: bool) -> Interval:

@@ -10,9 +10,10 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from scipy.special import expit, logit
 from transformers import EvalPrediction
 
 from hf_finetune.config.arguments import build_arguments
@@ -24,15 +25,19 @@ from hf_finetune.data.images.cache import finish
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.errors import first_line
 from hf_finetune.evaluation.intervals import Interval
-from hf_finetune.evaluation.metrics import ClassificationMetrics, Metric, reduce_logits
+from hf_finetune.evaluation.metrics import Metric, reduce_logits
+from hf_finetune.evaluation.multi_label import best_thresholds, metrics_of
 from hf_finetune.logs import get_logger
 from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
+from hf_finetune.tasks import DEFAULT_THRESHOLD, ONE_LABEL, SEVERAL_LABELS, Task, counted
+from hf_finetune.training.thresholds import FEWEST, THRESHOLD_DIGITS
 from hf_finetune.training.wiring import build_evaluator, load_data, prepare_images
 
 logger = get_logger(__name__)
 
 HELD_OUT_FILE = "held_out.safetensors"
+_LEAST = 2.0**-53  # a probability whose complement is not yet 1
 # Lets the evaluation keep the probabilities; its own figure is not read.
 _KEPT = Metric(lambda predictions: 0.0, "", "", "", needs_probabilities=True, in_log=False)
 # The keys of a recipe that say which images are predicted, and how: the model's folder says how they are prepared.
@@ -49,22 +54,50 @@ class HeldOut:
 
     Attributes:
         rows: Their rows in the source's split, int64 (images,).
-        labels: Their class ids, int64 (images,); negative for an image that could not be read.
-        probabilities: float32 (images, classes).
+        labels: Their class ids, int64 (images,), or 1 for each class that an image has, float32 (images, classes);
+            negative for an image that could not be read.
+        probabilities: float32 (images, classes), or float64 where images have several labels.
     """
 
     rows: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    probabilities: NDArray[np.float32]
+    labels: NDArray[Any]
+    probabilities: NDArray[Any]
+
+    @property
+    def task(self) -> Task:
+        """What a label says of an image."""
+        return SEVERAL_LABELS if self.labels.ndim == 2 else ONE_LABEL
+
+    @property
+    def logits(self) -> NDArray[np.float32]:
+        """The logits of images that have several labels, float32 (images, classes)."""
+        inside = np.clip(self.probabilities, _LEAST, 1 - _LEAST)  # of none is the logit infinite
+        logits: NDArray[np.float32] = logit(inside).astype(np.float32)
+        return logits
+
+    def thresholds(self) -> list[float]:
+        """Return the threshold of each class that gives these answers its highest F1."""
+        known = counted(self.labels)
+        thresholds, _ = best_thresholds(self.logits[known], self.labels[known] > 0, FEWEST)
+        return np.round(thresholds, THRESHOLD_DIGITS).tolist()
 
     def figures(
-        self, label_names: list[str], metrics: Mapping[str, Metric]
+        self, label_names: list[str], metrics: Mapping[str, Metric], thresholds: ArrayLike = DEFAULT_THRESHOLD
     ) -> tuple[dict[str, float], dict[str, Interval]]:
-        """Return the figures of these images by name, and the 95 % intervals of those that have one."""
-        computed = ClassificationMetrics(label_names, metrics)
-        with np.errstate(divide="ignore"):
-            logits = torch.from_numpy(np.log(self.probabilities))
-        reduced = reduce_logits(logits, torch.from_numpy(self.labels), keep_probabilities=True)
+        """Return the figures of these images by name, and the 95 % intervals of those that have one.
+
+        Args:
+            label_names: The classes by class id.
+            metrics: The metrics by name.
+            thresholds: The probability from which on each class is given, where images have several labels.
+        """
+        labels, computed = torch.from_numpy(self.labels), metrics_of(self.task, label_names, metrics, thresholds)
+        if self.task.several:
+            reduced = computed.reduce_logits(torch.from_numpy(self.logits), labels)
+        else:
+            with np.errstate(divide="ignore"):
+                logits = torch.from_numpy(np.log(self.probabilities))
+            reduced = reduce_logits(logits, labels, keep_probabilities=True)
         prediction = EvalPrediction(cast(Any, tuple(tensor.numpy() for tensor in reduced)), self.labels)
         return computed(prediction), computed.intervals(prediction)
 
@@ -109,7 +142,7 @@ def held_out(folder: Path, recipe: Recipe, given: RawDataset | None) -> dict[str
     images = prepare_images(data, load_image_processor(source, network.config), arguments, args)
     with tempfile.TemporaryDirectory() as unused:
         args.output_dir = unused  # the Trainer creates its folder even if nothing is ever written there
-        computed = ClassificationMetrics(data.label_names, {"probabilities": _KEPT})
+        computed = metrics_of(data.task, data.label_names, {"probabilities": _KEPT})
         trainer = build_evaluator(network, args, images, computed)
         answers: dict[str, HeldOut] = {}
         for role in ("validation", "test"):
@@ -117,7 +150,9 @@ def held_out(folder: Path, recipe: Recipe, given: RawDataset | None) -> dict[str
                 predicted = trainer.predict(images.batches[role])
                 rows = arrow_column(data.splits[role], "sample_index").to_numpy().astype(np.int64)
                 arrays: Any = predicted.predictions
-                answers[role] = HeldOut(rows, np.asarray(predicted.label_ids), np.asarray(arrays[4]))
+                several = data.task.several
+                probabilities = expit(np.asarray(arrays[0], np.float64)) if several else np.asarray(arrays[4])
+                answers[role] = HeldOut(rows, np.asarray(predicted.label_ids), probabilities)
         trainer.end()
     if args.local_process_index == 0:
         finish(images.decoded.values())

@@ -16,6 +16,7 @@ from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.fingerprint import FINGERPRINT_FILE, check_same_data, fingerprint_of, name_of_row
 from hf_finetune.errors import UserError
 from hf_finetune.evaluation.metrics import run_metrics
+from hf_finetune.evaluation.multi_label import registry_of
 from hf_finetune.evaluation.report import to_json
 from hf_finetune.jobs.fold_result import TABLE_FILE, KFoldResult
 from hf_finetune.jobs.held_out import HELD_OUT_FILE, held_out
@@ -76,7 +77,9 @@ def run_folds(recipe: Recipe, folds: int, command: str, given: Given | None = No
                 model = copy.deepcopy(given.model)  # it would go from fold to fold, and know all images in the end
                 run(own, command, replace(given, model=model))
             answers.append(held_out(place, own, raw))
-        result = KFoldResult.of_folds(answers, data.label_names, folder, run_metrics(given.metrics))
+        result = KFoldResult.of_folds(
+            answers, data.label_names, folder, run_metrics(given.metrics, registry_of(data.task))
+        )
         fold_of_row = {
             row: number for number, answer in enumerate(answers, 1) for row in answer["validation"].rows.tolist()
         }
@@ -85,6 +88,7 @@ def run_folds(recipe: Recipe, folds: int, command: str, given: Given | None = No
             members = {
                 "members": [f"fold-{number}" for number in range(1, folds + 1)],
                 "combined": "mean of probabilities",
+                **({} if result.thresholds is None else {"thresholds": result.thresholds}),
             }
             (folder / ENSEMBLE_FILE).write_text(to_json(members), encoding="utf-8")
     log_lines(logger, "", result.table(), "", *_notes(folder, args.load_best_model_at_end))

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import logsigmoid
 from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
@@ -20,12 +21,14 @@ from hf_finetune.errors import UserError, first_line
 from hf_finetune.models.channels import see_luminance
 from hf_finetune.models.head import class_names
 from hf_finetune.models.source import LoadedWeights, ModelSource
+from hf_finetune.tasks import task_of
 
 
 class Ensemble(PreTrainedModel):
     """The mean of the probabilities of several classifiers (Hansen and Salamon 1990, "Neural network ensembles").
 
-    Its logits are the logarithms of the mean probabilities, whose softmax is the mean.
+    Its logits are the logarithms of the mean probabilities, whose softmax is the mean; or where images have several
+    labels, the logits of the mean probabilities.
 
     Args:
         models: Image classifiers of the same classes, in the same order.
@@ -40,6 +43,11 @@ class Ensemble(PreTrainedModel):
     def forward(self, pixel_values: torch.Tensor) -> ImageClassifierOutput:
         """Return the logits of a batch, float32 (batch, classes)."""
         logits = [member(pixel_values=pixel_values).logits.float() for member in self.members]
+        if task_of(self.config).several:
+            present, absent = (
+                torch.stack([logsigmoid(sign * own) for own in logits]).logsumexp(dim=0) for sign in (1, -1)
+            )
+            return ImageClassifierOutput(logits=present - absent)
         total = torch.stack([own.log_softmax(dim=-1) for own in logits]).logsumexp(dim=0)
         return ImageClassifierOutput(logits=total - math.log(len(logits)))
 
@@ -51,10 +59,12 @@ class EnsembleSource:
     Attributes:
         name: What the user calls it.
         members: Where its members come from.
+        thresholds: The probability from which on each class is given, where images have several labels.
     """
 
     name: str
     members: Sequence[ModelSource]
+    thresholds: Sequence[float] | None = None
 
     @property
     def preprocessing(self) -> Mapping[str, Any]:
@@ -78,11 +88,14 @@ class EnsembleSource:
             loaded.model.eval()
             models.append(loaded.model)
         note = f" The ensemble has {len(models)} members."
-        return LoadedWeights(Ensemble(models), frozenset(), names, note=note)
+        ensemble = Ensemble(models)
+        if self.thresholds is not None:
+            ensemble.config.thresholds = list(self.thresholds)
+        return LoadedWeights(ensemble, frozenset(), names, note=note)
 
 
-def ensemble_members(folder: Path) -> list[Path] | None:
-    """Return the folders of an ensemble's members, None for a folder that holds no ensemble.
+def read_ensemble(folder: Path) -> tuple[list[Path], list[float] | None] | None:
+    """Return the folders of an ensemble's members, and its thresholds; None for a folder that holds no ensemble.
 
     Raises:
         UserError: The ensemble's file is damaged, or a member is gone.
@@ -91,7 +104,10 @@ def ensemble_members(folder: Path) -> list[Path] | None:
     if not file.is_file():
         return None
     try:
-        names = json.loads(file.read_text(encoding="utf-8"))["members"]
+        stated = json.loads(file.read_text(encoding="utf-8"))
+        names, thresholds = stated["members"], stated.get("thresholds")
+        if thresholds is not None:
+            thresholds = [float(threshold) for threshold in thresholds]
         if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
             raise ValueError("its members are not names of folders beside it")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -100,4 +116,4 @@ def ensemble_members(folder: Path) -> list[Path] | None:
     for member in members:
         if not member.is_dir():
             raise UserError(f"{file} names {member.name}, which is not there; run hf-finetune kfold again.")
-    return members
+    return members, thresholds

@@ -14,7 +14,7 @@ from hf_finetune.errors import UserError
 from hf_finetune.logs import get_logger
 from hf_finetune.models.channels import check_channels, see_luminance
 from hf_finetune.models.checkpoint import Checkpoint, open_checkpoint
-from hf_finetune.models.ensemble import EnsembleSource, ensemble_members
+from hf_finetune.models.ensemble import EnsembleSource, read_ensemble
 from hf_finetune.models.foreign.checkpoint import ForeignCheckpoint
 from hf_finetune.models.head import class_names, head_parameter_names, initialize_head, set_class_names
 from hf_finetune.models.image_size import match_image_size
@@ -74,9 +74,10 @@ def open_source(source: ModelArguments | ModelSource | PreTrainedModel) -> Model
         return Architecture(source.model_type, settings, source.trust_remote_code)
     if source.model_name_or_path is None:
         raise UserError("There is no model; use --model_name_or_path microsoft/resnet-50, or --recipe NAME.")
-    if (members := ensemble_members(Path(source.model_name_or_path).expanduser())) is not None:
+    if (ensemble := read_ensemble(Path(source.model_name_or_path).expanduser())) is not None:
+        members, thresholds = ensemble
         sources = [open_source(replace(source, model_name_or_path=str(member))) for member in members]
-        return EnsembleSource(source.model_name_or_path, sources)
+        return EnsembleSource(source.model_name_or_path, sources, thresholds)
     return open_checkpoint(
         source.model_name_or_path, source.model_revision, source.trust_remote_code, settings, source.pretrained
     )

@@ -141,7 +141,7 @@ def write_answers(answers: Answers, path: Path) -> None:
     There is a column of probabilities for each class; of more than 100 classes, or two million probabilities, the five
     likeliest classes with theirs. An image that could not be read has a name and a row only.
     """
-    separator = _separator(answers.label_names)
+    separator = separator_of(answers.label_names)
     names = [csv_cell(name) for name in answers.label_names]
     whole = answers.classes.shape[1] == len(names) and answers.probabilities.size <= _MOST_PROBABILITIES
     table = answers.whole() if whole else None
@@ -156,8 +156,8 @@ def write_answers(answers: Answers, path: Path) -> None:
                 writer.writerow(cells + [""] * (len(heading) - len(cells)))
                 continue
             cells += [
-                _written(answers.labels[place], names, separator),
-                _written(answers.predictions[place], names, separator),
+                written(answers.labels[place], names, separator),
+                written(answers.predictions[place], names, separator),
                 f"{answers.losses[place]:.6g}",
             ]
             if table is not None:
@@ -214,11 +214,13 @@ def _heading(answers: Answers, whole: bool) -> list[str]:
     return heading + [f"{what} {rank}" for rank in range(1, LIKELIEST + 1) for what in ("class", "probability")]
 
 
-def _separator(label_names: Sequence[str]) -> str:
+def separator_of(label_names: Sequence[str]) -> str:
+    """Return what stands between several labels: a mark that is in no name of a class, where there is one."""
     return next((mark for mark in _SEPARATORS if not any(mark in name for name in label_names)), _SEPARATORS[0])
 
 
-def _written(value: Any, names: Sequence[str], separator: str) -> str:
+def written(value: Any, names: Sequence[str], separator: str) -> str:
+    """Return a label as text: the name of a class id, or the names of the classes that are above 0, (classes,)."""
     if np.ndim(value):
         return separator.join(names[class_id] for class_id in np.flatnonzero(value > 0).tolist())
     return names[int(value)]
@@ -239,7 +241,7 @@ def _parsed(table: pa.Table, label_names: Sequence[str], several: bool) -> Answe
         probabilities = np.stack([_numbers(column) for column in rest[1::2]], axis=1)
     unknown = losses.is_null().to_numpy()
     if several:
-        has, given = (_label_sets(column, ids, _separator(label_names)) for column in (labels, predictions))
+        has, given = (_label_sets(column, ids, separator_of(label_names)) for column in (labels, predictions))
         has[unknown], given = NOT_COUNTED, given > 0
     else:
         has, given = _class_ids(labels, ids, NOT_COUNTED), _class_ids(predictions, ids, 0)

@@ -15,8 +15,8 @@ from hf_finetune.training.trainer import ImageClassificationTrainer
 
 logger = get_logger(__name__)
 
-_FEWEST = 5  # validation images with a class, and without it, from which on its threshold is fitted
-_DIGITS = 6
+FEWEST = 5  # validation images with a class, and without it, from which on its threshold is fitted
+THRESHOLD_DIGITS = 6
 
 
 def fit_thresholds(trainer: ImageClassificationTrainer, validation: PredictionOutput) -> PredictionOutput:
@@ -35,8 +35,8 @@ def fit_thresholds(trainer: ImageClassificationTrainer, validation: PredictionOu
     if not isinstance(metrics, MultiLabelMetrics):
         return validation
     predictions, names = metrics.predictions(validation), class_names(trainer.model.config)
-    thresholds, fitted = best_thresholds(predictions.logits, predictions.has_label, _FEWEST)
-    thresholds = np.round(thresholds, _DIGITS)
+    thresholds, fitted = best_thresholds(predictions.logits, predictions.has_label, FEWEST)
+    thresholds = np.round(thresholds, THRESHOLD_DIGITS)
     metrics.thresholds[:] = thresholds
     trainer.model.config.thresholds = thresholds.tolist()
     if fitted.any():
@@ -48,7 +48,7 @@ def fit_thresholds(trainer: ImageClassificationTrainer, validation: PredictionOu
     if not fitted.all():
         logger.info(
             f"Note: {np.count_nonzero(~fitted):,} of {len(names):,} classes keep the threshold 0.5, because fewer than"
-            f" {_FEWEST} validation images have them, or lack them."
+            f" {FEWEST} validation images have them, or lack them."
         )
     figures = metrics(cast(EvalPrediction, validation))
     updated = {**(validation.metrics or {}), **{f"eval_{name}": figures[name] for name in metrics.names}}

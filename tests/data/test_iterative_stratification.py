@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hf_finetune.data.iterative_stratification import iterative_folds
 from hf_finetune.data.splits import stratified_split
 
 
@@ -32,6 +33,32 @@ def test_the_example_by_hand() -> None:
     kept, held_out = stratified_split(labels, 0.5, seed=0)
     for part in (kept, held_out):
         assert labels[part].sum(axis=0).tolist() == [1, 2] and len(part) == 4
+
+
+@pytest.mark.parametrize("per_group", [1, 8])
+def test_every_fold_has_its_share_and_whole_groups(per_group: int) -> None:
+    labels = random_labels(1000)
+    groups = np.random.default_rng(1).integers(0, 1000 // per_group, 1000) if per_group > 1 else None
+    fold = iterative_folds(labels, groups, 5, seed=3)
+    counts = np.array([labels[fold == number].sum(axis=0) for number in range(5)])
+    sizes = np.bincount(fold, minlength=5)
+    if groups is None:
+        assert np.ptp(sizes) <= 1 and np.ptp(counts, axis=0).max() <= 4
+        return
+    assert all(len(set(fold[groups == group])) == 1 for group in set(groups))
+    drawn = np.random.default_rng(3).integers(0, 5, 1000 // per_group)[groups]
+    by_chance = np.array([labels[drawn == number].sum(axis=0) for number in range(5)])
+    assert (np.ptp(counts, axis=0) / np.ptp(by_chance, axis=0)).mean() < 0.7
+
+
+def test_groups_by_hand() -> None:
+    """Class 0 is in groups 0 and 1 alone, so each fold gets one; the others even out class 1 and the rows."""
+    groups = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+    labels = np.array([[1, 1], [0, 1], [1, 0], [0, 0], [0, 1], [0, 1], [0, 0], [0, 0]], dtype=bool)
+    for seed in range(4):
+        fold = iterative_folds(labels, groups, 2, seed)
+        assert [labels[fold == number].sum(axis=0).tolist() for number in (0, 1)] == [[1, 2], [1, 2]]
+        assert np.bincount(fold).tolist() == [4, 4]
 
 
 def test_the_seed_decides_and_repeats() -> None:

@@ -175,12 +175,24 @@ def test_mistakes(folder: Path, rows: list[Any], settings: dict[str, Any], messa
         load(table, **settings)
 
 
-def test_folds_and_groups_are_for_one_label(folder: Path) -> None:
-    rows = [{"image": f"{number}.png", "labels": labels, "who": number} for number, labels in enumerate(SETS)]
+def test_folds_and_groups_have_their_share_of_each_class(folder: Path) -> None:
+    rows = [
+        {"image": f"{number % 6}.png", "labels": labels, "who": number % 20} for number, labels in enumerate(SETS * 10)
+    ]
     table = write_lines(folder / "table.jsonl", rows)
-    for settings in ({"fold": "1/3"}, {"group_column": "who", "validation_fraction": 0.3}):
-        with pytest.raises(UserError, match="these images have several labels; leave fold and group_column out"):
-            load(table, **settings)
+    seen: list[int] = []
+    for number in range(1, 6):
+        held_out = load(table, fold=f"{number}/5", label_column="labels").splits["validation"]
+        assert label_array(held_out).sum(axis=0).tolist() == [6, 4, 4]
+        seen += held_out["sample_index"]
+    assert sorted(seen) == list(range(60))
+    for settings in ({"fold": "2/5"}, {"validation_fraction": 0.2}):
+        splits = load(table, group_column="who", **settings).splits
+        train, held_out = ({row % 20 for row in splits[role]["sample_index"]} for role in ("train", "validation"))
+        assert not train & held_out and len(held_out) == 4
+        assert np.abs(label_array(splits["validation"]).sum(axis=0) - [6, 4, 4]).max() <= 3  # groups are of three
+    with pytest.raises(UserError, match="There are 31 folds, and no class has more than 30 images; use fewer folds"):
+        load(table, fold="1/31", label_column="labels")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import pipeline
 
-from hf_finetune import evaluate, export, finetune, predict
+from hf_finetune import evaluate, export, finetune, kfold, predict
 from hf_finetune.cli.main import main
 from hf_finetune.errors import Interrupted, UserError
 from tests.helpers.interrupting import StopAfterAStep
@@ -182,3 +182,27 @@ def test_models_and_data_of_different_tasks(
     assert line == "--threshold is for models of several labels per image, and this one gives one class."
     line = refuse(capsys, "compare", str(run), str(run), "--dataset", str(table), "--use_cpu", "--disable_tqdm")
     assert line.startswith("compare counts images that are classified correctly, and these have several labels")
+
+
+def test_cross_validation_fits_thresholds_of_all_folds_which_its_ensemble_has(table: Path, tmp_path: Path) -> None:
+    recipe = str(write_recipe(tmp_path, num_train_epochs=3))
+    result = kfold(recipe, folds=2, dataset=str(table), output_dir=tmp_path / "folds")
+    assert repr(result).startswith("KFoldResult of 2 folds") and "mean mAP " in repr(result)
+    assert result.mean["mAP"] == pytest.approx(np.mean([figures["mAP"] for figures in result.folds]))
+    own = json.loads((tmp_path / "folds" / "fold-1" / "metrics.json").read_text())["metrics"]
+    assert result.folds[0]["mAP"] == pytest.approx(own["eval_mAP"], abs=1e-6)
+    assert result.folds[0]["loss"] == pytest.approx(own["eval_loss"], abs=1e-5)
+    with open(tmp_path / "folds" / "out_of_fold.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 72 and {row["fold"] for row in rows} == {"1", "2"}
+    assert json.loads((tmp_path / "folds" / "ensemble.json").read_text())["thresholds"] == result.thresholds
+    for row in rows:
+        shown = [name for name, least in zip(NAMES, result.thresholds, strict=True) if float(row[f"p_{name}"]) >= least]
+        assert row["predictions"] == "|".join(shown)
+    evaluated = evaluate(tmp_path / "folds", dataset=str(table), use_cpu=True, disable_tqdm=True)
+    for name in ("mAP", "micro_f1", "macro_f1", "loss"):
+        assert evaluated.metrics[name] == pytest.approx(result.test[name], abs=1e-5)
+    image = table.parent / "0.png"
+    members = [dict(predict(tmp_path / "folds" / f"fold-{number}", image, top_k=3)[0].classes) for number in (1, 2)]
+    for name, score in predict(tmp_path / "folds", image, top_k=3)[0].classes:
+        assert score == pytest.approx(np.mean([member[name] for member in members]), abs=1e-6)

@@ -58,7 +58,6 @@ REFUSED = {
     ("several labels", "class means"): "head_init class_means is for one class per image; use ",
     ("several labels", "ArcFace"): "loss is arcface, which has one class for each image",
     ("several labels", "teacher"): "teacher is for one class an image",
-    ("several labels", "fold"): "Folds and groups are divided by the one class of each image",
     ("several labels", "calibration"): ONE_CLASS,
     ("focal", "logit adjustment"): "logit_adjustment is for the loss cross_entropy, and loss is focal; leave one out.",
     (
