@@ -19,6 +19,7 @@ from hf_finetune.data.transforms.mixing import Mixing
 from hf_finetune.errors import UserError
 from hf_finetune.losses import asymmetric, bce
 from hf_finetune.tasks import ONE_LABEL, SEVERAL_LABELS
+from hf_finetune.training.balance import ClassCounts, class_weights
 from hf_finetune.training.given_loss import check_loss
 from hf_finetune.training.loss import BatchLoss, classification_loss
 from hf_finetune.training.sampling import CountedOnce
@@ -84,6 +85,17 @@ def test_class_weights_are_torch_s_pos_weight() -> None:
     torch.testing.assert_close(loss, expected)
     gradients = [torch.autograd.grad(value, logits)[0] for value in (loss, expected)]
     torch.testing.assert_close(*gradients)
+
+
+def test_balanced_weights_of_several_labels_by_hand() -> None:
+    """Three of four images have a, one has b: a label a weighs 1/3, a label b 3, so yes and no weigh alike in sum."""
+    labels = torch.tensor([[1.0, 0], [1, 0], [1, 1], [0, 0]])
+    weights = class_weights("balanced", ClassCounts.of("ab", labels.numpy()))
+    # Losses at the logits 1 and -2 are log(1 + e^-1) = 0.313262 for a label a and log(1 + e) = 1.313262 without,
+    # log(1 + e^2) = 2.126928 for a label b and log(1 + e^-2) = 0.126928 without.
+    by_hand = (3 * 0.313262 / 3 + 1.313262 + 3 * 2.126928 + 3 * 0.126928) / 4
+    loss = BatchLoss(classification_loss(0.0, "bce").loss, torch.tensor(weights, dtype=torch.float32), several=True)
+    assert loss(output(torch.tensor([[1.0, -2.0]]).expand(4, 2)), labels).item() == pytest.approx(by_hand, abs=1e-5)
 
 
 def test_cross_entropy_is_refused_where_it_is_stated(tmp_path: Path) -> None:
