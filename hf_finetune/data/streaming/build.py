@@ -36,7 +36,7 @@ from hf_finetune.data.streaming.class_ids import ClassIds, read_classes
 from hf_finetune.data.streaming.label_sets import LabelSets, read_set_classes
 from hf_finetune.data.streaming.shards import DAMAGE, DataFile, ParquetShards, find_file, is_temporary, read_schema
 from hf_finetune.data.streaming.split import HoldOut, StreamedSplit
-from hf_finetune.data.streaming.tars import TarShards, first_sample, image_fields, stated_lengths
+from hf_finetune.data.streaming.tars import TarShards, entry_of, first_sample, image_fields, stated_lengths
 from hf_finetune.errors import UserError, first_line
 from hf_finetune.tasks import ONE_LABEL, SEVERAL_LABELS
 
@@ -92,9 +92,9 @@ def load_streamed_dataset(
         raise UserError(f"{raw.source}: split {reference} has no labels; nothing can be learned from it.")
     feature = opened.features[reference][label_column]
     strip = arguments.label_strip
-    of_lists = isinstance(own := shards[reference], ParquetShards) and list_item(feature) is not None
-    if of_lists and isinstance(own, ParquetShards):
-        names, known = read_set_classes(raw.source, reference, feature, own, strip)
+    of_lists, own = list_item(feature) is not None, shards[reference]
+    if of_lists:
+        names, known = read_set_classes(raw.source, reference, feature, own, num_labels, strip)
     else:
         names, known = read_classes(raw.source, reference, feature, own, num_labels, strip)
 
@@ -191,19 +191,22 @@ def _features(stated: Features | None, files: Sequence[DataFile]) -> Features:
 def _tar_features(stated: Features | None, files: Sequence[DataFile], wanted: str | None) -> Features:
     """Return the fields of images in the samples of tars, and the one field of labels.
 
-    That is `wanted`; else .cls, the entry "label" of .json, or .txt. Where there is a .cls, the others describe more
-    than the class.
+    That is `wanted`; else .cls, the entry "labels" of .json if it is a list and there is no "label", its entry "label",
+    or .txt. Where there is a .cls, the others describe more than the class.
     """
-    sample = first_sample(files[0])
+    sample = first_sample(files[0], wanted or "json")
     if sample is None:
         raise ValueError(f"{files[0].name} has no members that are named like 0001.jpg and 0001.cls")
     found: dict[str, Any] = {field: datasets.Image() for field in image_fields(sample)}
-    labels = {"cls": "cls", "json.label": "json", "txt": "txt"}
+    has_lists = entry_of(sample, "json.label") is None and isinstance(entry_of(sample, "json.labels"), list)
+    labels = {"cls": "cls", "json.labels" if has_lists else "json.label": "json", "txt": "txt"}
     if wanted is not None:
         labels = {wanted: wanted.partition(".")[0]}
     for field, extension in labels.items():
         if extension in sample.members:
-            found[field] = (stated or {}).get(field, datasets.Value("string"))
+            of_lists = isinstance(entry_of(sample, field), list)
+            plain = datasets.Value("string")
+            found[field] = (stated or {}).get(field, datasets.Sequence(plain) if of_lists else plain)
             break
     return Features(found)
 
@@ -219,7 +222,8 @@ def _shards(opened: _Opened, split: str, image_column: str, label_column: str) -
                 f' _info.json beside them, {{"splits": {{"{split}": {{"filenames": [...],'
                 ' "shard_lengths": [...]}}}, or download them first.'
             )
-        return TarShards(files, image_column, label_column)
+        of_lists = list_item(opened.features[split][label_column]) is not None
+        return TarShards(files, image_column, label_column, of_lists)
 
 
 def _hides_labels(shards: ParquetShards | TarShards) -> bool:

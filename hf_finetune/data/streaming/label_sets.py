@@ -1,4 +1,4 @@
-"""Several labels an image in a stream: a column of lists in Parquet files."""
+"""Several labels an image in a stream: a column of lists in Parquet files, or lists in the JSON of tars."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from hf_finetune.data.columns import list_item
 from hf_finetune.data.streaming.class_ids import ClassIds, read_classes
 from hf_finetune.data.streaming.shards import ParquetShards
+from hf_finetune.data.streaming.tars import TarShards
 from hf_finetune.errors import UserError
 
 
@@ -39,18 +40,30 @@ class _FlatShards:
                 values.update(pc.unique(flat).to_pylist())
             yield flat
         if len(lengths) == 1 and min(lengths, key=str) not in (None, 0, 1) and values <= {0, 1}:
-            raise UserError(
-                f"{self.source}: the lists of labels are of 0 and 1, a place for each class, which a stream does not"
-                " read; use lists of names or class ids, or leave --streaming out."
-            )
+            raise _places(self.source)
 
 
 def read_set_classes(
-    source: str, split: str, feature: Any, shards: ParquetShards, label_strip: bool = False
+    source: str,
+    split: str,
+    feature: Any,
+    shards: ParquetShards | TarShards,
+    num_labels: int | None,
+    label_strip: bool = False,
 ) -> tuple[list[str], pa.Array]:
     """Find out which classes there are in lists of labels; see `read_classes`."""
-    flat: Any = _FlatShards(shards, source)
-    return read_classes(source, split, list_item(feature), flat, None, label_strip)
+    flat: Any = shards if isinstance(shards, TarShards) else _FlatShards(shards, source)
+    names, known = read_classes(source, split, list_item(feature), flat, num_labels, label_strip)
+    if isinstance(shards, TarShards) and known.equals(pa.array([0, 1])):
+        raise _places(source)
+    return names, known
+
+
+def _places(source: str) -> UserError:
+    return UserError(
+        f"{source}: the lists of labels are of 0 and 1, a place for each class, which a stream does not read; use lists"
+        " of names or class ids, or leave --streaming out."
+    )
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class LabelSurvey:
 
     Attributes:
         samples: The number of samples.
-        labels: The distinct labels, sorted.
+        labels: The distinct labels, or of lists their items, sorted.
         first_without: The number of the first sample without a label, None where all have one.
     """
 
@@ -78,11 +78,13 @@ class TarShards:
     Attributes:
         image_field: The extension of the images.
         label_field: The extension of the labels; json.NAME stands for an entry of a JSON object.
+        of_lists: Whether a label is a list, of the classes that an image has.
     """
 
     files: Sequence[DataFile]
     image_field: str
     label_field: str
+    of_lists: bool = False
     rows: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -92,7 +94,7 @@ class TarShards:
     @cached_property
     def surveys(self) -> list[LabelSurvey]:
         """The survey of each tar. Images are skipped, which is only possible in files on this machine."""
-        survey = partial(_survey_once, label_field=self.label_field)
+        survey = partial(_survey_once, label_field=self.label_field, of_lists=self.of_lists)
         return list(in_threads(survey, self.files, "Counting images"))
 
     def read(self, shard: int, first: int) -> Iterator[tuple[list[dict[str, Any]], pa.Array]]:
@@ -104,13 +106,13 @@ class TarShards:
                 if number >= first:
                     content = sample.contents.get(self.image_field)
                     image = {"bytes": content, "path": f"{file.name}/{sample.key}.{self.image_field}"}
-                    yield [image], pa.array([_label(sample, self.label_field)])
+                    yield [image], pa.array([_label(sample, self.label_field, self.of_lists)])
 
 
-def first_sample(file: DataFile) -> TarSample | None:
-    """Return the first sample of a tar, or None where there is none."""
+def first_sample(file: DataFile, label_field: str = "json") -> TarSample | None:
+    """Return the first sample of a tar with the content of one member, or None where there is no sample."""
     with _open_tar(file) as tar:
-        return next(iterate_samples(tar), None)
+        return next(iterate_samples(tar, [_label_extension(label_field)]), None)
 
 
 @contextmanager
@@ -198,17 +200,18 @@ def stated_lengths(files: Sequence[DataFile]) -> list[int] | None:
     return None
 
 
-def _survey_once(file: DataFile, label_field: str) -> LabelSurvey:
+def _survey_once(file: DataFile, label_field: str, of_lists: bool) -> LabelSurvey:
     """Return the survey of a tar from the cache, or make it and put it there."""
     changed = (
         os.stat(file.url).st_mtime_ns if file.is_local else 0
     )  # a URL of the Hub names a commit, which never changes
-    key = hashlib.sha256(repr((file, changed, label_field)).encode()).hexdigest()[:32]
+    subject = (file, changed, label_field, "lists") if of_lists else (file, changed, label_field)
+    key = hashlib.sha256(repr(subject).encode()).hexdigest()[:32]
     kept = Path(datasets.config.HF_DATASETS_CACHE, "hf_finetune", f"tar-{key}.json")
     try:
         return LabelSurvey(**json.loads(kept.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        survey = _survey(file, label_field)
+        survey = _survey(file, label_field, of_lists)
     unfinished = kept.with_name(f".{kept.name}.{os.getpid()}.tmp")
     with suppress(OSError):  # without a cache that can be written, surveys are made again
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -220,14 +223,16 @@ def _survey_once(file: DataFile, label_field: str) -> LabelSurvey:
     return survey
 
 
-def _survey(file: DataFile, label_field: str) -> LabelSurvey:
+def _survey(file: DataFile, label_field: str, of_lists: bool) -> LabelSurvey:
     samples = 0
     labels: set[int | str] = set()
     first_without: int | None = None
     with _open_tar(file) as tar:
         for sample in iterate_samples(tar, [_label_extension(label_field)]):
-            label = _label(sample, label_field)
-            if label is not None and label != "":
+            label = _label(sample, label_field, of_lists)
+            if isinstance(label, list):
+                labels.update(label)
+            elif label is not None and label != "":
                 labels.add(label)
             elif first_without is None:
                 first_without = samples
@@ -246,18 +251,26 @@ def _label_extension(label_field: str) -> str:
     return label_field.partition(".")[0]
 
 
-def _label(sample: TarSample, label_field: str) -> int | str | None:
-    """Return a label as it is stored, an integer or text, or None where there is neither."""
-    entry = label_field.partition(".")[2]
+def entry_of(sample: TarSample, label_field: str) -> Any:
+    """Return what json.NAME stands for, an entry of a sample's JSON object; None where there is none."""
+    extension, _, entry = label_field.partition(".")
+    try:
+        value = json.loads(sample.contents[extension].decode("utf-8", errors="replace"))
+    except (KeyError, ValueError):
+        return None
+    return value.get(entry) if isinstance(value, dict) else None
+
+
+def _label(sample: TarSample, label_field: str, of_lists: bool) -> int | str | list[int] | list[str] | None:
+    """Return a label as it is stored, an integer, a text or a list of one of these, or None where there is none."""
+    if "." in label_field:
+        value = entry_of(sample, label_field)
+        if of_lists:
+            kinds = {type(item) for item in value} if isinstance(value, list) else {None}
+            return value if len(kinds) < 2 and kinds <= {int, str} else None
+        return value if isinstance(value, int | str) and not isinstance(value, bool) else None
     content = sample.contents.get(_label_extension(label_field))
     if content is None:
         return None
     text = content.decode("utf-8", errors="replace").strip()
-    if entry:
-        try:
-            value = json.loads(text)
-        except ValueError:
-            return None
-        value = value.get(entry) if isinstance(value, dict) else None
-        return value if isinstance(value, int | str) and not isinstance(value, bool) else None
     return int(text) if re.fullmatch(r"0|-?[1-9]\d{0,17}", text) else text  # 01 and 1 may be two classes

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,44 @@ def test_class_ids_of_the_hub(tmp_path: Path) -> None:
     data = build_dataset(arguments, seed=0)
     assert data.label_names == ["cow", "cat"]
     assert batches(data).first(2)["labels"].tolist() == [[0, 1], [1, 1]]
+
+
+def tar(path: Path, *contents: object) -> Path:
+    """Write a tar of images, each with a .json."""
+    with tarfile.open(path, "w") as file:
+        for number, content in enumerate(contents):
+            for extension, data in (("png", png()), ("json", json.dumps(content).encode())):
+                member = tarfile.TarInfo(f"{number}.{extension}")
+                member.size = len(data)
+                file.addfile(member, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize("column", ["labels", "kinds"])
+def test_lists_in_the_json_of_tars(tmp_path: Path, datasets_cache: Path, column: str) -> None:
+    path = tar(tmp_path / "train.tar", *({column: labels} for labels in SETS))
+    stated = {"label_column": f"json.{column}"} if column != "labels" else {}
+    for _ in range(2):  # the second time, the survey comes from the cache
+        arguments = DataArguments(dataset=str(path), streaming=True, validation_fraction=0, **stated)
+        data = build_dataset(arguments, seed=0)
+        assert data.task is SEVERAL_LABELS and data.label_names == ["cat", "cow", "dog"]
+        labels = batches(data).first(6)["labels"]
+        assert labels.tolist() == [[1, 0, 0], [0, 0, 1], [1, 0, 1], [0, 0, 0], [1, 1, 0], [0, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([["a"], ["b"], None], r"the label in row 2 of split train \(counted from 0\) is missing"),
+        ([["a"], ["b", 1], ["b"]], "the label in row 1 of split train"),
+        ([["a"], "b", ["b"]], "the label in row 1 of split train"),
+        ([[0, 1], [1, 0], [1, 1]], "the lists of labels are of 0 and 1, a place for each class"),
+    ],
+)
+def test_mistakes_in_the_json_of_tars(tmp_path: Path, datasets_cache: Path, labels: list[object], message: str) -> None:
+    path = tar(tmp_path / "train.tar", *({"labels": each} for each in labels))
+    with pytest.raises(UserError, match=message):
+        build_dataset(DataArguments(dataset=str(path), streaming=True, validation_fraction=0), seed=0)
 
 
 def test_an_image_that_cannot_be_read(tmp_path: Path) -> None:
