@@ -79,7 +79,7 @@ def finetune(
         image_processor: What prepares images in evaluation and is saved with the model: a checkpoint's name, or an
             object, which the recipe's image_size, resize_mode, crop_pct, image_mean, image_std and resample do not
             change. Absent, the model's own.
-        train_transforms: A recipe's list of torchvision.transforms.v2 names, or a function of one training image,
+        train_transforms: A recipe's list of names of transforms, or a function of one training image,
             uint8 (3, height, width), that returns one of the same kind, all of one size; such as a v2.Compose. What it
             draws from torch's generator is keyed by the example.
         loss: A registered loss's name, the dotted name of a loss of your own, or a function of logits, float (batch,

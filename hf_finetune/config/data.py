@@ -100,7 +100,10 @@ class DataArguments:
     )
     train_transforms: list[Any] | None = field(
         default=None,
-        metadata={"help": "Transforms of training images, in order: torchvision.transforms.v2 names with arguments."},
+        metadata={
+            "help": "Transforms of training images, in order: names of torchvision.transforms.v2, or A.NAME of"
+            " albumentations, with arguments."
+        },
     )
     augmentation: str | None = field(
         default=None,

@@ -3,8 +3,8 @@
 Transforms that need single images run in the loader's workers and return uint8. All transforms after the last of them
 run once per batch on the training device. So images are transferred as uint8, and before they are enlarged.
 
-A new transform costs a class and a line in `OWN_TRANSFORMS`; its version for whole batches, a class and a line in
-`batch.BATCH_TRANSFORMS`.
+Names of albumentations begin with `A.`; they are of single images. A new transform costs a class and a line in
+`OWN_TRANSFORMS`; its version for whole batches, a class and a line in `batch.BATCH_TRANSFORMS`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from hf_finetune.data.images.decoding import AS_STORED, Decoding
 from hf_finetune.data.images.pixels import pixels_reader
+from hf_finetune.data.transforms.albumentations_names import PREFIX, AlbumentationsTransform, albumentations_transform
 from hf_finetune.data.transforms.alternating_flip import AlternatingHorizontalFlip
 from hf_finetune.data.transforms.batch import BATCH_TRANSFORMS, SMOOTH, RandomErasing
 from hf_finetune.data.transforms.batched import BatchTransform
@@ -164,6 +165,10 @@ def _build_transform(item: Any) -> v2.Transform:
             f"train_transforms: {item!r} is not a transform; use a name with its arguments,"
             " such as - RandomCrop: {size: 32, padding: 4}"
         )
+    if not isinstance(arguments, Mapping):
+        raise UserError(f"train_transforms: the arguments of {name} are a mapping, such as {{size: 224}}.")
+    if str(name).startswith(PREFIX):
+        return albumentations_transform(name, arguments)
     known = known_transforms()
     if name == "Normalize":
         raise UserError("train_transforms: Normalize is always applied last; use its figures as image_mean, image_std.")
@@ -172,8 +177,6 @@ def _build_transform(item: Any) -> v2.Transform:
             f'train_transforms: "{name}" is not an image transform of torchvision.transforms.v2.'
             f"{did_you_mean(str(name), known)}"
         )
-    if not isinstance(arguments, Mapping):
-        raise UserError(f"train_transforms: the arguments of {name} are a mapping, such as {{size: 224}}.")
     arguments = dict(arguments)
     if isinstance(arguments.get("transforms"), list):  # of RandomApply, RandomChoice and RandomOrder
         arguments["transforms"] = [_build_transform(inner) for inner in arguments["transforms"]]
@@ -311,6 +314,8 @@ def _reduced(transform: v2.Transform) -> FirstTransform | None:
 
 
 def _fixes_size(transform: v2.Transform) -> bool:
+    if isinstance(transform, AlbumentationsTransform):
+        return transform.fixes_size
     name = type(transform).__name__
     if isinstance(transform, v2.Resize):  # one number is the short side; the long side differs between images
         return transform.size is not None and len(transform.size) == 2

@@ -34,7 +34,7 @@ def check_for_channels(transforms: Iterable[v2.Transform], channels: int) -> Non
         UserError: One does not.
     """
     for transform in transforms:
-        name = type(transform).__name__
+        name = getattr(transform, "name", type(transform).__name__)  # of albumentations what a recipe calls it
         if name not in _FOR_CHANNELS:
             raise UserError(
                 f"train_transforms: {name} is for RGB of 8 bits, and these images have {channels} channels as they are"
