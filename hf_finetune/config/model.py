@@ -62,9 +62,9 @@ class ModelArguments:
     head: str | None = field(
         default=None,
         metadata={
-            "help": "Head in place of the network's linear layer: mlp, with one hidden layer, or cosine, whose logits"
-            " are cosines. Absent: the network's own.",
-            "choices": (None, "linear", "mlp", "cosine"),
+            "help": "Head in place of the network's linear layer: mlp, with one hidden layer, cosine, whose logits are"
+            " cosines, or knn, the votes of the nearest training images. Absent: the network's own.",
+            "choices": (None, "linear", "mlp", "cosine", "knn"),
         },
     )
     head_init: str = field(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.errors import UserError
 from hf_finetune.models import is_own_architecture
@@ -22,7 +22,7 @@ def with_chosen_head(loaded: LoadedModel, head: str | None, sides: tuple[int, in
 
     Args:
         loaded: The network, and which of its tensors are new.
-        head: "linear", "mlp" or "cosine"; None for the network's own.
+        head: "linear", "mlp", "cosine" or "knn"; None for the network's own.
         sides: Height and width of the images that it sees, in pixels.
 
     Raises:
@@ -46,6 +46,11 @@ def with_chosen_head(loaded: LoadedModel, head: str | None, sides: tuple[int, in
     _check(made, sides)
     names = frozenset(f"head.{name}" for name in made.head.state_dict())
     return replace(loaded, model=made, initialized=new | names, report=f"{loaded.report} Its head is replaced: {head}.")
+
+
+def is_neighbors(config: PreTrainedConfig) -> bool:
+    """Return whether a network's head keeps training images, and has nothing to train."""
+    return isinstance(config, CustomHeadConfig) and config.head == "knn"
 
 
 def _layer(model: PreTrainedModel, head: str) -> tuple[str, int]:

@@ -1,5 +1,5 @@
-"""An image classifier with another head than the linear layer that its family has: an MLP, or cosines. The file imports
-nothing of this package, since it is saved beside its weights.
+"""An image classifier with another head than the linear layer that its family has: an MLP, cosines, or the votes
+of training images. The file imports nothing of this package, since it is saved beside its weights.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from transformers import AutoConfig, AutoModelForImageClassification, PreTrained
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
 SCALE = 30.0  # of cosines: `hf_finetune.losses.COSINE_SCALE`
+NEIGHBORS, TEMPERATURE = 20, 0.07  # of votes, as DINO evaluates
+_LEAST = 1e-6  # the share of a class without votes, whose logarithm is finite
 
 
 class CustomHeadConfig(PreTrainedConfig):
@@ -22,7 +24,8 @@ class CustomHeadConfig(PreTrainedConfig):
         vision_config: The configuration of the classifier below, or its keys with its `model_type` among them.
         layer: The name of its linear layer that is left out.
         features: The features that this layer was given.
-        head: What takes its place, "mlp" or "cosine".
+        head: What takes its place, "mlp", "cosine" or "knn".
+        images: The training images that "knn" keeps.
     """
 
     model_type = "custom_head"
@@ -34,6 +37,7 @@ class CustomHeadConfig(PreTrainedConfig):
         layer: str = "classifier",
         features: int = 1,
         head: str = "mlp",
+        images: int = 0,
         **kwargs: Any,
     ) -> None:
         if isinstance(vision_config, dict):
@@ -43,6 +47,7 @@ class CustomHeadConfig(PreTrainedConfig):
         self.layer = layer
         self.features = features
         self.head = head
+        self.images = images
         super().__init__(**kwargs)
 
 
@@ -71,11 +76,52 @@ class CosineHead(nn.Module):
         return SCALE * functional.linear(functional.normalize(features, dim=-1), directions)
 
 
+class NeighborHead(nn.Module):
+    """Logits that are logarithms of the votes of the nearest training images, which are kept with the weights.
+
+    Each of the 20 images with the greatest cosine to the features votes for its class with exp(cosine / 0.07): Wu et
+    al., "Unsupervised feature learning via non-parametric instance discrimination", CVPR 2018, arXiv:1805.01978, with
+    the numbers of Caron et al., "Emerging properties in self-supervised vision transformers" (DINO), ICCV 2021,
+    arXiv:2104.14294. Probabilities of these logits are the shares of the votes.
+
+    Args:
+        features: Features of an image.
+        classes: Logits of an image.
+        images: Training images that are kept.
+    """
+
+    features: torch.Tensor
+    labels: torch.Tensor
+
+    def __init__(self, features: int, classes: int, images: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.register_buffer("features", torch.zeros(images, features))
+        self.register_buffer("labels", torch.zeros(images, dtype=torch.int64))
+
+    def remember(self, features: torch.Tensor, labels: torch.Tensor) -> None:
+        """Keep the features of training images, float (images, features), and their class ids, int64 (images,)."""
+        self.labels = labels.to(self.labels.device)
+        self.features = functional.normalize(features.to(self.features), dim=-1)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the logits, float (batch, classes), of features, float (batch, features)."""
+        if not len(self.labels):
+            return features.new_zeros(len(features), self.classes)
+        cosines = functional.linear(functional.normalize(features, dim=-1), self.features)
+        nearest, rows = cosines.topk(min(NEIGHBORS, len(self.labels)))
+        votes = torch.softmax(nearest / TEMPERATURE, dim=-1)
+        shares = (votes[..., None] * functional.one_hot(self.labels[rows], self.classes)).sum(dim=1)
+        return shares.clamp(min=_LEAST).log()
+
+
 def new_head(config: CustomHeadConfig) -> nn.Module:
-    """Return the head of a configuration: cosines, or an MLP whose hidden layer is as wide as the features."""
+    """Return the head of a configuration: cosines, votes, or an MLP whose hidden layer is as wide as the features."""
     classes = int(config.num_labels or 0)
     if config.head == "cosine":
         return CosineHead(config.features, classes)
+    if config.head == "knn":
+        return NeighborHead(config.features, classes, config.images)
     hidden = nn.Linear(config.features, config.features)
     return nn.Sequential(hidden, nn.GELU(), nn.Linear(config.features, classes))
 

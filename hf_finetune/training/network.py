@@ -10,6 +10,7 @@ from hf_finetune.config.model import FITTED_HEADS, ModelArguments
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.errors import UserError
 from hf_finetune.logs import get_logger, log_lines
+from hf_finetune.models.choose_head import is_neighbors
 from hf_finetune.models.dropout import set_drop_path
 from hf_finetune.models.ensemble import EnsembleSource
 from hf_finetune.models.freeze import Frozen
@@ -62,6 +63,9 @@ def load_network(plan: RunPlan, data: ImageDataset) -> Network:
         config = load_config(source, label_names, data.task)
     if arguments.head_init == "class_means" and data.task.several:
         raise UserError("head_init class_means is for one class per image; use --head_init probe.")
+    if arguments.head == "knn" or is_neighbors(config):
+        _check_neighbors(plan, data)
+        arguments = replace(arguments, freeze=None)  # nothing is trained in any case
     sides = _wanted_sides(plan)
     if given is None and sides is not None:
         match_image_size(config, sides, arguments.model_config or {})
@@ -86,6 +90,18 @@ def load_network(plan: RunPlan, data: ImageDataset) -> Network:
     else:
         base = arguments.load_from or (arguments.model_name_or_path if arguments.pretrained else None)
     return Network(prepared.loaded, image_processor, prepared.frozen, base)
+
+
+def _check_neighbors(plan: RunPlan, data: ImageDataset) -> None:
+    """Check the settings of a run whose head keeps training images, and which trains nothing."""
+    if plan.args.takes_steps:
+        raise UserError("head knn keeps training images and has nothing to train; use --num_train_epochs 0.")
+    if data.task.several:
+        raise UserError("head knn is for one class per image; use --head_init probe.")
+    if plan.data.streaming:
+        raise UserError("head knn needs images of every class at hand; leave it out, or --streaming.")
+    if plan.model.peft is not None:
+        raise UserError("peft says what is trained, and with head knn nothing is; use --peft null.")
 
 
 def _wanted_sides(plan: RunPlan) -> tuple[int, int] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hf_finetune.config.training_keys import AUTO
 from hf_finetune.errors import UserError
 from hf_finetune.logs import get_logger
+from hf_finetune.models.choose_head import is_neighbors
 from hf_finetune.models.freeze import trains_backbone
 from hf_finetune.models.head import head_linear
 from hf_finetune.models.load import LoadedModel
@@ -37,8 +38,11 @@ def start_from_images(trainer: ImageClassificationTrainer, loaded: LoadedModel) 
 def choose_head_init(plan: RunPlan, loaded: LoadedModel) -> str:
     """Return how the head starts: what the recipe says or, for "auto", "probe" wherever it can be made, else "random".
 
+    A head that keeps training images starts with them, "knn".
     A run with a time budget whose recipe does not say it goes by "auto" too.
     """
+    if is_neighbors(loaded.model.config):
+        return "knn"
     stated = "head_init" in plan.recipe.values
     if plan.model.head_init != AUTO and (stated or plan.args.time_budget is None):
         return plan.model.head_init

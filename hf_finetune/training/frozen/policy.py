@@ -65,7 +65,7 @@ def start_head(
     """Start a new head as `head_init` says, before the first step of a run that does not resume.
 
     Args:
-        head_init: "random", as it was loaded, "probe" or "class_means".
+        head_init: "random", as it was loaded, "probe", "class_means" or "knn".
         trainer: The trainer of the model.
         loaded: The model, and which of its tensors are new.
         dataset: Training images as in evaluation, or features of them.

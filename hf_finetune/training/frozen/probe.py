@@ -1,8 +1,9 @@
-"""Starts a new head at the optimum of a logistic regression on the network's features, or at the means of its classes.
+"""Starts a new head at the optimum of a logistic regression on the network's features, at the means of its classes, or
+with the features themselves.
 
-From there everything is fine-tuned (LP-FT: Kumar et al., "Fine-tuning can distort pretrained features and underperform
-out-of-distribution", ICLR 2022, arXiv:2202.10054): a random head sends large gradients through the backbone in its
-first steps, and this one does not.
+From the first two everything is fine-tuned (LP-FT: Kumar et al., "Fine-tuning can distort pretrained features and
+underperform out-of-distribution", ICLR 2022, arXiv:2202.10054): a random head sends large gradients through the
+backbone in its first steps, and this one does not.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from hf_finetune.data.batches import ImageBatches
 from hf_finetune.data.splits import stratified_split
 from hf_finetune.errors import UserError
 from hf_finetune.logs import progress_bar
+from hf_finetune.models.custom_head import NEIGHBORS, NeighborHead
 from hf_finetune.models.freeze import trains_backbone
 from hf_finetune.models.head import head_linear
 from hf_finetune.models.load import LoadedModel
@@ -54,9 +56,9 @@ def fit_head(
     """Fit a new head to the features of training images, and return one sentence on it.
 
     Args:
-        head_init: "probe" or "class_means".
+        head_init: "probe", "class_means", or "knn" for a head that keeps training images.
         trainer: The trainer of the model. Processes other than the first leave their head as it is:
-            DistributedDataParallel gives them the first one's.
+            DistributedDataParallel gives them the first one's. It wraps no "knn", which each of them fills.
         loaded: The model, and which of its tensors are new.
         dataset: Training images prepared as in evaluation, or features of them.
         images: About how many of them are used, at most. The same seed gives the same head.
@@ -64,10 +66,11 @@ def fit_head(
     Raises:
         UserError: The network does not give its head one vector of finite numbers for each image.
     """
-    args, linear = trainer.args, head_linear(loaded.model, head_init)
-    if not loaded.initialized:
+    args, votes = trainer.args, head_init == "knn"
+    layer: Any = cast(Any, loaded.model).head if votes else head_linear(loaded.model, head_init)
+    if not loaded.initialized and not votes:
         return "Head: the checkpoint's own is kept, so it is not probed."
-    if args.process_index > 0:
+    if args.process_index > 0 and not votes:
         return ""
     began = time.perf_counter()
     rows = np.arange(len(dataset))
@@ -75,7 +78,7 @@ def fit_head(
         _, rows = stratified_split(dataset.labels, images / len(rows), args.seed)
     sample = Subset(dataset, rows.tolist())
     with trainer.autocast_smart_context_manager():
-        features, labels = map(np.concatenate, zip(*module_inputs(trainer, sample, linear, "Features"), strict=True))
+        features, labels = map(np.concatenate, zip(*module_inputs(trainer, sample, layer, "Features"), strict=True))
     counts = counted(labels)
     features, labels = features[counts], labels[counts]
     if features.ndim != 2 or not np.isfinite(features).all():
@@ -83,10 +86,21 @@ def fit_head(
             f"head_init: {head_init} needs one vector of finite numbers for each image, which the network does not give"
             " its head; use --head_init random."
         )
+    if votes:
+        return _neighbors(trainer, layer, features, labels, began)
     if head_init == "class_means":
-        return _class_means(trainer, linear, features, labels, began)
+        return _class_means(trainer, layer, features, labels, began)
     times = None if trainer.quotas is None else trainer.quotas.row_times()[rows][counts]
-    return _probe(trainer, linear, features, labels, times, began)
+    return _probe(trainer, layer, features, labels, times, began)
+
+
+def _neighbors(
+    trainer: ImageClassificationTrainer, head: NeighborHead, features: np.ndarray, labels: np.ndarray, began: float
+) -> str:
+    head.remember(torch.from_numpy(features), torch.from_numpy(labels))
+    cast(Any, trainer.model.config).images = len(labels)
+    seconds = time.perf_counter() - began
+    return f"Head: {len(labels):,} images are kept in {seconds:.0f} s, of which the {NEIGHBORS} nearest vote."
 
 
 def _class_means(
