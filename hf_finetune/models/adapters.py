@@ -26,7 +26,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from hf_finetune.config.peft_keys import AdapterSettings
 from hf_finetune.config.run_files import ADAPTER_FILES
 from hf_finetune.errors import UserError, did_you_mean, listing
-from hf_finetune.models.channels import has_one_channel
+from hf_finetune.models.channels import has_one_channel, image_channels
 from hf_finetune.models.freeze import BATCH_NORM, freeze_modules
 from hf_finetune.models.head import head_parameter_names
 
@@ -130,7 +130,7 @@ def _layers_of_an_image(model: PreTrainedModel, sides: tuple[int, int]) -> list[
     model.eval()
     try:
         with torch.no_grad():
-            model(pixel_values=torch.zeros(1, 3, *sides, device=model.device))
+            model(pixel_values=torch.zeros(1, image_channels(model.config) or 3, *sides, device=model.device))
     finally:
         model.train(was_training)
         for handle in handles:

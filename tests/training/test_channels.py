@@ -15,7 +15,8 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from hf_finetune import dataset_stats, evaluate, explain, export, finetune, predict
 from hf_finetune.data.transforms.build import build_train_transforms
-from hf_finetune.errors import UserError
+from hf_finetune.errors import Interrupted, UserError
+from tests.helpers.interrupting import StopAfterAStep
 from tests.helpers.tiny import TINY_RECIPE, TINY_RESNET
 
 CHANNELS = 13
@@ -224,3 +225,20 @@ def test_transforms_of_geometry_and_mixing_keep_the_units() -> None:
     assert changed.min() >= 3000 - 1e-2 and changed.max() <= 3012 + 1e-2  # no level is clipped to 255
     mixed, labels = transforms.apply_to_normalized(changed - 3006, torch.arange(4), keys, 4)
     assert mixed.shape == changed.shape and labels.shape == (4, 4)
+
+
+@pytest.mark.slow
+def test_adapters_resume_merge_and_answer_alike(run: Path, arrays: Path, tmp_path: Path, datasets_cache: Path) -> None:
+    pytest.importorskip("peft")
+    settings = {**RECIPE, "model_type": None, "model_config": None, "model_name_or_path": str(run), "peft": {"r": 2}}
+    settings |= {"num_train_epochs": 2, "dataset": str(arrays), "head_init": "random"}
+    whole = finetune(settings, output_dir=str(tmp_path / "whole"))
+    with pytest.raises(Interrupted):
+        finetune(settings, output_dir=str(tmp_path / "resumed"), callbacks=[StopAfterAStep()])
+    resumed = finetune(settings, output_dir=str(tmp_path / "resumed"))
+    own, other = ({**result.model.state_dict()} for result in (whole, resumed))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in own.items())
+    files = [str(file) for file in sorted((arrays / "test").rglob("*.npy"))[::4]]
+    merged = export(tmp_path / "whole", format="safetensors", output=tmp_path / "merged")
+    for answer, same in zip(predict(tmp_path / "whole", files), predict(merged, files), strict=True):
+        assert answer.label == same.label and answer.score == pytest.approx(same.score, abs=1e-5)
