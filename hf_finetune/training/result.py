@@ -38,6 +38,7 @@ from hf_finetune.evaluation.summary import Summary, summary_of
 from hf_finetune.hub.model_card import ModelCardContext, library_versions, training_command, write_model_card
 from hf_finetune.hub.redaction import without_private_text
 from hf_finetune.logs import get_logger
+from hf_finetune.models import is_own_architecture
 from hf_finetune.models.channels import image_channels
 from hf_finetune.models.saved_form import how_saved
 from hf_finetune.reports.answers import Answers, answers_of, write_answers
@@ -118,7 +119,7 @@ class RunRecord:
             command=command,
             seed=plan.args.seed,
             base_model=base_model,
-            chose_checkpoint=plan.args.load_best_model_at_end,
+            chose_checkpoint=plan.args.load_best_model_at_end and plan.args.takes_steps,
             images=images,
             predictions=predictions,
             training_metrics=training.metrics,
@@ -221,7 +222,9 @@ class RunRecord:
 
     def how_to_load(self, folder: Path, model: PreTrainedModel) -> str:
         """Return the sentence that says where the model is and what loads it."""
-        own_code = any(getattr(model.config, name, None) is not None for name in ("auto_map", "value_range"))
+        own_code = is_own_architecture(model.config.model_type) or any(
+            getattr(model.config, name, None) is not None for name in ("auto_map", "value_range")
+        )
         trust = ", trust_remote_code=True" if own_code else ""
         loads = f"The model is in {folder}; pipeline('image-classification', '{folder}'{trust}) loads it."
         if image_channels(model.config) is not None:

@@ -143,6 +143,8 @@ def test_a_run_of_neighbors_gives_what_pipeline_and_the_export_do(image_folder: 
     output = tmp_path / "run"
     result = finetune(recipe, output_dir=str(output), **settings)
     assert "65 images are kept in" in caplog.text and result.metrics["test_accuracy"] > 0.6
+    assert f"'{output}', trust_remote_code=True) loads it" in caplog.text
+    assert "also chose the checkpoint" not in caplog.text  # no epoch, no choice
     classify = pipeline("image-classification", str(output), trust_remote_code=True)
     images = sorted((image_folder / "test").glob("*/*"))
     right = [classify(str(path))[0]["label"] == path.parent.name for path in images]

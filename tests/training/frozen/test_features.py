@@ -144,13 +144,14 @@ def test_a_run_computes_them_once_and_the_result_is_a_whole_model(
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
-def test_two_processes(image_folder, tmp_path):
-    """The first computes the features and the head, the other reads them and is given it."""
-    recipe = write_recipe(tmp_path, **FROZEN, head_init="probe", learning_rate=0.01, num_train_epochs=1)
+@pytest.mark.parametrize(("head_init", "epochs", "said"), [("probe", 1, "Head: probed"), ("class_means", 0, "Head: ")])
+def test_two_processes(image_folder, tmp_path, head_init, epochs, said):
+    """The first computes the features and the head, the other reads them and is given it, also without an epoch."""
+    recipe = write_recipe(tmp_path, **FROZEN, head_init=head_init, learning_rate=0.01, num_train_epochs=epochs)
     words = ["--recipe", recipe, "--dataset", image_folder, "--output_dir", tmp_path / "output"]
     script = REPOSITORY / "scripts" / "run_finetune.py"
     completed = run_in(2, script, *words, HF_DATASETS_CACHE=str(tmp_path / "cache"))
     assert completed.returncode == 0, completed.stderr[-2000:]
-    assert completed.stdout.count("Features of train: 65 images") == completed.stdout.count("Head: probed") == 1
+    assert completed.stdout.count("Features of train: 65 images") == completed.stdout.count(said) == 1
     metrics = json.loads((tmp_path / "output" / "metrics.json").read_text())["metrics"]
     assert metrics["test_samples"] == 24 and metrics["test_accuracy"] > 0.9
