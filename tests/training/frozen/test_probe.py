@@ -167,7 +167,8 @@ def test_the_head_of_a_stream_is_not_probed_unless_asked():
         recipe=SimpleNamespace(values={}), model=ModelArguments(model_type="lenet5", head_init="auto"),
         data=DataArguments(streaming=True), args=SimpleNamespace(time_budget=None),
     )  # fmt: skip
-    assert choose_head_init(plan, LoadedModel(torch.nn.Linear(2, 2), frozenset({"bias"}), "")) == "random"
+    model = ResNetForImageClassification(ResNetConfig(**TINY_RESNET))
+    assert choose_head_init(plan, LoadedModel(model, frozenset({"classifier.1.bias"}), "")) == "random"
 
 
 def test_of_many_images_a_sample_is_taken(probe, monkeypatch, capsys):
