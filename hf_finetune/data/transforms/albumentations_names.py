@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torchvision.transforms import v2
 
+from hf_finetune.data.transforms.stated import check_arguments, name_and_arguments
 from hf_finetune.errors import UserError, did_you_mean, first_line
 
 PREFIX = "A."
@@ -120,13 +121,7 @@ def _build(name: str, arguments: Mapping[str, Any], library: Any) -> Any:
             f'train_transforms: "{name}" is not a transform of albumentations.{did_you_mean(name, classes)}'
             f" Its version here is {library.__version__}."
         )
-    parameters = list(inspect.signature(classes[name].__init__).parameters)[1:]
-    for argument in arguments:
-        if argument not in parameters:
-            raise UserError(
-                f'train_transforms: {name} has no argument "{argument}".{did_you_mean(str(argument), parameters)}'
-                f" Its arguments are {', '.join(parameters)}."
-            )
+    check_arguments(name, classes[name], arguments)
     arguments = dict(arguments)
     if isinstance(arguments.get("transforms"), list):  # of OneOf, SomeOf, Sequential and others
         arguments["transforms"] = [_inner(name, item, library) for item in arguments["transforms"]]
@@ -137,10 +132,10 @@ def _build(name: str, arguments: Mapping[str, Any], library: Any) -> Any:
 
 
 def _inner(name: str, item: Any, library: Any) -> Any:
-    own, arguments = next(iter(item.items())) if isinstance(item, Mapping) and len(item) == 1 else (item, {})
-    if not isinstance(own, str) or not own.startswith(PREFIX) or not isinstance(arguments or {}, Mapping):
+    own, arguments = name_and_arguments(item) or (None, {})
+    if not str(own).startswith(PREFIX) or not isinstance(arguments, Mapping):
         raise UserError(f"train_transforms: {name} holds {item!r}; use transforms of albumentations, such as A.Blur.")
-    return _build(own, arguments or {}, library)
+    return _build(str(own), arguments, library)
 
 
 def _reason(error: Exception) -> str:

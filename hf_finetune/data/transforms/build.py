@@ -30,6 +30,7 @@ from hf_finetune.data.transforms.letterbox import Letterbox
 from hf_finetune.data.transforms.mixing import MIXING_TRANSFORMS, Mixing
 from hf_finetune.data.transforms.rand_augment import IncreasingRandAugment
 from hf_finetune.data.transforms.reduced_decoding import ReducedLetterbox, ReducedRandomResizedCrop, ReducedResize
+from hf_finetune.data.transforms.stated import check_arguments, name_and_arguments
 from hf_finetune.errors import UserError, did_you_mean, first_line
 
 # The transforms of this package, beside those of torchvision.transforms.v2.
@@ -154,17 +155,13 @@ def known_transforms() -> dict[str, type[v2.Transform]]:
 
 
 def _build_transform(item: Any) -> v2.Transform:
-    arguments: Any = {}
-    if isinstance(item, str):
-        name = item
-    elif isinstance(item, Mapping) and len(item) == 1:
-        name, arguments = next(iter(item.items()))
-        arguments = arguments or {}
-    else:
+    stated = name_and_arguments(item)
+    if stated is None:
         raise UserError(
             f"train_transforms: {item!r} is not a transform; use a name with its arguments,"
             " such as - RandomCrop: {size: 32, padding: 4}"
         )
+    name, arguments = stated
     if not isinstance(arguments, Mapping):
         raise UserError(f"train_transforms: the arguments of {name} are a mapping, such as {{size: 224}}.")
     if str(name).startswith(PREFIX):
@@ -187,13 +184,7 @@ def _build_transform(item: Any) -> v2.Transform:
                 f'train_transforms: {name} has no interpolation "{mode}"; the modes are {", ".join(_INTERPOLATIONS)}.'
             )
         arguments["interpolation"] = _INTERPOLATIONS[mode]
-    parameters = list(inspect.signature(known[name].__init__).parameters)[1:]
-    for argument in arguments:
-        if argument not in parameters:
-            raise UserError(
-                f'train_transforms: {name} has no argument "{argument}".{did_you_mean(argument, parameters)}'
-                f" Its arguments are {', '.join(parameters)}."
-            )
+    check_arguments(name, known[name], arguments)
     alpha = arguments.get("alpha", 1.0) if name in MIXING_TRANSFORMS else 1.0
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
         raise UserError(f"train_transforms: the alpha of {name} is {alpha!r}; use a number above 0.")
