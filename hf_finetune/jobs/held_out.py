@@ -26,12 +26,12 @@ from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.errors import first_line
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.metrics import Metric, reduce_logits
-from hf_finetune.evaluation.multi_label import best_thresholds, metrics_of
+from hf_finetune.evaluation.multi_label import metrics_of
 from hf_finetune.logs import get_logger
 from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
 from hf_finetune.tasks import DEFAULT_THRESHOLD, ONE_LABEL, SEVERAL_LABELS, Task, counted
-from hf_finetune.training.thresholds import FEWEST, THRESHOLD_DIGITS
+from hf_finetune.training.thresholds import saved_thresholds
 from hf_finetune.training.wiring import build_evaluator, load_data, prepare_images
 
 logger = get_logger(__name__)
@@ -78,8 +78,8 @@ class HeldOut:
     def thresholds(self) -> list[float]:
         """Return the threshold of each class that gives these answers its highest F1."""
         known = counted(self.labels)
-        thresholds, _ = best_thresholds(self.logits[known], self.labels[known] > 0, FEWEST)
-        return np.round(thresholds, THRESHOLD_DIGITS).tolist()
+        thresholds, _ = saved_thresholds(self.logits[known], self.labels[known] > 0)
+        return thresholds.tolist()
 
     def figures(
         self, label_names: list[str], metrics: Mapping[str, Metric], thresholds: ArrayLike = DEFAULT_THRESHOLD

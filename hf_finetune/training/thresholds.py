@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers import EvalPrediction
 from transformers.trainer_utils import PredictionOutput
 
@@ -15,8 +16,21 @@ from hf_finetune.training.trainer import ImageClassificationTrainer
 
 logger = get_logger(__name__)
 
-FEWEST = 5  # validation images with a class, and without it, from which on its threshold is fitted
-THRESHOLD_DIGITS = 6
+_FEWEST = 5  # validation images with a class, and without it, from which on its threshold is fitted
+_DIGITS = 6
+
+
+def saved_thresholds(
+    logits: NDArray[np.float32], has_label: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return `best_thresholds` of enough images, rounded as they are saved, and which of them were fitted.
+
+    Args:
+        logits: Float32 (images, classes).
+        has_label: Bool (images, classes).
+    """
+    thresholds, fitted = best_thresholds(logits, has_label, _FEWEST)
+    return np.round(thresholds, _DIGITS), fitted
 
 
 def fit_thresholds(trainer: ImageClassificationTrainer, validation: PredictionOutput) -> PredictionOutput:
@@ -35,8 +49,7 @@ def fit_thresholds(trainer: ImageClassificationTrainer, validation: PredictionOu
     if not isinstance(metrics, MultiLabelMetrics):
         return validation
     predictions, names = metrics.predictions(validation), class_names(trainer.model.config)
-    thresholds, fitted = best_thresholds(predictions.logits, predictions.has_label, FEWEST)
-    thresholds = np.round(thresholds, THRESHOLD_DIGITS)
+    thresholds, fitted = saved_thresholds(predictions.logits, predictions.has_label)
     metrics.thresholds[:] = thresholds
     trainer.model.config.thresholds = thresholds.tolist()
     if fitted.any():
@@ -48,7 +61,7 @@ def fit_thresholds(trainer: ImageClassificationTrainer, validation: PredictionOu
     if not fitted.all():
         logger.info(
             f"Note: {np.count_nonzero(~fitted):,} of {len(names):,} classes keep the threshold 0.5, because fewer than"
-            f" {FEWEST} validation images have them, or lack them."
+            f" {_FEWEST} validation images have them, or lack them."
         )
     figures = metrics(cast(EvalPrediction, validation))
     updated = {**(validation.metrics or {}), **{f"eval_{name}": figures[name] for name in metrics.names}}
