@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from hf_finetune.config.training_keys import schedule_name
+from hf_finetune.config.training_keys import plain_word
 from hf_finetune.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def check_stock_keys(args: FinetuneArguments) -> None:
         if getattr(args, name) and args.dataloader_num_workers == 0:
             raise UserError(f"{name} needs workers; use --dataloader_num_workers 2 or more.")
     _check_mappings(args)
-    optimizer = str(getattr(args.optim, "value", args.optim))
+    optimizer = plain_word(args.optim)
     if args.optim_target_modules and not optimizer.startswith(_BY_MODULE):
         raise UserError(
             f"optim_target_modules is not read where optim is {optimizer}; use --optim galore_adamw or apollo_adamw, or"
@@ -87,7 +87,7 @@ def _check_mappings(args: FinetuneArguments) -> None:
     for name in names:
         if getattr(args, name, None) and not any(getattr(args, key, None) for key in _CHECKPOINTING):
             raise UserError(f"{name} has no effect without checkpointing; use --gradient_checkpointing as well.")
-    schedule = schedule_name(args.lr_scheduler_type)
+    schedule = plain_word(args.lr_scheduler_type)
     if args.lr_scheduler_kwargs and schedule == "multistep":
         raise UserError(
             "lr_scheduler_kwargs is not read where lr_scheduler_type is multistep; use --lr_milestones and --lr_gamma."

@@ -35,7 +35,7 @@ from hf_finetune.config.training_keys import (
     SGD,
     TrainingKeys,
     chosen_by,
-    schedule_name,
+    plain_word,
 )
 from hf_finetune.config.validation import check_choice, check_freeze_epochs, check_training
 from hf_finetune.cores import default_workers, usable_cores
@@ -80,8 +80,8 @@ class FinetuneArguments(TrainingKeys, TrainingArguments):  # type: ignore[misc]
             set_level(self.log_level)
         if self.time_budget is not None:
             self._follow_the_clock()
-        schedule = schedule_name(self.lr_scheduler_type)
-        optimizer = getattr(self.optim, "value", self.optim)
+        schedule = plain_word(self.lr_scheduler_type)
+        optimizer = plain_word(self.optim)
         # The base class validates against its closed enums, and needs a number for the batch, which depends on the
         # number of devices that it is about to find.
         self.lr_scheduler_type = SchedulerType.CONSTANT if schedule in (MULTISTEP, ONE_CYCLE) else schedule

@@ -26,10 +26,10 @@ def chosen_by(metric_for_best_model: str | None) -> str:
     return (metric_for_best_model or "loss").removeprefix("eval_")
 
 
-def schedule_name(lr_scheduler_type: Any) -> str:
-    """Return the name of a schedule, which is a word or a member of an enumeration of Transformers."""
-    name: str = getattr(lr_scheduler_type, "value", lr_scheduler_type)
-    return name
+def plain_word(choice: Any) -> str:
+    """Return the word of a choice, which is one or a member of an enumeration of Transformers."""
+    word: str = getattr(choice, "value", choice)
+    return word
 
 
 @dataclass

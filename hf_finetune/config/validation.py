@@ -19,7 +19,7 @@ from hf_finetune.config.peft_keys import check_peft
 from hf_finetune.config.precision import stated_precision
 from hf_finetune.config.stock_fields import members
 from hf_finetune.config.stock_keys import check_stock_keys
-from hf_finetune.config.training_keys import MULTISTEP, MUON, ONE_CYCLE, SGD, schedule_name
+from hf_finetune.config.training_keys import MULTISTEP, MUON, ONE_CYCLE, SGD, plain_word
 from hf_finetune.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ def _check_on_nan(on_nan: list[Any]) -> None:
 
 
 def _check_best_model(args: FinetuneArguments) -> None:
-    evaluates, saves = (getattr(value, "value", value) for value in (args.eval_strategy, args.save_strategy))
+    evaluates, saves = map(plain_word, (args.eval_strategy, args.save_strategy))
     if args.load_best_model_at_end and saves not in (evaluates, "best"):
         advice = "--load_best_model_at_end false" if evaluates == "no" else f"--save_strategy {evaluates}"
         raise UserError(
@@ -316,7 +316,7 @@ def _check_soup(args: FinetuneArguments) -> None:
 
 
 def _check_early_stopping(args: FinetuneArguments) -> None:
-    strategy = getattr(args.eval_strategy, "value", args.eval_strategy)
+    strategy = plain_word(args.eval_strategy)
     if args.early_stopping_patience is not None and strategy == "no":
         raise UserError(
             "early_stopping_patience counts evaluations, but eval_strategy is no; use --eval_strategy epoch."
@@ -362,7 +362,7 @@ def _check_warm_up(args: FinetuneArguments) -> None:
     if (args.warmup_type != "linear" or args.warmup_between_epochs) and args.warmup_start_factor is None:
         name = "warmup_between_epochs" if args.warmup_between_epochs else "warmup_type"
         raise UserError(f"{name} needs to know where the warm-up begins; use --warmup_start_factor 0.1.")
-    schedule = schedule_name(args.lr_scheduler_type)
+    schedule = plain_word(args.lr_scheduler_type)
     if schedule == "one_cycle" and (args.warmup_steps or args.warmup_epochs):
         raise UserError(
             "one_cycle has a warm-up of its own; leave warmup_epochs and warmup_steps out, or use"

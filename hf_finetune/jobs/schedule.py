@@ -17,7 +17,7 @@ from transformers.optimization import GreedyLR
 from hf_finetune.config.durations import format_duration
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.config.training import BY_METRIC, FinetuneArguments
-from hf_finetune.config.training_keys import schedule_name
+from hf_finetune.config.training_keys import plain_word
 from hf_finetune.errors import UserError
 from hf_finetune.evaluation.report import to_json
 from hf_finetune.interrupts import leave_if_interrupted
@@ -208,12 +208,12 @@ def _sizes(extension: ImageSizes, points: Floats, per_epoch: int, epochs: int) -
 def _name(args: FinetuneArguments, clock: TimeBudget | None) -> str:
     if clock is not None:
         return f"warm-up and half a cosine, time budget {format_duration(clock.budget.seconds)},"
-    return schedule_name(args.lr_scheduler_type)
+    return plain_word(args.lr_scheduler_type)
 
 
 def _notes(args: FinetuneArguments, seconds: float | None, average: AveragedWeights | None) -> list[str]:
     notes = []
-    schedule = schedule_name(args.lr_scheduler_type)
+    schedule = plain_word(args.lr_scheduler_type)
     if seconds is None and schedule in BY_METRIC:
         notes.append(f"Note: {schedule} goes by a metric of validation, so only its first rate is known.")
     if seconds is not None:

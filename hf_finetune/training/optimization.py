@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import PreTrainedModel, get_scheduler
 
 from hf_finetune.config.training import FinetuneArguments
-from hf_finetune.config.training_keys import MULTISTEP, MUON, ONE_CYCLE, SGD, schedule_name
+from hf_finetune.config.training_keys import MULTISTEP, MUON, ONE_CYCLE, SGD, plain_word
 from hf_finetune.errors import UserError
 from hf_finetune.training.muon import Muon, muon_matrices
 
@@ -251,7 +251,7 @@ def _schedule(
     if args.lr_reaches_end:
         end -= hold
     end = max(end, begin + 1)
-    schedule_type = schedule_name(args.lr_scheduler_type)
+    schedule_type = plain_word(args.lr_scheduler_type)
     if schedule_type == MULTISTEP:
         schedule: LRScheduler = multistep_schedule(
             optimizer,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import nn
 
-from hf_finetune.config.training_keys import schedule_name
+from hf_finetune.config.training_keys import plain_word
 from hf_finetune.data.streaming.dataset import StreamedBatches
 from hf_finetune.errors import UserError, did_you_mean, first_line
 from hf_finetune.logs import get_logger, log_lines
@@ -284,7 +284,7 @@ def check_optimizer(trainer: ImageClassificationTrainer) -> None:
             )
     # A parameter of its own, because some optimizers and schedules leave hooks on what they are made for.
     parameters = [nn.Parameter(torch.zeros(1))]
-    name = getattr(args.optim, "value", args.optim)
+    name = plain_word(args.optim)
     try:
         if trainer.optimizer_cls_and_kwargs is None:
             optimizer_class, settings = trainer.get_optimizer_cls_and_kwargs(args, trainer.model)
@@ -296,7 +296,7 @@ def check_optimizer(trainer: ImageClassificationTrainer) -> None:
     try:
         build_schedule(args, torch.optim.SGD(parameters), num_training_steps=1000, updates_per_epoch=1)
     except (TypeError, ValueError) as error:
-        name = schedule_name(args.lr_scheduler_type)
+        name = plain_word(args.lr_scheduler_type)
         raise UserError(
             f"lr_scheduler_type {name} cannot be used: {first_line(error)}; use what"
             " it needs as --lr_scheduler_kwargs '{name: value}', or another schedule."

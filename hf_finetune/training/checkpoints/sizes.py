@@ -9,6 +9,7 @@ from torch import nn
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hf_finetune.config.training import FinetuneArguments
+from hf_finetune.config.training_keys import plain_word
 from hf_finetune.models.adapters import adapted_names, has_adapters
 from hf_finetune.training.checkpoints.store import check_room
 
@@ -24,7 +25,7 @@ def checkpoint_sizes(model: nn.Module, args: FinetuneArguments) -> tuple[int, in
     weights = sum(tensor.nbytes for tensor in tensors.values())
     kept = sum(tensors[name].nbytes for name in adapted_names(model)) if has_adapters(model) else weights
     trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
-    optimizer = str(getattr(args.optim, "value", args.optim))
+    optimizer = plain_word(args.optim)
     states = int(args.momentum > 0) if optimizer == "sgd" else 1 + ("adam" in optimizer)
     states += (args.ema_decay is not None) + (args.lookahead_steps is not None)
     return weights, kept + states * trained
