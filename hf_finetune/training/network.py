@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from transformers import BaseImageProcessor, PreTrainedConfig
 
 from hf_finetune.config.model import FITTED_HEADS, ModelArguments
+from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.errors import UserError
 from hf_finetune.logs import get_logger, log_lines
@@ -61,8 +62,8 @@ def load_network(plan: RunPlan, data: ImageDataset) -> Network:
         if isinstance(source, EnsembleSource):
             raise UserError(f"{source.name} is an ensemble; fine-tune one of its members, {source.members[0].name}.")
         config = load_config(source, label_names, data.task)
-    if arguments.head_init == "class_means" and data.task.several:
-        raise UserError("head_init class_means is for one class per image; use --head_init probe.")
+    if arguments.head_init == "class_means":
+        _check_class_means(plan, data)
     if arguments.head == "knn" or is_neighbors(config):
         _check_neighbors(plan, data)
         arguments = replace(arguments, freeze=None)  # nothing is trained in any case
@@ -92,6 +93,14 @@ def load_network(plan: RunPlan, data: ImageDataset) -> Network:
     return Network(prepared.loaded, image_processor, prepared.frozen, base)
 
 
+def _check_class_means(plan: RunPlan, data: ImageDataset) -> None:
+    """Check the settings of a run whose head starts with the means of classes."""
+    if data.task.several:
+        raise UserError("head_init class_means is for one class per image; use --head_init probe.")
+    if not plan.args.takes_steps:
+        _check_alike(plan.args, "head_init class_means", "--head_init probe")
+
+
 def _check_neighbors(plan: RunPlan, data: ImageDataset) -> None:
     """Check the settings of a run whose head keeps training images, and which trains nothing."""
     if plan.args.takes_steps:
@@ -102,6 +111,28 @@ def _check_neighbors(plan: RunPlan, data: ImageDataset) -> None:
         raise UserError("head knn needs images of every class at hand; leave it out, or --streaming.")
     if plan.model.peft is not None:
         raise UserError("peft says what is trained, and with head knn nothing is; use --peft null.")
+    _check_alike(plan.args, "head knn", "--head linear and --head_init probe")
+
+
+def _check_alike(args: FinetuneArguments, head: str, instead: str) -> None:
+    """Check that no key weighs images, in a run that ends with a head to which all of them count alike.
+
+    Args:
+        args: How the run trains.
+        head: What it ends with, for the message.
+        instead: The flags of a head that is fitted to weighed images.
+    """
+    weighing = {
+        "class_weights": args.class_weights is not None,
+        "sampling": args.sampling != "random",
+        "logit_adjustment": bool(args.logit_adjustment) and not args.shifts_trained_head,
+    }
+    keys = [key for key, is_set in weighing.items() if is_set]
+    if keys:
+        raise UserError(
+            f"{' and '.join(keys)} would have no effect: with {head} and no epoch all training images count alike; use"
+            f" {instead}, or leave {'it' if len(keys) == 1 else 'them'} out."
+        )
 
 
 def _wanted_sides(plan: RunPlan) -> tuple[int, int] | None:

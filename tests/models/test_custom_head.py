@@ -156,6 +156,12 @@ def test_a_run_of_neighbors_gives_what_pipeline_and_the_export_do(image_folder: 
         ({"num_train_epochs": 2}, "head knn keeps training images and has nothing to train; use num_train_epochs=0."),
         ({"peft": {"r": 2}, "freeze": None}, "peft says what is trained, and with head knn nothing is; use peft=None."),
         ({"head_init": "probe"}, "head_init: probe needs a head with one linear layer that gives the logits"),
+        (
+            {"class_weights": "balanced"},
+            "class_weights would have no effect: with head knn and no epoch all training images count alike; use"
+            ' head="linear" and head_init="probe", or leave it out.',
+        ),
+        ({"sampling": "sqrt"}, "sampling would have no effect: with head knn and no epoch all"),
         ({"calibrate": True}, "calibrate needs a head whose logits are the output of one linear layer"),
     ):
         with pytest.raises(UserError) as refused:

@@ -14,7 +14,11 @@ from transformers import ResNetConfig, ResNetForImageClassification, pipeline
 
 from hf_finetune import finetune
 from hf_finetune.errors import UserError
+from hf_finetune.training.assembly import assemble
+from hf_finetune.training.choice import choose_recipe
 from hf_finetune.training.frozen.class_means import fit_class_means
+from hf_finetune.training.given import Given
+from hf_finetune.training.plan import plan_run
 from tests.helpers.tiny import TINY_RESNET, write_recipe
 
 
@@ -63,6 +67,28 @@ def test_classes_of_one_image_or_none():
     logits = torch.tensor(features @ weight.T + bias)
     assert logits.argmax(1).tolist() == [0, 1, 3]
     assert logits.softmax(1)[:, [2, 4]].max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("weighing", "message"),
+    [
+        ({"class_weights": {"red": 2}, "sampling": "weighted"}, "class_weights and sampling would .*, or leave them"),
+        (
+            {"sampling": "balanced"},
+            "sampling would have no effect: with head_init class_means and no epoch all training",
+        ),
+        ({"logit_adjustment": 1}, "logit_adjustment would have no effect: .*; use head_init=.probe., or leave it out"),
+    ],
+)
+def test_what_weighs_images_needs_an_epoch(weighing: Any, message: str, image_folder: Path, tmp_path: Path):
+    """The means count images alike; the epochs after them and a probe do not."""
+    recipe = str(write_recipe(tmp_path, dataset=str(image_folder)))
+    settings: Any = {"output_dir": str(tmp_path / "run"), "head_init": "class_means", **weighing}
+    with pytest.raises(UserError, match=message):
+        finetune(recipe, num_train_epochs=0, **settings)
+    assert not (tmp_path / "run").exists()
+    for allowed in ({}, {"head_init": "probe", "num_train_epochs": 0}):
+        assemble(plan_run(choose_recipe(recipe, {**settings, **allowed}, str), Given()))
 
 
 @pytest.mark.slow
