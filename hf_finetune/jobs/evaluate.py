@@ -50,8 +50,7 @@ from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
 from hf_finetune.reports.images import SplitImages
 from hf_finetune.tasks import DEFAULT_THRESHOLD, Task, counted, task_of
-from hf_finetune.training.channels import as_trained
-from hf_finetune.training.wiring import PreparedImages, build_evaluator, load_data, prepare_images
+from hf_finetune.training.wiring import PreparedImages, build_evaluator, load_data_as_trained, prepare_images
 
 logger = get_logger(__name__)
 
@@ -106,8 +105,7 @@ def evaluate_model(
     )
     raw = given.raw if given is not None else None
     source = open_source(model if isinstance(model, PreTrainedModel) else model_arguments)
-    data_arguments = as_trained(source, data_arguments)
-    data = load_data(data_arguments, args, model_arguments.num_labels, require_train=False, given=raw)
+    data, data_arguments = load_data_as_trained(source, data_arguments, args, model_arguments.num_labels, raw)
     args.prepare_for_run(has_validation=False)
     role = _choose_role(data, split)
     log_lines(logger, f"Data: {data.source}, {role}: {data.split_names[role]}.", *data.unused_notes([role]))

@@ -37,8 +37,8 @@ from hf_finetune.models.head import class_names
 from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import Preprocessing, describe, load_image_processor
 from hf_finetune.tasks import DEFAULT_THRESHOLD, task_of
-from hf_finetune.training.channels import as_trained, check_same_channels
-from hf_finetune.training.wiring import load_data
+from hf_finetune.training.channels import check_same_channels
+from hf_finetune.training.wiring import load_data_as_trained
 
 logger = get_logger(__name__)
 
@@ -84,8 +84,9 @@ def export_model(
     form = _format(format, with_preprocessing, opset)
     path = _target(model, form, output, quantize, data_arguments.dataset)
     source = open_source(model_arguments)
-    data_arguments = as_trained(source, data_arguments)
-    data = load_data(data_arguments, args, require_train=False) if data_arguments.dataset else None
+    data = None
+    if data_arguments.dataset:
+        data, data_arguments = load_data_as_trained(source, data_arguments, args)
     network = load_trained(source)
     image_processor = load_image_processor(source, network.config)
     channels = decoding_of(image_processor).channels

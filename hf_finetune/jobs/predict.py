@@ -17,6 +17,7 @@ import torch
 from hf_finetune.config.data import DataArguments
 from hf_finetune.config.test_time import TTA_KINDS
 from hf_finetune.data.image_list import ImageList, ListedImages, write_list
+from hf_finetune.data.images.bands import count_channels, find_other_channels, rows_to_look_at
 from hf_finetune.data.images.decoding import Unused
 from hf_finetune.data.images.unused import describe_unused
 from hf_finetune.errors import UserError
@@ -121,6 +122,26 @@ def listed(paths: Sequence[str | Path], data: DataArguments | None, split: str |
         yield list_into(Path(folder, "images.jsonl"), paths, data, split)
 
 
+def check_channels(images: ImageList, channels: int | None) -> None:
+    """Check that not all images that are looked at have other channels than a model takes.
+
+    Args:
+        images: The images.
+        channels: How many it takes as they are stored; None for RGB, which all images become.
+
+    Raises:
+        UserError: They have.
+    """
+    if channels is None:
+        return
+    values = (image.value for row in rows_to_look_at(len(images)) for image in images.read(range(row, row + 1)))
+    if (other := find_other_channels(values, channels)) is not None:
+        raise UserError(
+            f"Images have {count_channels(other.channels)} ({other.name}), and the model takes {channels}; use another"
+            " model, or other images."
+        )
+
+
 def list_into(file: Path, paths: Sequence[str | Path], data: DataArguments | None, split: str | None) -> ImageList:
     """Do as `listed`, with the list of the images of paths in a file of the caller's."""
     if data is not None and data.dataset is not None:
@@ -171,6 +192,7 @@ def predict_files(
         raise UserError("--embeddings need --output FILE.parquet or FILE.jsonl, or --output FOLDER and --format.")
     with listed(paths, data, split) as images:
         classification = Classification(open_classifier(model), settings)
+        check_channels(images, classification.classifier.stage.decoding.channels)
         if settings.tta is not None:
             tell(
                 f"hf-finetune: probabilities are means over {TTA_KINDS[settings.tta]} (--tta {settings.tta}).",

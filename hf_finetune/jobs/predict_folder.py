@@ -27,7 +27,7 @@ from hf_finetune.data.images.unused import describe_unused
 from hf_finetune.distributed import all_see, group_is_ready, join_processes, main_process_first
 from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.jobs.classifier import open_classifier
-from hf_finetune.jobs.predict import Classification, Unreadable, list_into, split_rows
+from hf_finetune.jobs.predict import Classification, Unreadable, check_channels, list_into, split_rows
 from hf_finetune.jobs.prediction import Prediction
 from hf_finetune.jobs.prediction_files import TABLES, UNFINISHED, open_table
 from hf_finetune.jobs.prediction_settings import PredictionSettings
@@ -111,7 +111,8 @@ def predict_to_folder(
             **{name: value for name, value in asdict(settings).items() if name != "num_workers"},
         }
         with _main_process_begins(rank):
-            listed = _begin(folder, stated, images, data, split) if rank == 0 else None
+            channels = classification.classifier.stage.decoding.channels
+            listed = _begin(folder, stated, images, data, split, channels) if rank == 0 else None
         job = _Job(folder, _read_manifest(folder, stated), table_format, classification)
         missing = job.missing()
         if len(missing) < len(job.parts):
@@ -189,7 +190,12 @@ def _check_free(folder: Path) -> None:
 
 
 def _begin(
-    folder: Path, stated: dict[str, Any], paths: list[str | Path], data: DataArguments | None, split: str | None
+    folder: Path,
+    stated: dict[str, Any],
+    paths: list[str | Path],
+    data: DataArguments | None,
+    split: str | None,
+    channels: int | None,
 ) -> ImageList:
     """List the images and write the manifest, or check that they are those of an existing one."""
     progress = folder / PROGRESS
@@ -198,6 +204,7 @@ def _begin(
         left.unlink()
     unfinished = progress / f"{UNFINISHED}{_LIST}"
     images = list_into(unfinished, paths, data, split)
+    check_channels(images, channels)
     found = {"count": len(images), "digest": images.digest}
     if not (folder / MANIFEST).is_file():
         _write(folder / MANIFEST, {"version": 1, "done": False, "images": found, "settings": stated})

@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 
 from hf_finetune.config.data import DataArguments
 from hf_finetune.data.dataset import ImageDataset
+from hf_finetune.data.image_channels import describe_other_channels
 from hf_finetune.data.images.decoding import Decoding
 from hf_finetune.data.moments import measure
 from hf_finetune.errors import UserError, listing
@@ -40,6 +41,10 @@ def settle_channels(config: PreTrainedConfig, data: ImageDataset, arguments: Dat
     channels, own = data.channels, image_channels(config)
     if channels is None:
         if own is not None:
+            if (others := describe_other_channels(data, own)) is not None:
+                raise UserError(
+                    f"{others}, and the network was trained on {own}; use another network, or another dataset."
+                )
             raise UserError(
                 f"The network was trained on images of {own} channels as they are stored, and those of {data.source}"
                 f" are read as RGB; use --image_channels {own}, or another network."
@@ -98,7 +103,10 @@ def check_same_channels(model: int | None, data: ImageDataset) -> None:
     if model == data.channels:
         return
     sees, has = ("RGB" if count is None else f"{count} channels as they are stored" for count in (model, data.channels))
-    raise UserError(f"The model takes images of {sees}, and those of {data.source} have {has}; use another of both.")
+    raise UserError(
+        f"The model takes images of {sees}, and those of {data.source} are read as {has}; use another model, or another"
+        " dataset."
+    )
 
 
 def check_object(config: PreTrainedConfig, channels: int) -> None:

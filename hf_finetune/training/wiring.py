@@ -19,6 +19,7 @@ from hf_finetune.data.batches import ImageBatches
 from hf_finetune.data.build import build_dataset
 from hf_finetune.data.dataset import EarlierImages, ImageDataset
 from hf_finetune.data.device import DeviceStage
+from hf_finetune.data.image_channels import OtherChannelsThroughout
 from hf_finetune.data.images.cache import DecodedImages, open_decoded_images
 from hf_finetune.data.images.decoding import UnreadableImage
 from hf_finetune.data.images.unreadable import BadImages
@@ -34,8 +35,9 @@ from hf_finetune.evaluation.multi_label import metrics_of, registry_of
 from hf_finetune.logs import get_logger, log_lines
 from hf_finetune.models.adapters import has_adapters
 from hf_finetune.models.processor import describe
+from hf_finetune.models.source import ModelSource
 from hf_finetune.training.balance import choose_balance
-from hf_finetune.training.channels import check_same_channels
+from hf_finetune.training.channels import as_trained, check_same_channels
 from hf_finetune.training.given import Given
 from hf_finetune.training.given_loss import check_loss
 from hf_finetune.training.loader_errors import loader_errors_in_one_line
@@ -81,6 +83,39 @@ def load_data(
         return build_dataset(
             arguments, args.seed, dataset=given, num_labels=num_labels, require_train=require_train, earlier=earlier
         )
+
+
+def load_data_as_trained(
+    source: ModelSource,
+    arguments: DataArguments,
+    args: FinetuneArguments,
+    num_labels: int | None = None,
+    given: RawDataset | None = None,
+) -> tuple[ImageDataset, DataArguments]:
+    """Open a dataset whose images are read as they were when a model was trained, unless the arguments state it.
+
+    Args:
+        source: Where the model comes from.
+        arguments: As in `load_data`.
+        args: As in `load_data`.
+        num_labels: As in `load_data`.
+        given: As in `load_data`.
+
+    Returns:
+        The dataset, and the arguments by which it was read.
+
+    Raises:
+        UserError: For everything about it that the user can fix.
+    """
+    read = as_trained(source, arguments)
+    try:
+        return load_data(read, args, num_labels, require_train=False, given=given), read
+    except OtherChannelsThroughout as error:
+        if arguments.image_channels is not None:
+            raise
+        raise UserError(
+            f"{error.found}, and the model takes {error.stated}; use another model, or another dataset."
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.ExifTags
+import PIL.Image
 import pytest
 import torch
 import yaml
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from hf_finetune import dataset_stats, evaluate, explain, export, finetune, predict
+from hf_finetune.cli.main import main
 from hf_finetune.data.transforms.build import build_train_transforms
 from hf_finetune.errors import Interrupted, UserError
 from tests.helpers.interrupting import StopAfterAStep
@@ -151,29 +154,71 @@ def test_a_table_of_paths_and_a_wrong_number_of_channels(run: Path, arrays: Path
     table.write_text("\n".join(["image,label", *rows]))
     assert evaluate(str(run), dataset=str(table)).metrics["accuracy"] == 1
     other = make_folder(tmp_path / "four", channels=4)
-    with pytest.raises(UserError, match="its shape is .16, 16, 4., of which no end is the 13 channels"):
+    with pytest.raises(UserError, match=r": images have 4 channels \(train/field/0.npy\), and the model takes 13; use"):
         evaluate(str(run), dataset=str(other))
     np.save(other / "train" / "water" / "0.npy", np.zeros((16, 16, 5), np.uint8))
     with pytest.raises(UserError, match="1 image cannot be read: train/water/0.npy"):
         finetune(RECIPE, dataset=str(other), output_dir=str(tmp_path / "a"))
     (answer,) = predict(str(run), str(other / "train" / "water" / "1.npy"))
-    assert answer.error is not None and "no end is the 13 channels" in answer.error
+    assert answer.error is not None and "it has 4 channels instead of 13" in answer.error
 
 
 def test_models_and_images_of_other_channels_do_not_go_together(
     run: Path, arrays: Path, image_folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="it has 3 channels instead of 13"):
-        evaluate(str(run), dataset=str(image_folder))
     names = {0: "field", 1: "water"}
     of_rgb = ResNetForImageClassification(
         ResNetConfig(**TINY_RESNET, id2label=names, label2id={"field": 0, "water": 1})
     )
-    with pytest.raises(UserError, match="The model takes images of RGB, and those of .* have 13 channels"):
+    with pytest.raises(UserError, match="The model takes images of RGB, and those of .* are read as 13 channels"):
         evaluate(of_rgb, dataset=str(arrays))
-    settings = {**RECIPE, "model_type": None, "model_config": None, "model_name_or_path": str(run)}
-    with pytest.raises(UserError, match="trained on images of 13 channels as they are stored"):
-        finetune(settings, dataset=str(image_folder), output_dir=str(tmp_path / "a"))
+
+
+def test_a_folder_of_other_channels_is_told_in_one_line(
+    run: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever states the number of channels is named: the user, the model, or the network that is trained again."""
+    told = f"{image_folder}: images have 3 channels (train/blue/00.png), and "
+    again = {**RECIPE, "model_type": None, "model_config": None, "model_name_or_path": str(run)}
+    stated = "image_channels is 13; leave image_channels out, or use another dataset."
+    taken = "the model takes 13; use another model, or another dataset."
+    folder = {"dataset": str(image_folder)}
+    for call, end in (
+        (lambda: finetune(RECIPE, **folder, output_dir=str(tmp_path / "a"), image_channels=13), stated),
+        (lambda: evaluate(str(run), **folder, image_channels=13), stated),
+        (lambda: evaluate(str(run), **folder), taken),
+        (lambda: export(str(run), **folder, output=str(tmp_path / "model.onnx")), taken),
+        (
+            lambda: finetune(again, **folder, output_dir=str(tmp_path / "a")),
+            "the network was trained on 13; use another network, or another dataset.",
+        ),
+    ):
+        with pytest.raises(UserError) as refused:
+            call()
+        assert str(refused.value) == told + end
+    photo = image_folder / "train" / "blue" / "00.png"
+    for words in ([], ["--output", str(tmp_path / "tables"), "--format", "csv"]):
+        assert main(["predict", str(run), str(image_folder / "train"), *words]) == 2
+        *_, line = capsys.readouterr().err.splitlines()
+        assert line == (
+            f"hf-finetune: error: Images have 3 channels ({photo}), and the model takes 13; use another model, or other"
+            " images."
+        )
+    assert not list((tmp_path / "tables").glob("part-*"))
+
+
+def test_some_images_of_other_channels_are_named(run: Path, arrays: Path, image_folder: Path, tmp_path: Path) -> None:
+    photo = image_folder / "train" / "blue" / "00.png"
+    table = tmp_path / "mixed.csv"
+    table.write_text(f"image,label\n{photo},field\n{arrays / 'test' / 'water' / '0.npy'},water\n")
+    with pytest.raises(UserError, match="1 image cannot be read: .*00.png .it has 3 channels instead of 13."):
+        evaluate(str(run), dataset=str(table))
+    turned = PIL.Image.new("RGB", (8, 8))
+    exif = PIL.Image.Exif()
+    exif[PIL.ExifTags.Base.Orientation] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    answers = predict(str(run), [str(tmp_path / "turned.jpg"), str(arrays / "test" / "water" / "0.npy")])
+    assert "it has 3 channels instead of 13" in str(answers[0].error) and answers[1].label == "water"
 
 
 @pytest.mark.parametrize(

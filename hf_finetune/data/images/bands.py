@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -39,6 +39,7 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # TIFF and BigTIFF of both byt
 _TYPES = ("uint8", "int8", "uint16", "int16", "float16", "float32", "float64")
 _OF_MODE = {"1": 1, "L": 1, "RGB": 3, "RGBA": 4, "CMYK": 4}  # the modes of Pillow whose values are those of channels
 _LOW, _HIGH = 2, 98  # percentiles of a channel that are shown as black and white
+_LOOKED_AT = 64  # images, evenly spread, whose channels stand for those of all
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Stored:
         dtype: The type of its values.
         layout: "HWC", "CHW" or "HW": the axes of an array; None where the file says them itself.
         shape: The shape of an array.
+        turned: Whether EXIF turns it.
     """
 
     height: int
@@ -60,6 +62,22 @@ class Stored:
     dtype: str
     layout: str | None = None
     shape: tuple[int, ...] = ()
+    turned: bool = False
+
+
+class OtherChannels(UnreadableImage):
+    """An image that is whole, and has another number of channels than it is to have.
+
+    Attributes:
+        channels: How many it has.
+    """
+
+    def __init__(self, name: str, reason: str, channels: int) -> None:
+        super().__init__(name, reason)
+        self.channels = channels
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name, self.reason, self.channels)
 
 
 class NeedsTifffile(UserError):
@@ -101,7 +119,40 @@ def look(value: ImageValue, channels: int | None = None) -> Stored:
                 stored = _of_tiff(series)
         else:
             stored = _of_pillow(value)
-        return _checked(stored, channels)
+        return _checked(value, stored, channels)
+
+
+def find_other_channels(values: Iterable[ImageValue], channels: int) -> OtherChannels | None:
+    """Return what is wrong with the first image where all have another number of channels; None where one has not.
+
+    Args:
+        values: Images as `OpenImage` takes them. None is asked for after one that has so many, or cannot be read.
+        channels: How many they are to have.
+
+    Raises:
+        NeedsTifffile: One is a TIFF file, and tifffile is not installed.
+    """
+    first = None
+    for value in values:
+        try:
+            look(value, channels)
+        except OtherChannels as error:
+            first = first or error
+        except UnreadableImage:
+            return None
+        else:
+            return None
+    return first
+
+
+def count_channels(channels: int) -> str:
+    """Return a number of channels in words."""
+    return "1 channel" if channels == 1 else f"{channels} channels"
+
+
+def rows_to_look_at(count: int) -> list[int]:
+    """Return rows, evenly spread, whose images stand for those of so many."""
+    return [int(row) for row in np.linspace(0, count - 1, min(_LOOKED_AT, count))]
 
 
 def read_band_header(value: ImageValue, channels: int) -> Header:
@@ -127,16 +178,16 @@ def read_bands(value: ImageValue, channels: int) -> Pixels:
     with _named(value), _opened(value) as (file, start):
         if start == NPY:
             stored, order, offset = _array_header(file, channels)
-            _checked(stored, channels)
+            _checked(value, stored, channels)
             file.seek(offset)
             array = np.frombuffer(file.read(), np.dtype(order), count=int(np.prod(stored.shape)))
             array = _channels_first(array.reshape(stored.shape), stored.layout)
         elif start.startswith(_TIFF):
             with _tiff(file) as series:
-                _checked(_of_tiff(series), channels)
+                _checked(value, _of_tiff(series), channels)
                 array = _tiff_pixels(series)
         else:
-            _checked(_of_pillow(value), channels)
+            _checked(value, _of_pillow(value), channels)
             with OpenImage(value) as opened:
                 array = opened.values()
             array = np.atleast_3d(array).transpose(2, 0, 1)
@@ -180,12 +231,14 @@ def _named(value: ImageValue) -> Iterator[None]:
         raise UnreadableImage(image_name(value), reason_of(error, value)) from error
 
 
-def _checked(stored: Stored, channels: int | None) -> Stored:
+def _checked(value: ImageValue, stored: Stored, channels: int | None) -> Stored:
     if channels is not None and stored.channels != channels:
         if stored.channels is None:
             raise ValueError(f"its shape is {stored.shape}, of which no end is the {channels} channels")
-        has = "1 channel" if stored.channels == 1 else f"{stored.channels} channels"
-        raise ValueError(f"it has {has} instead of {channels}")
+        reason = f"it has {count_channels(stored.channels)} instead of {channels}"
+        raise OtherChannels(image_name(value), reason, stored.channels)
+    if stored.turned:
+        raise ValueError("it is turned by EXIF, which is not done to channels; save it upright")
     if stored.dtype not in _TYPES:
         raise ValueError(f"its values are {stored.dtype}; use uint8, uint16, int16 or float32")
     if stored.height * stored.width > 2 * (PIL.Image.MAX_IMAGE_PIXELS or 2**62):
@@ -222,13 +275,14 @@ def _array_header(file: BinaryIO, channels: int | None) -> tuple[Stored, str, in
 def _layout(shape: tuple[int, ...], channels: int | None) -> str | None:
     """Return which axes of an array are height, width and channels: at its end, or else at its beginning.
 
-    Where the number of channels is not known, they are the one axis that is shorter than both others.
+    Where the number of channels is not known, or is that of neither, they are the one axis that is shorter than both
+    others.
     """
     if len(shape) == 2:
         return "HW"
     first, middle, last = shape
-    if channels is not None:
-        return "HWC" if last == channels else "CHW" if first == channels else None
+    if channels in (first, last):
+        return "HWC" if last == channels else "CHW"
     return "HWC" if last < min(first, middle) else "CHW" if first < min(middle, last) else None
 
 
@@ -285,7 +339,6 @@ def _of_pillow(value: ImageValue) -> Stored:
         channels = 1 if (wide := is_wide(mode)) else _OF_MODE.get(mode)
         if channels is None:
             raise ValueError(f"its mode is {mode}, whose values are not those of channels; use a TIFF file or an array")
-        if opened.orientation not in (0, 1):
-            raise ValueError("it is turned by EXIF, which is not done to channels; save it upright")
         dtype = "float32" if mode == "F" else "uint16" if wide else "uint8"
-        return Stored(opened.height, opened.width, channels, dtype)
+        turned = opened.orientation not in (0, 1)
+        return Stored(opened.height, opened.width, channels, dtype, turned=turned)
