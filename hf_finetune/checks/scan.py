@@ -15,7 +15,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from hf_finetune.checks.perceptual_hash import SIDE, perceptual_hashes, thumbnails
-from hf_finetune.data.columns import RowsOf, arrow_column
+from hf_finetune.data.columns import RowsOf
 from hf_finetune.data.images.decoding import Decoding, OpenImage, UnreadableImage, reduction_for
 from hf_finetune.data.images.levels import ValueRange, is_wide
 from hf_finetune.interrupts import leave_if_interrupted
@@ -98,18 +98,17 @@ class _Pieces(torch.utils.data.Dataset[Any]):
     """The looks at the images of a split, `_PIECE` at a time."""
 
     def __init__(self, split: Dataset, value_range: ValueRange | None) -> None:
-        self._images = RowsOf(arrow_column(split.select_columns(["image"]), "image"))
-        self._count = len(split)
+        self._images = RowsOf(split, "image")
         self._how = Decoding(value_range=value_range)
 
     def __len__(self) -> int:
-        return -(-self._count // _PIECE)
+        return -(-len(self._images) // _PIECE)
 
     def __getitem__(self, number: int) -> tuple[npt.NDArray[np.void], dict[int, UnreadableImage]]:
         if not 0 <= number < len(self):
             raise IndexError(number)
-        rows = np.arange(number * _PIECE, min((number + 1) * _PIECE, self._count))
-        values = self._images.take(rows).to_pylist()
+        rows = np.arange(number * _PIECE, min((number + 1) * _PIECE, len(self._images)))
+        values = self._images.read(rows)
         looks, small = np.zeros(len(values), LOOK), np.zeros((len(values), SIDE, SIDE, 3), np.uint8)
         errors = {}
         for row, value in enumerate(values):

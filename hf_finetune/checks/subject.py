@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
 from datasets import Dataset
 
 from hf_finetune.checks.finding import MOST_GROUPS, Group, ImageRef
 from hf_finetune.checks.scan import Scan
-from hf_finetune.data.columns import arrow_column, label_array
+from hf_finetune.data.columns import arrow_column, image_paths, label_array
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.fingerprint import name_of_row
 
@@ -119,8 +118,8 @@ class Subject:
 
     def paths(self) -> list[str]:
         """Return the path or file name that the source has for each image, "" where it has none."""
-        columns = [arrow_column(self.split(role), "image") for role in self.scans]
-        return [path or "" for column in columns for path in pc.struct_field(column, "path").to_pylist()]
+        columns = [image_paths(self.split(role)) for role in self.scans]
+        return [path or "" for column in columns for path in column.to_pylist()]
 
 
 def counted(number: int, what: str = "image") -> str:

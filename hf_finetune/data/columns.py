@@ -155,27 +155,39 @@ def image_dataset(raw: RawDataset, split: str, column: str) -> Dataset:
     if column != "image":
         images = images.rename_column(column, "image")
     images = images.cast_column("image", Image(decode=False))
-    storage = arrow_column(images, "image")
-    paths = pc.struct_field(storage, "path")
-    _refuse_urls(raw, split, column, pc.if_else(pc.is_null(pc.struct_field(storage, "bytes")), paths, None))
-    relative = pc.and_(
-        pc.is_null(pc.struct_field(storage, "bytes")), pc.invert(pc.match_substring_regex(paths, _ABSOLUTE_PATH))
-    )
+    paths, is_file = image_paths(images), pc.is_null(image_lengths(images))
+    _refuse_urls(raw, split, column, pc.if_else(is_file, paths, None))
+    relative = pc.and_(is_file, pc.invert(pc.match_substring_regex(paths, _ABSOLUTE_PATH)))
     if raw.folder is None or not pc.any(relative).as_py():
         return images
     folder = str(raw.folder.absolute())
     paths = pc.if_else(relative, pc.binary_join_element_wise(folder, paths, "/"), paths)
-    storage = pa.StructArray.from_arrays(
-        [_one_chunk(pc.struct_field(storage, "bytes")), _one_chunk(paths)], fields=list(_IMAGE_STORAGE)
-    )
+    contents = pc.struct_field(arrow_column(images, "image"), "bytes")
+    storage = pa.StructArray.from_arrays([_one_chunk(contents), _one_chunk(paths)], fields=list(_IMAGE_STORAGE))
     return Dataset.from_dict({"image": storage}, features=Features({"image": Image(decode=False)}))
 
 
 def arrow_column(dataset: Dataset, column: str) -> pa.ChunkedArray:
-    """Return a column as Arrow stores it: not decoded, and not copied unless rows were selected."""
-    whole = dataset.data.column(column)
+    """Return a column as Arrow stores it: not decoded, and not copied unless rows were selected.
+
+    Where they were, the copy of a column of images would take as much memory as they do: see `RowsOf`.
+    """
+    return _selected(dataset, dataset.data.column(column))
+
+
+def image_paths(images: Dataset) -> pa.ChunkedArray:
+    """Return the paths in the column `image`, strings; no image is copied."""
+    return _selected(images, pc.struct_field(images.data.column("image"), "path"))
+
+
+def image_lengths(images: Dataset) -> pa.ChunkedArray:
+    """Return the numbers of bytes in the column `image`, integers, null for files; no image is copied."""
+    return _selected(images, pc.binary_length(pc.struct_field(images.data.column("image"), "bytes")))
+
+
+def _selected(dataset: Dataset, values: pa.ChunkedArray) -> pa.ChunkedArray:
     # `datasets` would make a Python object of each selected row.
-    return whole if dataset._indices is None else whole.take(dataset._indices.column(0))
+    return values if dataset._indices is None else values.take(dataset._indices.column(0))
 
 
 def label_array(dataset: Dataset) -> npt.NDArray[Any]:
@@ -190,26 +202,30 @@ def label_array(dataset: Dataset) -> npt.NDArray[Any]:
 
 
 class RowsOf:
-    """Reads a few rows of a column at a time. `take` of a chunked array would copy all of its chunks each time."""
+    """Reads a few rows of a column at a time. Arrow's `take` of a chunked array would copy all of its chunks first."""
 
-    def __init__(self, column: pa.ChunkedArray) -> None:
-        """Find out where the chunks begin.
+    def __init__(self, dataset: Dataset, column: str) -> None:
+        """Find out where the chunks of the column begin."""
+        self._column = dataset.data.column(column)
+        self._ends = np.cumsum([len(chunk) for chunk in self._column.chunks], dtype=np.int64)
+        indices = dataset._indices
+        self._stored_rows = None if indices is None else indices.column(0).to_numpy()
+        self._count = len(dataset)
 
-        Args:
-            column: The column; it may have many chunks.
-        """
-        self._column = column
-        self._ends = np.cumsum([len(chunk) for chunk in column.chunks], dtype=np.int64)
+    def __len__(self) -> int:
+        return self._count
 
-    def take(self, rows: npt.NDArray[np.int64]) -> pa.ChunkedArray:
-        """Return rows of the column, which are numbered in ascending order."""
-        chunk_of = np.searchsorted(self._ends, rows, side="right")
-        parts = []
+    def read(self, rows: npt.NDArray[np.int64]) -> list[Any]:
+        """Return the values of some rows, (rows,), as Python objects in their order."""
+        stored = rows if self._stored_rows is None else self._stored_rows[rows].astype(np.int64)
+        chunk_of = np.searchsorted(self._ends, stored, side="right")
+        values = [None] * len(rows)
         for number in np.unique(chunk_of).tolist():
-            chunk = self._column.chunk(number)
-            places = rows[chunk_of == number] - (self._ends[number] - len(chunk))
-            parts.append(chunk.take(pa.array(places)))
-        return pa.chunked_array(parts, self._column.type)
+            chunk, places = self._column.chunk(number), np.flatnonzero(chunk_of == number)
+            within = stored[places] - (self._ends[number] - len(chunk))
+            for place, value in zip(places.tolist(), chunk.take(pa.array(within)).to_pylist(), strict=True):
+                values[place] = value
+        return values
 
 
 def are_files(images: Dataset) -> bool:

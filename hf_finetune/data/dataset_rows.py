@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from hf_finetune.config.data import DataArguments
-from hf_finetune.data.columns import arrow_column, find_image_column, image_dataset
+from hf_finetune.data.columns import find_image_column, image_dataset, image_lengths, image_paths
 from hf_finetune.data.image_list import NamedImage, load_file
 from hf_finetune.data.sources.open import open_source
 from hf_finetune.data.sources.raw import RawDataset
@@ -32,10 +32,10 @@ class DatasetRows:
         self._images = images
         self._name = name
         digest = hashlib.sha256(f"{name} {len(images)}".encode())
-        for chunk in arrow_column(images, "image").chunks:  # contents are not read: their lengths say enough
-            lengths = pc.fill_null(pc.binary_length(pc.struct_field(chunk, "bytes")), -1)
-            digest.update(lengths.to_numpy(zero_copy_only=False).astype("<i8"))
-            digest.update("\0".join(map(str, pc.struct_field(chunk, "path").to_pylist())).encode())
+        # Contents are not read: their lengths say enough.
+        for lengths, paths in zip(image_lengths(images).chunks, image_paths(images).chunks, strict=True):
+            digest.update(pc.fill_null(lengths, -1).to_numpy(zero_copy_only=False).astype("<i8"))
+            digest.update("\0".join(map(str, paths.to_pylist())).encode())
         self.digest = digest.hexdigest()
 
     def __len__(self) -> int:

@@ -23,7 +23,7 @@ import xxhash
 from datasets import Dataset
 
 from hf_finetune.cores import usable_cores
-from hf_finetune.data.columns import RowsOf, arrow_column
+from hf_finetune.data.columns import RowsOf, image_lengths, image_paths
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.fingerprint import name_of_row
 from hf_finetune.data.images.decoding import OpenImage, UnreadableImage
@@ -74,9 +74,8 @@ def leave_out_duplicates(data: ImageDataset, drop: bool) -> npt.NDArray[np.int64
     if len(roles) < 2:
         return kept
     splits = [split for role in roles if isinstance(split := data.splits[role], Dataset)]
-    images = [arrow_column(split.select_columns(["image"]), "image") for split in splits]
-    hashes, part = _hash(images, drop, decoded=data.channels is None)
-    by_role = dict(zip(roles, np.split(hashes, np.cumsum([len(column) for column in images])[:-1]), strict=True))
+    hashes, part = _hash(splits, drop, decoded=data.channels is None)
+    by_role = dict(zip(roles, np.split(hashes, np.cumsum([len(split) for split in splits])[:-1]), strict=True))
     shared = find_shared(data, by_role)
     if shared is None:
         return kept
@@ -137,34 +136,34 @@ def _name(data: ImageDataset, role: str, row: int) -> str:
     return name_of_row(data, role, split[row]["sample_index"])
 
 
-def _hash(images: Sequence[pa.ChunkedArray], every: bool, decoded: bool) -> tuple[Hashes, bool]:
+def _hash(splits: Sequence[Dataset], every: bool, decoded: bool) -> tuple[Hashes, bool]:
     """Return a hash for each image of all splits, and whether images were passed over because they are many.
 
     Where they are not to be `decoded`, because they are no images in RGB, their files are compared.
     """
-    column = pa.chunked_array([chunk for split in images for chunk in split.chunks], images[0].type)
-    split_of = np.repeat(np.arange(len(images)), [len(split) for split in images])
-    sizes = _sizes(column)
-    if decoded and len(column) <= _DECODED and sizes.sum() <= _DECODED_BYTES:
-        return _hash_rows(column, np.arange(len(column)), _hash_pixels), False
+    split_of = np.repeat(np.arange(len(splits)), [len(split) for split in splits])
+    sizes = np.concatenate([_sizes(split) for split in splits])
+    images = [RowsOf(split, "image") for split in splits]
+    if decoded and len(sizes) <= _DECODED and sizes.sum() <= _DECODED_BYTES:
+        return _hash_rows(images, np.arange(len(sizes)), _hash_pixels), False
     hashes = sizes.astype(np.uint64)
     candidates = np.flatnonzero(_in_two_splits(hashes, split_of))
     step = 1 if every else -(-len(candidates) // _FILES_READ)
     if step > 1:  # whole groups of one size, so that what is compared is compared with all that can be the same
         candidates = candidates[hashes[candidates] % np.uint64(step) == 0]
     for whole in (False, True):  # few are left to be read in full
-        found = np.full(len(column), _UNKNOWN, np.uint64)
-        found[candidates] = _hash_rows(column, candidates, partial(_hash_file, whole=whole))
+        found = np.full(len(sizes), _UNKNOWN, np.uint64)
+        found[candidates] = _hash_rows(images, candidates, partial(_hash_file, whole=whole))
         candidates = np.flatnonzero(_in_two_splits(found, split_of))
     return found, step > 1
 
 
-def _sizes(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+def _sizes(split: Dataset) -> npt.NDArray[np.int64]:
     """Return the lengths of the images' files in bytes, 0 for what cannot be read."""
-    lengths = pc.fill_null(pc.binary_length(pc.struct_field(column, "bytes")), 0).to_numpy().astype(np.int64)
+    lengths = pc.fill_null(image_lengths(split), 0).to_numpy().astype(np.int64)
     files = np.flatnonzero(lengths == 0)
     if len(files):
-        for row, path in zip(files, pc.struct_field(column, "path").take(pa.array(files)).to_pylist(), strict=True):
+        for row, path in zip(files, image_paths(split).take(pa.array(files)).to_pylist(), strict=True):
             try:
                 lengths[row] = os.stat(path).st_size if path else 0
             except OSError:  # the check of headers reports it
@@ -181,16 +180,21 @@ def _in_two_splits(hashes: Hashes, split_of: npt.NDArray[np.int64]) -> npt.NDArr
     return found
 
 
-def _hash_rows(column: pa.ChunkedArray, rows: npt.NDArray[np.int64], hash_value: Callable[[Any], int]) -> Hashes:
-    """Return the hashes of some rows, in ascending order."""
-    images = RowsOf(column)
+def _hash_rows(splits: Sequence[RowsOf], rows: npt.NDArray[np.int64], hash_value: Callable[[Any], int]) -> Hashes:
+    """Return the hashes of some rows of the splits one after the other, in ascending order."""
+    ends = np.cumsum([len(split) for split in splits])
+    pieces = []
+    for images, end in zip(splits, ends, strict=True):
+        own = rows[(rows >= end - len(images)) & (rows < end)] - (end - len(images))
+        pieces += [(images, own[start : start + _PIECE]) for start in range(0, len(own), _PIECE)]
 
-    def hash_piece(start: int) -> list[int]:
+    def hash_piece(piece: tuple[RowsOf, npt.NDArray[np.int64]]) -> list[int]:
+        images, some = piece
         # Read here, so that only a few pieces are in memory at a time.
-        return [hash_value(value or {}) for value in images.take(rows[start : start + _PIECE]).to_pylist()]
+        return [hash_value(value or {}) for value in images.read(some)]
 
     with ThreadPoolExecutor(min(16, 4 * usable_cores())) as pool:
-        parts = list(pool.map(hash_piece, range(0, len(rows), _PIECE)))
+        parts = list(pool.map(hash_piece, pieces))
     return np.array([number for part in parts for number in part], np.uint64)
 
 

@@ -19,10 +19,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
+from datasets import Dataset
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from hf_finetune.data.columns import arrow_column
+from hf_finetune.data.columns import RowsOf, image_lengths, image_paths
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.images.decoding import image_name, shown_name
 from hf_finetune.data.streaming.split import StreamedSplit
@@ -120,9 +121,9 @@ def fingerprint_of(data: ImageDataset) -> Fingerprint:
             names = _hashes(file.name.encode() for file in split.shards.files)
             splits[role] = SplitFingerprint(names, np.zeros(len(paths), np.int32), _of_files(paths))
         else:
-            storage = arrow_column(data.sources[role], "image")
-            names, labels = _names(pc.struct_field(storage, "path")), _label_codes(data.source_labels[role])
-            splits[role] = SplitFingerprint(names, labels, _contents(storage))
+            source = data.sources[role]
+            names, labels = _names(image_paths(source)), _label_codes(data.source_labels[role])
+            splits[role] = SplitFingerprint(names, labels, _contents(source))
             if role == "train" and data.weights is not None:
                 splits[role] = replace(splits[role], weights=data.weights)
     return Fingerprint(data.label_names, splits)
@@ -247,20 +248,19 @@ def _label_codes(labels: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
     return _hashes([row.tobytes() for row in np.packbits(labels, axis=1)]).view(np.int32)
 
 
-def _contents(storage: pa.ChunkedArray) -> Codes:
-    contents = pc.struct_field(storage, "bytes")
-    if contents.null_count == len(contents):  # files; those of a mixture with images inside the dataset are not read
-        return _of_files(pc.struct_field(storage, "path").to_pylist())
-    lengths = pc.fill_null(pc.binary_length(contents), _UNREADABLE).to_numpy()
+def _contents(source: Dataset) -> Codes:
+    known = image_lengths(source)
+    if known.null_count == len(known):  # files; those of a mixture with images inside the dataset are not read
+        return _of_files(image_paths(source).to_pylist())
+    lengths = pc.fill_null(known, _UNREADABLE).to_numpy()
     codes = lengths.astype(np.uint32)
+    rows = np.arange(len(codes))
     if lengths.sum(dtype=np.int64) > _BYTES_READ:
         rows = np.unique(np.linspace(0, len(codes) - 1, _ROWS_READ).astype(np.int64))
-        codes[rows] = _hashes(pc.fill_null(contents.take(rows), b"").to_pylist())
-    else:
-        parts = range(0, len(codes), _CHUNK)  # few at a time, because each becomes an object
-        codes = np.concatenate(
-            [_hashes(pc.fill_null(contents[start : start + _CHUNK], b"").to_pylist()) for start in parts]
-        )
+    images = RowsOf(source, "image")
+    for start in range(0, len(rows), _CHUNK):  # few at a time, because each becomes an object
+        part = rows[start : start + _CHUNK]
+        codes[part] = _hashes([(image and image["bytes"]) or b"" for image in images.read(part)])
     codes[codes == _UNREADABLE] = 1
     codes[lengths == 0] = _UNREADABLE
     return codes

@@ -9,13 +9,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import NDArray
 from PIL.Image import Image
 
 from hf_finetune.cores import usable_cores
-from hf_finetune.data.columns import arrow_column
+from hf_finetune.data.columns import arrow_column, image_paths
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.images.bands import read_band_header, read_bands, shown_bands
 from hf_finetune.data.images.decoding import AS_STORED, Decoding, OpenImage, UnreadableImage, reduction_for, shown_name
@@ -95,11 +94,7 @@ def small_images(source: Dataset | None, rows: Sequence[int | None], how: Decodi
 
 def names_of_rows(data: ImageDataset, role: str, rows: NDArray[np.int64]) -> list[str]:
     """Return what `BadImages.name` calls the images of some rows of the source, int64; no image is read."""
-    source = data.sources[role]
-    paths = pc.struct_field(source.data.column("image"), "path")
-    if source._indices is not None:
-        paths = paths.take(source._indices.column(0))
-    pairs = zip(rows.tolist(), paths.take(rows).to_pylist(), strict=True)
+    pairs = zip(rows.tolist(), image_paths(data.sources[role]).take(rows).to_pylist(), strict=True)
     return [shown_name(path, data.folder, role, row) for row, path in pairs]
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import datasets
 import numpy as np
 import PIL.Image
+import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
 from hf_finetune.config.data import DataArguments
+from hf_finetune.data import fingerprint
 from hf_finetune.data.build import load_image_dataset
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.images.decoding import decode_image
@@ -54,6 +56,28 @@ def test_a_sample_of_embedded_images_does_not_prove_one_size(tmp_path: Path, cou
         tmp_path / "train.parquet"
     )
     assert load(tmp_path / "train.parquet", validation_fraction=0).image_sizes == known
+
+
+def test_images_of_selected_rows_are_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path / "source", {"cats": 1})
+    image, rows = next((tmp_path / "source").rglob("*.*")).read_bytes(), range(1_500)
+    images = [{"bytes": image + bytes(20_000 + row), "path": None} for row in rows]  # a reader stops at the PNG's end
+    table = {"image": images, "label": [row % 2 for row in rows]}
+    features = Features({"image": Image(), "label": Value("int64")})
+    Dataset.from_dict(table, features=features).to_parquet(tmp_path / "train.parquet")
+    load(tmp_path / "train.parquet")  # converts it
+    monkeypatch.setattr(fingerprint, "_BYTES_READ", 1)
+    monkeypatch.setattr(fingerprint, "_ROWS_READ", 50)
+    usual, watched = pa.default_memory_pool(), pa.system_memory_pool()  # which nothing else uses
+    pa.set_memory_pool(watched)
+    try:
+        data = load(tmp_path / "train.parquet")
+        fingerprint.fingerprint_of(data)
+    finally:
+        pa.set_memory_pool(usual)
+    assert {role: len(split) for role, split in data.splits.items()} == {"train": 1_350, "validation": 150}
+    # 64 images were looked at, in a buffer that doubles as it fills; all of them together take 30 MB.
+    assert 0 < watched.max_memory() < 15_000_000
 
 
 def test_class_folders_with_splits(tmp_path: Path) -> None:

@@ -143,7 +143,8 @@ def test_integers_that_became_floats_are_labels() -> None:
 
 
 def test_rows_of_a_column_of_many_chunks_are_those_that_take_gives():
-    column = pa.chunked_array([[0, 1, 2], [], [3], [4, 5, 6, 7]])
-    rows = np.array([0, 2, 3, 4, 7])
-    assert RowsOf(column).take(rows).to_pylist() == column.take(pa.array(rows)).to_pylist() == rows.tolist()
-    assert RowsOf(column).take(rows[:0]).to_pylist() == []
+    dataset = Dataset(pa.table({"number": pa.chunked_array([[0, 1, 2], [], [3], [4, 5, 6, 7]])}))
+    for rows in (np.array([0, 2, 3, 4, 7]), np.array([7, 0, 3]), np.array([], np.int64)):
+        assert RowsOf(dataset, "number").read(rows) == rows.tolist()
+    chosen = RowsOf(dataset.select([6, 1, 4, 3]), "number")
+    assert (len(chosen), chosen.read(np.array([0, 3, 1]))) == (4, [6, 3, 1])

@@ -23,11 +23,10 @@ from typing import Any
 import datasets
 import numpy as np
 import PIL
-import pyarrow.compute as pc
 from datasets import Dataset
 
 from hf_finetune.data.checked_rows import CheckedRows, DamagedFile, write_sums
-from hf_finetune.data.columns import are_files, arrow_column
+from hf_finetune.data.columns import are_files, image_paths
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.images.decoding import AS_STORED, Decoding, UnreadableImage, image_name
 from hf_finetune.data.images.pixels import decode_pixels
@@ -273,7 +272,7 @@ def _key(source: Dataset, how: Decoding = AS_STORED) -> str:
     """
     digest = hashlib.sha256(f"{PIL.__version__} {how} {len(source)}".encode())
     if are_files(source):
-        for path in pc.struct_field(arrow_column(source, "image"), "path").to_pylist():
+        for path in image_paths(source).to_pylist():
             status = os.stat(path) if os.path.exists(path) else None  # a missing file is in no split
             digest.update(f"{path} {status and (status.st_size, status.st_mtime_ns)}\n".encode())
     else:

@@ -8,15 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
-import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import Dataset
 
 from hf_finetune.cores import usable_cores
-from hf_finetune.data.columns import RowsOf, arrow_column
+from hf_finetune.data.columns import RowsOf
 from hf_finetune.data.images.bands import read_band_header
 from hf_finetune.data.images.decoding import (
     NO_SUCH_FILE,
@@ -82,7 +81,7 @@ def check_headers(
     """
     rows = np.arange(len(dataset)) if every else np.linspace(0, len(dataset) - 1, min(_SAMPLE, len(dataset)))
     chunks = np.split(rows.astype(np.int64), range(_CHUNK, len(rows), _CHUNK))
-    images = RowsOf(arrow_column(dataset.select_columns(["image"]), "image"))
+    images = RowsOf(dataset, "image")
     # Registers the formats here, because threads must not do it at the same time. The common formats come first: a file
     # is tried in this order.
     PIL.Image.preinit()
@@ -92,7 +91,7 @@ def check_headers(
 
     def check_chunk(chunk: np.ndarray) -> HeaderCheck:
         # The images are read here, so that only a few chunks are in memory at a time.
-        values = images.take(chunk)
+        values = images.read(chunk)
         return _check(chunk, values, read) if cache is None else _check_files(chunk, values, cache)
 
     bar = progress_bar(total=len(rows), desc="Checking images", unit="image", delay=_SECONDS_BEFORE_BAR)
@@ -105,10 +104,10 @@ def check_headers(
     return result
 
 
-def _check(rows: np.ndarray, values: pa.ChunkedArray, read: Callable[[ImageValue], Header]) -> HeaderCheck:
+def _check(rows: np.ndarray, values: Sequence[ImageValue], read: Callable[[ImageValue], Header]) -> HeaderCheck:
     found = HeaderCheck()
     headers: list[Header | None] = [None] * len(rows)
-    for number, value in enumerate(values.to_pylist()):
+    for number, value in enumerate(values):
         try:
             headers[number] = read(value or {})
         except UnreadableImage as error:
@@ -117,9 +116,9 @@ def _check(rows: np.ndarray, values: pa.ChunkedArray, read: Callable[[ImageValue
     return found
 
 
-def _check_files(rows: np.ndarray, values: pa.ChunkedArray, cache: HeaderCache) -> HeaderCheck:
+def _check_files(rows: np.ndarray, values: Sequence[Any], cache: HeaderCache) -> HeaderCheck:
     found = HeaderCheck()
-    paths = [path or "" for path in pc.struct_field(values, "path").to_pylist()]
+    paths = [value["path"] or "" for value in values]
     keys = file_keys(paths)
     headers = cache.find(keys)
     unknown = [number for number, header in enumerate(headers) if header is None]

@@ -14,7 +14,7 @@ import numpy as np
 from datasets import Dataset
 
 from hf_finetune.cores import usable_cores
-from hf_finetune.data.columns import RowsOf, arrow_column
+from hf_finetune.data.columns import RowsOf
 from hf_finetune.data.images.decoding import ImageValue, OpenImage, UnreadableImage
 from hf_finetune.data.images.levels import ValueRange, is_wide
 from hf_finetune.errors import UserError
@@ -59,13 +59,13 @@ def find_values(dataset: Dataset, rows: Sequence[int], seed: int) -> FoundValues
     Returns:
         None where no image of the sample has more than 8 bits, or none of these can be read.
     """
-    images = RowsOf(arrow_column(dataset.select_columns(["image"]), "image"))
+    images = RowsOf(dataset, "image")
     sample = np.asarray(rows, np.int64)
     if len(sample) > _SAMPLE:
         sample = np.sort(np.random.default_rng(seed).choice(sample, _SAMPLE, replace=False))
 
     def read_chunk(start: int) -> FoundValues | None:
-        return values_of(image or {} for image in images.take(sample[start : start + _CHUNK]).to_pylist())
+        return values_of(image or {} for image in images.read(sample[start : start + _CHUNK]))
 
     with ThreadPoolExecutor(min(16, 4 * usable_cores())) as pool:
         return _join(pool.map(read_chunk, range(0, len(sample), _CHUNK)))
