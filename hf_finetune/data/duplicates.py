@@ -35,6 +35,7 @@ _DECODED_BYTES = 2**24  # of their files together; a core decodes these in about
 _FILES_READ = 20_000  # of larger datasets, unless the same images are to be left out
 _PART = 4096  # bytes at the beginning and the end of a file, which differ where files of one size do
 _PIECE = 256  # images per task of a thread
+_COMPARED = 65_536  # hashes at a time
 _EXAMPLES = 3
 _UNKNOWN = 0  # the hash of what cannot be read, which is the same as nothing
 
@@ -141,26 +142,26 @@ def _hash(splits: Sequence[Dataset], every: bool, decoded: bool) -> tuple[Hashes
 
     Where they are not to be `decoded`, because they are no images in RGB, their files are compared.
     """
-    split_of = np.repeat(np.arange(len(splits)), [len(split) for split in splits])
-    sizes = np.concatenate([_sizes(split) for split in splits])
+    ends = np.cumsum([len(split) for split in splits])
+    hashes = np.concatenate([_sizes(split) for split in splits]).astype(np.uint64, copy=False)
     images = [RowsOf(split, "image") for split in splits]
-    if decoded and len(sizes) <= _DECODED and sizes.sum() <= _DECODED_BYTES:
-        return _hash_rows(images, np.arange(len(sizes)), _hash_pixels), False
-    hashes = sizes.astype(np.uint64)
-    candidates = np.flatnonzero(_in_two_splits(hashes, split_of))
+    if decoded and len(hashes) <= _DECODED and hashes.sum() <= _DECODED_BYTES:
+        return _hash_rows(images, np.arange(len(hashes)), _hash_pixels), False
+    shared = _in_two_splits(np.split(hashes, ends[:-1]))
+    candidates = _rows_with(hashes, shared)
     step = 1 if every else -(-len(candidates) // _FILES_READ)
     if step > 1:  # whole groups of one size, so that what is compared is compared with all that can be the same
-        candidates = candidates[hashes[candidates] % np.uint64(step) == 0]
+        candidates = _rows_with(hashes, shared[shared % np.uint64(step) == 0])
     for whole in (False, True):  # few are left to be read in full
-        found = np.full(len(sizes), _UNKNOWN, np.uint64)
-        found[candidates] = _hash_rows(images, candidates, partial(_hash_file, whole=whole))
-        candidates = np.flatnonzero(_in_two_splits(found, split_of))
-    return found, step > 1
+        hashes.fill(_UNKNOWN)
+        hashes[candidates] = _hash_rows(images, candidates, partial(_hash_file, whole=whole))
+        candidates = _rows_with(hashes, _in_two_splits(np.split(hashes, ends[:-1])))
+    return hashes, step > 1
 
 
-def _sizes(split: Dataset) -> npt.NDArray[np.int64]:
+def _sizes(split: Dataset) -> npt.NDArray[np.uint64]:
     """Return the lengths of the images' files in bytes, 0 for what cannot be read."""
-    lengths = pc.fill_null(image_lengths(split), 0).to_numpy().astype(np.int64)
+    lengths = pc.fill_null(image_lengths(split), 0).to_numpy().astype(np.uint64)
     files = np.flatnonzero(lengths == 0)
     if len(files):
         for row, path in zip(files, image_paths(split).take(pa.array(files)).to_pylist(), strict=True):
@@ -171,13 +172,22 @@ def _sizes(split: Dataset) -> npt.NDArray[np.int64]:
     return lengths
 
 
-def _in_two_splits(hashes: Hashes, split_of: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    values, group = np.unique(hashes, return_inverse=True)
-    least, greatest = np.full(len(values), len(hashes)), np.full(len(values), -1)
-    np.minimum.at(least, group, split_of)
-    np.maximum.at(greatest, group, split_of)
-    found: npt.NDArray[np.bool_] = (least < greatest)[group] & (hashes != _UNKNOWN)
-    return found
+def _in_two_splits(hashes: Sequence[Hashes]) -> Hashes:
+    """Return the different hashes that two splits or more have, in ascending order."""
+    values, splits = np.unique(np.concatenate([np.unique(split) for split in hashes]), return_counts=True)
+    return values[(splits > 1) & (values != _UNKNOWN)]
+
+
+def _rows_with(hashes: Hashes, wanted: Hashes) -> npt.NDArray[np.int64]:
+    """Return the rows, int64 in ascending order, whose hash is one of some in ascending order."""
+    if not len(wanted):
+        return np.zeros(0, np.int64)
+    found = np.zeros(len(hashes), bool)
+    for start in range(0, len(hashes), _COMPARED):  # numpy.isin would take several times the memory of the hashes
+        part = hashes[start : start + _COMPARED]
+        nearest = np.minimum(np.searchsorted(wanted, part), len(wanted) - 1)
+        found[start : start + _COMPARED] = wanted[nearest] == part
+    return np.flatnonzero(found)
 
 
 def _hash_rows(splits: Sequence[RowsOf], rows: npt.NDArray[np.int64], hash_value: Callable[[Any], int]) -> Hashes:
