@@ -66,7 +66,7 @@ class Evaluate(Command):
             help="Match classes by their order, not by name: for a model whose classes are called LABEL_0 and so on.",
         )
         add_tta(parser, "Also report the figures of the mean over views: {}.")
-        add_argument_flags(parser, DATA_FLAGS)
+        add_argument_flags(parser, (*DATA_FLAGS, "slice_columns"))
 
     def run(self, namespace: argparse.Namespace) -> int:
         settings = flag_values(namespace)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hf_finetune import finetune
+from hf_finetune.cli.main import main
 from hf_finetune.config.data import DataArguments
 from hf_finetune.data.build import load_image_dataset
 from hf_finetune.errors import UserError
@@ -59,7 +60,7 @@ def test_what_cannot_be_a_slice_is_refused(table, settings, message):
 
 
 @pytest.mark.slow
-def test_a_run_and_an_evaluation_have_the_figures_of_slices(table, tmp_path):
+def test_a_run_and_an_evaluation_have_the_figures_of_slices(table, tmp_path, capsys):
     output = tmp_path / "output"
     settings = {"dataset": str(table), "slice_columns": ["camera"]}
     finetune(str(write_recipe(tmp_path)), output_dir=str(output), **settings)
@@ -76,5 +77,9 @@ def test_a_run_and_an_evaluation_have_the_figures_of_slices(table, tmp_path):
     assert rows["one"]["accuracy"] > rows["two"]["accuracy"]
     assert "camera" in evaluated.report and f"{100 * rows['two']['accuracy']:.2f} %" in evaluated.report
     assert json.loads(json.dumps(evaluated.as_mapping()["slices"]))["camera"][0]["images"] == 12
+    command = ["evaluate", str(output), "--dataset", str(table), "--slice_columns", "camera", "--use_cpu", "--json"]
+    capsys.readouterr()
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["slices"] == json.loads(json.dumps(evaluated.slices))
     assert "## Limits" in (output / "README.md").read_text()
     assert "Slices" in (output / "report.html").read_text()
