@@ -76,8 +76,7 @@ def leave_out_duplicates(data: ImageDataset, drop: bool) -> npt.NDArray[np.int64
         return kept
     splits = [split for role in roles if isinstance(split := data.splits[role], Dataset)]
     hashes, part = _hash(splits, drop, decoded=data.channels is None)
-    by_role = dict(zip(roles, np.split(hashes, np.cumsum([len(split) for split in splits])[:-1]), strict=True))
-    shared = find_shared(data, by_role)
+    shared = find_shared(data, dict(zip(roles, hashes, strict=True)))
     if shared is None:
         return kept
     what, dropped = shared.sentence, shared.of_train
@@ -106,17 +105,16 @@ def find_shared(data: ImageDataset, by_role: Mapping[str, Hashes]) -> SharedImag
     counts, examples = [], []
     of_train = np.zeros(len(by_role.get("train", ())), bool)
     for first, second in combinations(by_role, 2):
-        known = by_role[second][by_role[second] != _UNKNOWN]
-        same = np.isin(by_role[first], known)
-        if not same.any():
+        same = _rows_with(by_role[first], _in_two_splits([by_role[first], by_role[second]]))
+        number = len(same)
+        if not number:
             continue
         if first == "train":
-            of_train |= same
-        number = int(np.count_nonzero(same))
+            of_train[same] = True
         counts.append(
             f"{number:,} image{'s' * (number > 1)} of {first} {'are' if number > 1 else 'is'} also in {second}"
         )
-        for row in np.flatnonzero(same)[:_EXAMPLES].tolist():
+        for row in same[:_EXAMPLES].tolist():
             other = int(np.argmax(by_role[second] == by_role[first][row]))
             examples.append(f"{_name(data, first, row)} = {_name(data, second, other)}")
     if not counts:
@@ -137,17 +135,18 @@ def _name(data: ImageDataset, role: str, row: int) -> str:
     return name_of_row(data, role, split[row]["sample_index"])
 
 
-def _hash(splits: Sequence[Dataset], every: bool, decoded: bool) -> tuple[Hashes, bool]:
-    """Return a hash for each image of all splits, and whether images were passed over because they are many.
+def _hash(splits: Sequence[Dataset], every: bool, decoded: bool) -> tuple[list[Hashes], bool]:
+    """Return a hash for each image of each split, and whether images were passed over because they are many.
 
     Where they are not to be `decoded`, because they are no images in RGB, their files are compared.
     """
-    ends = np.cumsum([len(split) for split in splits])
-    hashes = np.concatenate([_sizes(split) for split in splits]).astype(np.uint64, copy=False)
+    hashes = np.concatenate([_sizes(split) for split in splits])
+    by_split = np.split(hashes, np.cumsum([len(split) for split in splits])[:-1])  # they show what is written there
     images = [RowsOf(split, "image") for split in splits]
     if decoded and len(hashes) <= _DECODED and hashes.sum() <= _DECODED_BYTES:
-        return _hash_rows(images, np.arange(len(hashes)), _hash_pixels), False
-    shared = _in_two_splits(np.split(hashes, ends[:-1]))
+        hashes[:] = _hash_rows(images, np.arange(len(hashes)), _hash_pixels)
+        return by_split, False
+    shared = _in_two_splits(by_split)
     candidates = _rows_with(hashes, shared)
     step = 1 if every else -(-len(candidates) // _FILES_READ)
     if step > 1:  # whole groups of one size, so that what is compared is compared with all that can be the same
@@ -155,8 +154,8 @@ def _hash(splits: Sequence[Dataset], every: bool, decoded: bool) -> tuple[Hashes
     for whole in (False, True):  # few are left to be read in full
         hashes.fill(_UNKNOWN)
         hashes[candidates] = _hash_rows(images, candidates, partial(_hash_file, whole=whole))
-        candidates = _rows_with(hashes, _in_two_splits(np.split(hashes, ends[:-1])))
-    return hashes, step > 1
+        candidates = _rows_with(hashes, _in_two_splits(by_split))
+    return by_split, step > 1
 
 
 def _sizes(split: Dataset) -> npt.NDArray[np.uint64]:

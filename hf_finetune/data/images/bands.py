@@ -39,7 +39,7 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # TIFF and BigTIFF of both byt
 _TYPES = ("uint8", "int8", "uint16", "int16", "float16", "float32", "float64")
 _OF_MODE = {"1": 1, "L": 1, "RGB": 3, "RGBA": 4, "CMYK": 4}  # the modes of Pillow whose values are those of channels
 _LOW, _HIGH = 2, 98  # percentiles of a channel that are shown as black and white
-_LOOKED_AT = 64  # images, evenly spread, whose channels stand for those of all
+_LOOKED_AT = 64  # images of a split, evenly spread, that stand for all
 
 
 @dataclass(frozen=True)

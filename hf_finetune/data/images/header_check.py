@@ -16,7 +16,7 @@ from datasets import Dataset
 
 from hf_finetune.cores import usable_cores
 from hf_finetune.data.columns import RowsOf
-from hf_finetune.data.images.bands import read_band_header
+from hf_finetune.data.images.bands import read_band_header, rows_to_look_at
 from hf_finetune.data.images.decoding import (
     NO_SUCH_FILE,
     Header,
@@ -32,7 +32,6 @@ from hf_finetune.data.images.heif import NEEDS_AVIF, NEEDS_HEIF
 from hf_finetune.errors import listing
 from hf_finetune.logs import progress_bar
 
-_SAMPLE = 64  # embedded images checked per split; one program wrote them all, so what is wrong is wrong in many
 _CHUNK = 256  # images per task of a thread
 _SECONDS_BEFORE_BAR = 2
 
@@ -71,7 +70,7 @@ def check_headers(
 
     Args:
         dataset: A split.
-        every: Whether to check every image, instead of `_SAMPLE` that are spread evenly.
+        every: Whether to check every image, instead of those of `rows_to_look_at`.
         cache: What earlier runs found; files that it knows are not opened, and what is found is added to it. Only for a
             split whose images are all files in RGB.
         channels: How many channels every image is to have; None for RGB.
@@ -79,8 +78,9 @@ def check_headers(
     Returns:
         The headers, and the unreadable rows, numbered within `dataset`.
     """
-    rows = np.arange(len(dataset)) if every else np.linspace(0, len(dataset) - 1, min(_SAMPLE, len(dataset)))
-    chunks = np.split(rows.astype(np.int64), range(_CHUNK, len(rows), _CHUNK))
+    # One program wrote all embedded images, so what is wrong is wrong in many.
+    rows = np.arange(len(dataset)) if every else np.array(rows_to_look_at(len(dataset)), np.int64)
+    chunks = np.split(rows, range(_CHUNK, len(rows), _CHUNK))
     images = RowsOf(dataset, "image")
     # Registers the formats here, because threads must not do it at the same time. The common formats come first: a file
     # is tried in this order.
