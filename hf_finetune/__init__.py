@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hf_finetune.experiments import tune as tune
     from hf_finetune.jobs.browse import BrowseResult as BrowseResult
     from hf_finetune.jobs.check_result import CheckResult as CheckResult
-    from hf_finetune.jobs.compare import Comparison as Comparison
+    from hf_finetune.jobs.comparison import Comparison as Comparison
     from hf_finetune.jobs.evaluate import evaluate_model as evaluate_model
     from hf_finetune.jobs.evaluation_result import EvaluationResult as EvaluationResult
     from hf_finetune.jobs.explanation import Explanation as Explanation
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "BrowseResult": "hf_finetune.jobs.browse",
     "CheckResult": "hf_finetune.jobs.check_result",
-    "Comparison": "hf_finetune.jobs.compare",
+    "Comparison": "hf_finetune.jobs.comparison",
     "DatasetStats": "hf_finetune.jobs.stats",
     "EvaluationResult": "hf_finetune.jobs.evaluate",
     "Explanation": "hf_finetune.jobs.explanation",

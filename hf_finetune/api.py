@@ -27,7 +27,8 @@ from hf_finetune.data.sources.objects import GivenDataset, read_object
 from hf_finetune.data.transforms.given import ImageFunction
 from hf_finetune.errors import Interrupted, UserError, did_you_mean
 from hf_finetune.evaluation.metrics import Metric, UserMetric
-from hf_finetune.jobs.compare import Comparison, compare_models
+from hf_finetune.jobs.compare import compare_models
+from hf_finetune.jobs.comparison import Comparison
 from hf_finetune.jobs.evaluate import evaluate_model
 from hf_finetune.jobs.evaluation_result import EvaluationResult
 from hf_finetune.jobs.export import export_model
@@ -202,10 +203,12 @@ def compare(
         settings: Keys of a recipe that say which images and how they are run (`hf_finetune.Settings`).
 
     Returns:
-        Both accuracies, the difference with its interval and p-value, and the images on which the models differ.
+        Both accuracies, the difference with its interval and p-value, and the images on which the models differ. Where
+        images have several labels, accuracy is the exact match, and mAP and F1 are under `figures`.
 
     Raises:
-        UserError: For models and datasets that cannot be had, and for runs that were not evaluated on the same images.
+        UserError: For models and datasets that cannot be had, for runs that were not evaluated on the same images, and
+            for two models of which only one gives an image several labels.
     """
     with in_python_words():
         values = _settings(settings)

@@ -91,7 +91,10 @@ class Compare(Command):
 
     name = "compare"
     help = "compare two models on the same images"
-    details = "Without --dataset, on the images that both runs report their figures on."
+    details = (
+        "Without --dataset, on the images that both runs report their figures on. Where an image has several labels, a"
+        " model is correct that gives all of them and no other."
+    )
     usage = "RUN RUN [--dataset DATASET] [--json] [--output FILE] [--KEY VALUE]..."
 
     def register(self, parser: argparse.ArgumentParser) -> None:
@@ -101,7 +104,7 @@ class Compare(Command):
         _add_output(parser, "Write the images that only one model classifies correctly to FILE, .csv or .json.")
         parser.add_argument("--json", action="store_true", help="Print the figures as JSON.")
         parser.add_argument("--labels_by_index", action="store_true", help="Match classes by their order, not by name.")
-        add_argument_flags(parser, DATA_FLAGS)
+        add_argument_flags(parser, (*DATA_FLAGS, "slice_columns"))
 
     def run(self, namespace: argparse.Namespace) -> int:
         settings = flag_values(namespace)

@@ -24,6 +24,8 @@ def resampled_label_sets(
     Returns:
         The figures of each resample, float64 (resamples,). A class that no image of a resample has is left out of the
         mean of average precisions, and one that none has or is given out of the macro F1, as in the figures themselves.
+        How often a resample has an image depends on the seed and on the number of images alone; where there are more
+        classes, there are fewer resamples.
     """
     images = len(logits)
     resamples = int(np.clip(_MOST_DRAWS // max(1, logits.size), _FEWEST, _RESAMPLES))

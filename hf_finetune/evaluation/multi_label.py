@@ -6,7 +6,7 @@ A class is given to an image where its probability, the sigmoid of its logit, re
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -48,6 +48,10 @@ class LabelSetPredictions:
     has_label: NDArray[np.bool_]
     losses: NDArray[np.float32]
     thresholds: NDArray[np.float64]
+
+    def some(self, images: NDArray[np.int64]) -> LabelSetPredictions:
+        """Return the answers for some images, by their places."""
+        return replace(self, logits=self.logits[images], has_label=self.has_label[images], losses=self.losses[images])
 
     @cached_property
     def probabilities(self) -> NDArray[np.float32]:

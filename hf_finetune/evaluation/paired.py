@@ -9,6 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hf_finetune.evaluation.intervals import Interval, wilson_interval
 
 _FEW = 25  # images on which the models differ, below which chi-square is no good approximation
@@ -30,10 +33,21 @@ class PairedCounts:
     only_second: int
     neither: int
 
+    @classmethod
+    def of(cls, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> PairedCounts:
+        """Count images by whether each model is correct on them, bool (images,) each."""
+        groups = (first & second, first & ~second, ~first & second, ~first & ~second)
+        return cls(*(int(group.sum()) for group in groups))
+
     @property
     def images(self) -> int:
         """Number of all images."""
         return self.both + self.only_first + self.only_second + self.neither
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """The share of images on which each model is correct, parts of 1."""
+        return (self.both + self.only_first) / self.images, (self.both + self.only_second) / self.images
 
 
 def mcnemar(counts: PairedCounts) -> tuple[float, str]:

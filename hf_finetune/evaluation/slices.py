@@ -32,6 +32,25 @@ class SliceFigures(TypedDict):
     below: bool
 
 
+def slice_groups(values: Sequence[str], fewest: int = 1) -> list[tuple[str, NDArray[np.int64]]]:
+    """Return each value with the places of its images, int64, the value of the most images first.
+
+    Args:
+        values: The value of each image.
+        fewest: Values of fewer images, and those beyond the first 50, are one group, the last.
+    """
+    names, numbers = np.unique(np.asarray(values, dtype=object), return_inverse=True)
+    images = np.bincount(numbers, minlength=len(names))
+    places = np.split(np.argsort(numbers, kind="stable"), np.cumsum(images)[:-1])
+    order = np.argsort(-images, kind="stable")
+    shown = min(_MOST_VALUES, int(np.sum(images >= fewest)))
+    groups = [(str(names[number]), places[number]) for number in order[:shown]]
+    if rest := [places[number] for number in order[shown:]]:
+        noun = "value" if len(rest) == 1 else "values"
+        groups.append((f"({len(rest):,} other {noun})", np.concatenate(rest)))
+    return groups
+
+
 def slice_figures(values: Sequence[str], correct: NDArray[np.bool_]) -> list[SliceFigures]:
     """Return the figures of each value, those of the most images first; of more than 50 values, the rest are one.
 
@@ -39,15 +58,8 @@ def slice_figures(values: Sequence[str], correct: NDArray[np.bool_]) -> list[Sli
         values: The value of each image.
         correct: Whether its prediction is the label, bool (images,).
     """
-    names, places = np.unique(np.asarray(values, dtype=object), return_inverse=True)
-    images = np.bincount(places, minlength=len(names))
-    hits = np.bincount(places, correct, minlength=len(names)).astype(np.int64)
-    order = np.argsort(-images, kind="stable")
-    rows = [(str(names[place]), int(images[place]), int(hits[place])) for place in order[:_MOST_VALUES]]
-    if len(rest := order[_MOST_VALUES:]):
-        rows.append((f"({len(rest):,} other values)", int(images[rest].sum()), int(hits[rest].sum())))
     overall = float(np.mean(correct))
-    return [_figures(*row, overall) for row in rows]
+    return [_figures(value, len(places), int(correct[places].sum()), overall) for value, places in slice_groups(values)]
 
 
 def slice_lines(slices: Mapping[str, Sequence[SliceFigures]]) -> list[str]:

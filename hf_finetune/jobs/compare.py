@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
-import textwrap
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from hf_finetune.config.arguments import KEY_TYPES
+from hf_finetune.config.model import ModelArguments
 from hf_finetune.config.recipe import load_recipe
 from hf_finetune.config.run_files import METRICS_FILE, RECIPE_FILE
 from hf_finetune.data.sources.objects import GivenDataset
 from hf_finetune.errors import UserError
-from hf_finetune.evaluation.intervals import Interval, wilson_interval
-from hf_finetune.evaluation.metrics import as_percent
-from hf_finetune.evaluation.paired import PairedCounts, difference_interval, mcnemar
-from hf_finetune.evaluation.report import aligned, format_interval, shortened, to_json, write_metrics
+from hf_finetune.evaluation.report import to_json
 from hf_finetune.hub.redaction import without_private_text
+from hf_finetune.jobs.comparison import Comparison
 from hf_finetune.jobs.evaluate import evaluate_model
-from hf_finetune.jobs.evaluation_result import EvaluationResult, LabelSetResult, check_output
+from hf_finetune.jobs.evaluation_result import check_output
+from hf_finetune.jobs.paired_results import PairedResults
 from hf_finetune.logs import get_logger, log_lines, write_result
-from hf_finetune.shown_text import csv_cell
+from hf_finetune.models.load import open_source
+from hf_finetune.tasks import task_of
 
 logger = get_logger(__name__)
 
@@ -53,181 +49,6 @@ _DATA_KEYS = (
     "max_eval_samples",
     "streaming",
 )
-_MOST_CLASSES = 10  # in the table
-_CHANCE = 0.05  # p-value from which a difference may be chance
-
-
-class ClassDifference(TypedDict):
-    """The recall of one class under both models, parts of 1, and its number of `images`."""
-
-    name: str
-    images: int
-    first: float
-    second: float
-    difference: float
-
-
-class Disagreement(TypedDict):
-    """An image that only one of the models classifies correctly: `correct` is "first" or "second"."""
-
-    row: int
-    image: str
-    label: str
-    first: str
-    second: str
-    correct: str
-
-
-@dataclass(frozen=True, repr=False)
-class Comparison:
-    """Two models on the same images. A difference is the second's figure less the first's.
-
-    Attributes:
-        models: What the models are called.
-        split: What they were evaluated on, such as "test".
-        counts: How many images both, one and neither of them classify correctly.
-        first: The evaluation of the first model.
-        second: The evaluation of the second model.
-        notes: Sentences on the images.
-    """
-
-    models: tuple[str, str]
-    split: str
-    counts: PairedCounts
-    first: EvaluationResult = field(repr=False)
-    second: EvaluationResult = field(repr=False)
-    notes: tuple[str, ...] = ()
-
-    @property
-    def accuracies(self) -> tuple[float, float]:
-        """The accuracy of each, a part of 1."""
-        counts = self.counts
-        return (counts.both + counts.only_first) / counts.images, (counts.both + counts.only_second) / counts.images
-
-    @property
-    def intervals(self) -> tuple[Interval, Interval]:
-        """The 95 % score interval of each accuracy."""
-        counts = self.counts
-        return (
-            wilson_interval(counts.both + counts.only_first, counts.images),
-            wilson_interval(counts.both + counts.only_second, counts.images),
-        )
-
-    @property
-    def difference(self) -> float:
-        """The second accuracy less the first, a part of 1."""
-        return (self.counts.only_second - self.counts.only_first) / self.counts.images
-
-    @property
-    def difference_interval(self) -> Interval:
-        """The 95 % interval of the difference (`evaluation.paired`)."""
-        return difference_interval(self.counts)
-
-    @property
-    def p_value(self) -> float:
-        """McNemar's p-value: how likely a difference as large is between models that are equally accurate."""
-        return mcnemar(self.counts)[0]
-
-    def __repr__(self) -> str:
-        """Return one line with both accuracies, the difference and the p-value."""
-        first, second = map(as_percent, self.accuracies)
-        return (
-            f"Comparison on {self.counts.images:,} images of {self.split}: accuracy {first} and {second}, difference"
-            f" {_points(self.difference)} ({_range_of_points(self.difference_interval)}), p = {self.p_value:.2g}"
-        )
-
-    def per_class(self) -> list[ClassDifference]:
-        """Return the recall of each class under both, the largest difference first; without classes with no image."""
-        labelled, correct_1, correct_2 = _correct(self.first, self.second)
-        labels, classes = self.first.labels[labelled], len(self.first.label_names)
-        images = np.bincount(labels, minlength=classes)
-        recalls = [np.bincount(labels[hits], minlength=classes) for hits in (correct_1[labelled], correct_2[labelled])]
-        rows: list[ClassDifference] = [
-            {
-                "name": self.first.label_names[class_id],
-                "images": int(images[class_id]),
-                "first": float(recalls[0][class_id] / images[class_id]),
-                "second": float(recalls[1][class_id] / images[class_id]),
-                "difference": float((recalls[1][class_id] - recalls[0][class_id]) / images[class_id]),
-            }
-            for class_id in np.flatnonzero(images)
-        ]
-        return sorted(rows, key=lambda row: -abs(row["difference"]))
-
-    def disagreements(self) -> Iterator[Disagreement]:
-        """Yield the images that only one of the models classifies correctly, in the split's order."""
-        first, second = self.first, self.second
-        labelled, correct_1, correct_2 = _correct(first, second)
-        for row in np.flatnonzero(labelled & (correct_1 != correct_2)).tolist():
-            yield {
-                "row": row,
-                "image": first.image_name(row),
-                "label": first.label_names[first.labels[row]],
-                "first": first.label_names[first.predictions[row]],
-                "second": second.label_names[second.predictions[row]],
-                "correct": "first" if correct_1[row] else "second",
-            }
-
-    def as_mapping(self) -> dict[str, Any]:
-        """Return what `--json` prints: all but the images on which the models differ."""
-        p_value, test = mcnemar(self.counts)
-        return {
-            "split": self.split,
-            "images": self.counts.images,
-            "first": {"model": self.models[0], **_accuracy(self.accuracies[0], self.intervals[0])},
-            "second": {"model": self.models[1], **_accuracy(self.accuracies[1], self.intervals[1])},
-            "difference": self.difference,
-            "difference_interval": list(self.difference_interval),
-            "mcnemar": {"p_value": p_value, "test": test},
-            "correct": {name: getattr(self.counts, name) for name in ("both", "only_first", "only_second", "neither")},
-            "per_class": self.per_class(),
-            "notes": list(self.notes),
-        }
-
-    def report(self) -> str:
-        """Return the tables that the command prints."""
-        counts, (p_value, test) = self.counts, mcnemar(self.counts)
-        rows = [["model", "accuracy", "95 % interval"]]
-        for letter, name, accuracy, interval in zip("AB", self.models, self.accuracies, self.intervals, strict=True):
-            rows.append([f"{letter}  {shortened(name)}", as_percent(accuracy), format_interval(interval)])
-        rows.append(["B - A, points", _points(self.difference), _range_of_points(self.difference_interval)])
-        verdict = "may be chance" if p_value >= _CHANCE else "is more than chance gives"
-        sentences = [
-            f"{counts.images:,} images, {self.split}: both are correct on {counts.both:,}, neither on"
-            f" {counts.neither:,}, only A on {counts.only_first:,}, only B on {counts.only_second:,}.",
-            f"The difference {verdict} (McNemar's test, {test}: p = {p_value:.2g}).",
-            *self.notes,
-        ]
-        lines = [*aligned(rows), "", *(line for text in sentences for line in textwrap.wrap(text, 80))]
-        classes = [row for row in self.per_class() if row["difference"]][:_MOST_CLASSES]
-        if classes:
-            cells = [
-                [shortened(row["name"]), as_percent(row["first"]), as_percent(row["second"]),
-                 _points(row["difference"]), f"{row['images']:,}"]
-                for row in classes
-            ]  # fmt: skip
-            lines += ["", "Recall of the classes with the largest differences:"]
-            lines += aligned([["class", "A", "B", "B - A, points", "images"], *cells])
-        return "\n".join(lines)
-
-    def save(self, path: Path) -> None:
-        """Write the images that only one of the models classifies correctly.
-
-        Args:
-            path: A CSV file of these images, or a JSON file of all figures and these images.
-
-        Raises:
-            UserError: For a name that ends otherwise.
-        """
-        check_output(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix.lower() == ".json":
-            write_metrics(path, {**self.as_mapping(), "disagreements": list(self.disagreements())})
-            return
-        with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(Disagreement.__annotations__)
-            writer.writerows([csv_cell(cell) for cell in row.values()] for row in self.disagreements())
 
 
 def compare_models(
@@ -252,40 +73,36 @@ def compare_models(
         labels_by_index: As in `evaluate_model`, for both.
         given: A dataset that is open already.
         settings: Keys of a recipe that say which images. Without a dataset, the images that both runs report their
-            figures on.
+            figures on, and the `slice_columns` of both.
 
     Returns:
-        The comparison.
+        The comparison, of the images that both models could read.
 
     Raises:
-        UserError: For models and datasets that cannot be had, and for runs that were not evaluated on the same images.
+        UserError: For models and datasets that cannot be had, for runs that were not evaluated on the same images, and
+            for two models of which only one gives an image several labels.
     """
     if output is not None:
         output = Path(output).expanduser()
         check_output(output)
+    _check_same_task((first, second), settings)
     notes: tuple[str, ...] = ()
     if given is None and settings.get("dataset") is None:
         split, of_runs, notes = _images_of_runs(first, second, split)
         settings = {**of_runs, **settings}
 
-    def evaluated(model: str | Path | PreTrainedModel) -> EvaluationResult:
-        result = evaluate_model(model, split=split, labels_by_index=labels_by_index, given=given, **settings)
-        if isinstance(result, LabelSetResult):
-            raise UserError(
-                "compare counts images that are classified correctly, and these have several labels; use hf-finetune"
-                " evaluate for each model."
-            )
-        return result
-
-    results = evaluated(first), evaluated(second)
-    labelled, correct_1, correct_2 = _correct(*results)
-    counts = PairedCounts(
+    results = PairedResults.of(
         *(
-            int((labelled & pair).sum())
-            for pair in (correct_1 & correct_2, correct_1 & ~correct_2, ~correct_1 & correct_2, ~correct_1 & ~correct_2)
+            evaluate_model(model, split=split, labels_by_index=labels_by_index, given=given, **settings)
+            for model in (first, second)
         )
     )
-    comparison = Comparison((_called(first), _called(second)), results[0].split, counts, results[0], results[1], notes)
+    if any(results.only):
+        notes += (
+            f"Note: {sum(results.only):,} images are left out: the first model could not read"
+            f" {results.only[1]:,} of them, the second {results.only[0]:,}.",
+        )
+    comparison = Comparison((_called(first), _called(second)), results.first.split, results, notes)
     if output is not None:
         comparison.save(output)
         log_lines(logger, f"Written: {output}.")
@@ -295,12 +112,22 @@ def compare_models(
     return comparison
 
 
-def _correct(
-    first: EvaluationResult, second: EvaluationResult
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return which images both were given with a label, and which each classifies correctly."""
-    labelled = (first.labels >= 0) & (second.labels >= 0)
-    return labelled, first.predictions == first.labels, second.predictions == second.labels
+def _check_same_task(models: Sequence[str | Path | PreTrainedModel], settings: Mapping[str, Any]) -> None:
+    """Check that both models give an image one class, or both any number of them; no weights are read."""
+    keys = ("model_revision", "trust_remote_code")
+    stated = {key: settings[key] for key in keys if settings.get(key) is not None}
+    several = []
+    for model in models:
+        source = model if isinstance(model, PreTrainedModel) else ModelArguments(str(model), **stated)
+        several.append(task_of(open_source(source).load_config()).several)
+    if several[0] != several[1]:
+        names = [_called(model) if isinstance(model, PreTrainedModel) else str(model) for model in models]
+        if several[1]:
+            names.reverse()
+        raise UserError(
+            f"{names[0]} gives an image any number of classes, and {names[1]} gives it one; compare two models of the"
+            " same kind."
+        )
 
 
 def _images_of_runs(
@@ -325,6 +152,9 @@ def _images_of_runs(
     if role == "validation" and any(run["validation_chose_checkpoint"] for run in figures):
         notes = ("Note: validation also chose the checkpoint, so both accuracies are higher than on new images.",)
     used = {key: recipes[0][key] for key in (*_DATA_KEYS, "seed") if key in recipes[0]}
+    columns = [column for recipe in recipes for column in recipe.get("slice_columns") or ()]
+    if columns:
+        used["slice_columns"] = list(dict.fromkeys(columns))
     return role, {"validation_fraction": 0.1, **used}, notes
 
 
@@ -357,15 +187,3 @@ def _called(model: str | Path | PreTrainedModel) -> str:
     if isinstance(model, PreTrainedModel):
         return model.name_or_path or type(model).__name__
     return str(without_private_text(str(model), Path.cwd()))
-
-
-def _accuracy(accuracy: float, interval: Interval) -> dict[str, Any]:
-    return {"accuracy": accuracy, "accuracy_interval": list(interval)}
-
-
-def _points(difference: float) -> str:
-    return f"{100 * difference:+.2f}"
-
-
-def _range_of_points(interval: Interval) -> str:
-    return f"{100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -21,6 +21,7 @@ from hf_finetune.config.data import PROCESSOR_KEYS, DataArguments
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.config.test_time import check_tta
 from hf_finetune.config.training import FinetuneArguments
+from hf_finetune.data.columns import arrow_column
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.images.cache import finish
 from hf_finetune.data.images.unreadable import note_lost
@@ -48,14 +49,12 @@ from hf_finetune.models.head import class_names
 from hf_finetune.models.image_size import stated_sides
 from hf_finetune.models.load import load_trained, open_source
 from hf_finetune.models.processor import load_image_processor
-from hf_finetune.reports.images import SplitImages
 from hf_finetune.tasks import DEFAULT_THRESHOLD, Task, counted, task_of
 from hf_finetune.training.wiring import PreparedImages, build_evaluator, load_data_as_trained, prepare_images
 
 logger = get_logger(__name__)
 
 _ROLES = ("test", "validation", "train")
-_MOST_IN_MATRIX = 1_000  # classes whose whole confusion matrix is written: a million numbers
 
 
 def evaluate_model(
@@ -205,10 +204,14 @@ def _evaluate(
         result = replace(result, tta=_result(with_tta, own, computed, names, rows))
     description = describe_split(role, int(figures["samples"]))
     shown = {description: result} | ({f"{description}, --tta {tta}": result.tta} if result.tta is not None else {})
-    slices = _slices(images, role, result)
+    source_rows = _source_rows(data, role)
+    values = {column: texts.take(source_rows).to_pylist() for column, texts in data.slices.get(role, {}).items()}
+    slices = _slices(values, result)
     return replace(
         result,
         slices=slices,
+        slice_values=values,
+        rows=source_rows,
         split=data.split_names[role] if data.split_names[role].startswith(role) else role,
         report="\n".join(
             [
@@ -236,14 +239,15 @@ def _result(
     """Return the result of arrays, brought into the order of `rows`."""
     if isinstance(computed, MultiLabelMetrics):
         logits, losses = (np.asarray(array)[rows] for array in predicted.predictions[:2])
+        label_ids = np.asarray(predicted.label_ids)[rows]
         return LabelSetResult(
             figures,
             given_classes(logits, computed.thresholds),
-            np.asarray(predicted.label_ids)[rows].astype(np.int64),
+            label_ids.astype(np.int64),
             losses,
             names,
             intervals=computed.intervals(predicted),
-            answers=computed.predictions(predicted),
+            answers=computed.predictions(PredictionOutput(cast(Any, (logits, losses)), label_ids, None)),
         )
     classes, _, losses, confidences = (np.asarray(array)[rows] for array in predicted.predictions[:4])
     return EvaluationResult(
@@ -257,15 +261,20 @@ def _result(
     )
 
 
-def _slices(images: PreparedImages, role: str, result: EvaluationResult) -> dict[str, list[SliceFigures]]:
+def _source_rows(data: ImageDataset, role: str) -> np.ndarray:
+    """Return the row of each image of a split in the split of the source, int64 (images,)."""
+    split = data.splits[role]
+    if isinstance(split, StreamedSplit):
+        return np.arange(len(split))
+    return arrow_column(split, "sample_index").to_numpy().astype(np.int64)
+
+
+def _slices(values: Mapping[str, Sequence[str]], result: EvaluationResult) -> dict[str, list[SliceFigures]]:
     """Return the figures of the values of `slice_columns`; of several labels, whether an image has exactly its own."""
     known = np.flatnonzero(counted(result.labels))
-    correct = result.predictions == result.labels
-    correct = correct if correct.ndim == 1 else correct.all(axis=1)
-    slices = SplitImages(images.data, role).slices if images.data.slices else {}
     return {
-        column: slice_figures([values[place] for place in known.tolist()], correct[known])
-        for column, values in slices.items()
+        column: slice_figures([of_images[place] for place in known.tolist()], result.correct[known])
+        for column, of_images in values.items()
     }
 
 

@@ -42,6 +42,8 @@ class EvaluationResult:
         tta: The result with test-time augmentation, where it was asked for; all else is without.
         confidences: The probability of each image's likeliest class, a part of 1, float32 (images,).
         slices: By column of `slice_columns`, the figures of its values.
+        slice_values: By column of `slice_columns`, the value of each image.
+        rows: The row of each image in the split of the source, int64 (images,), whatever images are left out.
         image_name: Returns what an image is called, by its place in `predictions`: its path below the dataset's
             folder, or its row.
     """
@@ -57,6 +59,8 @@ class EvaluationResult:
     intervals: dict[str, Interval] = field(default_factory=dict)
     confidences: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
     slices: dict[str, list[SliceFigures]] = field(default_factory=dict)
+    slice_values: dict[str, list[str]] = field(default_factory=dict)
+    rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     image_name: Callable[[int], str] = "row {}".format
     tta: EvaluationResult | None = None
 
@@ -74,6 +78,11 @@ class EvaluationResult:
             path = Path(folder) / CONFUSION_MATRIX_FILE
             plot_confusion_matrix(self.confusions(), self.label_names, path, self.title, self.split)
             return as_html(self.report or repr(self), [path])
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether each image is given its own class, bool (images,); False for one that could not be read."""
+        return np.equal(self.predictions, self.labels)
 
     def per_class(self) -> list[ClassFigures]:
         """Return precision, recall, F1 and support of every class, by class id."""
@@ -158,10 +167,16 @@ class EvaluationResult:
                     cells.append(self.tta._cells(row)[1])
                 writer.writerow(map(csv_cell, cells))
 
+    def names_of(self, classes: Any) -> list[str]:
+        """Return the name of a class id: a label or a prediction."""
+        return [self.label_names[int(classes)]]
+
     def _cells(self, row: int) -> tuple[str, str, float | None]:
         """Return what a row of the CSV file has of an image: label, prediction and loss; "" and None if unknown."""
-        label, prediction = int(self.labels[row]), self.label_names[self.predictions[row]]
-        return (self.label_names[label], prediction, float(self.losses[row])) if label >= 0 else ("", prediction, None)
+        prediction = "|".join(self.names_of(self.predictions[row]))
+        if np.any(self.labels[row] < 0):
+            return "", prediction, None
+        return "|".join(self.names_of(self.labels[row])), prediction, float(self.losses[row])
 
 
 def check_output(path: Path) -> None:
@@ -181,14 +196,20 @@ class LabelSetResult(EvaluationResult):
     empty.
 
     Attributes:
-        answers: What the model answered for the labelled images.
+        answers: What the model answered for the labelled images, in the split's order.
     """
 
     answers: LabelSetPredictions | None = None
 
     @property
-    def _known(self) -> LabelSetPredictions:
-        assert self.answers is not None  # every evaluation gives them
+    def correct(self) -> np.ndarray:
+        """Whether each image is given all classes that it has and no other, bool (images,)."""
+        return np.equal(self.predictions, self.labels).all(axis=1)
+
+    @property
+    def known(self) -> LabelSetPredictions:
+        """The answers, which every evaluation gives."""
+        assert self.answers is not None
         return self.answers
 
     def _repr_html_(self) -> str:
@@ -203,11 +224,11 @@ class LabelSetResult(EvaluationResult):
     def _plot(self, path: Path) -> None:
         from hf_finetune.evaluation.curves import plot_precision_recall
 
-        plot_precision_recall(self._known, self.label_names, path, self.title, self.split)
+        plot_precision_recall(self.known, self.label_names, path, self.title, self.split)
 
     def per_class(self) -> list[ClassFigures]:
         """Return the figures of every class, by class id, with its average precision and its threshold."""
-        return [*label_figures(self._known, self.label_names)]
+        return [*label_figures(self.known, self.label_names)]
 
     def confusions(self) -> Confusions:
         """Raise `UserError`: a class is not confused with another where an image may have both."""
@@ -240,10 +261,6 @@ class LabelSetResult(EvaluationResult):
         self._plot(plot)
         return [file for file in (path, plot) if file.is_file()]
 
-    def _cells(self, row: int) -> tuple[str, str, float | None]:
-        known = self.labels[row, 0] >= 0
-        labels, given = (self._names(has[row] > 0) for has in (self.labels, self.predictions))
-        return labels if known else "", given, float(self.losses[row]) if known else None
-
-    def _names(self, has: np.ndarray) -> str:
-        return "|".join(self.label_names[class_id] for class_id in np.flatnonzero(has))
+    def names_of(self, classes: Any) -> list[str]:
+        """Return the names of the classes that an image has or is given, a row of `labels` or `predictions`."""
+        return [self.label_names[class_id] for class_id in np.flatnonzero(classes > 0)]

@@ -180,8 +180,6 @@ def test_models_and_data_of_different_tasks(
     assert line.startswith("The model gives any number of classes for each image, and images of ")
     line = refuse(capsys, "predict", str(finished_run), str(table.parent / "0.png"), "--threshold", "0.5")
     assert line == "--threshold is for models of several labels per image, and this one gives one class."
-    line = refuse(capsys, "compare", str(run), str(run), "--dataset", str(table), "--use_cpu", "--disable_tqdm")
-    assert line.startswith("compare counts images that are classified correctly, and these have several labels")
 
 
 def test_cross_validation_fits_thresholds_of_all_folds_which_its_ensemble_has(table: Path, tmp_path: Path) -> None:

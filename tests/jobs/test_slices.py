@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_finetune import finetune
+from hf_finetune import compare, finetune
 from hf_finetune.cli.main import main
 from hf_finetune.config.data import DataArguments
 from hf_finetune.data.build import load_image_dataset
@@ -81,5 +81,9 @@ def test_a_run_and_an_evaluation_have_the_figures_of_slices(table, tmp_path, cap
     capsys.readouterr()
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out)["slices"] == json.loads(json.dumps(evaluated.slices))
+    compared = compare(str(output), str(output), use_cpu=True)  # by the columns of the recipe
+    assert [(row["value"], row["images"]) for row in compared.slices()["camera"]] == [
+        (row["value"], row["images"]) for row in evaluated.slices["camera"]
+    ]
     assert "## Limits" in (output / "README.md").read_text()
     assert "Slices" in (output / "report.html").read_text()
