@@ -155,3 +155,19 @@ def test_two_processes(image_folder, tmp_path, head_init, epochs, said):
     assert completed.stdout.count("Features of train: 65 images") == completed.stdout.count(said) == 1
     metrics = json.loads((tmp_path / "output" / "metrics.json").read_text())["metrics"]
     assert metrics["test_samples"] == 24 and metrics["test_accuracy"] > 0.9
+
+
+def test_two_processes_keep_the_same_neighbors(image_folder, tmp_path):
+    """Each of them fills its own head, because nothing is trained that would be sent to the others."""
+    recipe = write_recipe(tmp_path, **FROZEN, head="knn", num_train_epochs=0, lr_milestones=None)
+    alone = finetune(str(recipe), dataset=str(image_folder), output_dir=str(tmp_path / "alone"))
+    words = ["--recipe", recipe, "--dataset", image_folder, "--output_dir", tmp_path / "shared"]
+    completed = run_in(2, REPOSITORY / "scripts" / "run_finetune.py", *words)
+    assert completed.returncode == 0, completed.stderr[-2000:]
+    assert completed.stdout.count("Head: 65 images are kept") == 1
+    kept, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("shared", "alone"))
+    assert expected["head.features"].shape[0] == 65
+    torch.testing.assert_close(kept, expected)
+    metrics = json.loads((tmp_path / "shared" / "metrics.json").read_text())["metrics"]
+    assert metrics["test_accuracy"] == alone.metrics["test_accuracy"] > 0.6
+    assert metrics["test_loss"] == pytest.approx(alone.metrics["test_loss"], rel=1e-5)
