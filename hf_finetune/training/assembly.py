@@ -97,7 +97,9 @@ def assemble(plan: RunPlan) -> Assembly:
     mode = training_mode(items)
     resizing = report_resizing(mode, network.image_processor, data, plan.data, policy.as_evaluated)
     log_lines(logger, *resizing)
-    trainer = build_trainer(network.loaded.model, plan.args, images, transforms, policy.as_evaluated, plan.given)
+    trainer = build_trainer(
+        network.loaded.model, plan.args, images, transforms, policy.as_evaluated, plan.given, network.alike
+    )
     return Assembly(plan, images, network, items, policy, resizing, trainer)
 
 

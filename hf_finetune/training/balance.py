@@ -95,6 +95,7 @@ def choose_balance(
     names: Sequence[str],
     labels: npt.NDArray[np.int64] | None,
     row_weights: npt.NDArray[np.float64] | None = None,
+    alike: bool = False,
 ) -> Balance:
     """Return what a recipe asks for.
 
@@ -103,6 +104,7 @@ def choose_balance(
         names: The names of the classes by class id.
         labels: Of the training images, as in `ClassCounts.of`.
         row_weights: The weights of the training images by `weight_column`, float64 (images,); None without.
+        alike: Whether no key can weigh images, so that none is suggested.
 
     Raises:
         UserError: The keys do not fit the classes, or need labels that a stream does not have.
@@ -134,7 +136,7 @@ def choose_balance(
         else:
             offsets = shift
             notes.append(f"Logits are shifted in training, by class: {_from_to(shift, counts)}.")
-    if not notes and (note := describe_imbalance(counts)) is not None:
+    if not notes and (note := describe_imbalance(counts, alike)) is not None:
         notes.append(note)
     return Balance(weights, offsets, quotas, notes)
 
@@ -253,8 +255,13 @@ def describe_row_times(times: npt.NDArray[np.float64]) -> str:
     )
 
 
-def describe_imbalance(counts: ClassCounts) -> str | None:
-    """Return what to do about classes of very different sizes; None where they are not, or nobody knows."""
+def describe_imbalance(counts: ClassCounts, alike: bool = False) -> str | None:
+    """Return what to do about classes of very different sizes; None where they are not, or nobody knows.
+
+    Args:
+        counts: Of the training images.
+        alike: Whether no key can weigh images.
+    """
     if counts.images is None or not counts.images.any() or counts.total is not None:
         return None
     present = np.flatnonzero(counts.images)
@@ -262,9 +269,10 @@ def describe_imbalance(counts: ClassCounts) -> str | None:
     ratio = counts.images[most] / counts.images[least]
     if ratio < _UNBALANCED:
         return None
+    advice = "To learn all classes alike use --sampling balanced or --class_weights balanced, and judge"
     return (
-        f"Note: train is unbalanced, {ratio:,.3g} to 1: {_shown(most, counts)}; {_shown(least, counts)}. To learn"
-        " all classes alike use --sampling balanced or --class_weights balanced, and judge by balanced_accuracy."
+        f"Note: train is unbalanced, {ratio:,.3g} to 1: {_shown(most, counts)}; {_shown(least, counts)}."
+        f" {'Judge' if alike else advice} by balanced_accuracy."
     )
 
 

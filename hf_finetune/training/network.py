@@ -37,12 +37,14 @@ class Network:
         image_processor: What prepares images in evaluation.
         frozen: What is not trained.
         base: The name of the checkpoint that it starts from, None for random weights.
+        alike: Whether all training images count alike: the head keeps them or the means of classes, without an epoch.
     """
 
     loaded: LoadedModel
     image_processor: BaseImageProcessor
     frozen: Frozen
     base: str | None
+    alike: bool = False
 
 
 def load_network(plan: RunPlan, data: ImageDataset) -> Network:
@@ -62,10 +64,12 @@ def load_network(plan: RunPlan, data: ImageDataset) -> Network:
         if isinstance(source, EnsembleSource):
             raise UserError(f"{source.name} is an ensemble; fine-tune one of its members, {source.members[0].name}.")
         config = load_config(source, label_names, data.task)
+    alike = arguments.head_init == "class_means" and not plan.args.takes_steps
     if arguments.head_init == "class_means":
         _check_class_means(plan, data)
     if arguments.head == "knn" or is_neighbors(config):
         _check_neighbors(plan, data)
+        alike = True
         arguments = replace(arguments, freeze=None)  # nothing is trained in any case
     sides = _wanted_sides(plan)
     if given is None and sides is not None:
@@ -90,7 +94,7 @@ def load_network(plan: RunPlan, data: ImageDataset) -> Network:
         base: str | None = given.name_or_path or None
     else:
         base = arguments.load_from or (arguments.model_name_or_path if arguments.pretrained else None)
-    return Network(prepared.loaded, image_processor, prepared.frozen, base)
+    return Network(prepared.loaded, image_processor, prepared.frozen, base, alike)
 
 
 def _check_class_means(plan: RunPlan, data: ImageDataset) -> None:

@@ -238,6 +238,7 @@ def build_trainer(
     transforms: TrainTransforms,
     as_evaluated: bool,
     given: Given,
+    alike: bool = False,
 ) -> ImageClassificationTrainer:
     """Return the Trainer of a run.
 
@@ -248,6 +249,7 @@ def build_trainer(
         transforms: Of training images.
         as_evaluated: Whether training images are prepared as in evaluation instead.
         given: The caller's own loss, metrics and callbacks.
+        alike: Whether no key can weigh images.
 
     Raises:
         UserError: Where a loss or a metric cannot be used, or `metric_for_best_model` is none.
@@ -273,7 +275,7 @@ def build_trainer(
         labels = train.labels
         if images.data.weights is not None:
             row_weights = images.data.weights[train.sample_index]
-    balance = choose_balance(args, names, labels, row_weights)
+    balance = choose_balance(args, names, labels, row_weights, alike)
     log_lines(logger, *balance.notes)
     trainer = ImageClassificationTrainer(
         network,

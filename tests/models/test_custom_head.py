@@ -132,7 +132,10 @@ def test_what_was_trained_with_arcface_is_what_pipeline_and_the_export_give(imag
     assert export(str(output)).is_file()
 
 
-def test_a_run_of_neighbors_gives_what_pipeline_and_the_export_do(image_folder: Path, tmp_path: Path, caplog: Any):
+def test_a_run_of_neighbors_gives_what_pipeline_and_the_export_do(
+    image_folder: Path, tmp_path: Path, caplog: Any, monkeypatch: Any
+):
+    monkeypatch.setattr("hf_finetune.training.balance._UNBALANCED", 1)  # keys that are refused are not suggested
     caplog.set_level(logging.INFO, "hf_finetune")
     make_family("resnet").save_pretrained(tmp_path / "base")
     recipe = {key: value for key, value in TINY_RECIPE.items() if not key.startswith("model_")}
@@ -144,6 +147,7 @@ def test_a_run_of_neighbors_gives_what_pipeline_and_the_export_do(image_folder: 
     result = finetune(recipe, output_dir=str(output), **settings)
     assert "65 images are kept in" in caplog.text and result.metrics["test_accuracy"] > 0.6
     assert f"'{output}', trust_remote_code=True) loads it" in caplog.text
+    assert "images. Judge by balanced_accuracy." in caplog.text and "--sampling" not in caplog.text
     assert "also chose the checkpoint" not in caplog.text  # no epoch, no choice
     classify = pipeline("image-classification", str(output), trust_remote_code=True)
     images = sorted((image_folder / "test").glob("*/*"))

@@ -138,6 +138,11 @@ def test_what_is_unbalanced_is_said_from_ten_to_one_on(images, said):
     assert (line is not None) == said
     if line is not None:
         assert line.startswith("Note: train is unbalanced, 10 to 1: blue, 100 images; red, 10 images. To learn all")
+        without = describe_imbalance(ClassCounts(NAMES, np.array(images)), alike=True)
+        assert (
+            without
+            == "Note: train is unbalanced, 10 to 1: blue, 100 images; red, 10 images. Judge by balanced_accuracy."
+        )
     assert describe_imbalance(ClassCounts.of(NAMES, None)) is None
 
 
