@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pty
+import resource
 import signal
 import subprocess
 import sys
@@ -23,9 +24,11 @@ from hf_finetune.cli.main import main
 from hf_finetune.logs import get_logger, show_logs, tell
 from hf_finetune.streams import prepare_streams
 from hf_finetune.training.checkpoints.store import find_fault, list_checkpoints
+from tests.helpers import launched
 from tests.helpers.processes import REPOSITORY
 from tests.helpers.tiny import write_recipe
 
+_PROGRAM = REPOSITORY / "hf_finetune" / "__main__.py"
 _COMMAND = [sys.executable, "-m", "hf_finetune"]
 _ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
 
@@ -36,8 +39,30 @@ def shell(script: str, *words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=_ENVIRONMENT, capture_output=True, text=True, timeout=300)
 
 
-def start(*words: object, **settings: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([*_COMMAND, *map(str, words)], env=_ENVIRONMENT, **settings)
+def limit_files() -> None:
+    """What `ulimit -f 8` does."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+
+
+def ignore_closed_terminals() -> None:
+    """What `nohup` does."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def run_into(reader: str, folder: Path, *words: object, streams: int = 1, **settings: Any) -> tuple[int, str]:
+    """Run the command, whose standard output, or both streams, a line of bash reads through a pipe.
+
+    Returns:
+        The exit code, and what was written to standard error if nobody read that.
+    """
+    pipe, errors = folder / "pipe", folder / "errors"
+    errors.write_text("")
+    os.mkfifo(pipe)
+    process = launched.start([pipe, pipe if streams == 2 else errors], _PROGRAM, *words, **settings)
+    subprocess.run(["bash", "-c", f"exec {reader} < '{pipe}' > /dev/null"], check=True, timeout=120)
+    process.join(120)
+    pipe.unlink()
+    return process.exitcode, errors.read_text()
 
 
 def training(folder: Path, image_folder: Path, **changes: object) -> list[object]:
@@ -129,29 +154,29 @@ def test_what_cannot_be_written_is_one_line(monkeypatch: pytest.MonkeyPatch, cap
 
 @pytest.mark.slow
 def test_a_limit_of_the_size_of_files_costs_one_line(tmp_path, image_folder):
-    ended = shell('(ulimit -f 8; exec "$@"); echo $?', *training(tmp_path, image_folder))
-    assert ended.stdout.endswith("2\n") and "Traceback" not in ended.stderr
-    last = ended.stderr.splitlines()[-1]
+    code, errors = run_into("cat", tmp_path, *training(tmp_path, image_folder), prepare=limit_files)
+    assert code == 2 and "Traceback" not in errors
+    last = errors.splitlines()[-1]
     assert last.startswith("hf-finetune: error: output_dir: a checkpoint could not be written: the file is larger than")
     assert not list((tmp_path / "run").glob("checkpoint-*")) and not (tmp_path / "run/.unfinished").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variable", ["TMPDIR", "HF_HOME", "HF_DATASETS_CACHE"])
-def test_folders_of_caches_that_cannot_be_used_cost_nothing(tmp_path, image_folder, variable):
+def test_folders_of_caches_that_cannot_be_used_cost_nothing(tmp_path, image_folder):
     (tmp_path / "file").touch()
-    ended = shell(f'{variable}={tmp_path}/file "$@"; echo $?', *training(tmp_path, image_folder))
+    variables = " ".join(f"{name}={tmp_path}/file" for name in ("TMPDIR", "HF_HOME", "HF_DATASETS_CACHE"))
+    ended = shell(f'{variables} "$@"; echo $?', *training(tmp_path, image_folder))
     assert ended.stdout.endswith("0\n") and "Traceback" not in ended.stderr, ended.stderr
     assert (tmp_path / "run" / "metrics.json").is_file()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("pipe", "lost"), [("|", 1), ("2>&1 |", 0)])
-def test_a_run_outlives_the_program_that_reads_its_output(tmp_path, image_folder, pipe, lost):
-    ended = shell(f'"$@" {pipe} head -1 >/dev/null; echo ${{PIPESTATUS[0]}}', *training(tmp_path, image_folder))
-    assert ended.stdout == "0\n", ended.stderr
-    assert ended.stderr.count("standard output is lost (its reader has ended)") == lost
-    assert "Traceback" not in ended.stderr and "Error" not in ended.stderr
+@pytest.mark.parametrize("streams", [1, 2])
+def test_a_run_outlives_the_program_that_reads_its_output(tmp_path, image_folder, streams):
+    code, errors = run_into("head -1", tmp_path, *training(tmp_path, image_folder), streams=streams)
+    assert code == 0, errors
+    assert errors.count("standard output is lost (its reader has ended)") == 2 - streams
+    assert "Traceback" not in errors and "Error" not in errors
     assert (tmp_path / "run" / "metrics.json").is_file()
 
 
@@ -161,11 +186,10 @@ def test_evaluation_and_prediction_end_cleanly_where_nobody_reads(tmp_path, imag
     words = ["evaluate", finished_run, "--dataset", image_folder, "--use_cpu", "--output", figures]
     for flag in ([], ["--json"]):
         figures.unlink(missing_ok=True)
-        ended = shell('"$@" | head -0; echo ${PIPESTATUS[0]}', *words, *flag)
-        assert ended.stdout in ("0\n", "141\n") and "Traceback" not in ended.stderr
+        code, errors = run_into("head -0", tmp_path, *words, *flag)
+        assert code in (0, 141) and "Traceback" not in errors
         assert figures.stat().st_size > 0  # what is to be kept is written before what is to be read
-    ended = shell('"$@" | head -0; echo ${PIPESTATUS[0]}', "predict", finished_run, image_folder / "test")
-    assert ended.stdout == "141\n" and ended.stderr == ""
+    assert run_into("head -0", tmp_path, "predict", finished_run, image_folder / "test") == (141, "")
 
 
 @pytest.mark.slow
@@ -177,9 +201,8 @@ def test_a_run_whose_terminal_is_closed_is_saved(tmp_path, image_folder):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # it is inherited, and these tests may run under nohup
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
-    process = start(
-        *endless, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, preexec_fn=take_terminal
-    )
+    terminal = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "start_new_session": True}
+    process = subprocess.Popen([*_COMMAND, *map(str, endless)], env=_ENVIRONMENT, preexec_fn=take_terminal, **terminal)
     os.close(theirs)
     try:
         shown = b""
@@ -195,11 +218,12 @@ def test_a_run_whose_terminal_is_closed_is_saved(tmp_path, image_folder):
 @pytest.mark.slow
 def test_under_nohup_a_run_continues(tmp_path, image_folder):
     words = training(tmp_path, image_folder, save_strategy="no", load_best_model_at_end=False)
-    with open(tmp_path / "log", "w+b") as log:
-        process = subprocess.Popen(["nohup", *_COMMAND, *map(str, words)], env=_ENVIRONMENT, stdout=log, stderr=log)
-        while b"loss" not in (tmp_path / "log").read_bytes():
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            time.sleep(0.02)  # without it the wait takes a whole core from the run
-        process.send_signal(1)
-        assert process.wait(120) == 0
+    log = tmp_path / "log"
+    process = launched.start([log, log], _PROGRAM, *words, prepare=ignore_closed_terminals)
+    while not log.exists() or b"loss" not in log.read_bytes():
+        assert process.exitcode is None, log.read_text()
+        time.sleep(0.02)  # without it the wait takes a whole core from the run
+    os.kill(process.pid, signal.SIGHUP)
+    process.join(120)
+    assert process.exitcode == 0
     assert (tmp_path / "run" / "metrics.json").is_file()

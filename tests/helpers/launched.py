@@ -14,12 +14,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 _FORKSERVER = multiprocessing.get_context("forkserver")
-_IMPORTED = ("hf_finetune.training.run", "hf_finetune.training.frozen.probe", "tests.helpers.trainers")
+_IMPORTED = (
+    "hf_finetune.training.run",
+    "hf_finetune.training.frozen.probe",
+    "hf_finetune.jobs.evaluate",
+    "tests.helpers.trainers",
+)
 SECONDS_OF_A_RUN = 120  # until it is taken for one that hangs
 _SECONDS_OF_A_LAUNCHER = 1.5  # between the end of one process and the signal to the others
 
@@ -35,17 +40,30 @@ def run_in(processes: int, script: Path, *words: object, **environment: str) -> 
     Returns:
         What all of them wrote, and 0, or 1 if one of them failed, as `torchrun` returns.
     """
-    preload()
-    command = [str(script), *map(str, words)]
     with tempfile.TemporaryDirectory() as folder:
         streams = [Path(folder, name) for name in ("stdout", "stderr")]
-        children = []
-        for of_rank in environments(processes):
-            variables = {**os.environ, "OMP_NUM_THREADS": "1", **of_rank, **environment}
-            children.append(_FORKSERVER.Process(target=_run, args=(command, variables, streams)))
-            children[-1].start()
+        children = [start(streams, script, *words, **of_rank, **environment) for of_rank in environments(processes)]
         failed = any(wait(children))
-        return subprocess.CompletedProcess(command, int(failed), *(path.read_text() for path in streams))
+        return subprocess.CompletedProcess(
+            [str(script), *map(str, words)], int(failed), *(path.read_text() for path in streams)
+        )
+
+
+def start(
+    streams: Sequence[Path], script: Path, *words: object, prepare: Callable[[], object] = int, **environment: str
+) -> Any:
+    """Start a script in a process of its own.
+
+    Args:
+        streams: What its standard output and its standard error are written to: files, or pipes that have a reader.
+        prepare: What the process does first, as a shell would, in an importable module.
+        environment: Further environment variables.
+    """
+    preload()
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    child = _FORKSERVER.Process(target=_run, args=([str(script), *map(str, words)], variables, streams, prepare))
+    child.start()
+    return child
 
 
 def environments(processes: int) -> list[dict[str, str]]:
@@ -76,7 +94,9 @@ def wait(children: Sequence[Any]) -> list[int]:
     return [child.exitcode for child in children]
 
 
-def _run(command: list[str], environment: Mapping[str, str], streams: Sequence[Path]) -> None:
+def _run(
+    command: list[str], environment: Mapping[str, str], streams: Sequence[Path], prepare: Callable[[], object]
+) -> None:
     """Be a process that was started with this command, environment, standard output and standard error."""
     import datasets
 
@@ -84,7 +104,9 @@ def _run(command: list[str], environment: Mapping[str, str], streams: Sequence[P
     os.environ.update(environment)
     datasets.config.HF_DATASETS_CACHE = Path(environment["HF_DATASETS_CACHE"])  # it was read when it was imported
     multiprocessing.set_start_method("fork", force=True)  # of loaders' workers, as it is in a real command
-    for number, path in enumerate(streams, start=1):
+    for number, (name, path) in enumerate(zip(("stdout", "stderr"), streams, strict=True), start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        setattr(sys, name, open(number, "w", buffering=1 if name == "stderr" else -1, closefd=False))  # noqa: SIM115
+    prepare()
     sys.argv = command
     runpy.run_path(command[0], run_name="__main__")
