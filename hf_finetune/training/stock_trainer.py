@@ -63,6 +63,7 @@ PRIVATE_ATTRIBUTES = (
     "_total_loss_scalar",  # the sum of the mean losses before that line
     "_globalstep_last_logged",  # the optimizer step of that line
     "_created_lr_scheduler",  # whether `train` made the schedule, and makes it anew when it is called again
+    "_eval_dataloaders",  # those whose workers persist
 )
 
 
@@ -99,6 +100,18 @@ def adapt_stock_trainer(trainer: ImageClassificationTrainer) -> None:
     trainer.model_accepts_loss_kwargs = False
     for stock in (ProgressCallback, PrinterCallback, DEFAULT_PROGRESS_CALLBACK):  # the last differs in a notebook
         trainer.remove_callback(stock)
+
+
+def release_loaders(trainer: ImageClassificationTrainer) -> None:
+    """Let go of the data loaders, so that workers that persist end at once.
+
+    As part of a cycle they would hold their memory until a garbage collection, which then waits 5 s for each: by then
+    the queue that tells them to end is closed.
+    """
+    trainer.accelerator.free_memory()
+    trainer.callback_handler.train_dataloader = trainer.callback_handler.eval_dataloader = None
+    if hasattr(trainer, "_eval_dataloaders"):
+        trainer._eval_dataloaders.clear()
 
 
 def training_context(args: FinetuneArguments, accelerator: Accelerator) -> AbstractContextManager[Any]:

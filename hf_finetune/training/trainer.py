@@ -44,7 +44,7 @@ from hf_finetune.training.loss import BatchLoss, classification_loss
 from hf_finetune.training.optimization import build_schedule, decayed_parameters
 from hf_finetune.training.rates import Rates, parameter_rates
 from hf_finetune.training.sampling import EpochSampler, Quotas
-from hf_finetune.training.stock_trainer import TrainerLoop, adapt_stock_trainer, training_context
+from hf_finetune.training.stock_trainer import TrainerLoop, adapt_stock_trainer, release_loaders, training_context
 
 
 class ImageClassificationTrainer(Trainer):
@@ -349,7 +349,7 @@ class ImageClassificationTrainer(Trainer):
 
     def end(self) -> None:
         """End the process group without the abort that gloo jobs meet at random at exit (pytorch#190489)."""
-        self.accelerator.free_memory()
+        release_loaders(self)
         self.model_wrapped = self.model
         super().end()
 

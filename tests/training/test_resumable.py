@@ -54,6 +54,15 @@ def build(folder: Path, callback: TrainerCallback | None = None, **settings: Any
     return trainer
 
 
+def run(trainer: Any, checkpoint: Path | None = None) -> Any:
+    """Train, and end the workers."""
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    finally:
+        trainer.end()
+    return trainer
+
+
 def end_of(trainer: Any) -> dict[str, Any]:
     """What must be equal."""
     state = trainer.state
@@ -101,17 +110,15 @@ def kill() -> None:
     ],
 )
 def test_a_run_that_a_signal_stopped_ends_as_if_it_had_not(tmp_path, settings, steps):
-    undisturbed = build(tmp_path / "undisturbed", **settings)
-    undisturbed.train()
+    undisturbed = run(build(tmp_path / "undisturbed", **settings))
     for step in steps:
         folder = tmp_path / str(step)
         with pytest.raises(Interrupted, match=f"Interrupted by SIGTERM after step {step}; saved"):
-            build(folder, AtStep(step, send_to_oneself), **settings).train()
+            run(build(folder, AtStep(step, send_to_oneself), **settings))
         newest = list_checkpoints(folder)[0]
         assert newest.name == f"checkpoint-{step}" and find_fault(newest) is None
         assert not (folder / ".unfinished").exists()
-        resumed = build(folder, **settings)
-        resumed.train(resume_from_checkpoint=str(newest))
+        resumed = run(build(folder, **settings), newest)
         assert end_of(resumed) == end_of(undisturbed)
 
 

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import ast
 import configparser
+import multiprocessing
+from functools import cache
 from pathlib import Path
 
+import pytest
 import transformers
 from transformers import Trainer
 
 import hf_finetune
 from hf_finetune.training.stock_trainer import PRIVATE_ATTRIBUTES, PRIVATE_METHODS, SUPPORTED, missing_members
+from tests.helpers.networks import make_model
+from tests.helpers.trainers import make_trainer
 
 PACKAGE = Path(hf_finetune.__file__).parent
 NAMES_OF_A_TRAINER = ("self", "trainer", "super()", "self._trainer")
 KNOW_THE_TRAINER = {"training/trainer.py", "training/stock_trainer.py"}
 
 
+@cache
 def trees() -> dict[str, ast.Module]:
     return {file.relative_to(PACKAGE).as_posix(): ast.parse(file.read_text()) for file in PACKAGE.rglob("*.py")}
 
@@ -83,3 +89,13 @@ def test_private_members_of_the_stock_trainer_are_touched_in_one_place_and_liste
                 assert name in KNOW_THE_TRAINER, f"{name} touches Trainer.{member}"
                 touched.add(member)
     assert touched == {*PRIVATE_METHODS, *PRIVATE_ATTRIBUTES}
+
+
+@pytest.mark.slow
+def test_workers_that_persist_end_with_the_trainer(tmp_path) -> None:
+    settings = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "eval_strategy": "epoch"}
+    trainer = make_trainer(tmp_path, make_model("resnet"), count=16, num_train_epochs=1, **settings)
+    trainer.train()
+    assert len(multiprocessing.active_children()) == 2
+    trainer.end()
+    assert not multiprocessing.active_children()

@@ -31,6 +31,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(dataset: Path, folder: Path, checkpoint: Path | None = None, **settings: object) -> dict[str, torch.Tensor]:
     trainer = make_streaming_trainer(dataset, folder, **settings)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.end()  # and with it the workers that persist
     return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
 
 
