@@ -66,7 +66,6 @@ SLOW = (
     "models/test_lenet5.py::test_it_loads_by_the_auto_classes",
     "models/test_load",
     "models/test_resnet_cifar.py::test_saved_weights",
-    "models/test_sources.py::test_importing_the_package",
     "test_accelerate_configs",
     "test_api",
     "test_distributed",

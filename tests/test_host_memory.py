@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests.helpers.launched import run_in
 
 SCRIPT = """
 import json, os, sys
@@ -32,8 +34,11 @@ print(json.dumps([kept - before, megabytes() - before]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc" or sys.platform != "linux", reason="needs glibc and /proc")
-def test_kept_memory_is_given_back_before_a_fork() -> None:
-    printed = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True).stdout
-    kept, after = json.loads(printed)
+def test_kept_memory_is_given_back_before_a_fork(tmp_path: Path) -> None:
+    (tmp_path / "fork.py").write_text(SCRIPT)
+    ended = run_in(1, tmp_path / "fork.py")
+    assert ended.returncode == 0, ended.stderr
+    kept, after = json.loads(ended.stdout)
     assert kept > 80 and after < 20

@@ -33,8 +33,11 @@ def run_python(code: str) -> str:
 
 
 def test_importing_the_package_changes_nothing_and_loads_nothing():
-    code = "before = state(); import hf_finetune; assert state() == before; print('torch' in sys.modules)"
-    assert run_python(code).split() == ["False"]
+    code = (
+        "before = state(); import hf_finetune; assert state() == before;"
+        "print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+    assert run_python(code).split() == ["[]"]
 
 
 def test_what_all_tests_share_loads_nothing_heavy():
@@ -54,6 +57,10 @@ import transformers.models.resnet.modeling_resnet, transformers.models.auto.mode
 import transformers.image_processing_backends, matplotlib.backends.backend_agg, datasets.packaged_modules
 import pkgutil, importlib, hf_finetune
 before = state()
+architectures = {"lenet5", "resnet_cifar", "fast_resnet"}
+assert not architectures & set(transformers.CONFIG_MAPPING)
+import hf_finetune.models
+assert architectures <= set(transformers.CONFIG_MAPPING)
 threads = torch.get_num_threads()
 for module in pkgutil.walk_packages(hf_finetune.__path__, "hf_finetune."):
     if not module.name.startswith("hf_finetune.evaluation.modules") and not module.name.endswith("__main__"):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.helpers.launched import run_in
 
 CLASSES, IMAGES = 21_841, 50_000
 LIMIT = 2_000_000_000  # bytes
@@ -50,8 +50,8 @@ print(json.dumps({"bytes": int(peak.split()[1]) * 1024, "accuracy": figures["acc
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the peak of memory is read from /proc")
 def test_the_reports_fit_two_gigabytes(tmp_path, record_property):
-    words = [sys.executable, "-c", PROGRAM, str(CLASSES), str(IMAGES), str(tmp_path)]
-    finished = subprocess.run(words, capture_output=True, text=True, check=False)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    finished = run_in(1, tmp_path / "program.py", CLASSES, IMAGES, tmp_path)
     assert finished.returncode == 0, finished.stderr[-2000:]
     measured = json.loads(finished.stdout.splitlines()[-1])
     record_property("peak_bytes", measured["bytes"])

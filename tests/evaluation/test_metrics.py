@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -26,6 +24,7 @@ from hf_finetune.evaluation.metrics import (
     reduce_logits,
     run_metrics,
 )
+from tests.helpers.launched import run_in
 
 MODULE = Path(__file__).resolve().parents[2] / "hf_finetune" / "evaluation" / "modules" / "image_classification"
 
@@ -164,9 +163,13 @@ def test_fifty_thousand_images_of_a_thousand_classes_take_a_moment():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_two_processes_at_once_without_network(tmp_path: Path):
     """Both load the module into one empty cache, compute at the same time, and would fail at the first connection."""
-    script = (
-        "import os, socket\n"
+    script = tmp_path / "compute.py"
+    script.write_text(
+        "import os, socket, sys\n"
         "import evaluate\n"
+        f"evaluate.config.HF_METRICS_CACHE = {str(tmp_path / 'metrics')!r}\n"
+        f"evaluate.config.HF_MODULES_CACHE = {str(tmp_path / 'modules')!r}\n"
+        f"sys.path.insert(0, {str(tmp_path / 'modules')!r})\n"
         "def refuse(*_): raise AssertionError('network')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
         "child = os.fork()\n"
@@ -177,11 +180,9 @@ def test_two_processes_at_once_without_network(tmp_path: Path):
         "assert result['loss'] == 3.0 and result['samples'] == 3, result\n"
         "if child: assert os.waitpid(child, 0)[1] == 0\n"
     )
-    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    for name in ("HF_MODULES_CACHE", "HF_METRICS_CACHE"):
-        environment.pop(name, None)
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    done = run_in(1, script)
     assert (done.returncode, done.stderr) == (0, "")
+    assert list((tmp_path / "modules").rglob("image_classification.py"))
 
 
 # ---- the registry ----

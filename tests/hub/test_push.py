@@ -39,16 +39,17 @@ def pushed(server: HubServer) -> Repository:
 # ---- what arrives ----
 
 
-def test_a_run_is_pushed_and_a_fresh_process_loads_it_by_name(server, image_folder, tmp_path):
+def test_a_run_is_pushed_and_a_fresh_process_loads_it_by_name(logged_in, image_folder, tmp_path, monkeypatch, capsys):
     """Train and push in one process, load in another with an empty cache: the same answer as from the folder."""
     recipe, output = write_recipe(tmp_path, num_train_epochs=1), tmp_path / "flowers"
     words = ["train", "--recipe", str(recipe), "--dataset", str(image_folder), "--output_dir", str(output)]
     words += ["--push_to_hub", "--hub_model_id", "me/flowers", "--hub_private_repo"]
-    trained = fresh_process(server, tmp_path, "-m", "hf_finetune", *words, token=TOKEN)
-    assert trained.returncode == 0, trained.stderr[-2000:]
-    repository = pushed(server)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(words) == 0
+    shown = capsys.readouterr()
+    repository = pushed(logged_in)
     commit = repository.head
-    assert f"The model is at {server.endpoint}/me/flowers, commit {commit.oid[:7]}." in trained.stdout
+    assert f"The model is at {logged_in.endpoint}/me/flowers, commit {commit.oid[:7]}." in shown.out
 
     assert repository.private and [commit.message for commit in repository.commits[1:]] == [
         "Push a model of hf-finetune"
@@ -78,11 +79,11 @@ def test_a_run_is_pushed_and_a_fresh_process_loads_it_by_name(server, image_fold
     assert commit.files["model.safetensors"].lfs_oid is not None and commit.files["config.json"].lfs_oid is None
     card = commit.files["README.md"].content.decode()
     assert 'pipeline("image-classification", model="me/flowers")' in card
-    assert TOKEN not in "".join([trained.stdout, trained.stderr, card, (output / "recipe.yaml").read_text()])
+    assert TOKEN not in "".join([shown.out, shown.err, card, (output / "recipe.yaml").read_text()])
 
     image = str(next((image_folder / "test" / "red").iterdir()))
     (tmp_path / "home").mkdir()
-    loaded = fresh_process(server, tmp_path / "home", "-c", LOAD, "me/flowers", image, token=TOKEN)
+    loaded = fresh_process(logged_in, tmp_path / "home", "-c", LOAD, "me/flowers", image, token=TOKEN)
     assert loaded.returncode == 0, loaded.stderr[-2000:]
     refusal, answer = loaded.stdout.splitlines()
     assert refusal == "refused without a token"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import (
     AutoModelForImageClassification,
     BitImageProcessor,
@@ -41,16 +42,13 @@ SETTINGS = {
 # Prints for each model what the pipeline answers, first as it is and then with the code that comes with the weights.
 LOAD = """
 import json, sys
-image, *names = sys.argv[2:]
-if sys.argv[1] == "without":
-    sys.modules["hf_finetune"] = None  # an import of it fails
-else:
-    import hf_finetune.models
+image, *names = sys.argv[1:]
+sys.modules["hf_finetune"] = None  # an import of it fails
 from transformers import pipeline
 answers = {}
 for name in names:
     answers[name] = []
-    for trust in (False, True) if sys.argv[1] == "without" else (False,):
+    for trust in (False, True):
         try:
             classifier = pipeline("image-classification", model=name, device="cpu", trust_remote_code=trust)
             answers[name].append([(entry["label"], entry["score"]) for entry in classifier(image)])
@@ -68,8 +66,9 @@ def save(config: PreTrainedConfig, folder: Path) -> str:
     return str(folder)
 
 
-def answer_of(folder: str, image: Path) -> list:
-    entries = pipeline("image-classification", model=folder, device="cpu", trust_remote_code=True)(str(image))
+def answer_of(name: str, image: Path, trust_remote_code: bool) -> list:
+    classifier = pipeline("image-classification", model=name, device="cpu", trust_remote_code=trust_remote_code)
+    entries = classifier(str(image))
     return [[entry["label"], pytest.approx(entry["score"], abs=1e-6)] for entry in entries]
 
 
@@ -127,18 +126,16 @@ def test_pushed_models_load_with_and_without_this_package(logged_in, image_folde
         push_folder(Path(folder), f"me/{name}")
 
     assert logged_in.repositories["me/lenet5"].head.files.keys() >= {"lenet5.py", "model.safetensors", "config.json"}
-    expected = {f"me/{name}": answer_of(folder, image) for name, folder in folders.items()}
-    for home, package in (("a_home", "without"), ("b_home", "with")):
-        (tmp_path / home).mkdir()
-        names = expected if package == "without" else [f"me/{config.model_type}" for config in OWN_CONFIGS]
-        words = ["-c", LOAD, package, str(image), *names]
-        loaded = fresh_process(logged_in, tmp_path / home, *words, token=TOKEN)
-        assert loaded.returncode == 0, loaded.stderr[-2000:]
-        answers = json.loads(loaded.stdout.splitlines()[-1])
-        for name in names:
-            if package == "with":
-                assert answers[name] == [expected[name]]
-            elif name == "me/timm":
-                assert answers[name] == [expected[name]] * 2
-            else:
-                assert answers[name] == ["refused", expected[name]]
+    expected = {f"me/{name}": answer_of(folder, image, True) for name, folder in folders.items()}
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    for config in OWN_CONFIGS:
+        assert answer_of(f"me/{config.model_type}", image, False) == expected[f"me/{config.model_type}"]
+    (tmp_path / "home").mkdir()
+    loaded = fresh_process(logged_in, tmp_path / "home", "-c", LOAD, str(image), *expected, token=TOKEN)
+    assert loaded.returncode == 0, loaded.stderr[-2000:]
+    answers = json.loads(loaded.stdout.splitlines()[-1])
+    for name in expected:
+        if name == "me/timm":
+            assert answers[name] == [expected[name]] * 2
+        else:
+            assert answers[name] == ["refused", expected[name]]
