@@ -42,7 +42,9 @@ def run_in(processes: int, script: Path, *words: object, **environment: str) -> 
     """
     with tempfile.TemporaryDirectory() as folder:
         streams = [Path(folder, name) for name in ("stdout", "stderr")]
-        children = [start(streams, script, *words, **of_rank, **environment) for of_rank in environments(processes)]
+        children = [
+            start(streams, script, *words, environment=of_rank | environment) for of_rank in environments(processes)
+        ]
         failed = any(wait(children))
         return subprocess.CompletedProcess(
             [str(script), *map(str, words)], int(failed), *(path.read_text() for path in streams)
@@ -50,7 +52,11 @@ def run_in(processes: int, script: Path, *words: object, **environment: str) -> 
 
 
 def start(
-    streams: Sequence[Path], script: Path, *words: object, prepare: Callable[[], object] = int, **environment: str
+    streams: Sequence[Path],
+    script: Path,
+    *words: object,
+    prepare: Callable[[], object] = int,
+    environment: Mapping[str, str] | None = None,
 ) -> Any:
     """Start a script in a process of its own.
 
@@ -60,7 +66,7 @@ def start(
         environment: Further environment variables.
     """
     preload()
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
     child = _FORKSERVER.Process(target=_run, args=([str(script), *map(str, words)], variables, streams, prepare))
     child.start()
     return child
