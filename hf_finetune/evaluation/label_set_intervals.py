@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_finetune.logs import progress_bar
+
 _RESAMPLES, _FEWEST = 1_000, 100
 _MOST_DRAWS = 40_000_000  # images times classes times resamples
+_SECONDS_BEFORE_BAR = 2
 _MOST_AT_ONCE = 1_000_000  # images times resamples, so that arrays stay below 10 megabytes
 
 
@@ -34,7 +37,8 @@ def resampled_label_sets(
     means = np.empty((3, resamples))
     # Each class is sorted once, and a resample weighs its images: the last of equal logits ends a group of them.
     orders = [np.argsort(-logits[:, class_id], kind="stable") for class_id in range(logits.shape[1])]
-    for start in range(0, resamples, at_once):
+    starts = range(0, resamples, at_once)
+    for start in progress_bar(starts, desc="intervals", unit="part", delay=_SECONDS_BEFORE_BAR):
         part = slice(start, min(start + at_once, resamples))
         drawn = random.multinomial(images, np.full(images, 1 / images), part.stop - start).astype(np.float64)
         figures = [

@@ -353,13 +353,12 @@ class ClassificationMetrics:
         figures = {name: _one_number(name, metric.compute(predictions)) for name, metric in self.metrics.items()}
         return {**figures, "samples": len(predictions.labels)}
 
-    def intervals(self, prediction: EvalPrediction | PredictionOutput) -> dict[str, Interval]:
+    def intervals(self, predictions: Any) -> dict[str, Interval]:
         """Return the 95 % intervals of the figures that have one, by the name of the figure.
 
         Args:
-            prediction: As for the figures.
+            predictions: What the method `predictions` returns.
         """
-        predictions = self.predictions(prediction)
         return {
             name: metric.interval(predictions) for name, metric in self.metrics.items() if metric.interval is not None
         }

@@ -240,14 +240,15 @@ def _result(
     if isinstance(computed, MultiLabelMetrics):
         logits, losses = (np.asarray(array)[rows] for array in predicted.predictions[:2])
         label_ids = np.asarray(predicted.label_ids)[rows]
+        answers = computed.predictions(PredictionOutput(cast(Any, (logits, losses)), label_ids, None))
         return LabelSetResult(
             figures,
             given_classes(logits, computed.thresholds),
             label_ids.astype(np.int64),
             losses,
             names,
-            intervals=computed.intervals(predicted),
-            answers=computed.predictions(PredictionOutput(cast(Any, (logits, losses)), label_ids, None)),
+            intervals=computed.intervals(answers),
+            answers=answers,
         )
     classes, _, losses, confidences = (np.asarray(array)[rows] for array in predicted.predictions[:4])
     return EvaluationResult(
@@ -256,7 +257,7 @@ def _result(
         np.asarray(predicted.label_ids)[rows],
         losses,
         names,
-        intervals=computed.intervals(predicted),
+        intervals=computed.intervals(computed.predictions(predicted)),
         confidences=confidences,
     )
 

@@ -99,7 +99,7 @@ class HeldOut:
                 logits = torch.from_numpy(np.log(self.probabilities))
             reduced = reduce_logits(logits, labels, keep_probabilities=True)
         prediction = EvalPrediction(cast(Any, tuple(tensor.numpy() for tensor in reduced)), self.labels)
-        return computed(prediction), computed.intervals(prediction)
+        return computed(prediction), computed.intervals(computed.predictions(prediction))
 
 
 def mean_of(answers: list[HeldOut]) -> HeldOut:

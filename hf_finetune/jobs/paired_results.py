@@ -156,7 +156,10 @@ class PairedResults:
 
 def _answers(result: LabelSetResult, places: NDArray[np.int64]) -> LabelSetPredictions:
     """Return a model's answers for images at some places of its evaluation, all of which are labelled."""
-    return result.known.some((np.cumsum(counted(result.labels)) - 1)[places])
+    known = counted(result.labels)
+    if np.array_equal(places, np.flatnonzero(known)):
+        return result.known  # which has been resampled for its own intervals
+    return result.known.some((np.cumsum(known) - 1)[places])
 
 
 def _text(result: EvaluationResult, classes: np.ndarray) -> str:

@@ -149,7 +149,10 @@ class RunRecord:
     @cached_property
     def intervals(self) -> dict[str, dict[str, Interval]]:
         """The 95 % intervals of the figures that have one, by role and by the figure's own name."""
-        return {role: self._computed.intervals(output) for role, output in self.predictions.items()}
+        return {
+            role: self._computed.intervals(self._computed.predictions(output))
+            for role, output in self.predictions.items()
+        }
 
     @cached_property
     def _computed(self) -> ClassificationMetrics:

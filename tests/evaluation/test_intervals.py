@@ -32,7 +32,7 @@ def intervals_of(classes: list[int], labels: list[int], number: int = 7) -> dict
     zeros = np.zeros(len(labels), np.float32)
     arrays = (np.array(classes), np.array(classes) == np.array(labels), zeros, zeros)
     metrics = ClassificationMetrics([f"class {index}" for index in range(number)])
-    return metrics.intervals(EvalPrediction(predictions=arrays, label_ids=np.array(labels)))
+    return metrics.intervals(metrics.predictions(EvalPrediction(predictions=arrays, label_ids=np.array(labels))))
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_the_figures_are_those_of_scikit_learn() -> None:
 
 def test_the_intervals_hold_the_figures() -> None:
     metrics, prediction = computed()
-    figures, intervals = metrics(prediction), metrics.intervals(prediction)
+    figures, intervals = metrics(prediction), metrics.intervals(metrics.predictions(prediction))
     assert list(intervals) == ["mAP", "micro_f1", "macro_f1"]
     for name, (low, high) in intervals.items():
         assert low < figures[name] < high and high - low < 0.2
