@@ -50,14 +50,13 @@ class ImageBatches(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 
     @cached_property
     def labels(self) -> npt.NDArray[Any]:
-        """The class ids, int64 of shape (images,), or which classes each image has, bool (images, classes)."""
-        labels = label_array(self.split)
-        return labels.astype(np.int64) if labels.ndim == 1 else labels
+        """The class ids, int32 of shape (images,), or which classes each image has, bool (images, classes)."""
+        return label_array(self.split)
 
     @cached_property
-    def sample_index(self) -> npt.NDArray[np.int64]:
-        """The row numbers in the source's split, int64 of shape (images,)."""
-        numbers: npt.NDArray[np.int64] = arrow_column(self.split, "sample_index").to_numpy().astype(np.int64)
+    def sample_index(self) -> npt.NDArray[np.int32]:
+        """The row numbers in the source's split, int32 of shape (images,)."""
+        numbers: npt.NDArray[np.int32] = arrow_column(self.split, "sample_index").to_numpy()
         return numbers
 
     def __len__(self) -> int:
@@ -79,7 +78,7 @@ class ImageBatches(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 
     def _read(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
         repetitions, places = np.divmod(np.asarray(rows, dtype=np.int64), len(self))
-        sample_index = self.sample_index[places]
+        sample_index = self.sample_index[places].astype(np.int64)
         if self.decoded is None:
             columns = {"image": self.split[places]["image"], "label": self.labels[places]}
         else:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import xxhash
 from datasets import Dataset, Sequence, Value
 
 from hf_finetune.config.data import DataArguments
@@ -22,7 +23,7 @@ from hf_finetune.data.columns import (
     label_array,
 )
 from hf_finetune.data.dataset import EarlierImages, ImageDataset
-from hf_finetune.data.duplicates import leave_out_duplicates
+from hf_finetune.data.duplicates import find_left_out
 from hf_finetune.data.folds import Rows, fold_of_rows, group_split, note_shared_groups, read_groups
 from hf_finetune.data.image_channels import find_channels
 from hf_finetune.data.images.decoding import NO_SUCH_FILE
@@ -124,13 +125,13 @@ def load_image_dataset(
         _check_counts(result, earlier)
     groups = read_groups(raw, roles, arguments.group_column) if arguments.group_column and "train" in roles else {}
     totals = _hold_out_validation(result, arguments, seed, groups)
-    pa.default_memory_pool().release_unused()  # what converting and comparing the columns took
     _limit(result, arguments, seed)
     find_channels(result, arguments.image_channels)
     _check_images(result, raw, arguments.on_bad_image, earlier, seed)
     # A resumed run leaves out what the run left out when it began, which `_check_images` has done, and no more.
     if require_train and earlier is None:
         _leave_out_duplicates(result, arguments.drop_duplicates)
+    pa.default_memory_pool().release_unused()  # what converting and comparing the columns took
     _note_missing_classes(result, missing_classes(labels.ids[reference], labels.names))
     for role, rows in result.splits.items():
         if len(rows) != totals[role]:
@@ -200,9 +201,7 @@ def _as_column(ids: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Any, Any]:
     if ids.ndim == 2:
         column = pa.FixedSizeListArray.from_arrays(pa.array(ids.ravel()), ids.shape[1])
         return ids, column, Sequence(Value("bool"), length=ids.shape[1])
-    # int32, because these columns are all that stays in memory for each row.
-    narrow = ids.astype(np.int32)
-    return narrow, narrow, Value("int32")
+    return ids, ids, Value("int32")
 
 
 def _check_counts(result: ImageDataset, earlier: EarlierImages) -> None:
@@ -353,14 +352,19 @@ def _check_images(
 
 
 def _leave_out_duplicates(result: ImageDataset, drop: bool) -> None:
-    kept = leave_out_duplicates(result, drop)
-    train = result.splits.get("train")
-    if train is not None and len(kept) < len(train):
-        gone = np.setdiff1d(np.arange(len(train)), kept)
-        result.left_out.setdefault("train", []).extend(arrow_column(train, "sample_index").to_numpy()[gone].tolist())
-        result.splits["train"] = _select(train, kept)
+    left_out = find_left_out(result, drop)
+    if left_out.any():
+        train = result.splits["train"]
+        sample_index = arrow_column(train, "sample_index").to_numpy()[left_out]
+        result.left_out.setdefault("train", []).extend(sample_index.tolist())
+        result.splits["train"] = _select(train, np.flatnonzero(~left_out))
 
 
 def _select(dataset: Dataset, rows: npt.NDArray[np.int64]) -> Dataset:
-    # In memory, because `datasets` would write a file of row numbers beside the data, which may be read-only.
-    return dataset.select(rows, keep_in_memory=True)
+    # Not by `Dataset.select`: it would write a file of row numbers beside the data, which may be read-only, or keep 8
+    # bytes for each row in memory, and three times that for a moment.
+    stored = rows if dataset._indices is None else dataset._indices.column(0).to_numpy()[rows]
+    numbers = stored.astype(np.uint32)
+    fingerprint = xxhash.xxh64_hexdigest(numbers.tobytes() + dataset._fingerprint.encode())
+    indices = pa.table({"indices": numbers})
+    return Dataset(dataset.data, dataset.info.copy(), dataset.split, indices, fingerprint)

@@ -57,7 +57,7 @@ class SharedImages:
     of_train: npt.NDArray[np.bool_]
 
 
-def leave_out_duplicates(data: ImageDataset, drop: bool) -> npt.NDArray[np.int64]:
+def find_left_out(data: ImageDataset, drop: bool) -> npt.NDArray[np.bool_]:
     """Find images that are in two splits, and add a note of them.
 
     Args:
@@ -65,20 +65,20 @@ def leave_out_duplicates(data: ImageDataset, drop: bool) -> npt.NDArray[np.int64
         drop: Whether those of train are to be left out (`drop_duplicates`). Then all images are compared.
 
     Returns:
-        The rows of train that stay, int64 of shape (rows,).
+        Which images of train are to be left out, bool of shape (rows,); none of them unless `drop`.
 
     Raises:
         UserError: None of train would stay.
     """
-    kept = np.arange(len(data.splits.get("train", ())))
+    none = np.zeros(len(data.splits.get("train", ())), bool)
     roles = different_splits(data)
     if len(roles) < 2:
-        return kept
+        return none
     splits = [split for role in roles if isinstance(split := data.splits[role], Dataset)]
     hashes, part = _hash(splits, drop, decoded=data.channels is None)
     shared = find_shared(data, dict(zip(roles, hashes, strict=True)))
     if shared is None:
-        return kept
+        return none
     what, dropped = shared.sentence, shared.of_train
     if part:
         what += f", found in a part of the files (about {_FILES_READ:,} of the same size)"
@@ -88,11 +88,11 @@ def leave_out_duplicates(data: ImageDataset, drop: bool) -> npt.NDArray[np.int64
             " out."
         )
     if drop:
-        data.notes.append(f"{what}; {np.count_nonzero(dropped):,} of {len(kept):,} images are left out of train.")
+        data.notes.append(f"{what}; {np.count_nonzero(dropped):,} of {len(dropped):,} images are left out of train.")
     else:
         hint = "; --drop_duplicates leaves those of train out of it" if dropped.any() else ""
         data.notes.append(f"{what}, so the figures are too good{hint}.")
-    return kept[~dropped] if drop else kept
+    return dropped if drop else none
 
 
 def find_shared(data: ImageDataset, by_role: Mapping[str, Hashes]) -> SharedImages | None:
@@ -140,8 +140,11 @@ def _hash(splits: Sequence[Dataset], every: bool, decoded: bool) -> tuple[list[H
 
     Where they are not to be `decoded`, because they are no images in RGB, their files are compared.
     """
-    hashes = np.concatenate([_sizes(split) for split in splits])
-    by_split = np.split(hashes, np.cumsum([len(split) for split in splits])[:-1])  # they show what is written there
+    ends = np.cumsum([len(split) for split in splits])
+    hashes = np.empty(ends[-1], np.uint64)
+    by_split = np.split(hashes, ends[:-1])  # they show what is written there
+    for split, its_hashes in zip(splits, by_split, strict=True):
+        its_hashes[:] = _sizes(split)
     images = [RowsOf(split, "image") for split in splits]
     if decoded and len(hashes) <= _DECODED and hashes.sum() <= _DECODED_BYTES:
         hashes[:] = _hash_rows(images, np.arange(len(hashes)), _hash_pixels)
@@ -158,11 +161,12 @@ def _hash(splits: Sequence[Dataset], every: bool, decoded: bool) -> tuple[list[H
     return by_split, step > 1
 
 
-def _sizes(split: Dataset) -> npt.NDArray[np.uint64]:
+def _sizes(split: Dataset) -> npt.NDArray[np.integer[Any]]:
     """Return the lengths of the images' files in bytes, 0 for what cannot be read."""
-    lengths = pc.fill_null(image_lengths(split), 0).to_numpy().astype(np.uint64)
+    lengths = pc.fill_null(image_lengths(split), 0).to_numpy()
     files = np.flatnonzero(lengths == 0)
     if len(files):
+        lengths = lengths.astype(np.uint64)  # files of more than 2 GB
         for row, path in zip(files, image_paths(split).take(pa.array(files)).to_pylist(), strict=True):
             try:
                 lengths[row] = os.stat(path).st_size if path else 0

@@ -126,6 +126,7 @@ def fingerprint_of(data: ImageDataset) -> Fingerprint:
             splits[role] = SplitFingerprint(names, labels, _contents(source))
             if role == "train" and data.weights is not None:
                 splits[role] = replace(splits[role], weights=data.weights)
+    pa.default_memory_pool().release_unused()  # what reading the images took
     return Fingerprint(data.label_names, splits)
 
 
@@ -252,17 +253,20 @@ def _contents(source: Dataset) -> Codes:
     known = image_lengths(source)
     if known.null_count == len(known):  # files; those of a mixture with images inside the dataset are not read
         return _of_files(image_paths(source).to_pylist())
-    lengths = pc.fill_null(known, _UNREADABLE).to_numpy()
-    codes = lengths.astype(np.uint32)
-    rows = np.arange(len(codes))
-    if lengths.sum(dtype=np.int64) > _BYTES_READ:
-        rows = np.unique(np.linspace(0, len(codes) - 1, _ROWS_READ).astype(np.int64))
+    # Chunk by chunk, because Arrow would make a copy of the whole column, and numpy another.
+    lengths = [pc.fill_null(chunk, _UNREADABLE).to_numpy() for chunk in known.chunks]
+    codes = np.concatenate(lengths, dtype=np.uint32, casting="unsafe")
+    del known, lengths  # the memory for reading images below
+    unreadable = codes == _UNREADABLE
+    rows: Sequence[int] = range(len(codes))
+    if codes.sum(dtype=np.int64) > _BYTES_READ:
+        rows = np.unique(np.linspace(0, len(codes) - 1, _ROWS_READ).astype(np.int64)).tolist()
     images = RowsOf(source, "image")
     for start in range(0, len(rows), _CHUNK):  # few at a time, because each becomes an object
-        part = rows[start : start + _CHUNK]
+        part = np.array(rows[start : start + _CHUNK])
         codes[part] = _hashes([(image and image["bytes"]) or b"" for image in images.read(part)])
     codes[codes == _UNREADABLE] = 1
-    codes[lengths == 0] = _UNREADABLE
+    codes[unreadable] = _UNREADABLE
     return codes
 
 

@@ -33,7 +33,7 @@ class Labels:
 
     Attributes:
         names: The n class names.
-        ids: By split, int64 of shape (rows,), 0 to n-1; or which classes each row has, bool (rows, n).
+        ids: By split, int32 of shape (rows,), 0 to n-1; or which classes each row has, bool (rows, n).
         unlabelled: The splits without labels, with the reason in words. They have no ids.
         notes: Sentences that the user should read.
     """
@@ -169,8 +169,12 @@ def _missing(values: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.or_kleene(pc.is_null(values), blank)
 
 
-def _keys(raw: RawDataset, split: str, labels: _LabelValues) -> pa.ChunkedArray:
-    """Return the values that labels are mapped by: names where there are any, else integers; none is missing."""
+def _keys(raw: RawDataset, split: str, labels: _LabelValues) -> tuple[pa.Array, pa.Array]:
+    """Return the different values of a split's labels, none of which is missing, and the key that each is mapped by.
+
+    Keys are names where there are any, else integers. Of a ClassLabel, only the names of different values are looked
+    up: the name of each row would take several times the memory of its class id.
+    """
     values = labels.values
     _refuse(
         raw,
@@ -179,12 +183,13 @@ def _keys(raw: RawDataset, split: str, labels: _LabelValues) -> pa.ChunkedArray:
         "are missing (empty" + (f" or {UNLABELLED})" if pa.types.is_integer(values.type) else ")"),
         "label these images or remove them",
     )
+    different = pc.unique(values)
     if labels.names is None:
-        return values
+        return different, different
     last = len(labels.names) - 1
     outside = pc.or_(pc.less(values, 0), pc.greater(values, last))
     _refuse(raw, split, outside, f"are outside the range 0 to {last} of its {last + 1} classes", "fix them")
-    return pa.chunked_array([pa.array(labels.names, pa.string()).take(chunk) for chunk in values.chunks], pa.string())
+    return different, pa.array(labels.names, pa.string()).take(different)
 
 
 def _refuse(raw: RawDataset, split: str, faulty: pa.ChunkedArray, what: str, remedy: str) -> None:
@@ -198,8 +203,7 @@ def _refuse(raw: RawDataset, split: str, faulty: pa.ChunkedArray, what: str, rem
 
 
 def _classes(raw: RawDataset, reference: str, labels: _LabelValues) -> tuple[pa.Array, list[str], list[str]]:
-    keys = _keys(raw, reference, labels)
-    present = pc.unique(keys)
+    present = pc.unique(_keys(raw, reference, labels)[1])
     present = present.take(pc.sort_indices(present))
     if len(present) < 2:
         raise UserError(
@@ -221,8 +225,8 @@ def _classes(raw: RawDataset, reference: str, labels: _LabelValues) -> tuple[pa.
 
 def _to_ids(
     raw: RawDataset, split: str, labels: _LabelValues, known: pa.Array, reference: str
-) -> npt.NDArray[np.int64]:
-    keys = _keys(raw, split, labels)
+) -> npt.NDArray[np.int32]:
+    different, keys = _keys(raw, split, labels)
     kinds = {pa.string(): "names", pa.int64(): "integers"}
     types = known.type, keys.type
     if types[0] != types[1]:  # 1 and 2 are integers in one file, and text beside 03 in another
@@ -240,8 +244,8 @@ def _to_ids(
             f" split {reference} does not have: {listing(sorted(unknown))}; remove these images or add the class to"
             f" {reference}.{hint_at_strip(map(str, unknown), map(str, known.to_pylist()))}"
         )
-    result: npt.NDArray[np.int64] = ids.to_numpy().astype(np.int64)
-    return result
+    table: npt.NDArray[np.int32] = ids.to_numpy()
+    return table[pc.index_in(labels.values, value_set=different).to_numpy()]
 
 
 def match_classes(dataset: Dataset | None, label_names: Sequence[str], model_names: list[str]) -> list[int]:

@@ -198,7 +198,7 @@ def as_labels(labels: Any) -> torch.Tensor:
     (batch, classes), and 0 for the others.
     """
     tensor = torch.as_tensor(np.asarray(labels))
-    return tensor.float() if tensor.ndim == 2 else tensor
+    return tensor.float() if tensor.ndim == 2 else tensor.long()
 
 
 def _stack(images: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:

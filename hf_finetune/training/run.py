@@ -19,7 +19,7 @@ from hf_finetune.data.fingerprint import FINGERPRINT_FILE, fingerprint_of
 from hf_finetune.data.images.cache import finish
 from hf_finetune.data.images.unreadable import note_lost
 from hf_finetune.errors import Interrupted, UserError
-from hf_finetune.host_memory import keep_freed_memory
+from hf_finetune.host_memory import keep_freed_memory, release_freed_memory
 from hf_finetune.hub.push import push_folder
 from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.logs import get_logger, log_lines
@@ -281,6 +281,7 @@ def _open_folder(prepared: PreparedRun) -> None:
             remarks = plan.given.as_comments() + (f"# {prepared.time.sentence}\n" if prepared.time else "")
             prepare_folder(plan.folder, to_yaml(plan.recipe) + remarks, args.overwrite_output_dir)
             fingerprint_of(prepared.images.data).save(plan.folder)
+            release_freed_memory(args.device)  # what the fingerprint of many rows took
             draw = partial(prepared.save_batch, plan.folder / AUGMENTED_FILE)
             if prepared.trains:
                 prepared.trainer.add_callback(FirstStepCallback(draw))  # the first step need not wait for it

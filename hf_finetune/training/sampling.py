@@ -170,7 +170,7 @@ class EpochSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         """Yield the rows of the epoch."""
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        order = torch.randperm(self.count, generator=generator)
+        order = torch.randperm(self.count, generator=generator, dtype=torch.int32)
         if self.quotas is not None:
             order = torch.from_numpy(self.quotas.rows(self.epoch))[order]
         if self.repetition is not None:

@@ -17,6 +17,7 @@ from hf_finetune.config.loss_keys import is_own_loss
 from hf_finetune.config.training import FinetuneArguments
 from hf_finetune.data.batches import ImageBatches
 from hf_finetune.data.build import build_dataset
+from hf_finetune.data.columns import label_array
 from hf_finetune.data.dataset import EarlierImages, ImageDataset
 from hf_finetune.data.device import DeviceStage
 from hf_finetune.data.image_channels import OtherChannelsThroughout
@@ -272,7 +273,7 @@ def build_trainer(
     train = images.batches["train"]
     labels, row_weights = None, None
     if isinstance(train, ImageBatches):
-        labels = train.labels
+        labels = label_array(train.split)
         if images.data.weights is not None:
             row_weights = images.data.weights[train.sample_index]
     balance = choose_balance(args, names, labels, row_weights, alike)

@@ -37,7 +37,7 @@ def labels_of(splits: Mapping[str, object], features: Mapping[str, object] | Non
 
 
 def ids(labels: Labels) -> dict[str, list[int]]:
-    assert all(values.dtype == np.int64 for values in labels.ids.values())
+    assert all(values.dtype == np.int32 for values in labels.ids.values())
     return {split: values.tolist() for split, values in labels.ids.items()}
 
 

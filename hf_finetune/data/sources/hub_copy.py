@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import datasets
 from datasets.exceptions import DatasetsError
 
 from hf_finetune.data.catalog import DatasetEntry
-from hf_finetune.data.sources.raw import RawDataset
+from hf_finetune.data.sources.raw import ROWS_OF_BATCH, RawDataset
 from hf_finetune.data.sources.source import Location, folder_of, path_of
 from hf_finetune.errors import UserError, did_you_mean, first_line
 
@@ -68,5 +69,8 @@ def has_parquet_files(location: Location) -> bool:
 def read(location: Location) -> RawDataset:
     """Read the dataset at a location that matches."""
     path = path_of(location)
-    splits = open_hub_copy(path, location.config, location.entry, datasets.load_dataset)
+    load: Callable[..., Any] = datasets.load_dataset
+    if has_parquet_files(location):
+        load = partial(load, writer_batch_size=ROWS_OF_BATCH)
+    splits = open_hub_copy(path, location.config, location.entry, load)
     return RawDataset(dict(splits), source=str(path), folder=path)

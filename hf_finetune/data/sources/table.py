@@ -16,7 +16,7 @@ from datasets.exceptions import DatasetsError
 
 from hf_finetune.data.columns import SPLIT_COLUMN, arrow_column
 from hf_finetune.data.sources.csv_file import check_text, read_csv
-from hf_finetune.data.sources.raw import RawDataset
+from hf_finetune.data.sources.raw import ROWS_OF_BATCH, RawDataset
 from hf_finetune.data.sources.source import TABLE_EXTENSIONS, Location, folder_of, path_of
 from hf_finetune.data.splits import split_role
 from hf_finetune.errors import UserError, first_line
@@ -127,7 +127,8 @@ def _with_common_types(tables: list[pa.Table]) -> list[pa.Table]:
 def _read_parquet(path: Path, *more: Path, filters: list[tuple[str, str, str]] | None = None) -> Dataset:
     """Read through the cache of `datasets`, because a table that contains the images may be larger than memory."""
     try:
-        dataset = Dataset.from_parquet([str(shard) for shard in (path, *more)], filters=filters)
+        shards = [str(shard) for shard in (path, *more)]
+        dataset = Dataset.from_parquet(shards, filters=filters, writer_batch_size=ROWS_OF_BATCH)
         for name, feature in dataset.features.items():
             if isinstance(feature, Value) and feature.dtype == "string":
                 arrow_column(dataset, name).validate(full=True)  # Arrow does not check by itself that it is UTF-8

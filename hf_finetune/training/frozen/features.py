@@ -38,7 +38,7 @@ _SECONDS_BEFORE_BAR = 2
 class FeatureDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """Features, float32 (images, ...), and labels as `ImageBatches` has them, given a whole batch at a time.
 
-    `sample_index`, int64 (images,), are the rows of the source's split that they are of.
+    `sample_index`, integers (images,), are the rows of the source's split that they are of.
     """
 
     def __init__(self, features: np.ndarray, labels: np.ndarray, sample_index: np.ndarray) -> None:
@@ -58,7 +58,7 @@ class FeatureDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return {
             "pixel_values": torch.from_numpy(self.features[places]),
             "labels": as_labels(self.labels[places]),
-            "sample_index": torch.from_numpy(self.sample_index[places]),
+            "sample_index": torch.from_numpy(self.sample_index[places]).long(),
         }
 
 

@@ -9,8 +9,11 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features, Image, Value
 
+from hf_finetune.config.data import DataArguments
+from hf_finetune.data.sources.open import open_source
+from hf_finetune.data.sources.raw import ROWS_OF_BATCH
 from hf_finetune.data.sources.table import find_split_tables, read_split_tables, read_table
 from hf_finetune.errors import UserError
 
@@ -132,3 +135,14 @@ def test_text_of_a_parquet_table_that_is_not_utf_8(column: str, tmp_path: Path) 
     pq.write_table(pa.table(table), tmp_path / "t.parquet")
     with pytest.raises(UserError, match=r"t\.parquet cannot be read as Parquet: .*Invalid UTF8"):
         read_table(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("dataset", ["data/t.parquet", "data"])
+def test_a_record_batch_holds_many_rows(dataset: str, tmp_path: Path) -> None:
+    """Each takes memory, so a million rows would take 22 MB in batches of 100, as `datasets` has them for images."""
+    (tmp_path / "data").mkdir()
+    features = Features({"image": Image(), "label": Value("int64")})
+    rows = [{"image": {"bytes": b"", "path": None}, "label": row} for row in range(2 * ROWS_OF_BATCH)]
+    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "data" / "t.parquet")
+    raw, _ = open_source(DataArguments(dataset=str(tmp_path / dataset)))
+    assert raw.splits["train"].data.column("image").num_chunks == 2
