@@ -41,19 +41,27 @@ from tests.helpers.tiny import write_recipe
 # by `pytest.mark.slow`.
 SLOW = (
     "benchmarks/",
+    "cli/test_imports.py::test_a_prediction",
+    "cli/test_late_imports",
     "config/test_fuzz",
     "data/images/test_cache.py::test_a_run_gives_the_same_weights",
     "data/images/test_cache.py::test_the_name_is_the_same_in_another_process",
     "data/images/test_fuzz",
     "data/images/test_parity.py::test_every_file_is_decoded",
+    "data/images/test_parity.py::test_the_processor_of_every_family_is_followed[Donut",
     "data/images/test_pixels.py::test_decoding_warns_of_nothing",
     "data/images/test_unreadable",
     "data/sources/test_fuzz",
     "data/streaming/test_build",
     "data/test_mistakes",
+    "data/transforms/test_mixing.py::test_a_choice_is_taken",
     "data/transforms/test_mixing.py::test_a_run_that_mixes",
+    "data/transforms/test_reduced_decoding.py::test_a_reduced_image_differs",
     "evaluation/test_metrics.py::test_two_processes_at_once",
+    "evaluation/test_multi_label.py::test_the_best_threshold",
     "evaluation/test_plots.py::test_a_thousand_classes",
+    "evaluation/test_calibration.py::test_the_diagram_is_drawn",
+    "evaluation/test_plots.py::test_beyond_five_hundred_classes",
     "exporters/",
     "faults/",
     "hub/test_push",
@@ -61,6 +69,7 @@ SLOW = (
     "mmclassification/test_syntax.py::test_values_that_double",
     "models/foreign/",
     "models/test_batch_norm",
+    "models/test_custom_head.py::test_a_run_of_neighbors",
     "models/test_freeze",
     "models/test_hub_code",
     "models/test_lenet5.py::test_it_loads_by_the_auto_classes",
@@ -93,9 +102,15 @@ atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=Tr
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Generator[None, object, object]:
-    """Import the files of tests without garbage collections, which look through all libraries again and again."""
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """Import the files of tests without garbage collections, which look through all libraries again and again.
+
+    Before many files, what they need is imported as the commands do, in half the time.
+    """
     gc.disable()
+    is_controller = not hasattr(session.config, "workerinput") and session.config.getoption("dist", "no") != "no"
+    if not is_controller and any(map(os.path.isdir, session.config.args)):
+        import tests.helpers.preloaded  # noqa: F401
     try:
         return (yield)
     finally:
@@ -110,11 +125,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that are slow by where they are, and run them first: no process then ends alone on a long one."""
+    """Mark the tests that are slow, and run them first: no process then ends alone on a long one."""
     folder = Path(__file__).parent
     for item in items:
         place = f"{item.path.relative_to(folder).as_posix()}::{item.name}"
-        if place.startswith(SLOW) and not place.startswith(QUICK):
+        if (place.startswith(SLOW) and not place.startswith(QUICK)) or "finished_run" in item.fixturenames:
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
@@ -239,8 +254,8 @@ def _undrawn_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
     Tests of the plots and every process that a test starts have them drawn.
     """
+    from matplotlib.figure import Figure
+
     if "drawn_plots" not in request.fixturenames:
         pixel = PIL.Image.new("RGB", (1, 1), "white")
-        monkeypatch.setattr(
-            "matplotlib.figure.Figure.savefig", lambda figure, path, **settings: pixel.save(path, format="PNG")
-        )
+        monkeypatch.setattr(Figure, "savefig", lambda figure, path, **settings: pixel.save(path, format="PNG"))

@@ -60,6 +60,7 @@ def test_a_hook_of_fork_does_not_swallow_it(capfd):
     assert "Exception ignored" not in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_without_a_safe_point_the_process_ends_with_its_last_words():
     ended = run_script(
         "import os, signal, time\n"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from tests.helpers.sources import parsed
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = "hf_finetune"
@@ -75,13 +78,20 @@ def statements(node: ast.AST, deferred: bool, type_checking: bool) -> Iterator[a
         yield from statements(child, deferred, type_checking)
 
 
+@cache
+def imports(tree: ast.Module, deferred: bool, type_checking: bool) -> tuple[ast.Import | ast.ImportFrom, ...]:
+    """Return the imports among the statements of a source file."""
+    found = statements(tree, deferred, type_checking)
+    return tuple(statement for statement in found if isinstance(statement, ast.Import | ast.ImportFrom))
+
+
 def imported(tree: ast.Module, modules: set[str], deferred: bool = True, type_checking: bool = True) -> set[str]:
     """Return the names out of `modules` that a source file imports."""
     names = set()
-    for statement in statements(tree, deferred, type_checking):
+    for statement in imports(tree, deferred, type_checking):
         if isinstance(statement, ast.Import):
             names |= {alias.name for alias in statement.names}
-        elif isinstance(statement, ast.ImportFrom):
+        else:
             assert statement.level == 0, f"line {statement.lineno}: imports are absolute"
             base = statement.module or ""
             names |= {
@@ -94,7 +104,7 @@ def names_from(tree: ast.Module, module: str) -> set[str]:
     """Return the names that a source file imports from one module."""
     return {
         alias.name
-        for statement in statements(tree, deferred=True, type_checking=True)
+        for statement in imports(tree, deferred=True, type_checking=True)
         if isinstance(statement, ast.ImportFrom) and statement.module == module
         for alias in statement.names
     }
@@ -104,7 +114,7 @@ def names_from(tree: ast.Module, module: str) -> set[str]:
 def trees() -> dict[str, ast.Module]:
     """The parsed modules of the package by their dotted names."""
     paths = sorted((REPOSITORY / PACKAGE).rglob("*.py"))
-    return {module_name(path, REPOSITORY): ast.parse(path.read_text()) for path in paths}
+    return {module_name(path, REPOSITORY): parsed(path) for path in paths}
 
 
 def test_each_top_level_module_has_a_layer():
@@ -155,6 +165,7 @@ def test_no_modules_import_each_other(trees):
         pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
+@pytest.mark.slow
 def test_no_test_imports_from_a_file_of_tests():
     """What tests share is in tests/helpers."""
     paths = sorted((REPOSITORY / "tests").rglob("*.py"))
@@ -163,7 +174,7 @@ def test_no_test_imports_from_a_file_of_tests():
     wrong = {
         f"{path.relative_to(REPOSITORY)} imports {name}"
         for path in paths
-        for name in imported(ast.parse(path.read_text()), modules) & files_of_tests
+        for name in imported(parsed(path), modules) & files_of_tests
     }
     assert not wrong
 
@@ -179,8 +190,7 @@ def test_matplotlib_and_scikit_learn_are_imported_when_they_are_due(trees, modul
     wrong = [
         name
         for name in reached
-        for statement in statements(trees[name], deferred=False, type_checking=False)
-        if isinstance(statement, ast.Import | ast.ImportFrom)
+        for statement in imports(trees[name], deferred=False, type_checking=False)
         if ast.unparse(statement).split()[1].startswith(("matplotlib", "sklearn"))
     ]
     assert not wrong

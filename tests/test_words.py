@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.sources import parsed
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 PRIVATE_WORDS = {
@@ -81,7 +83,7 @@ def test_a_module_docstring_says_what_is_in_it_not_where_it_stands(folder):
     """`data/labels.py` does not begin with "Data: " or "The data package: "."""
     wrong = []
     for path in sorted((REPOSITORY / folder).rglob("*.py")):
-        first_line = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+        first_line = (ast.get_docstring(parsed(path)) or "").partition("\n")[0]
         parent = re.escape(path.parent.name).replace("_", "[ _]")
         if path.parent.name != "hf_finetune" and re.match(rf"(?:the )?{parent}(?: \w+)?:", first_line, re.IGNORECASE):
             wrong.append(f"{path.relative_to(REPOSITORY)}: {first_line}")
@@ -93,7 +95,7 @@ def test_a_docstring_of_a_function_is_an_imperative(folder):
     """As in "Return the figures", not "Returns the figures". A property is named like a thing."""
     wrong = []
     for path in sorted((REPOSITORY / folder).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 continue
             first_line = (ast.get_docstring(node) or "").partition("\n")[0]

@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -154,6 +155,7 @@ def to_yaml(recipe: Recipe, explain: bool = False) -> str:
     return "".join(entries.values())
 
 
+@cache
 def _packaged_files() -> dict[str, Path]:
     """Return the packaged recipes by name, such as `resnet50_cifar10` or `_base_/models/resnet50`; bases last."""
     names = {

@@ -96,6 +96,7 @@ def test_rollout_of_networks_with_global_attention(name, grid):
     assert found.maps.amin(dim=(1, 2)).tolist() == [0, 0] and found.maps.amax(dim=(1, 2)).tolist() == [1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "method", "tolerance"),
     [("resnet", "gradcam", PATCH), ("beit", "gradcam", PATCH / 2), ("vit", "rollout", PATCH / 2)],

@@ -19,19 +19,13 @@ from pathlib import Path
 from typing import Any
 
 _FORKSERVER = multiprocessing.get_context("forkserver")
-_IMPORTED = (
-    "hf_finetune.training.run",
-    "hf_finetune.training.frozen.probe",
-    "hf_finetune.jobs.evaluate",
-    "tests.helpers.trainers",
-)
 SECONDS_OF_A_RUN = 120  # until it is taken for one that hangs
 _SECONDS_OF_A_LAUNCHER = 1.5  # between the end of one process and the signal to the others
 
 
 def preload() -> None:
     """Have the server import the package before it forks the first process, if it does not run yet."""
-    _FORKSERVER.set_forkserver_preload(list(_IMPORTED))
+    _FORKSERVER.set_forkserver_preload(["tests.helpers.preloaded"])
 
 
 def run_in(processes: int, script: Path, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:

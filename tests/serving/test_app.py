@@ -184,6 +184,7 @@ def test_what_never_ends_is_cut_off(server: Served, monkeypatch):
         server.ask("POST", "/v1/classify", chunks, Transfer_Encoding="chunked", Content_Type="application/json")
 
 
+@pytest.mark.slow
 def test_a_slow_client_is_sent_away(server: Served):
     with socket.create_connection(("127.0.0.1", server.port)) as slow:
         slow.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\nabc")
@@ -211,6 +212,7 @@ def test_a_model_that_fails_loses_one_batch_and_not_the_server(classifier, monke
         assert running.send(("a.png", encoded(16, 16))).status == 200
 
 
+@pytest.mark.slow
 def test_a_slow_model_is_answered_for(classifier, monkeypatch):
     own = Classifier.probabilities
     with served(classifier, Limits(timeout=1)) as running:

@@ -110,6 +110,7 @@ def test_matrices_are_those_of_dense_layers_before_the_head(family: str, inside:
     assert not any("classifier" in name or name.endswith("bias") or "norm" in name for name in names)
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_a_resumed_one_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
     settings = {"optim": "muon", "learning_rate": 0.01, "save_strategy": "steps", "save_steps": 8, "max_steps": 16}
     whole, parts = make_model("resnet"), make_model("resnet")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import configparser
 import multiprocessing
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from transformers import Trainer
 import hf_finetune
 from hf_finetune.training.stock_trainer import PRIVATE_ATTRIBUTES, PRIVATE_METHODS, SUPPORTED, missing_members
 from tests.helpers.networks import make_model
+from tests.helpers.sources import parsed
 from tests.helpers.trainers import make_trainer
 
 PACKAGE = Path(hf_finetune.__file__).parent
@@ -22,9 +22,8 @@ NAMES_OF_A_TRAINER = ("self", "trainer", "super()", "self._trainer")
 KNOW_THE_TRAINER = {"training/trainer.py", "training/stock_trainer.py"}
 
 
-@cache
 def trees() -> dict[str, ast.Module]:
-    return {file.relative_to(PACKAGE).as_posix(): ast.parse(file.read_text()) for file in PACKAGE.rglob("*.py")}
+    return {file.relative_to(PACKAGE).as_posix(): parsed(file) for file in PACKAGE.rglob("*.py")}
 
 
 def test_the_installed_transformers_has_all_private_members() -> None:
