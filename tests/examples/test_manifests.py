@@ -212,17 +212,16 @@ def test_two_pods_train_together(kind: str, image_folder: Path, tmp_path: Path) 
     write_program(tmp_path, f'#!/bin/sh\nexec {sys.executable} -m hf_finetune "$@"\n')
     flags = ["--recipe", str(recipe), "--output_dir", str(tmp_path / "output")]
 
-    def run(*more: str) -> list[tuple[int, str]]:
+    def begin(*more: str) -> list[subprocess.Popen[str]]:
         port = free_port()
-        pods = [start(command, tmp_path, *flags, *more, **variables(kind, rank, port)) for rank in (0, 1)]
-        try:
-            printed = [pod.communicate(timeout=200)[0] for pod in pods]
-        finally:
-            for pod in pods:  # one waits for the other where that has ended with an error
-                pod.kill()
-        return [(pod.returncode, text) for pod, text in zip(pods, printed, strict=True)]
+        return [start(command, tmp_path, *flags, *more, **variables(kind, rank, port)) for rank in (0, 1)]
 
-    assert [code for code, _ in run("--image_size", "-1")] == [2, 2]
-    (first, printed), (second, silent) = run()
-    assert first == second == 0, printed + silent
+    mistaken, pods = begin("--image_size", "-1"), begin()  # at once: the second of the mistaken waits 5 s for the first
+    try:
+        printed, silent = (pod.communicate(timeout=200)[0] for pod in pods)
+        assert [pod.wait(200) for pod in mistaken] == [2, 2]
+    finally:
+        for pod in (*mistaken, *pods):  # one waits for the other where that has ended with an error
+            pod.kill()
+    assert [pod.returncode for pod in pods] == [0, 0], printed + silent
     assert (tmp_path / "output/model.safetensors").is_file() and "test (24 images)" in printed and not silent
