@@ -7,38 +7,42 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
+import time
 
 import pytest
 
 pytest.importorskip("uvicorn")
 
 from hf_finetune.cli.main import main
+from tests.helpers import launched
 from tests.helpers.processes import REPOSITORY
 from tests.helpers.served import Served
 
 
 @pytest.mark.slow
-def test_sigterm_lets_what_was_asked_be_answered():
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "hf_finetune", "serve", "resnet_small_cifar10", "--port", "0"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        said = next(process.stdout)
-        port = int(
-            re.fullmatch(r"Serving resnet_small_cifar10 at http://127\.0\.0\.1:(\d+); Ctrl-C stops\.\n", said)[1]
-        )
+def test_sigterm_lets_what_was_asked_be_answered(tmp_path):
+    said = tmp_path / "said"
+    command = [REPOSITORY / "hf_finetune" / "__main__.py", "serve", "resnet_small_cifar10", "--port", "0"]
+    process = launched.start([said, tmp_path / "errors"], *command)
+    try:
+        while not said.exists() or "\n" not in said.read_text():
+            assert process.exitcode is None, (tmp_path / "errors").read_text()
+            time.sleep(0.02)
+        line = r"Serving resnet_small_cifar10 at http://127\.0\.0\.1:(\d+); Ctrl-C stops\.\n"
+        port = int(re.fullmatch(line, said.read_text())[1])
         assert Served(port).ask("GET", "/healthz").status == 200
         with socket.create_connection(("127.0.0.1", port)) as half:
             half.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\n")
             half.sendall(b"Content-Type: application/json\r\n\r\n[")
             assert Served(port).ask("GET", "/healthz").status == 200  # so that the request before it has arrived
-            process.send_signal(signal.SIGTERM)
+            os.kill(process.pid, signal.SIGTERM)
             half.sendall(b"]")
             answer = half.recv(4096)
         assert b" 422 " in answer.split(b"\r\n")[0] or b" 503 " in answer.split(b"\r\n")[0]
-        assert process.wait() == 0 and process.stdout.read() == "Stopped.\n"
+        process.join(60)
+        assert process.exitcode == 0 and said.read_text().endswith("\nStopped.\n")
+    finally:
+        process.kill()
 
 
 def test_an_address_that_is_taken(capsys):
