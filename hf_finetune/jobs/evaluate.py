@@ -189,7 +189,7 @@ def _evaluate(
         log_lines(logger, *note_lost(data, trainer.unreadable_images()))
         trainer.end()
     if args.local_process_index == 0:
-        finish(images.decoded.values())
+        finish([decoded for other, decoded in images.decoded.items() if other == role])
     figures = {name.removeprefix("test_"): value for name, value in (predicted.metrics or {}).items()}
     batches = images.batches[role]
     rows = np.arange(len(np.asarray(predicted.label_ids)))

@@ -46,6 +46,12 @@ def test_figures_and_parity_on_a_folder(finished_run, image_folder):
     assert_parity(result, str(finished_run), images, ["blue", "green", "red"])
 
 
+def test_only_the_split_that_is_evaluated_is_kept_decoded(finished_run, image_folder, datasets_cache):
+    evaluate_model(str(finished_run), dataset=str(image_folder), use_cpu=True, disable_tqdm=True)
+    (kept,) = (datasets_cache / "hf_finetune").glob("decoded-*.npy")
+    assert len(np.load(kept, mmap_mode="r")) == 24  # of test; train has 72
+
+
 def test_pages_that_are_not_used_are_counted(finished_run, image_folder, tmp_path, capsys):
     shutil.copytree(image_folder / "test", tmp_path / "test")
     page = PIL.Image.new("RGB", (16, 16), (200, 50, 40))
@@ -130,7 +136,7 @@ def test_a_model_with_one_name_for_two_classes(finished_run, image_folder, tmp_p
 
 def test_parity_of_the_embedded_checkpoint_on_real_cifar10(shared):
     copy = shared / "hub" / "datasets" / "uoft-cs" / "cifar10"
-    settings = {"dataset": "cifar10", "dataset_path": str(copy), "max_eval_samples": 1000}
+    settings = {"dataset": "cifar10", "dataset_path": str(copy), "max_eval_samples": 300}
     result = evaluate_model("resnet_small_cifar10", **settings, use_cpu=True, disable_tqdm=True)
     check_real_parity(result, "resnet_small_cifar10", copy, "img", settings)
     assert result.metrics["accuracy"] > 0.85
@@ -138,7 +144,7 @@ def test_parity_of_the_embedded_checkpoint_on_real_cifar10(shared):
 
 def test_parity_of_lenet5_on_real_mnist(shared, tmp_path):
     copy = shared / "hub" / "datasets" / "ylecun" / "mnist"
-    settings = {"dataset": "mnist", "dataset_path": str(copy), "max_eval_samples": 1000}
+    settings = {"dataset": "mnist", "dataset_path": str(copy), "max_eval_samples": 300}
     output = str(tmp_path / "output")
     finetune(
         "lenet5_mnist", **settings, output_dir=output, max_train_samples=6000, num_train_epochs=1, learning_rate=0.05,
@@ -159,5 +165,5 @@ def check_real_parity(
     test = load_image_dataset(DataArguments(**settings, validation_fraction=0), seed=42).splits["test"]
     raw = load_dataset(str(copy), split="test").select(test.with_format(None)["sample_index"])
     names = raw.features["label"].names
-    assert len(raw) == 1000 and [names[label] for label in raw["label"]] == [names[label] for label in result.labels]
+    assert len(raw) == 300 and [names[label] for label in raw["label"]] == [names[label] for label in result.labels]
     assert_parity(result, resolve_checkpoint(model), list(raw[column]), names)
