@@ -29,7 +29,7 @@ COVERAGE = $(shell $(BIN)/python -c 'import sys; print("--cov" if sys.version_in
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 $(COVERAGE)
 
-# For the edit loop: without what trains networks, starts processes or tries thousands of inputs.
+# For the edit loop: without what trains networks, builds every family of them, draws plots, starts processes or tries thousands of inputs.
 test-quick: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 -m 'not faults and not slow'
 

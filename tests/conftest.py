@@ -36,9 +36,11 @@ from tests.helpers.hub_session import logged_in, server  # noqa: F401 - fixtures
 from tests.helpers.mistakes import refused  # noqa: F401 - a fixture
 from tests.helpers.tiny import write_recipe
 
-# What trains networks, starts processes or tries thousands of inputs, by the beginning of its name below tests/.
-# `make test-quick` leaves it out: each costs more than a second. What is new is quick until it is named here or marked
-# by `pytest.mark.slow`.
+# What trains networks, builds every family of them, starts processes or tries thousands of inputs, by the beginning of
+# its name below tests/; what draws plots or has a finished run is found by its fixtures.
+# `make test-quick` leaves it out: each costs half a second or more, alone or with all its cases. What is new is quick
+# until it is named here or marked by `pytest.mark.slow`.
+SLOW_FIXTURES = {"drawn_plots", "finished_run"}
 SLOW = (
     "benchmarks/",
     "cli/test_imports.py::test_a_prediction",
@@ -53,28 +55,35 @@ SLOW = (
     "data/images/test_unreadable",
     "data/sources/test_fuzz",
     "data/streaming/test_build",
+    "data/test_build.py::test_digits",
+    "data/test_folds.py::test_the_folds_of_a_dataset",
+    "data/test_label_sets.py::test_folds_and_groups",
     "data/test_mistakes",
+    "data/test_stages.py::test_workers_and_batch_size",
+    "data/transforms/test_albumentations_names.py::test_draws_depend",
     "data/transforms/test_mixing.py::test_a_choice_is_taken",
     "data/transforms/test_mixing.py::test_a_run_that_mixes",
     "data/transforms/test_reduced_decoding.py::test_a_reduced_image_differs",
     "evaluation/test_metrics.py::test_two_processes_at_once",
     "evaluation/test_multi_label.py::test_the_best_threshold",
-    "evaluation/test_plots.py::test_a_thousand_classes",
-    "evaluation/test_calibration.py::test_the_diagram_is_drawn",
-    "evaluation/test_plots.py::test_beyond_five_hundred_classes",
     "exporters/",
     "faults/",
     "hub/test_push",
     "jobs/",
     "mmclassification/test_syntax.py::test_values_that_double",
     "models/foreign/",
+    "models/test_adapters.py::test_what_is_saved_is_loaded",
     "models/test_batch_norm",
+    "models/test_custom_head.py::test_every_family",
     "models/test_custom_head.py::test_a_run_of_neighbors",
+    "models/test_depth.py::test_depths_rise",
     "models/test_freeze",
     "models/test_hub_code",
-    "models/test_lenet5.py::test_it_loads_by_the_auto_classes",
+    "models/test_image_size.py::test_a_network_of_timm",
+    "models/test_image_size.py::test_a_size_that_cannot_be_had",
+    "models/test_image_size.py::test_the_logits_are_those",
+    "models/test_input_channels.py::test_a_gray_image",
     "models/test_load",
-    "models/test_resnet_cifar.py::test_saved_weights",
     "test_accelerate_configs",
     "test_api",
     "test_distributed",
@@ -129,7 +138,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     folder = Path(__file__).parent
     for item in items:
         place = f"{item.path.relative_to(folder).as_posix()}::{item.name}"
-        if (place.startswith(SLOW) and not place.startswith(QUICK)) or "finished_run" in item.fixturenames:
+        if (place.startswith(SLOW) and not place.startswith(QUICK)) or SLOW_FIXTURES & {*item.fixturenames}:
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
