@@ -34,6 +34,6 @@ class Limit:
             self.optimizer.step()
             self.optimizer.zero_grad()
 
-    def seconds_per_step(self, steps: int) -> float:
-        self._steps(WARM_UP)
+    def seconds_per_step(self, steps: int, warm_up: int = WARM_UP) -> float:
+        self._steps(warm_up)
         return stopwatch(lambda: self._steps(steps)) / steps

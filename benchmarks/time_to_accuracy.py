@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import replace
 
 from benchmarks.harness import Answer, Session, alternate, compare_seconds, seconds
 from benchmarks.images import hub_copy
@@ -11,11 +12,22 @@ from benchmarks.stock import Schedule
 from benchmarks.whole_runs import WholeRun, prepare_whole_runs
 
 STOCK_EPOCHS = 3
-# The best settings found for a short run; a probed head did not help (see the note).
+STOCK_SIDE, OUR_SIDE = 64, 28  # pixels
+OUR_EPOCHS = 3
+# Those of the recipe cifar10_fast, with a third of its rate for a quarter of its batch.
 OUR_RECIPE = {
+    "image_size": OUR_SIDE,
+    "train_transforms": [{"RandomCrop": {"size": OUR_SIDE, "padding": 2}}],
+    "optim": "muon",
+    "momentum": 0.6,
     "nesterov": True,
-    "warmup_steps": 60,
-    "train_transforms": [{"RandomCrop": {"size": 28, "padding": 2}}, {"Resize": {"size": 64}}],
+    "adam_beta2": 0.95,
+    "param_groups": {
+        "*.bias": {"lr_multiplier": 0.1, "weight_decay": 0},
+        "classifier": {"lr_multiplier": 0.2, "weight_decay": 0},
+    },
+    "label_smoothing_factor": 0.2,
+    "lookahead_steps": 5,
 }
 
 
@@ -24,11 +36,10 @@ def measure(session: Session) -> Answer:
         session.size(128, 32), learning_rate=0.05, num_train_epochs=STOCK_EPOCHS, eval_strategy="epoch"
     )
     our_schedule = Schedule(
-        session.size(32, 16),
-        learning_rate=0.03,
-        weight_decay=1e-3,
-        lr_scheduler_type="cosine",
-        num_train_epochs=1.1,
+        session.size(128, 32),
+        learning_rate=0.015,
+        weight_decay=0.25,
+        num_train_epochs=OUR_EPOCHS,
         eval_strategy="epoch",
     )
     train, test = session.size(60_000 if session.whole else 20_000, 64), session.size(5000, 32)
@@ -41,13 +52,15 @@ def measure(session: Session) -> Answer:
         model_name_or_path="resnet_small_cifar10",
         max_train_samples=train,
         max_eval_samples=test,
-        train_transforms=[{"Resize": {"size": 64}}],
+        train_transforms=[{"Resize": {"size": STOCK_SIDE}}],
         per_device_eval_batch_size=stock_schedule.batch,
     )
     accuracies: dict[str, list[float]] = {"ours": [], "stock": []}
 
     def seconds_of(side: str, run: WholeRun) -> float:
-        accuracies[side].append(question.accuracy(run.model, session.size(10_000, 32), stock_schedule.batch))
+        resized = OUR_SIDE if side == "ours" else STOCK_SIDE
+        judged = replace(question, settings={**question.settings, "train_transforms": [{"Resize": {"size": resized}}]})
+        accuracies[side].append(judged.accuracy(run.model, session.size(10_000, 32), stock_schedule.batch))
         return run.seconds
 
     samples = alternate(
@@ -72,7 +85,7 @@ def measure(session: Session) -> Answer:
         ],
         [
             f"{train:,} training images of MNIST, {test:,} test images after each epoch; all 10,000 judge the end."
-            f" Stock, {STOCK_EPOCHS} epochs: {shown['stock']}. Ours, 1.1 epochs of batches of 32, cropped at random:"
-            f" {shown['ours']}. With head_init probe instead of a random head ours reached less here."
+            f" Stock, {STOCK_EPOCHS} epochs at the checkpoint's {STOCK_SIDE} pixels with SGD: {shown['stock']}. Ours,"
+            f" {OUR_EPOCHS} epochs at the images' own {OUR_SIDE} pixels with Muon, cropped at random: {shown['ours']}."
         ],
     )
