@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from datasets import Dataset
 
-from hf_finetune.data.columns import arrow_column, label_array
+from hf_finetune.data.columns import index_array, label_array
 from hf_finetune.data.images.cache import DecodedImages
 from hf_finetune.data.images.decoding import UnreadableImage, image_name
 from hf_finetune.data.stages import EvaluationStage, TrainingStage
@@ -56,8 +56,7 @@ class ImageBatches(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     @cached_property
     def sample_index(self) -> npt.NDArray[np.int32]:
         """The row numbers in the source's split, int32 of shape (images,)."""
-        numbers: npt.NDArray[np.int32] = arrow_column(self.split, "sample_index").to_numpy()
-        return numbers
+        return index_array(self.split)
 
     def __len__(self) -> int:
         return len(self.split)

@@ -15,11 +15,11 @@ from hf_finetune.config.folds import parse_fold
 from hf_finetune.data.catalog import DatasetEntry
 from hf_finetune.data.columns import (
     are_files,
-    arrow_column,
     find_columns_of_classes,
     find_image_column,
     find_label_column,
     image_dataset,
+    index_array,
     label_array,
 )
 from hf_finetune.data.dataset import EarlierImages, ImageDataset
@@ -324,7 +324,7 @@ def _check_images(
             unreadable_role = unreadable_role or role
         if not bad_rows and not (earlier and earlier.left_out.get(role)):
             continue
-        sample_index = arrow_column(dataset, "sample_index").to_numpy()
+        sample_index = index_array(dataset)
         for row in bad_rows:
             error = check.bad_rows[row]
             missing_files |= error.reason == NO_SUCH_FILE
@@ -355,7 +355,7 @@ def _leave_out_duplicates(result: ImageDataset, drop: bool) -> None:
     left_out = find_left_out(result, drop)
     if left_out.any():
         train = result.splits["train"]
-        sample_index = arrow_column(train, "sample_index").to_numpy()[left_out]
+        sample_index = index_array(train)[left_out]
         result.left_out.setdefault("train", []).extend(sample_index.tolist())
         result.splits["train"] = _select(train, np.flatnonzero(~left_out))
 

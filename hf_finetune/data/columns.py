@@ -201,6 +201,12 @@ def label_array(dataset: Dataset) -> npt.NDArray[Any]:
     return several
 
 
+def index_array(dataset: Dataset) -> npt.NDArray[np.int32]:
+    """Return the column `sample_index` of a split: the rows in the source's split, int32 of shape (rows,)."""
+    rows: npt.NDArray[np.int32] = arrow_column(dataset, "sample_index").to_numpy()
+    return rows
+
+
 class RowsOf:
     """Reads a few rows of a column at a time. Arrow's `take` of a chunked array would copy all of its chunks first."""
 

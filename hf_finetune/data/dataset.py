@@ -16,6 +16,7 @@ import pyarrow as pa
 from datasets import Dataset
 
 from hf_finetune.data.catalog import DatasetEntry
+from hf_finetune.data.columns import index_array
 from hf_finetune.data.images.decoding import Unused
 from hf_finetune.data.images.unused import describe_unused
 from hf_finetune.data.images.value_range import FoundValues
@@ -104,6 +105,16 @@ class ImageDataset:
     def streamed(self) -> bool:
         """Whether the images are read from shards during training."""
         return any(isinstance(split, StreamedSplit) for split in self.splits.values())
+
+    def source_rows(self, role: str) -> npt.NDArray[np.int64]:
+        """Return the row of each image of a split in the source's split, int64 (images,); of a stream, its place."""
+        split = self.splits[role]
+        return np.arange(len(split)) if isinstance(split, StreamedSplit) else index_array(split).astype(np.int64)
+
+    def slice_values(self, role: str) -> dict[str, list[str]]:
+        """Return the value of each image of a split, by column of `slice_columns`."""
+        rows = self.source_rows(role)
+        return {column: values.take(rows).to_pylist() for column, values in self.slices.get(role, {}).items()}
 
     def existing_role(self, role: str | None, split: str, names: Collection[str] = ()) -> str:
         """Return the role that `--split` means.

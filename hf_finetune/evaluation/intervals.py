@@ -111,6 +111,12 @@ def _mean_of_shares(parts: NDArray[np.float64], wholes: NDArray[np.float64]) -> 
     return np.divide(parts, wholes, out=np.zeros_like(wholes), where=occurs).sum(axis=1) / occurs.sum(axis=1)
 
 
+def shifted_percentiles(figure: float, resampled: NDArray[np.float64]) -> Interval:
+    """Return the range of 95 % of the resamples of a figure, moved so that their mean is the figure."""
+    low, high = figure + np.percentile(resampled, [2.5, 97.5]) - resampled.mean()
+    return float(low), float(high)
+
+
 def interval_around(figure: float, resampled: NDArray[np.float64]) -> Interval:
     """Return the percentile interval of a figure: 95 % of the resamples, moved so that their mean is the figure.
 
@@ -122,5 +128,5 @@ def interval_around(figure: float, resampled: NDArray[np.float64]) -> Interval:
         figure: The figure of all images, a part of 1.
         resampled: That of each resample.
     """
-    low, high = figure + np.percentile(resampled, [2.5, 97.5]) - resampled.mean()
+    low, high = shifted_percentiles(figure, resampled)
     return float(np.clip(low, 0, figure)), float(np.clip(high, figure, 1))

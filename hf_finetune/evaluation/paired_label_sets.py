@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-import numpy as np
-
-from hf_finetune.evaluation.intervals import Interval
+from hf_finetune.evaluation.intervals import Interval, shifted_percentiles
 from hf_finetune.evaluation.multi_label import MULTI_LABEL_METRICS, LabelSetPredictions
 
 _RESAMPLED = ("mAP", "micro_f1", "macro_f1")  # the figures of `LabelSetPredictions.resampled`
@@ -29,7 +27,7 @@ def paired_figures(first: LabelSetPredictions, second: LabelSetPredictions) -> d
     The interval of a difference is that of the paired bootstrap (Efron 1979; Koehn 2004, "Statistical significance
     tests for machine translation evaluation", draws the examples for two systems together): images are drawn again,
     with replacement and a fixed seed, both figures are computed on each draw, and the interval has 95 % of their
-    differences. It is moved so that the mean is the difference of all images, as in `intervals.interval_around`.
+    differences. It is moved for the reason that `intervals.interval_around` gives.
 
     Args:
         first: The answers of the first model.
@@ -41,15 +39,13 @@ def paired_figures(first: LabelSetPredictions, second: LabelSetPredictions) -> d
         assert metric.interval is not None
         figure, figure_2 = metric.compute(first), metric.compute(second)
         number = min(len(drawn), len(other))  # both have the same draws, and more classes have fewer of them
-        resampled = other[:number] - drawn[:number]
         difference = figure_2 - figure
-        low, high = difference + np.percentile(resampled, [2.5, 97.5]) - resampled.mean()
         figures[name] = {
             "first": figure,
             "first_interval": metric.interval(first),
             "second": figure_2,
             "second_interval": metric.interval(second),
             "difference": difference,
-            "difference_interval": (float(low), float(high)),
+            "difference_interval": shifted_percentiles(difference, other[:number] - drawn[:number]),
         }
     return figures

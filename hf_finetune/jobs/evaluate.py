@@ -21,7 +21,6 @@ from hf_finetune.config.data import PROCESSOR_KEYS, DataArguments
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.config.test_time import check_tta
 from hf_finetune.config.training import FinetuneArguments
-from hf_finetune.data.columns import arrow_column
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.images.cache import finish
 from hf_finetune.data.images.unreadable import note_lost
@@ -204,14 +203,13 @@ def _evaluate(
         result = replace(result, tta=_result(with_tta, own, computed, names, rows))
     description = describe_split(role, int(figures["samples"]))
     shown = {description: result} | ({f"{description}, --tta {tta}": result.tta} if result.tta is not None else {})
-    source_rows = _source_rows(data, role)
-    values = {column: texts.take(source_rows).to_pylist() for column, texts in data.slices.get(role, {}).items()}
+    values = data.slice_values(role)
     slices = _slices(values, result)
     return replace(
         result,
         slices=slices,
         slice_values=values,
-        rows=source_rows,
+        rows=data.source_rows(role),
         split=data.split_names[role] if data.split_names[role].startswith(role) else role,
         report="\n".join(
             [
@@ -260,14 +258,6 @@ def _result(
         intervals=computed.intervals(computed.predictions(predicted)),
         confidences=confidences,
     )
-
-
-def _source_rows(data: ImageDataset, role: str) -> np.ndarray:
-    """Return the row of each image of a split in the split of the source, int64 (images,)."""
-    split = data.splits[role]
-    if isinstance(split, StreamedSplit):
-        return np.arange(len(split))
-    return arrow_column(split, "sample_index").to_numpy().astype(np.int64)
 
 
 def _slices(values: Mapping[str, Sequence[str]], result: EvaluationResult) -> dict[str, list[SliceFigures]]:

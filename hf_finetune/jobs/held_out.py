@@ -20,7 +20,6 @@ from hf_finetune.config.arguments import build_arguments
 from hf_finetune.config.data import PROCESSOR_KEYS, DataArguments
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.config.run_files import apply_umask
-from hf_finetune.data.columns import arrow_column
 from hf_finetune.data.images.cache import finish
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.errors import first_line
@@ -148,7 +147,7 @@ def held_out(folder: Path, recipe: Recipe, given: RawDataset | None) -> dict[str
         for role in ("validation", "test"):
             if role in data.splits:
                 predicted = trainer.predict(images.batches[role])
-                rows = arrow_column(data.splits[role], "sample_index").to_numpy().astype(np.int64)
+                rows = data.source_rows(role)
                 arrays: Any = predicted.predictions
                 several = data.task.several
                 probabilities = expit(np.asarray(arrays[0], np.float64)) if several else np.asarray(arrays[4])

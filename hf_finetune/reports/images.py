@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from hf_finetune.cores import usable_cores
-from hf_finetune.data.columns import arrow_column, image_paths
+from hf_finetune.data.columns import image_paths
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.images.bands import read_band_header, read_bands, shown_bands
 from hf_finetune.data.images.decoding import AS_STORED, Decoding, OpenImage, UnreadableImage, reduction_for, shown_name
@@ -43,15 +43,11 @@ class SplitImages:
         """
         split = data.splits[role]
         self._source, self._how = data.sources.get(role), how
-        self.slices: dict[str, list[str]] = {}
+        self.rows, self.slices = data.source_rows(role), data.slice_values(role)
         if not isinstance(split, Dataset):
-            self.rows = np.arange(len(split))
             self.names = [f"row {row} of {role}" for row in range(len(split))]
             return
-        self.rows = arrow_column(split, "sample_index").to_numpy().astype(np.int64)
         self.names = names_of_rows(data, role, self.rows)
-        for column, values in data.slices.get(role, {}).items():
-            self.slices[column] = values.take(self.rows).to_pylist()
 
     @property
     def can_be_read(self) -> bool:

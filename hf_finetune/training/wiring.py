@@ -273,7 +273,7 @@ def build_trainer(
     train = images.batches["train"]
     labels, row_weights = None, None
     if isinstance(train, ImageBatches):
-        labels = label_array(train.split)
+        labels = label_array(train.split)  # not `train.labels`, which would keep them for the whole run
         if images.data.weights is not None:
             row_weights = images.data.weights[train.sample_index]
     balance = choose_balance(args, names, labels, row_weights, alike)
