@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_finetune.data.images.bands import count_channels
 from hf_finetune.errors import UserError
 from hf_finetune.models.lenet5 import LUMINANCE_WEIGHTS
 
@@ -51,11 +52,14 @@ def check_channels(config: PreTrainedConfig) -> None:
     """
     channels, wanted = channels_of(config), image_channels(config)
     if wanted is not None and channels != wanted:
-        raise UserError(f"The network takes {channels} channels, but its config.json has image_channels {wanted}.")
+        raise UserError(
+            f"The network takes {count_channels(channels)}, but its config.json has image_channels {wanted}."
+        )
     if wanted is None and channels not in (1, 3):
         raise UserError(
-            f"The network takes {channels} channels, and images are read as RGB; use a network of 3 channels or 1, such"
-            f" as --model_config '{{num_channels: 3}}', or --image_channels {channels} for images that have as many."
+            f"The network takes {count_channels(channels)}, and images are read as RGB; use a network of 3 channels or"
+            f" 1, such as --model_config '{{num_channels: 3}}', or --image_channels {channels} for images that have as"
+            " many."
         )
 
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 from hf_finetune.config.data import DataArguments
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.image_channels import describe_other_channels
+from hf_finetune.data.images.bands import count_channels
 from hf_finetune.data.images.decoding import Decoding
 from hf_finetune.data.moments import measure
 from hf_finetune.errors import UserError, listing
@@ -46,8 +47,8 @@ def settle_channels(config: PreTrainedConfig, data: ImageDataset, arguments: Dat
                     f"{others}, and the network was trained on {own}; use another network, or another dataset."
                 )
             raise UserError(
-                f"The network was trained on images of {own} channels as they are stored, and those of {data.source}"
-                f" are read as RGB; use --image_channels {own}, or another network."
+                f"The network was trained on images of {count_channels(own)} as they are stored, and those of"
+                f" {data.source} are read as RGB; use --image_channels {own}, or another network."
             )
         return arguments
     set_channels(config, channels)
@@ -102,7 +103,9 @@ def check_same_channels(model: int | None, data: ImageDataset) -> None:
     """
     if model == data.channels:
         return
-    sees, has = ("RGB" if count is None else f"{count} channels as they are stored" for count in (model, data.channels))
+    sees, has = (
+        "RGB" if count is None else f"{count_channels(count)} as they are stored" for count in (model, data.channels)
+    )
     raise UserError(
         f"The model takes images of {sees}, and those of {data.source} are read as {has}; use another model, or another"
         " dataset."
@@ -113,6 +116,6 @@ def check_object(config: PreTrainedConfig, channels: int) -> None:
     """Raise `UserError` where a network that the caller has built takes another number of channels than images have."""
     if channels_of(config) != channels:
         raise UserError(
-            f"The model object takes {channels_of(config)} channels, and images have {channels}; build it with"
+            f"The model object takes {count_channels(channels_of(config))}, and images have {channels}; build it with"
             f" num_channels={channels}, or give the name of a checkpoint, whose first layer is adapted."
         )
