@@ -28,9 +28,9 @@ def check_dataset(
     Args:
         dataset: As in `finetune`.
         split: Which splits to look at: train, validation or test, or their own names. Absent, all.
-        model: The network by whose features labels are judged: a Hub id, a folder or an embedded checkpoint's name.
-            Absent, the embedded checkpoint resnet_small_cifar10.
-        quick: Do not judge labels, which takes most of the time.
+        model: The network by whose features labels are judged and images compared: a Hub id, a folder or an embedded
+            checkpoint's name. Absent, the embedded checkpoint resnet_small_cifar10.
+        quick: Ask no network: do not judge labels, nor find images unlike all others. It takes most of the time.
         output: A .html file for a page with the findings and their images.
         settings: Keys of a recipe that say which images (`hf_finetune.Settings`), such as `group_column`.
 

@@ -1,4 +1,4 @@
-"""Images unlike the others: blank ones, and those far out in brightness or size.
+"""Images unlike the others: blank ones, and those far out in brightness, size, or the features of a network.
 
 Far out is what Tukey calls so ("Exploratory data analysis", 1977): more than three interquartile ranges beyond a
 quartile. Where more than one image in a hundred is, the distribution has long tails and none of them is told.
@@ -17,6 +17,7 @@ _MOST = 0.01  # of the images
 _FEW = 100  # images, of which no quartile is known well
 _LEAST_BRIGHTNESS = 16.0  # levels of 0 to 255 that the interquartile range counts for at least
 _LEAST_SIZE = np.log(2)  # likewise, of the logarithm of a side
+_LEAST_DISTANCE = np.log(1.1)  # likewise, of the logarithm of a distance
 
 
 def check_blank(subject: Subject) -> list[Finding]:
@@ -53,16 +54,37 @@ def check_outliers(subject: Subject) -> list[Finding]:
     return found
 
 
-def far_out(values: npt.NDArray[np.floating], least_range: float) -> Rows:
+def check_unlike(subject: Subject) -> list[Finding]:
+    """List the images whose features are far from those of all others."""
+    if subject.distances is None:
+        return []
+    rows = np.flatnonzero(np.isfinite(subject.distances) & ~subject.looks["constant"])
+    if len(rows) < _FEW:
+        return []
+    distances = subject.distances[rows]
+    logarithms = np.log(np.maximum(distances, np.finfo(np.float32).eps))
+    places = far_out(logarithms, _LEAST_DISTANCE, above=True)
+    if not len(places):
+        return []
+    usual = np.median(distances)
+    groups = [
+        _described(subject, rows[place], f"{distances[place] / usual:.1f} times as far as usual") for place in places
+    ]
+    what = "unlike all others but a few, by the features of the network"
+    return [_finding("unlike_others", what, groups)]
+
+
+def far_out(values: npt.NDArray[np.floating], least_range: float, *, above: bool = False) -> Rows:
     """Return the places of the values that are far out, int64, the farthest first; none where they are many.
 
     Args:
         values: Numbers, (values,).
         least_range: What the interquartile range counts for at least.
+        above: Leave those below the quartiles out.
     """
     low, high = np.percentile(values, [25, 75])
     width = max(high - low, least_range)
-    excess = np.maximum(low - values, values - high) / width
+    excess = (values - high if above else np.maximum(low - values, values - high)) / width
     places = np.flatnonzero(excess > _RANGES)
     return places[np.argsort(-excess[places], kind="stable")] if len(places) <= _MOST * len(values) else places[:0]
 

@@ -1,4 +1,7 @@
-"""Out-of-fold probabilities: linear probes on the features of a network, each for the images that it has not seen."""
+"""What the features of a network say: how far each image is from its like, and what linear probes call it.
+
+Each probe answers for images that it has not seen.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
+from sklearn.neighbors import NearestNeighbors
 
 from hf_finetune.checks.subject import OutOfFold
 from hf_finetune.config.data import DataArguments
@@ -33,6 +37,8 @@ _FOLDS = 5
 _FITTED = 20_000  # images at most that a probe is fitted on, stratified
 _HELD_OUT = 0.1  # of them, to choose the strength of L2
 _STRENGTHS = (1e-3, 1e-2, 1e-1)  # scikit-learn's C
+_NEIGHBOUR = 5  # so that a few of one kind among thousands of another are far from their like too
+_COMPARED = 10_000  # images at most that each is compared with
 
 Features = npt.NDArray[np.float32]
 
@@ -72,6 +78,21 @@ def features_of(
     if features.ndim != 2 or not np.isfinite(features).all():
         raise UserError(f"--model: {source.name} does not give one vector of finite numbers for each image.")
     return features
+
+
+def distance_to_neighbours(features: Features, seed: int) -> npt.NDArray[np.float32]:
+    """Return how far each image is from its fifth nearest neighbour, 1 less the cosine, float32 (images,).
+
+    Args:
+        features: float32 (images, features), of six images at least.
+        seed: Draws the images that all are compared with, where there are many.
+    """
+    compared = np.zeros(len(features), bool)
+    compared[np.random.default_rng(seed).permutation(len(features))[:_COMPARED]] = True
+    nearest = NearestNeighbors(n_neighbors=_NEIGHBOUR + 1, metric="cosine", algorithm="brute").fit(features[compared])
+    distances = nearest.kneighbors(features)[0]
+    # An image that the others are compared with is its own nearest neighbour.
+    return np.where(compared, distances[:, _NEIGHBOUR], distances[:, _NEIGHBOUR - 1]).astype(np.float32)
 
 
 def probe_out_of_fold(features: Features, labels: npt.NDArray[np.integer], model: str, seed: int) -> OutOfFold:

@@ -9,7 +9,7 @@ from hf_finetune.checks.finding import Finding, Severity
 from hf_finetune.checks.form import check_form, check_readable
 from hf_finetune.checks.labels import check_labels
 from hf_finetune.checks.names import check_groups
-from hf_finetune.checks.outliers import check_blank, check_outliers
+from hf_finetune.checks.outliers import check_blank, check_outliers, check_unlike
 from hf_finetune.checks.same_images import check_same_images
 from hf_finetune.checks.subject import Subject
 
@@ -22,6 +22,7 @@ CHECKS: list[Callable[[Subject], list[Finding]]] = [
     check_classes,
     check_form,
     check_outliers,
+    check_unlike,
     check_notes,
 ]
 

@@ -49,6 +49,8 @@ class Subject:
         data: The dataset.
         scans: By the roles of different splits, what a look at their images showed.
         group_column: The column of groups, which `data` was divided by; None where names alone show groups.
+        distances: How far the features of each image are from those of its fifth nearest neighbour, float32 (images,);
+            NaN where an image could not be read, None where no network has seen them.
         out_of_fold: The probes' answers; None where there are none.
         not_probed: Why there are none, a sentence.
     """
@@ -56,6 +58,7 @@ class Subject:
     data: ImageDataset
     scans: dict[str, Scan]
     group_column: str | None = None
+    distances: npt.NDArray[np.float32] | None = None
     out_of_fold: OutOfFold | None = None
     not_probed: str = ""
 

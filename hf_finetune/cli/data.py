@@ -24,7 +24,11 @@ class Check(Command):
     def register(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("data", metavar="DATASET", help="A folder, a table, a named dataset or a Hub id.")
         parser.add_argument("--split", nargs="+", default=[], metavar="NAME", help="Splits to look at. Absent: all.")
-        parser.add_argument("--quick", action="store_true", help="Do not judge labels, which takes most of the time.")
+        parser.add_argument(
+            "--quick",
+            action="store_true",
+            help="Ask no network: do not judge labels, nor find images unlike all others. It takes most of the time.",
+        )
         parser.add_argument(
             "--model",
             metavar="MODEL",

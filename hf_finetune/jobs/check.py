@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from hf_finetune.checks.probes import features_of, probe_out_of_fold
+from hf_finetune.checks.probes import distance_to_neighbours, features_of, probe_out_of_fold
 from hf_finetune.checks.registry import run_checks
 from hf_finetune.checks.scan import scan_images
 from hf_finetune.checks.subject import Subject
@@ -56,8 +56,8 @@ def run_check(
 
     Args:
         splits: Which splits, by role or by their own name; absent, all that have a role.
-        model: The network whose features the labels are judged by; absent, the embedded checkpoint.
-        quick: Leave this out, which takes most of the time.
+        model: The network whose features labels and outliers are judged by; absent, the embedded checkpoint.
+        quick: Leave this network out, which takes most of the time.
         output: An HTML file for the findings and their images.
         show: Write the findings to standard output, as "text" or as "json"; None writes nothing.
         given: A dataset that is open already.
@@ -92,7 +92,7 @@ def run_check(
         raise UserError(f"{data.source}: no image can be read.")
     subject = Subject(data, scans, arguments.group_column)
     if not quick:
-        subject = _probed(subject, model_arguments, arguments, args)
+        subject = _seen_by_network(subject, model_arguments, arguments, args)
     findings = run_checks(subject)
     result = result_of(subject, findings)
     if output is not None:
@@ -118,17 +118,19 @@ def _value_range(data: ImageDataset) -> ValueRange | None:
     return (found.low, found.high) if found is not None and found.low < found.high else None
 
 
-def _probed(subject: Subject, model: ModelArguments, arguments: DataArguments, args: FinetuneArguments) -> Subject:
-    """Return the subject with the answers of probes, or with the reason why there are none."""
-    if subject.data.task.several:
-        return replace(
-            subject, not_probed="Labels are not judged: images have several, and confident learning is for one."
-        )
+def _seen_by_network(
+    subject: Subject, model: ModelArguments, arguments: DataArguments, args: FinetuneArguments
+) -> Subject:
+    """Return the subject with what the features of a network say, or with the reason why they say nothing."""
     rows = np.flatnonzero(subject.looks["readable"])
-    classes = len(np.unique(subject.labels[rows]))
-    if len(rows) < _LEAST_IMAGES or classes < 2:
-        few = f"{len(rows)} images" if classes > 1 else "images of one class"
-        return replace(subject, not_probed=f"Labels are not judged: {few} are too few for it.")
+    not_judged = ""
+    if subject.data.task.several:
+        not_judged = "Labels are not judged: images have several, and confident learning is for one."
+    elif len(np.unique(subject.labels[rows])) < 2:
+        not_judged = "Labels are not judged: images of one class are too few for it."
+    if len(rows) < _LEAST_IMAGES:
+        few = f"Labels are not judged: {len(rows)} images are too few for it."
+        return replace(subject, not_probed=not_judged or few)
     try:
         choose_range(subject.data.wide_values, None, subject.data.source)
     except UserError:  # another check tells it
@@ -138,6 +140,11 @@ def _probed(subject: Subject, model: ModelArguments, arguments: DataArguments, a
         for role, scan in subject.scans.items()
     }
     features = features_of(replace(subject.data, splits=splits), list(splits), model, arguments, args)
+    distances = np.full(len(subject.looks), np.nan, np.float32)
+    distances[rows] = distance_to_neighbours(features, args.seed)
+    subject = replace(subject, distances=distances, not_probed=not_judged)
+    if not_judged:
+        return subject
     name = without_private_text(str(model.model_name_or_path), Path.cwd())
     probes = probe_out_of_fold(features, subject.labels[rows], name, args.seed)
     probabilities = np.zeros((len(subject.looks), probes.probabilities.shape[1]), np.float32)

@@ -187,7 +187,9 @@ def test_labels_are_not_judged_by_probes_that_know_nothing(clean):
     assert finding.groups == () and finding.figures["out_of_fold_accuracy"] < 0.8
 
 
-def test_several_labels_are_not_judged(clean, tmp_path):
+@pytest.mark.parametrize("least_images", [5, 100])
+def test_several_labels_are_not_judged(least_images, clean, tmp_path, monkeypatch):
+    monkeypatch.setattr(check, "_LEAST_IMAGES", least_images)
     labels = ["cat|pet" if number % 2 else "cat" for number in range(9)]
     rows = ["file_name,label", *(f"{clean}/train/cat/{row:03d}.png,{label}" for row, label in enumerate(labels))]
     (tmp_path / "table.csv").write_text("\n".join(rows))
