@@ -78,6 +78,7 @@ class Schedule:
     max_steps: int = -1
     num_train_epochs: float = 1.0
     eval_strategy: str = "no"
+    seed: int = 42
 
     def common(self, session: Session) -> dict[str, Any]:
         """Return the settings that have the same name on both sides."""
@@ -94,7 +95,7 @@ class Schedule:
             "report_to": "none",
             "disable_tqdm": True,
             "use_cpu": session.cpu,
-            "seed": 42,
+            "seed": self.seed,
         } | ({"max_steps": self.max_steps} if self.max_steps > 0 else {})
 
 

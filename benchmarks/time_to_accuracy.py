@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import replace
+from functools import partial
 
 from benchmarks.harness import Answer, Session, alternate, compare_seconds, seconds
 from benchmarks.images import hub_copy
 from benchmarks.stock import Schedule
-from benchmarks.whole_runs import WholeRun, prepare_whole_runs
+from benchmarks.whole_runs import prepare_whole_runs
 
 STOCK_EPOCHS = 3
 STOCK_SIDE, OUR_SIDE = 64, 28  # pixels
@@ -43,33 +44,37 @@ def measure(session: Session) -> Answer:
         eval_strategy="epoch",
     )
     train, test = session.size(60_000 if session.whole else 20_000, 64), session.size(5000, 32)
-    question = prepare_whole_runs(
-        session,
-        hub_copy(session, "mnist"),
-        our_schedule,
-        dataset="mnist",
-        validation_split="test",
-        model_name_or_path="resnet_small_cifar10",
-        max_train_samples=train,
-        max_eval_samples=test,
-        train_transforms=[{"Resize": {"size": STOCK_SIDE}}],
-        per_device_eval_batch_size=stock_schedule.batch,
-    )
+    seeds = range(our_schedule.seed, our_schedule.seed + session.pairs)
+    questions = [
+        prepare_whole_runs(
+            session,
+            hub_copy(session, "mnist"),
+            replace(our_schedule, seed=seed),
+            dataset="mnist",
+            validation_split="test",
+            model_name_or_path="resnet_small_cifar10",
+            max_train_samples=train,
+            max_eval_samples=test,
+            train_transforms=[{"Resize": {"size": STOCK_SIDE}}],
+            per_device_eval_batch_size=stock_schedule.batch,
+        )
+        for seed in seeds
+    ]
     accuracies: dict[str, list[float]] = {"ours": [], "stock": []}
 
-    def seconds_of(side: str, run: WholeRun) -> float:
-        resized = OUR_SIDE if side == "ours" else STOCK_SIDE
-        judged = replace(question, settings={**question.settings, "train_transforms": [{"Resize": {"size": resized}}]})
-        accuracies[side].append(judged.accuracy(run.model, session.size(10_000, 32), stock_schedule.batch))
-        return run.seconds
+    def run(side: str) -> float:
+        number = len(accuracies[side])
+        question, seed = questions[number], seeds[number]
+        if side == "ours":
+            result = question.ours(replace(our_schedule, seed=seed), **OUR_RECIPE)
+        else:
+            result = question.stock(replace(stock_schedule, seed=seed))
+        resize = [{"Resize": {"size": OUR_SIDE if side == "ours" else STOCK_SIDE}}]
+        judged = replace(question, settings={**question.settings, "train_transforms": resize})
+        accuracies[side].append(judged.accuracy(result.model, session.size(10_000, 32), stock_schedule.batch))
+        return result.seconds
 
-    samples = alternate(
-        {
-            "ours": lambda: seconds_of("ours", question.ours(our_schedule, **OUR_RECIPE)),
-            "stock": lambda: seconds_of("stock", question.stock(stock_schedule)),
-        },
-        session.pairs,
-    )
+    samples = alternate({side: partial(run, side) for side in ("ours", "stock")}, session.pairs)
     target, reached = (statistics.median(accuracies[side]) for side in ("stock", "ours"))
     if reached < target:
         samples["ours"] = [math.inf] * session.pairs
@@ -84,8 +89,9 @@ def measure(session: Session) -> Answer:
             )
         ],
         [
-            f"{train:,} training images of MNIST, {test:,} test images after each epoch; all 10,000 judge the end."
-            f" Stock, {STOCK_EPOCHS} epochs at the checkpoint's {STOCK_SIDE} pixels with SGD: {shown['stock']}. Ours,"
-            f" {OUR_EPOCHS} epochs at the images' own {OUR_SIDE} pixels with Muon, cropped at random: {shown['ours']}."
+            f"{train:,} training images of MNIST, others for each of the seeds {seeds[0]} to {seeds[-1]}; {test:,} test"
+            " images after each epoch; all 10,000 judge the end, by the median of the seeds."
+            f" Stock, {STOCK_EPOCHS} epochs at the checkpoint's {STOCK_SIDE} pixels with SGD: {shown['stock']}."
+            f" Ours, {OUR_EPOCHS} epochs at the images' own {OUR_SIDE} pixels with Muon: {shown['ours']}."
         ],
     )

@@ -100,7 +100,7 @@ def prepare_whole_runs(session: Session, path: Path, schedule: Schedule, **setti
     """Prepare ours once, to find the rows and the weights that stock has to use."""
     settings = {"dataset_path": str(path), **settings}
     prepared = prepare_ours(session, schedule, **settings)
-    start = session.folder / f"start-{settings['dataset']}"
+    start = session.folder / f"start-{settings['dataset']}-{schedule.seed}"
     with quiet():
         twin(prepared.trainer.model).cpu().save_pretrained(start)
     rows: dict[str, Sequence[int]] = {role: source_rows(prepared, role) for role in ("train", "test")}
