@@ -58,6 +58,7 @@ def finetune(
     image_processor: str | os.PathLike[str] | BaseImageProcessor | None = None,
     train_transforms: Sequence[Any] | ImageFunction | None = None,
     loss: str | Loss | None = None,
+    teacher: str | os.PathLike[str] | PreTrainedModel | None = None,
     metrics: Mapping[str, UserMetric | Metric] | Sequence[str] | None = None,
     callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
     **settings: Unpack[Settings],
@@ -65,8 +66,8 @@ def finetune(
     """Fine-tune an image classifier.
 
     An interrupted run resumes with the same call. What is given as an object is written into the saved recipe and the
-    model card as a remark: a resumed run compares datasets by a fingerprint, models by class and size, functions by
-    name alone.
+    model card as a remark: a resumed run compares datasets by a fingerprint, models by class and size, a teacher by
+    its weights too, functions by name alone.
 
     Args:
         recipe: A packaged recipe's name, the path of a YAML file, or a mapping of keys, which may have a `_base_`.
@@ -87,6 +88,8 @@ def finetune(
             classes), and class ids, int64 (batch,), that returns one loss for each image, float (batch,). Where images
             are mixed, labels are shares of the classes, float (batch, classes). The mean is taken over the whole global
             batch. Evaluation still reports the cross entropy as `loss`.
+        teacher: A trained model to learn from beside the labels (see `distillation`): a folder, a Hub id, or a model
+            object, of which a copy is used, so that it may be `model` itself. Its config.id2label names its classes.
         metrics: By name, functions of probabilities, float32 (images, classes), and class ids, int64 (images,), that
             return a number; or names of registered ones, which are only checked, because all of those are reported.
         callbacks: Callbacks of Transformers, objects or classes.
@@ -101,7 +104,7 @@ def finetune(
         Interrupted: Where SIGTERM, SIGINT or SIGHUP ended the training, which is saved: the same call resumes it.
     """
     with in_python_words():
-        objects = (dataset, model, image_processor, train_transforms, loss, metrics, callbacks)
+        objects = (dataset, model, image_processor, train_transforms, loss, teacher, metrics, callbacks)
         resolved, given, command = read_call(recipe, *objects, settings)
         return run(resolved, command, given)
 
@@ -113,6 +116,7 @@ def read_call(
     image_processor: Any,
     train_transforms: Any,
     loss: Any,
+    teacher: Any,
     metrics: Any,
     callbacks: Any,
     settings: Mapping[str, Any],
@@ -124,7 +128,9 @@ def read_call(
         UserError: For whatever the caller can fix.
     """
     values = _settings(settings)
-    given, named = sort_out(dataset, model, image_processor, train_transforms, loss, metrics, callbacks, values)
+    given, named = sort_out(
+        dataset, model, image_processor, train_transforms, loss, teacher, metrics, callbacks, values
+    )
     values = {**named, **values}
     return _resolve(recipe, values, given), given, _command(recipe, values, given, command)
 

@@ -29,6 +29,7 @@ def kfold(
     image_processor: str | os.PathLike[str] | BaseImageProcessor | None = None,
     train_transforms: Sequence[Any] | ImageFunction | None = None,
     loss: str | Loss | None = None,
+    teacher: str | os.PathLike[str] | PreTrainedModel | None = None,
     metrics: Mapping[str, UserMetric | Metric] | Sequence[str] | None = None,
     callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
     **settings: Unpack[Settings],
@@ -46,6 +47,7 @@ def kfold(
         image_processor: See there.
         train_transforms: See there.
         loss: See there.
+        teacher: See there.
         metrics: See there.
         callbacks: See there. Objects are shared by all folds; a class is made anew for each.
         settings: See there. Absent an `output_dir`, it is runs/NAME_kfold.
@@ -59,7 +61,7 @@ def kfold(
         Interrupted: Where SIGTERM, SIGINT or SIGHUP ended a fold, which is saved: the same call resumes it.
     """
     with in_python_words():
-        objects = (dataset, model, image_processor, train_transforms, loss, metrics, callbacks)
+        objects = (dataset, model, image_processor, train_transforms, loss, teacher, metrics, callbacks)
         resolved, given, command = read_call(recipe, *objects, settings, f"kfold --folds {folds}")
         return run_folds(resolved, folds, command, given)
 
@@ -74,6 +76,7 @@ def tune(
     image_processor: str | os.PathLike[str] | BaseImageProcessor | None = None,
     train_transforms: Sequence[Any] | ImageFunction | None = None,
     loss: str | Loss | None = None,
+    teacher: str | os.PathLike[str] | PreTrainedModel | None = None,
     metrics: Mapping[str, UserMetric | Metric] | Sequence[str] | None = None,
     callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
     **settings: Unpack[Settings],
@@ -92,6 +95,7 @@ def tune(
         image_processor: See there.
         train_transforms: See there.
         loss: See there.
+        teacher: See there.
         metrics: See there. `metric_for_best_model` names the one that is compared, on validation.
         callbacks: See there. Objects are shared by all trials; a class is made anew for each.
         settings: See there. Absent an `output_dir`, it is runs/NAME_tune.
@@ -104,7 +108,7 @@ def tune(
         Interrupted: Where SIGTERM, SIGINT or SIGHUP ended a trial, which is saved: the same call resumes it.
     """
     with in_python_words():
-        objects = (dataset, model, image_processor, train_transforms, loss, metrics, callbacks)
+        objects = (dataset, model, image_processor, train_transforms, loss, teacher, metrics, callbacks)
         named = "space.yaml" if isinstance(space, Mapping) else os.fspath(space)
         resolved, given, command = read_call(recipe, *objects, settings, f"tune {named} --trials {trials}")
         return run_study(space, resolved, trials, command, given)

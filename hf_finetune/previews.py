@@ -48,7 +48,7 @@ def browse(
         UserError: For whatever the caller can fix.
     """
     with in_python_words():
-        objects = (dataset, model, image_processor, train_transforms, None, None, ())
+        objects = (dataset, model, image_processor, train_transforms, None, None, None, ())
         resolved, given, _ = read_call(recipe, *objects, settings, "browse")
         return browse_images(resolved, None if output is None else os.fspath(output), images, given)
 
@@ -77,5 +77,6 @@ def schedule(
         UserError: For whatever the caller can fix.
     """
     with in_python_words():
-        resolved, given, _ = read_call(recipe, dataset, model, None, None, None, None, (), settings, "schedule")
+        objects = (dataset, model, None, None, None, None, None, ())
+        resolved, given, _ = read_call(recipe, *objects, settings, "schedule")
         return show_schedule(resolved, None if output is None else os.fspath(output), given=given)

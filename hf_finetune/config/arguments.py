@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hf_finetune.config.data import DataArguments
 from hf_finetune.config.fields import OWN_GROUPS, check_words, own_fields, value_types
-from hf_finetune.config.loss_keys import check_weighted
+from hf_finetune.config.loss_keys import check_distillation, check_weighted
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.config.stock_fields import stock_fields, stock_types
@@ -114,6 +114,7 @@ def check_values(recipe: Recipe) -> tuple[ModelArguments, DataArguments]:
     named, training = _named(recipe), _build(_training_values(), recipe)
     check_training(training)
     check_weighted(named[1].weight_column, training)
+    check_distillation(training, training.teacher is not None)
     return named
 
 

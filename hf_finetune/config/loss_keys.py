@@ -67,11 +67,15 @@ def check_loss_keys(args: FinetuneArguments) -> None:
             f"logit_adjustment_at {args.logit_adjustment_at} says when logits are shifted, and logit_adjustment is not"
             " set; use --logit_adjustment 1 as well."
         )
-    if args.distillation is not None and args.teacher is None:
+    distillation_settings(args.distillation)
+
+
+def check_distillation(args: FinetuneArguments, has_teacher: bool) -> None:
+    """Check that there is a teacher, named or given as an object, where settings say how to learn from one."""
+    if args.distillation is not None and not has_teacher:
         raise UserError(
             "distillation says how to learn from a teacher, and there is none; use --teacher MODEL as well."
         )
-    distillation_settings(args.distillation)
 
 
 def _check_adjustment(args: FinetuneArguments) -> None:

@@ -1,7 +1,7 @@
 """The keys of a recipe as the keyword arguments of `finetune` and `evaluate`, with their types.
 
 Generated from the dataclasses of hf_finetune.config by `python -m tests.config.test_settings`; a test keeps them equal.
-`dataset`, `loss` and `train_transforms` are missing, because they are arguments of their own.
+`dataset`, `loss`, `teacher` and `train_transforms` are missing, because they are arguments of their own.
 """
 
 from __future__ import annotations
@@ -174,7 +174,6 @@ class Settings(TypedDict, total=False):
     seed: int | None
     skip_memory_metrics: bool | None
     sync_batchnorm: bool | None
-    teacher: str | None
     tf32: bool | None
     time_budget: str | None
     torch_compile: bool | None

@@ -15,8 +15,12 @@ from hf_finetune.models.head import class_names, replace_head
 from hf_finetune.models.source import LoadedWeights, classifier_class
 
 
-def check_given_model(model: object) -> PreTrainedModel:
+def check_given_model(model: object, argument: str = "model") -> PreTrainedModel:
     """Return the object if it is a network of Transformers with a head.
+
+    Args:
+        model: The object.
+        argument: The name of the argument that it was given as.
 
     Raises:
         UserError: It is anything else.
@@ -24,12 +28,12 @@ def check_given_model(model: object) -> PreTrainedModel:
     kind = type(model).__name__
     if not isinstance(model, PreTrainedModel):
         raise UserError(
-            f"model is {kind}; use a name, a folder or a transformers.PreTrainedModel such as"
+            f"{argument} is {kind}; use a name, a folder or a transformers.PreTrainedModel such as"
             " AutoModelForImageClassification.from_pretrained(...)."
         )
     classifier = classifier_class(model.config)
     if classifier is not None and model.base_model is model and not isinstance(model, classifier):
-        raise UserError(f"model is {kind}, which has no head for classes; use a {classifier.__name__}.")
+        raise UserError(f"{argument} is {kind}, which has no head for classes; use a {classifier.__name__}.")
     return model
 
 

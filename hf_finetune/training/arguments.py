@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -15,6 +16,7 @@ from hf_finetune.data.sources.objects import read_object
 from hf_finetune.errors import UserError, did_you_mean
 from hf_finetune.evaluation.metrics import METRICS, Metric, UserMetric
 from hf_finetune.evaluation.multi_label import MULTI_LABEL_METRICS
+from hf_finetune.models.model_object import check_given_model
 from hf_finetune.training.given import Given
 
 # Keys of a recipe that say which images, or which network: an argument takes the place of them all.
@@ -42,6 +44,7 @@ def sort_out(
     image_processor: Any,
     train_transforms: Any,
     loss: Any,
+    teacher: Any,
     metrics: Any,
     callbacks: Any,
     settings: Mapping[str, Any],
@@ -54,6 +57,7 @@ def sort_out(
         image_processor: See there.
         train_transforms: See there.
         loss: See there.
+        teacher: See there.
         metrics: See there.
         callbacks: See there.
         settings: The other keys of the call.
@@ -108,6 +112,11 @@ def sort_out(
             raise UserError("loss_args is for a loss that is given by its name; leave it out.")
         values |= {"loss": None, "loss_args": None, "label_smoothing_factor": None}
         objects["loss"] = loss
+    if isinstance(teacher, (str, os.PathLike)):
+        values["teacher"] = os.fspath(teacher)
+    elif teacher is not None:
+        values["teacher"] = None
+        objects["teacher"] = copy.deepcopy(check_given_model(teacher, "teacher"))  # as it is before anything is trained
     return Given(**objects, metrics=own_metrics(metrics), callbacks=_callbacks(callbacks)), values
 
 
@@ -115,12 +124,7 @@ def checked_model(model: Any) -> str | PreTrainedModel:
     """Return a model object, or a path as text. Raises `UserError` for anything else."""
     if isinstance(model, (str, os.PathLike)):
         return os.fspath(model)
-    if not isinstance(model, PreTrainedModel):
-        raise UserError(
-            f"model is {type(model).__name__}; use a name, a folder or a transformers.PreTrainedModel such as"
-            " AutoModelForImageClassification.from_pretrained(...)."
-        )
-    return model
+    return check_given_model(model)
 
 
 def _refuse_beside(argument: str, keys: Sequence[str], settings: Mapping[str, Any]) -> None:

@@ -29,7 +29,9 @@ from hf_finetune.interrupts import leave_if_interrupted
 from hf_finetune.logs import get_logger, progress_bar
 from hf_finetune.models.head import class_names
 from hf_finetune.models.load import load_trained, open_source
+from hf_finetune.models.model_object import ModelObject
 from hf_finetune.models.processor import Preprocessing, describe, load_image_processor
+from hf_finetune.tasks import task_of
 from hf_finetune.training.frozen.feature_cache import FeaturesNotKept, feature_file, read_features, write_features
 from hf_finetune.training.frozen.features import random_transforms
 from hf_finetune.training.trainer import ImageClassificationTrainer
@@ -121,11 +123,12 @@ class _KeptLogits:
 
 def learn_from_teacher(
     trainer: ImageClassificationTrainer,
+    taught_by: str | PreTrainedModel,
     label_names: Sequence[str],
     transforms: Sequence[Any] | Callable[..., Any],
     trust_remote_code: bool,
 ) -> None:
-    """Let a trainer's student learn from the teacher that its arguments name.
+    """Let a trainer's student learn from a teacher.
 
     Where nothing of a training image is random, the teacher's logits are computed once and kept in the cache folder.
     Elsewhere it sees each batch as the student does, with all that was drawn and mixed, which Beyer et al. found to
@@ -133,6 +136,7 @@ def learn_from_teacher(
 
     Args:
         trainer: The trainer of the student; nothing is trained yet.
+        taught_by: The teacher: a folder, a Hub id, or a network, which is frozen in place.
         label_names: The student's classes.
         transforms: The train_transforms.
         trust_remote_code: Whether code that comes with a checkpoint may run.
@@ -140,17 +144,31 @@ def learn_from_teacher(
     Raises:
         UserError: The teacher cannot be had, or does not know the classes; or images have several labels.
     """
-    args, name = trainer.args, str(trainer.args.teacher)
+    args = trainer.args
     if trainer.compute_loss_func.several:
         raise UserError("teacher is for one class an image, and images have several labels here; leave teacher out.")
     with args.main_process_first(desc="teacher"):
-        source = open_source(ModelArguments(name, trust_remote_code=trust_remote_code))
-        model = load_trained(source)
+        if isinstance(taught_by, str):
+            source = open_source(ModelArguments(taught_by, trust_remote_code=trust_remote_code))
+        else:
+            source = ModelObject(taught_by)
+        model, name = load_trained(source), source.name
     try:
         class_ids = match_classes(None, label_names, class_names(model.config))
     except UserError as error:
-        raise UserError(f"teacher {name}: {str(error).partition('; if both')[0].rstrip('.')}.") from error
+        fault, has_no_names, _ = str(error).partition("; if both")
+        advice = "; name them in id2label of its configuration" if has_no_names else ""
+        raise UserError(f"teacher {name}: {fault.rstrip('.')}{advice}.") from error
+    if task_of(model.config).several:
+        raise UserError(f"teacher {name}: it gives an image several labels; use one that gives an image one class.")
     sees = describe(load_image_processor(source, model.config))
+    if not isinstance(taught_by, str):
+        kind = "of the checkpoint that it was loaded from" if source.load_processor() else "of ImageNet: none are known"
+        height, width = sees.sides
+        logger.info(
+            f"Note: the teacher is shown {width}x{height} pixels, normalized with the figures {kind}; if it was trained"
+            " with others, save it with its image processor and give the folder's name."
+        )
     temperature, weight = distillation_settings(args.distillation)
     student_sees = describe(trainer.processing_class)
     if sees.channels != student_sees.channels:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hf_finetune.data.sources.objects import GivenDataset
 from hf_finetune.data.transforms.given import ImageFunction
 from hf_finetune.errors import UserError, first_line
 from hf_finetune.evaluation.metrics import Metric, UserMetric
+from hf_finetune.training.frozen.feature_cache import digest_of_weights
 from hf_finetune.training.loss import Loss
 
 _HEADING = "# Given to finetune() as objects of Python, which a recipe cannot hold:"
@@ -31,6 +33,7 @@ class Given:
         image_processor: What prepares images in evaluation, or the name of a checkpoint that has one.
         train_transforms: A function of one training image, in the place of the recipe's list.
         loss: Logits and labels to one loss for each image.
+        teacher: What the network learns from beside the labels, in the place of the recipe's.
         metrics: Figures by name, beside the registered ones.
         callbacks: Of Transformers, added to the Trainer's own.
     """
@@ -40,6 +43,7 @@ class Given:
     image_processor: BaseImageProcessor | str | None = None
     train_transforms: ImageFunction | None = None
     loss: Loss | None = None
+    teacher: PreTrainedModel | None = None
     metrics: Mapping[str, UserMetric | Metric] = field(default_factory=dict)
     callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = ()
 
@@ -82,9 +86,18 @@ class Given:
         for name, value in (("train_transforms", self.train_transforms), ("loss", self.loss)):
             if value is not None:
                 lines.append(f"{name}: {_called(value)}")
+        if self.teacher is not None:
+            size = f"{self.teacher.num_parameters():,} parameters"
+            lines.append(f"teacher: {type(self.teacher).__name__}, {size}, weights {self._weights_of_teacher}")
         lines += [f"metric {name}: {_called(function)}" for name, function in self.metrics.items()]
         lines += [f"callback: {_called(callback)}" for callback in self.callbacks]
         return [" ".join(line.split()) for line in lines]
+
+    @cached_property
+    def _weights_of_teacher(self) -> str:
+        """Return the first digits of the SHA-256 of the teacher's weights, which no checkpoint of the run has."""
+        assert self.teacher is not None
+        return f"SHA-256 {digest_of_weights(self.teacher, set()).hex()[:12]}"
 
     def notes_on_resume(self) -> list[str]:
         """Return what must be known of a run that resumes with these objects."""
@@ -106,8 +119,8 @@ class Given:
 def check_same_objects(folder: Path, given: Given) -> None:
     """Compare the objects with those that the unfinished run in a folder was begun with.
 
-    A dataset is compared by its fingerprint, a model by its class and size, because its weights are in the checkpoint;
-    a function is compared by its name alone. Metrics and callbacks may change.
+    A dataset is compared by its fingerprint, a model by its class and size, because its weights are in the checkpoint,
+    a teacher by its weights too; a function is compared by its name alone. Metrics and callbacks may change.
 
     Raises:
         UserError: Where the run in `folder` was begun with other objects.

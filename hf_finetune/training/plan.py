@@ -10,6 +10,7 @@ from typing import Any
 
 from hf_finetune.config.arguments import argument_fields, build_arguments
 from hf_finetune.config.data import DataArguments
+from hf_finetune.config.loss_keys import check_distillation
 from hf_finetune.config.model import ModelArguments
 from hf_finetune.config.recipe import Recipe, load_recipe, override
 from hf_finetune.config.run_files import RECIPE_FILE
@@ -64,6 +65,7 @@ def plan_run(recipe: Recipe, given: Given) -> RunPlan:
     _check_launcher()
     check_own_loss(recipe)
     model, data, args = build_arguments(recipe)
+    check_distillation(args, given.teacher is not None or args.teacher is not None)
     if given.dataset is None:
         find_source(data)  # its typo is told before anything about a folder that is named after it
     stated = "output_dir" in recipe.values

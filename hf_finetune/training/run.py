@@ -225,9 +225,9 @@ def prepare(plan: RunPlan, began: float | None = None) -> PreparedRun:
     plan, network, images, trainer = assembly.plan, assembly.network, assembly.images, assembly.trainer
     data = images.data
     keep_freed_memory(plan.args.device)
-    if plan.args.teacher is not None:
-        given = plan.given.train_transforms
-        learn_from_teacher(trainer, data.label_names, given or assembly.items, plan.model.trust_remote_code)
+    if (teacher := plan.given.teacher or plan.args.teacher) is not None:
+        transforms = plan.given.train_transforms or assembly.items
+        learn_from_teacher(trainer, teacher, data.label_names, transforms, plan.model.trust_remote_code)
     if plan.args.local_process_index == 0:
         trainer.add_callback(SecondEpochCallback(partial(finish, images.decoded.values())))
     warn_of_slow_bf16(plan.args)

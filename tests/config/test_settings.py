@@ -17,14 +17,14 @@ from hf_finetune.config.training_keys import AUTO
 
 FILE = Path(__file__).resolve().parents[2] / "hf_finetune" / "config" / "settings.py"
 # Arguments of finetune() and evaluate() of their own.
-ARGUMENTS = ("dataset", "loss", "train_transforms")
+ARGUMENTS = ("dataset", "loss", "teacher", "train_transforms")
 # Settings that Transformers has since 5.23; those that the installed version lacks.
 LATER = {"activation_checkpointing", "activation_checkpointing_kwargs"} - {*TrainingArguments.__dataclass_fields__}
 PATHS = ("dataset_path", "load_from", "model_name_or_path", "output_dir")
 HEADER = '''"""The keys of a recipe as the keyword arguments of `finetune` and `evaluate`, with their types.
 
 Generated from the dataclasses of hf_finetune.config by `python -m tests.config.test_settings`; a test keeps them equal.
-`dataset`, `loss` and `train_transforms` are missing, because they are arguments of their own.
+`dataset`, `loss`, `teacher` and `train_transforms` are missing, because they are arguments of their own.
 """
 
 from __future__ import annotations

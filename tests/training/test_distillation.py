@@ -11,10 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn import functional
+from transformers import AutoModelForImageClassification, PreTrainedModel, ResNetForImageClassification
 
 from hf_finetune import finetune
+from hf_finetune.config.arguments import check_values
 from hf_finetune.config.loss_keys import distillation_settings
-from hf_finetune.config.training import FinetuneArguments
+from hf_finetune.config.recipe import Recipe
 from hf_finetune.errors import Interrupted, UserError
 from hf_finetune.models.processor import Preprocessing
 from hf_finetune.training.distillation import Teacher, learn_from_teacher
@@ -94,9 +96,9 @@ def test_the_distillation_token_learns_from_the_teacher_and_the_class_token_from
     assert loss(outputs, labels).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def taught_trainer(folder: Path, base: Path, items: Any = (), **keys: Any) -> Any:
-    trainer = make_trainer(folder, make_model("vit"), count=24, items=items, teacher=str(base), **keys)
-    learn_from_teacher(trainer, [f"class {n}" for n in (3, 1, 0, 2)], items, trust_remote_code=False)
+def taught_trainer(folder: Path, base: str | PreTrainedModel, items: Any = (), **keys: Any) -> Any:
+    trainer = make_trainer(folder, make_model("vit"), count=24, items=items, **keys)
+    learn_from_teacher(trainer, base, [f"class {n}" for n in (3, 1, 0, 2)], items, trust_remote_code=False)
     return trainer
 
 
@@ -112,7 +114,7 @@ def base(tmp_path: Path) -> Path:
 def test_logits_are_kept_where_nothing_is_random(
     tmp_path: Path, base: Path, datasets_cache: Path, logged: list[str], images_seen: list[int]
 ):
-    keeps = taught_trainer(tmp_path / "keeps", base)
+    keeps = taught_trainer(tmp_path / "keeps", str(base))
     assert any("Logits of the teacher: 24 images" in line for line in logged)
     rows = [5, 2, 24 + 7]  # the last is a repetition
     batch = keeps.train_dataset.__getitems__(rows)
@@ -125,21 +127,23 @@ def test_logits_are_kept_where_nothing_is_random(
     del batch["teacher_logits"]
     keeps.prepare_batch(batch)
     torch.testing.assert_close(teacher.current, kept)
-    again = taught_trainer(tmp_path / "again", base)
+    again = taught_trainer(tmp_path / "again", ResNetForImageClassification.from_pretrained(base))
     assert any("Logits of the teacher: read from" in line for line in logged)
     assert torch.equal(again.train_dataset.__getitems__(rows)["teacher_logits"], kept)
     (file,) = (datasets_cache / "hf_finetune" / "features").glob("*.npy")
     damaged = bytearray(file.read_bytes())
     damaged[150] ^= 255
     file.write_bytes(damaged)
-    taught_trainer(tmp_path / "third", base)
+    taught_trainer(tmp_path / "third", str(base))
     assert any("are damaged" in line for line in logged)
     assert observer is not None and len(np.load(file)) == 24
 
 
 def test_logits_are_computed_where_images_are_random_or_mixed(tmp_path: Path, base: Path, datasets_cache: Path):
     items = ({"RandomCrop": {"size": SIDE, "padding": 2}}, {"MixUp": {"alpha": 1.0}})
-    trainer = taught_trainer(tmp_path / "run", base, items, max_steps=2, distillation={"weight": 1, "temperature": 1})
+    trainer = taught_trainer(
+        tmp_path / "run", str(base), items, max_steps=2, distillation={"weight": 1, "temperature": 1}
+    )
     assert "teacher_logits" not in trainer.train_dataset.__getitems__([0, 1])
     trainer.device_stage.num_labels = CLASSES
     trainer.train()
@@ -169,15 +173,61 @@ def test_a_run_is_resumed_to_the_bit_and_a_frozen_backbone_sees_images(
     assert "read from" in capsys.readouterr().out and frozen.keys() == whole.keys()
 
 
+@pytest.mark.slow
+def test_an_object_teaches_as_its_folder_does_and_is_left_as_it_is(
+    image_folder: Path, finished_run: Path, tmp_path: Path, datasets_cache: Path, capsys: pytest.CaptureFixture[str]
+):
+    recipe = str(write_recipe(tmp_path, train_transforms=[], num_train_epochs=2, teacher="another"))
+    network = AutoModelForImageClassification.from_pretrained(finished_run)
+    network.train()
+
+    def run(name: str, **more: Any) -> dict[str, torch.Tensor]:
+        finetune(recipe, dataset=str(image_folder), output_dir=str(tmp_path / name), **more)
+        return load_file(tmp_path / name / "model.safetensors")
+
+    named = run("named", teacher=finished_run)
+    with pytest.raises(Interrupted):
+        run("object", teacher=network, callbacks=[StopAfterAStep()])
+    capsys.readouterr()
+    other = AutoModelForImageClassification.from_pretrained(finished_run)
+    torch.nn.init.ones_(other.classifier[-1].bias)
+    with pytest.raises(UserError, match=r"begun with teacher: ResNetForImageClassification, .* SHA-256 [0-9a-f]{12};"):
+        run("object", teacher=other)
+    given = run("object", teacher=network)
+    assert all(torch.equal(given[key], tensor) for key, tensor in named.items())
+    out = capsys.readouterr().out
+    assert "Note: the teacher is shown 16x16 pixels, normalized with the figures of the checkpoint that" in out
+    assert network.training and all(parameter.requires_grad for parameter in network.parameters())
+    written = (tmp_path / "object" / "recipe.yaml").read_text()
+    assert "\n# teacher: ResNetForImageClassification, " in written and "\nteacher:" not in written
+    assert "# teacher: ResNetForIm" in (tmp_path / "object" / "README.md").read_text()
+    run("itself", model=network, teacher=network)  # it learns from what it was
+    assert "# model: ResNetForIm" in (tmp_path / "itself" / "recipe.yaml").read_text()
+
+
 def test_mistakes_are_one_line(tmp_path: Path, base: Path):
-    trainer = make_trainer(tmp_path, make_model("vit"), teacher=str(base))
+    trainer = make_trainer(tmp_path, make_model("vit"))
     with pytest.raises(UserError, match=r"^teacher .*: The model does not know 1 of the dataset's classes: cat"):
-        learn_from_teacher(trainer, ["class 1", "cat"], (), trust_remote_code=False)
+        learn_from_teacher(trainer, str(base), ["class 1", "cat"], (), trust_remote_code=False)
+    nameless = make_model("resnet")
+    with pytest.raises(UserError, match=r"^teacher ResNetForIm.* no names .*; name them in id2label of its config"):
+        learn_from_teacher(trainer, nameless, ["cat"], (), trust_remote_code=False)
+    nameless.config.problem_type = "multi_label_classification"
+    with pytest.raises(UserError, match="^teacher ResNetForImageClassification: it gives an image several labels"):
+        learn_from_teacher(trainer, nameless, ["LABEL_0"], (), trust_remote_code=False)
+    for wrong, line in (
+        (7, "teacher is int; use a name"),
+        (make_model("resnet").resnet, "teacher is ResNetModel, which"),
+    ):
+        with pytest.raises(UserError, match=line):
+            finetune("digits", teacher=wrong)  # type: ignore[arg-type]
     trainer.compute_loss_func = BatchLoss(cross_entropy, several=True)
     with pytest.raises(UserError, match="teacher is for one class an image"):
-        learn_from_teacher(trainer, ["class 1"], (), trust_remote_code=False)
+        learn_from_teacher(trainer, str(base), ["class 1"], (), trust_remote_code=False)
     with pytest.raises(UserError, match="distillation says how to learn from a teacher"):
-        FinetuneArguments(output_dir=str(tmp_path), distillation={"weight": 0.5})
+        finetune("digits", distillation={"weight": 0.5}, output_dir=tmp_path / "run")
+    with pytest.raises(UserError, match="distillation says how to learn from a teacher"):
+        check_values(Recipe("flags", {"distillation": {"weight": 0.5}}, {"distillation": "--distillation"}))
     for stated, line in (
         ({"temprature": 2}, 'no setting "temprature". Did you mean "temperature"'),
         ({"weight": 1.5}, "weight is 1.5; use a number above 0 and at most 1, such as 0.5"),

@@ -48,7 +48,7 @@ def feature_file(split: Dataset, model: PreTrainedModel, head: set[str], setting
         {"model": type(model).__name__, "config": config, "versions": versions, **settings}, sort_keys=True, default=str
     )
     digest = hashlib.sha256(words.encode())
-    digest.update(_digest_of_weights(model, head))
+    digest.update(digest_of_weights(model, head))
     digest.update(_digest_of_images(split))
     return Path(datasets.config.HF_DATASETS_CACHE) / "hf_finetune" / "features" / f"{digest.hexdigest()[:32]}.npy"
 
@@ -61,7 +61,8 @@ def _distributions() -> Iterable[metadata.Distribution]:
             continue
 
 
-def _digest_of_weights(model: PreTrainedModel, head: set[str]) -> bytes:
+def digest_of_weights(model: PreTrainedModel, head: set[str]) -> bytes:
+    """Return the SHA-256 of the tensors of a network but those that `head` names, with names, shapes and dtypes."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         if name not in head:
