@@ -13,6 +13,7 @@ from transformers import EvalPrediction
 
 from hf_finetune.data.batches import NOT_COUNTED
 from hf_finetune.errors import UserError
+from hf_finetune.evaluation import label_set_intervals
 from hf_finetune.evaluation.metrics import run_metrics
 from hf_finetune.evaluation.multi_label import (
     MULTI_LABEL_METRICS,
@@ -21,7 +22,10 @@ from hf_finetune.evaluation.multi_label import (
     average_precisions,
     best_thresholds,
     label_figures,
+    macro_f1,
+    mean_average_precision,
     metrics_of,
+    micro_f1,
     registry_of,
 )
 from hf_finetune.evaluation.summary import summary_of
@@ -64,6 +68,22 @@ def test_the_figures_are_those_of_scikit_learn() -> None:
     )
     assert figures["loss"] == pytest.approx(loss.sum(dim=1).mean().item(), rel=1e-6)
     assert figures["samples"] == len(logits)
+
+
+def test_the_figures_of_a_resample_are_those_of_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores that are equal, a class that no image has, one that all have, and resamples in more parts than one."""
+    monkeypatch.setattr(label_set_intervals, "_MOST_AT_ONCE", 7 * 40)
+    generator = np.random.default_rng(3)
+    has_label = generator.random((40, 4)) < [0, 0.1, 0.5, 2]
+    logits = np.round(generator.normal(size=(40, 4)) + has_label, 1).astype(np.float32)
+    found = np.stack(label_set_intervals.resampled_label_sets(logits, has_label, logits > 0.5, seed=5))
+    assert found.shape == (3, 1000)
+    draws = np.random.default_rng(5).multinomial(40, np.full(40, 1 / 40), 1000)
+    whole = LabelSetPredictions(logits, has_label, np.zeros(40, np.float32), expit(np.full(4, 0.5)))
+    for number in (*range(15), 999):
+        some = whole.some(np.repeat(np.arange(40), draws[number]))
+        expected = [mean_average_precision(some), micro_f1(some), macro_f1(some)]
+        np.testing.assert_allclose(found[:, number], expected, rtol=1e-12)
 
 
 def test_the_intervals_hold_the_figures() -> None:
