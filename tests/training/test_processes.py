@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 
 from tests.helpers import two_balanced
 from tests.helpers.launched import run_in
+from tests.helpers.networks import TINY_VIT
 from tests.helpers.processes import REPOSITORY, TWO_PROCESSES, run_command
 from tests.helpers.tiny import write_recipe
 from tests.helpers.two_processes import main
@@ -67,6 +69,33 @@ def test_two_processes_run_the_same_job(image_folder, tmp_path):
         assert metrics[1][name] == metrics[2][name]
     assert metrics[1]["eval_samples"] == 7 and metrics[1]["test_samples"] == 24
     assert metrics[2]["test_accuracy"] == pytest.approx(metrics[1]["test_accuracy"], abs=0.05)
+
+
+@pytest.mark.slow
+def test_two_processes_cross_validate_as_one(image_folder, tmp_path):
+    """The network has no BatchNorm, whose figures are those of a process's part of the batch."""
+    recipe = write_recipe(
+        tmp_path, model_type="vit", model_config={**TINY_VIT, "image_size": 16, "patch_size": 4}, num_train_epochs=2,
+        global_batch_size=24,
+    )  # fmt: skip
+    words = ["kfold", "--folds", "2", "--recipe", recipe, "--dataset", image_folder]
+    command, tables, weights = REPOSITORY / "hf_finetune" / "__main__.py", {}, {}
+    for count in (1, 2):
+        output = tmp_path / f"output_{count}"
+        completed = run_in(count, command, *words, "--output_dir", output)
+        assert completed.returncode == 0, completed.stderr[-2000:]
+        assert completed.stdout.count("Fold 2 of 2:") == 1  # one process speaks
+        with open(output / "out_of_fold.csv", newline="") as file:
+            tables[count] = list(csv.DictReader(file))
+        weights[count] = load_file(output / "fold-2" / "model.safetensors")
+        assert json.loads((output / "ensemble.json").read_text())["members"] == ["fold-1", "fold-2"]
+    assert len(tables[2]) == 72
+    for together, alone in zip(tables[2], tables[1], strict=True):
+        assert [together[name] for name in ("row", "image", "fold", "label")] == [*alone.values()][:4]
+        for name in ("p_blue", "p_green", "p_red"):
+            assert float(together[name]) == pytest.approx(float(alone[name]), abs=1e-3)
+    for name, tensor in weights[1].items():
+        torch.testing.assert_close(weights[2][name], tensor, atol=1e-4, rtol=0)
 
 
 def test_processes_that_do_not_find_each_other_stop(image_folder, tmp_path):
