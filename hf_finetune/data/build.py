@@ -21,6 +21,7 @@ from hf_finetune.data.columns import (
     image_dataset,
     index_array,
     label_array,
+    refuse_labels,
 )
 from hf_finetune.data.dataset import EarlierImages, ImageDataset
 from hf_finetune.data.duplicates import find_left_out
@@ -172,9 +173,13 @@ def _label_columns(
 ) -> list[str]:
     """Return the column of labels, or several that are one class each."""
     wanted = arguments.label_columns
-    not_labels = [*filter(None, [arguments.group_column, arguments.weight_column]), *(arguments.slice_columns or ())]
     if wanted:
         return [find_label_column(raw, split, image_column, name) for name in wanted]
+    uses = {"group_column": [arguments.group_column], "weight_column": [arguments.weight_column]}
+    uses["slice_columns"] = [*(arguments.slice_columns or ())]
+    for key, columns in uses.items():
+        refuse_labels(raw, split, key, columns, expected)
+    not_labels = [name for columns in uses.values() for name in columns if name is not None]
     found = find_columns_of_classes(raw, split, image_column, expected, not_labels)
     return found or [find_label_column(raw, split, image_column, None, expected, not_labels)]
 

@@ -110,6 +110,30 @@ def find_label_column(
     return _the_one(raw, split, "label", candidates)
 
 
+def refuse_labels(raw: RawDataset, split: str, key: str, columns: Collection[str | None], expected: str | None) -> None:
+    """Check that columns with another use are not that of the labels: expected, so called, or the only ClassLabel.
+
+    Args:
+        raw: The source.
+        split: The split whose columns are looked at.
+        key: What the columns are used for, a key of the recipe.
+        columns: Their names.
+        expected: The column that a named dataset has the labels in.
+
+    Raises:
+        UserError: One of them is.
+    """
+    features = raw.splits[split].features
+    class_labels = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
+    labels = {"label", "labels", expected, *(class_labels if len(class_labels) == 1 else ())} & features.keys()
+    for name in labels.intersection(columns):
+        has_figures = ", and each class has figures of its own" if key == "slice_columns" else ""
+        raise UserError(
+            f"{key}: {name} is the column of labels of {raw.source}{has_figures}; use another column, or also"
+            " --label_column NAME if the labels are in that one."
+        )
+
+
 def find_columns_of_classes(
     raw: RawDataset, split: str, image_column: str, expected: str | None = None, not_labels: Collection[str] = ()
 ) -> list[str]:

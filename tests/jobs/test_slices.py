@@ -51,12 +51,27 @@ def test_values_of_columns_follow_the_rows_of_each_split(table):
     ("settings", "message"),
     [
         ({"slice_columns": ["kamera"]}, 'slice_columns: .* has no column "kamera". Did you mean "camera"?'),
+        (
+            {"slice_columns": ["camera", "label"]},
+            "slice_columns: label is the column of labels of .* --label_column NAME",
+        ),
+        ({"group_column": "label"}, "group_column: label is the column of labels of .*table.csv; use another column"),
         ({"slice_columns": ["camera"], "streaming": True}, "slice_columns are read before training"),
     ],
 )
 def test_what_cannot_be_a_slice_is_refused(table, settings, message):
     with pytest.raises(UserError, match=message.replace("?", "\\?")):
         load_image_dataset(DataArguments(dataset=str(table), **settings), 0)
+
+
+def test_another_column_of_labels_may_be_named_beside_it(table):
+    arguments = DataArguments(dataset=str(table), slice_columns=["label"], label_column="camera")
+    data = load_image_dataset(arguments, 0)
+    assert data.label_names == ["one", "two"] and set(data.slices["test"]["label"].to_pylist()) == {
+        "blue",
+        "green",
+        "red",
+    }
 
 
 @pytest.mark.slow
