@@ -259,12 +259,17 @@ def drawn_plots() -> None:
 
 @pytest.fixture(autouse=True)
 def _undrawn_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Save each finished figure as one white pixel: a run has three plots, and matplotlib draws them for a second.
+    """Save each finished figure as one white pixel, without a layout: a run's three plots take most of its time.
 
-    Tests of the plots and every process that a test starts have them drawn.
+    Tests of the plots and every process that a test starts have them laid out and drawn.
     """
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
 
     if "drawn_plots" not in request.fixturenames:
         pixel = PIL.Image.new("RGB", (1, 1), "white")
         monkeypatch.setattr(Figure, "savefig", lambda figure, path, **settings: pixel.save(path, format="PNG"))
+        monkeypatch.setattr(Figure, "get_layout_engine", lambda figure: None)
+        monkeypatch.setattr(Figure, "get_tightbbox", lambda figure, renderer: Bbox.unit())
+        monkeypatch.setattr(Axis, "get_tightbbox", lambda axis, renderer: None)

@@ -27,6 +27,7 @@ def pixels(path: Path) -> NDArray[np.uint8]:
     return np.asarray(Image.open(path).convert("L"))
 
 
+@pytest.mark.usefixtures("drawn_plots")
 @pytest.mark.parametrize("aligned", [False, True])
 def test_a_plot_is_that_of_matplotlib(tmp_path: Path, aligned: bool) -> None:
     figure, expected = two_panels(), two_panels()

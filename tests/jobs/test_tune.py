@@ -77,6 +77,7 @@ def search(folder: Path, trials: int, **settings):
     return tune(SPACE, "digits", trials=trials, output_dir=folder, use_cpu=True, **settings)
 
 
+@pytest.mark.usefixtures("drawn_plots")
 def test_the_best_trial_becomes_a_recipe_that_says_its_number(training, tmp_path, capsys):
     result = search(tmp_path / "study", 12)
     assert sum(result.states.values()) == 12 and result.states["pruned"] >= 1
