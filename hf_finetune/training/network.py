@@ -27,6 +27,8 @@ from hf_finetune.training.wiring import filling_the_cache
 
 logger = get_logger(__name__)
 
+_ALIKE = "and no epoch all training images count alike"
+
 
 @dataclass(frozen=True)
 class Network:
@@ -37,7 +39,8 @@ class Network:
         image_processor: What prepares images in evaluation.
         frozen: What is not trained.
         base: The name of the checkpoint that it starts from, None for random weights.
-        alike: Whether all training images count alike: the head keeps them or the means of classes, without an epoch.
+        alike: Whether all training images count alike: without an epoch, the head keeps them, the means of
+            classes, or what it was.
     """
 
     loaded: LoadedModel
@@ -85,6 +88,10 @@ def load_network(plan: RunPlan, data: ImageDataset) -> Network:
     with built_whole(plan.args):
         sees = describe(image_processor).sides
         prepared = prepare_model(source, config, arguments, label_names, plan.args.seed, sees, plan.args.sync_batchnorm)
+    if not (alike or plan.args.takes_steps or prepared.loaded.initialized):
+        why = "num_train_epochs is 0 and the checkpoint's own head is kept, so nothing is trained"
+        _check_alike(plan.args, why, "--num_train_epochs 1 or more")
+        alike = True
     if data.channels is not None:
         prepared.loaded.model.config.image_channels = data.channels  # a chosen head has a configuration of its own
     if plan.args.loss == "arcface" and getattr(prepared.loaded.model.config, "head", None) != "cosine":
@@ -102,7 +109,7 @@ def _check_class_means(plan: RunPlan, data: ImageDataset) -> None:
     if data.task.several:
         raise UserError("head_init class_means is for one class per image; use --head_init probe.")
     if not plan.args.takes_steps:
-        _check_alike(plan.args, "head_init class_means", "--head_init probe")
+        _check_alike(plan.args, f"with head_init class_means {_ALIKE}", "--head_init probe")
 
 
 def _check_neighbors(plan: RunPlan, data: ImageDataset) -> None:
@@ -115,16 +122,16 @@ def _check_neighbors(plan: RunPlan, data: ImageDataset) -> None:
         raise UserError("head knn needs images of every class at hand; leave it out, or --streaming.")
     if plan.model.peft is not None:
         raise UserError("peft says what is trained, and with head knn nothing is; use --peft null.")
-    _check_alike(plan.args, "head knn", "--head linear and --head_init probe")
+    _check_alike(plan.args, f"with head knn {_ALIKE}", "--head linear and --head_init probe")
 
 
-def _check_alike(args: FinetuneArguments, head: str, instead: str) -> None:
-    """Check that no key weighs images, in a run that ends with a head to which all of them count alike.
+def _check_alike(args: FinetuneArguments, why: str, instead: str) -> None:
+    """Check that no key weighs images, in a run whose head does not depend on it.
 
     Args:
         args: How the run trains.
-        head: What it ends with, for the message.
-        instead: The flags of a head that is fitted to weighed images.
+        why: What is the reason, for the message.
+        instead: The flags of a run in which weights have an effect.
     """
     weighing = {
         "class_weights": args.class_weights is not None,
@@ -134,8 +141,8 @@ def _check_alike(args: FinetuneArguments, head: str, instead: str) -> None:
     keys = [key for key, is_set in weighing.items() if is_set]
     if keys:
         raise UserError(
-            f"{' and '.join(keys)} would have no effect: with {head} and no epoch all training images count alike; use"
-            f" {instead}, or leave {'it' if len(keys) == 1 else 'them'} out."
+            f"{' and '.join(keys)} would have no effect: {why}; use {instead}, or leave"
+            f" {'it' if len(keys) == 1 else 'them'} out."
         )
 
 

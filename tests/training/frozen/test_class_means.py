@@ -91,6 +91,20 @@ def test_what_weighs_images_needs_an_epoch(weighing: Any, message: str, image_fo
         assemble(plan_run(choose_recipe(recipe, {**settings, **allowed}, str), Given()))
 
 
+@pytest.mark.parametrize("weighing", [{"class_weights": "balanced"}, {"sampling": "sqrt"}, {"logit_adjustment": 1}])
+def test_nor_do_weights_matter_where_a_head_is_kept_and_not_trained(
+    weighing: Any, image_folder: Path, finished_run: Path, tmp_path: Path, datasets_cache: Path
+):
+    recipe = str(write_recipe(tmp_path, dataset=str(image_folder), model_type=None, model_config=None))
+    settings: Any = {"model_name_or_path": str(finished_run), "output_dir": str(tmp_path / "run"), **weighing}
+    plan = plan_run(choose_recipe(recipe, {**settings, "num_train_epochs": 0}, str), Given())
+    with pytest.raises(UserError, match="would have no effect: num_train_epochs is 0 and the checkpoint's own head is"):
+        assemble(plan)
+    for allowed in ({}, {"num_train_epochs": 0, "logit_adjustment": 1, "logit_adjustment_at": "end"}):
+        kept = settings if not allowed else {key: settings[key] for key in settings if key not in weighing}
+        assemble(plan_run(choose_recipe(recipe, {**kept, **allowed}, str), Given()))
+
+
 @pytest.mark.slow
 def test_a_run_without_epochs_ends_with_it(image_folder: Path, tmp_path: Path, datasets_cache: Any):
     torch.manual_seed(0)
