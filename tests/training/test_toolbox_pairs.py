@@ -49,9 +49,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "freeze_epochs": {"freeze_epochs": 1},
     "image sizes": {"image_size_schedule": {0: 12, 0.5: 16}},
     "lookahead": {"lookahead_steps": 2},
+    "albumentations": {"train_transforms": [{"A.CLAHE": {"p": 0.5}}]},
+    "neighbours": {"head": "knn", "num_train_epochs": 0},
 }
 ONE_CLASS = "the images have several labels, so leave it out."
 ONE_LAYER = "needs a head with one linear layer that gives the logits, which CustomHeadForImageClassification has not"
+ALIKE = "with head knn and no epoch all training images count alike"
 REFUSED = {
     ("several labels", "balanced sampling"): ONE_CLASS,
     ("several labels", "logit adjustment"): ONE_CLASS,
@@ -85,11 +88,23 @@ REFUSED = {
     ("ArcFace", "calibration"): "calibrate needs a head whose logits are the output of one linear layer",
     ("EMA", "soup"): "ema_decay and best_k_soup both average the weights; leave one out.",
     ("EMA", "lookahead"): "ema_decay and lookahead_steps both average the weights; leave one out.",
+    ("several labels", "neighbours"): "head knn is for one class per image; use --head_init probe.",
+    ("class weights", "neighbours"): f"class_weights would have no effect: {ALIKE}",
+    ("balanced sampling", "neighbours"): f"sampling would have no effect: {ALIKE}",
+    ("weight column", "neighbours"): f"sampling would have no effect: {ALIKE}",
+    ("logit adjustment", "neighbours"): f"logit_adjustment would have no effect: {ALIKE}",
+    ("LoRA", "neighbours"): "peft says what is trained, and with head knn nothing is; use --peft null.",
+    ("probe", "neighbours"): ONE_LAYER,
+    ("class means", "neighbours"): ONE_LAYER,
+    ("head dropout", "neighbours"): ONE_LAYER,
+    ("calibration", "neighbours"): "calibrate needs a head whose logits are the output of one linear layer",
+    ("freeze_epochs", "neighbours"): "freeze_epochs is 1, which leaves none of 0 epochs to train everything",
 }
 
 
 # Of three options any two go together: labels of several classes are weighed by the loss bce.
 THREE = {"several labels", "class weights", "focal"}
+UNTRAINED = "neighbours"  # a run with it trains nothing, so it is no test of the other pairs in it
 
 
 def is_pair(first: str, second: str) -> bool:
@@ -104,11 +119,12 @@ def runs() -> list[list[str]]:
     while missing:
         chosen = list(min(missing))
         for name in sorted(OPTIONS, key=lambda one: -sum(one in pair for pair in missing)):
-            if name in chosen or {*chosen, name} >= THREE:
+            if name in (*chosen, UNTRAINED) or {*chosen, name} >= THREE:
                 continue
             if all((other, name) in together or (name, other) in together for other in chosen):
                 chosen.append(name)
-        missing -= {pair for pair in missing if set(pair) <= set(chosen)}
+        tested = {pair for pair in missing if set(pair) <= set(chosen)}
+        missing -= {pair for pair in tested if UNTRAINED in pair} if UNTRAINED in chosen else tested
         found.append([name for name in OPTIONS if name in chosen])
     return found
 
@@ -149,6 +165,8 @@ def settings_of(names: list[str] | tuple[str, str], folder: Path) -> dict[str, A
 @pytest.mark.slow
 @pytest.mark.parametrize("names", runs(), ids="; ".join)
 def test_what_goes_together_trains(names: list[str], folder: Path, tmp_path: Path, datasets_cache: Path) -> None:
+    if "albumentations" in names:
+        pytest.importorskip("albumentations")
     result = finetune(str(folder / "tiny.yaml"), output_dir=str(tmp_path / "run"), **settings_of(names, folder))
     assert np.isfinite(result.metrics["test_loss"])
     AutoModelForImageClassification.from_pretrained(tmp_path / "run")
