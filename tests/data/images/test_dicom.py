@@ -10,13 +10,18 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from hf_finetune import finetune
 from hf_finetune.config.data import DataArguments
 from hf_finetune.data.build import load_image_dataset
 from hf_finetune.data.images.decoding import Decoding, UnreadableImage, Unused, decode_image, read_header
 from hf_finetune.data.images.dicom import NEEDS_DICOM
 from hf_finetune.data.images.value_range import choose_range
-from hf_finetune.errors import UserError
+from hf_finetune.errors import Interrupted, UserError
+from tests.helpers.interrupting import StopAfterAStep
+from tests.helpers.tiny import write_recipe
 
 STORED = np.arange(20, dtype=np.uint16).reshape(4, 5) * 100  # with the slope 2 and the intercept -1000: -1000 to 2800
 UNITS = 2.0 * STORED - 1000
@@ -132,3 +137,24 @@ def test_without_pydicom_the_run_says_what_to_install(tmp_path: Path, monkeypatc
         (tmp_path / name / "0.dcm").write_bytes(content)
     with pytest.raises(UserError, match=f"2 images are {NEEDS_DICOM.replace('[', '.').replace(']', '.')}"):
         load_image_dataset(DataArguments(dataset=str(tmp_path), validation_fraction=0), 0)
+
+
+@pytest.mark.slow
+def test_a_run_on_dicom_images_is_resumed_to_the_bit(tmp_path: Path, datasets_cache: Path) -> None:
+    generator = np.random.default_rng(0)
+    for number in range(32):
+        folder = tmp_path / "scans" / ("test" if number % 4 == 0 else "train") / ("dark" if number % 2 else "light")
+        folder.mkdir(parents=True, exist_ok=True)
+        stored = generator.integers(400, 700, (16, 16), dtype=np.uint16) + np.uint16(0 if number % 2 else 200)
+        (folder / f"{number}.dcm").write_bytes(dicom(stored, **CT, WindowCenter=400, WindowWidth=1200))
+    recipe = str(write_recipe(tmp_path, num_train_epochs=2, global_batch_size=8))
+
+    def run(name: str, **more: Any) -> dict[str, torch.Tensor]:
+        finetune(recipe, dataset=str(tmp_path / "scans"), output_dir=str(tmp_path / name), **more)
+        return load_file(tmp_path / name / "model.safetensors")
+
+    whole = run("whole")
+    with pytest.raises(Interrupted):
+        run("stopped", callbacks=[StopAfterAStep()])
+    resumed = run("stopped")
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
