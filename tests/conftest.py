@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 # Before any library reads them: nothing here may reach for a network, and two cores are shared with other tests.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -252,24 +252,32 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-@pytest.fixture
-def drawn_plots() -> None:
-    """For tests that look at plots: matplotlib draws them."""
-
-
-@pytest.fixture(autouse=True)
-def _undrawn_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _undrawn_plots() -> Iterator[pytest.MonkeyPatch]:
     """Save each finished figure as one white pixel, without a layout: a run's three plots take most of its time.
 
     Tests of the plots and every process that a test starts have them laid out and drawn.
     """
+    with pytest.MonkeyPatch.context() as patch:
+        _draw_nothing(patch)
+        yield patch
+
+
+@pytest.fixture
+def drawn_plots(_undrawn_plots: pytest.MonkeyPatch) -> Iterator[None]:
+    """For tests that look at plots: matplotlib draws them."""
+    _undrawn_plots.undo()
+    yield
+    _draw_nothing(_undrawn_plots)
+
+
+def _draw_nothing(patch: pytest.MonkeyPatch) -> None:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from matplotlib.transforms import Bbox
 
-    if "drawn_plots" not in request.fixturenames:
-        pixel = PIL.Image.new("RGB", (1, 1), "white")
-        monkeypatch.setattr(Figure, "savefig", lambda figure, path, **settings: pixel.save(path, format="PNG"))
-        monkeypatch.setattr(Figure, "get_layout_engine", lambda figure: None)
-        monkeypatch.setattr(Figure, "get_tightbbox", lambda figure, renderer: Bbox.unit())
-        monkeypatch.setattr(Axis, "get_tightbbox", lambda axis, renderer: None)
+    pixel = PIL.Image.new("RGB", (1, 1), "white")
+    patch.setattr(Figure, "savefig", lambda figure, path, **settings: pixel.save(path, format="PNG"))
+    patch.setattr(Figure, "get_layout_engine", lambda figure: None)
+    patch.setattr(Figure, "get_tightbbox", lambda figure, renderer: Bbox.unit())
+    patch.setattr(Axis, "get_tightbbox", lambda axis, renderer: None)
