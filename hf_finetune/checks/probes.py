@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
-from sklearn.neighbors import NearestNeighbors
 
 from hf_finetune.checks.subject import OutOfFold
 from hf_finetune.config.data import DataArguments
@@ -87,6 +86,8 @@ def distance_to_neighbours(features: Features, seed: int) -> npt.NDArray[np.floa
         features: float32 (images, features), of six images at least.
         seed: Draws the images that all are compared with, where there are many.
     """
+    from sklearn.neighbors import NearestNeighbors  # imports for half a second, and only this needs it
+
     compared = np.zeros(len(features), bool)
     compared[np.random.default_rng(seed).permutation(len(features))[:_COMPARED]] = True
     nearest = NearestNeighbors(n_neighbors=_NEIGHBOUR + 1, metric="cosine", algorithm="brute").fit(features[compared])
