@@ -14,7 +14,7 @@ from datasets import Dataset
 
 from hf_finetune.checks.finding import MOST_GROUPS, Group, ImageRef
 from hf_finetune.checks.scan import Scan
-from hf_finetune.data.columns import image_paths, index_array, label_array
+from hf_finetune.data.columns import image_paths, label_array
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.fingerprint import name_of_row
 
@@ -92,7 +92,7 @@ class Subject:
 
     @cached_property
     def _sample_index(self) -> Rows:
-        return np.concatenate([index_array(self.split(role)) for role in self.scans])
+        return np.concatenate([self.data.source_rows(role) for role in self.scans])
 
     def split(self, role: str) -> Dataset:
         """Return the split of a role; none is streamed."""

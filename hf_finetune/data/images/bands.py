@@ -234,7 +234,7 @@ def _named(value: ImageValue) -> Iterator[None]:
 def _checked(value: ImageValue, stored: Stored, channels: int | None) -> Stored:
     if channels is not None and stored.channels != channels:
         if stored.channels is None:
-            raise ValueError(f"its shape is {stored.shape}, of which no end is the {channels} channels")
+            raise ValueError(f"its shape is {stored.shape}, of which no end is the {count_channels(channels)}")
         reason = f"it has {count_channels(stored.channels)} instead of {channels}"
         raise OtherChannels(image_name(value), reason, stored.channels)
     if stored.turned:
