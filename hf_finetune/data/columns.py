@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -95,7 +95,7 @@ def find_label_column(
         return wanted
     others = [name for name in features if name not in (image_column, SPLIT_COLUMN, *not_labels)]
     lists = [name for name in others if list_item(features[name]) is not None]
-    candidates = [name for name in others if isinstance(list_item(features[name]) or features[name], ClassLabel)]
+    candidates = _with_class_labels(features, others)
     if not candidates:
         candidates = [name for name in others if _is_string(features[name]) or _is_integer(features[name])]
         candidates = (candidates + [name for name in ("label", "labels") if name in lists]) or lists
@@ -124,8 +124,8 @@ def refuse_labels(raw: RawDataset, split: str, key: str, columns: Collection[str
         UserError: One of them is.
     """
     features = raw.splits[split].features
-    class_labels = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
-    labels = {"label", "labels", expected, *(class_labels if len(class_labels) == 1 else ())} & features.keys()
+    class_labels = _with_class_labels(features, features)
+    labels = _called_labels(features, expected) | set(class_labels if len(class_labels) == 1 else ())
     for name in labels.intersection(columns):
         has_figures = ", and each class has figures of its own" if key == "slice_columns" else ""
         raise UserError(
@@ -143,7 +143,7 @@ def find_columns_of_classes(
         Their names, two at least; an empty list where `find_label_column` has to find the labels.
     """
     dataset = raw.splits[split]
-    if {"label", "labels", expected} & dataset.features.keys():
+    if _called_labels(dataset.features, expected):
         return []
     not_classes = (image_column, SPLIT_COLUMN, *not_labels)
     others = {name: kind for name, kind in dataset.features.items() if name not in not_classes}
@@ -154,6 +154,16 @@ def find_columns_of_classes(
         if isinstance(kind, ClassLabel) or _is_string(kind) or _is_integer(kind) or list_item(kind) is not None
     ]
     return classes if len(classes) > 1 and set(rivals) <= set(classes) else []
+
+
+def _called_labels(features: Features, expected: str | None) -> set[str]:
+    """Return the columns that are those of labels by their names."""
+    return {name for name in features if name in ("label", "labels", expected)}
+
+
+def _with_class_labels(features: Features, names: Iterable[str]) -> list[str]:
+    """Return those of some columns whose values are classes by their type, one or a list of them."""
+    return [name for name in names if isinstance(list_item(features[name]) or features[name], ClassLabel)]
 
 
 def holds_classes(dataset: Dataset, column: str) -> bool:

@@ -11,7 +11,14 @@ import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
-from hf_finetune.data.columns import RowsOf, are_files, find_image_column, find_label_column, image_dataset
+from hf_finetune.data.columns import (
+    RowsOf,
+    are_files,
+    find_image_column,
+    find_label_column,
+    image_dataset,
+    refuse_labels,
+)
 from hf_finetune.data.sources.raw import RawDataset
 from hf_finetune.errors import UserError
 
@@ -148,3 +155,13 @@ def test_rows_of_a_column_of_many_chunks_are_those_that_take_gives():
         assert RowsOf(dataset, "number").read(rows) == rows.tolist()
     chosen = RowsOf(dataset.select([6, 1, 4, 3]), "number")
     assert (len(chosen), chosen.read(np.array([0, 3, 1]))) == (4, [6, 3, 1])
+
+
+@pytest.mark.parametrize("kind", [ClassLabel(names=["a", "b"]), List(ClassLabel(names=["a", "b"]))])
+def test_the_only_classes_have_no_other_use(kind: object) -> None:
+    columns = of_types(img=Image(), tags=kind, place=Value("string"))
+    with pytest.raises(UserError, match="group_column: tags is the column of labels of pets; use another column"):
+        refuse_labels(columns, "train", "group_column", ["tags"], None)
+    refuse_labels(columns, "train", "group_column", ["place", None], None)
+    both = of_types(img=Image(), tags=kind, place=ClassLabel(names=["c", "d"]))
+    refuse_labels(both, "train", "group_column", ["tags"], None)
