@@ -43,16 +43,16 @@ def loader_errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError, EOFError, UserError) as error:
-        message = str(error)
-        own = list(_OWN_ERROR.finditer(message))
+        try:
+            message = str(error)
+            own = list(_OWN_ERROR.finditer(message))
+            fault = None if own or isinstance(error, UserError) else _explain(error)
+        except RuntimeError as late:
+            # A dead worker breaks a connection first; torch reports it from a signal handler, and so at any instant.
+            own, fault = [], _explain(late)
         if own:
             words = message[own[-1].end() :].strip()
             raise (type(error) if isinstance(error, UserError) else LoadingError)(words) from None
-        try:
-            fault = None if isinstance(error, UserError) else _explain(error)
-        except RuntimeError as late:
-            # A dead worker breaks a connection first; torch reports it from a signal handler, and so at any instant.
-            fault = _explain(late)
         if fault is None:
             raise
         raise LoadingError(fault) from error

@@ -110,6 +110,18 @@ def test_what_torch_says_is_understood(error, words):
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
+class ReportedLate(ConnectionResetError):
+    """A broken connection, while whose message is read torch's signal handler reports why."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. ")
+
+
+def test_a_report_that_comes_while_an_error_is_looked_at_is_one_line():
+    with pytest.raises(LoadingError, match="was ended by the signal Killed; where"), loader_errors_in_one_line():
+        raise ReportedLate
+
+
 def test_other_errors_pass():
     for error in (RuntimeError("CUDA out of memory"), OSError("disk"), KeyError("key")):
         with pytest.raises(type(error)), loader_errors_in_one_line():
