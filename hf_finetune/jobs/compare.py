@@ -184,6 +184,5 @@ def _same(key: str, first: Any, second: Any) -> bool:
 
 
 def _called(model: str | Path | PreTrainedModel) -> str:
-    if isinstance(model, PreTrainedModel):
-        return model.name_or_path or type(model).__name__
-    return str(without_private_text(str(model), Path.cwd()))
+    name = (model.name_or_path or type(model).__name__) if isinstance(model, PreTrainedModel) else str(model)
+    return str(without_private_text(name, Path.cwd()))

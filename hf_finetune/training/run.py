@@ -175,8 +175,9 @@ def _train_and_save(prepared: PreparedRun, command: str) -> FinetuneResult:
     log_lines(logger, record.how_to_load(plan.folder, trainer.model))
     trainer.end()
     train_on_images(trainer.model)
-    processor = prepared.images.image_processor
-    return FinetuneResult(record.metrics, trainer.model, processor, plan.folder, record.named_intervals())
+    model, processor = trainer.model, prepared.images.image_processor
+    model.config.name_or_path = model.name_or_path = str(plan.folder)  # its images are prepared as they were here
+    return FinetuneResult(record.metrics, model, processor, plan.folder, record.named_intervals())
 
 
 def _choose_weights(prepared: PreparedRun, training: TrainOutput) -> None:

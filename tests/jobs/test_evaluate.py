@@ -12,13 +12,14 @@ import pytest
 from datasets import load_dataset
 from transformers import pipeline
 
-from hf_finetune import UserError, evaluate, evaluate_model, finetune
+from hf_finetune import UserError, evaluate, evaluate_model, finetune, predict
 from hf_finetune.cli.main import main
 from hf_finetune.evaluation import plots
 from hf_finetune.evaluation.intervals import wilson_interval
 from hf_finetune.jobs.evaluate import EvaluationResult
 from hf_finetune.jobs.predict import predict_files
 from hf_finetune.jobs.prediction_settings import PredictionSettings
+from tests.helpers.tiny import write_recipe
 
 
 def assert_parity(result: EvaluationResult, model: str, images: list, names: list[str]) -> None:
@@ -44,6 +45,23 @@ def test_figures_and_parity_on_a_folder(finished_run, image_folder):
     assert written["accuracy_interval"] == list(result.intervals["accuracy"]) and "macro_f1_interval" in written
     assert result.metrics["accuracy"] == pytest.approx((result.predictions == result.labels).mean())
     assert_parity(result, str(finished_run), images, ["blue", "green", "red"])
+
+
+def test_the_model_of_a_run_gets_images_prepared_as_in_its_training(image_folder, tmp_path):
+    """And as a start of the next run: its card names the folder, and not where it lies."""
+    data, figures = str(image_folder), {"image_mean": [200, 30, 90], "image_std": [20, 100, 60]}
+    trained = finetune(write_recipe(tmp_path, num_train_epochs=1), dataset=data, output_dir=tmp_path / "run", **figures)
+    result = evaluate(trained.model, dataset=data, use_cpu=True, disable_tqdm=True)
+    assert result.metrics["loss"] == pytest.approx(trained.metrics["test_loss"], rel=1e-5)
+    by_object, by_folder = (
+        predict(model, sorted((image_folder / "test").rglob("*.png"))) for model in (trained.model, tmp_path / "run")
+    )
+    assert [dict(own.classes) for own in by_object] == [pytest.approx(dict(own.classes)) for own in by_folder]
+    recipe = write_recipe(tmp_path, num_train_epochs=1, model_type=None, model_config=None, **dict.fromkeys(figures))
+    again = finetune(recipe, model=trained.model, dataset=data, output_dir=tmp_path / "again")
+    assert again.image_processor.image_mean == trained.image_processor.image_mean
+    card = (tmp_path / "again" / "README.md").read_text()
+    assert "the weights of" in card and str(tmp_path) not in card
 
 
 def test_only_the_split_that_is_evaluated_is_kept_decoded(finished_run, image_folder, datasets_cache):

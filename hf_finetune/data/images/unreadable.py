@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -50,9 +51,8 @@ class BadImages:
         """
         self._sources, self._folder, self._left_out = data.sources, data.folder, data.left_out
         self._skip = on_bad_image == "skip"
-        descriptor, name = tempfile.mkstemp(prefix="hf_finetune_bad_images_")
-        os.close(descriptor)
-        self._list = Path(name)
+        # Made by the first image that is added: a process that is killed then leaves no empty file.
+        self._list = Path(tempfile.gettempdir(), f"hf_finetune_bad_images_{secrets.token_hex(8)}")
         atexit.register(self._list.unlink, missing_ok=True)
         for image in data.bad_images:
             self._add(image)
@@ -67,8 +67,8 @@ class BadImages:
                 others must call this after it.
         """
         temporary, self._list = self._list, folder / _RECORD_FILE
-        found = temporary.read_text(encoding="utf-8")
-        temporary.unlink()
+        found = temporary.read_text(encoding="utf-8") if temporary.is_file() else ""
+        temporary.unlink(missing_ok=True)
         if not first:
             return
         folder.mkdir(parents=True, exist_ok=True)

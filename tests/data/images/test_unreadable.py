@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,6 +93,23 @@ def test_the_next_image_replaces_it_and_does_not_count(images, datasets_cache, w
             assert torch.equal(batch[key], value), key
     (found,) = bad_images.found()
     assert found.startswith(f"{LOST} (")
+
+
+def test_the_list_is_no_file_until_an_image_is_on_it(images, tmp_path, monkeypatch):
+    """So that processes that are killed leave none behind."""
+    data = load(images)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    bad_images = BadImages(data, "skip")
+    batches = bad_images.on_error("train", ImageBatches(data.splits["train"], EvaluationStage(PROCESSOR, uniform=True)))
+    batches.__getitems__([0, 1])
+    assert not list(temporary.iterdir()) and not bad_images.found()
+    spoil_pixels(images / LOST)
+    batches.__getitems__([0, row_of(data, LOST)])
+    assert len(list(temporary.iterdir())) == len(bad_images.found()) == 1
+    bad_images.close()
+    assert not list(temporary.iterdir())
 
 
 def test_a_batch_without_a_readable_image_takes_another(images):
