@@ -171,18 +171,20 @@ class FastResNetForImageClassification(PreTrainedModel):
         labels: torch.Tensor | None = None,
         return_dict: bool | None = None,
     ) -> ImageClassifierOutputWithNoAttention | tuple[torch.Tensor, ...]:
-        """Compute the logits, and the cross entropy where labels are given.
+        """Compute the logits, and the loss where labels are given.
 
         Args:
             pixel_values: Images, float of shape (batch, num_channels, height, width).
-            labels: Class ids, int64 of shape (batch,).
+            labels: Class ids, int64 of shape (batch,), or where an image has several labels 0 and 1 for each class,
+                float of shape (batch, num_labels).
             return_dict: False returns a tuple.
 
         Returns:
-            `logits`, float of shape (batch, num_labels), and `loss`, a float scalar, None without labels.
+            `logits`, float of shape (batch, num_labels), and `loss`, a float scalar, None without labels: cross
+            entropy, or binary cross entropy of several labels.
         """
         logits = self.classifier(self.features(pixel_values) * self.config.logit_scale)
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        loss = None if labels is None else self.loss_function(labels, logits, self.config)
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)

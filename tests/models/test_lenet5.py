@@ -45,6 +45,17 @@ def test_the_loss_is_cross_entropy():
     )
 
 
+def test_the_loss_of_several_labels_is_binary_cross_entropy():
+    """As that of all image classifiers of Transformers, for those who train a saved model with a loop of their own."""
+    config = LeNet5Config(num_labels=3, problem_type="multi_label_classification")
+    labels = torch.tensor([[1.0, 0, 1], [0, 0, 0]])
+    model = LeNet5ForImageClassification(config).eval()
+    output = model(torch.randn(2, 1, 32, 32), labels=labels)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(output.logits, labels)
+    assert output.loss.item() == pytest.approx(expected.item())
+    assert model(torch.randn(2, 1, 32, 32), labels=labels, return_dict=False)[1].shape == (2, 3)
+
+
 def test_it_loads_by_the_auto_classes_and_carries_its_code(tmp_path):
     model = LeNet5ForImageClassification(LeNet5Config(num_labels=10)).eval()
     model.save_pretrained(tmp_path)
