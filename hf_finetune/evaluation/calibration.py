@@ -12,8 +12,6 @@ from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
 
 _BINS = 15  # as Guo et al. have
 _FOLDS = 5
@@ -79,6 +77,8 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
         logits: Logits, finite, float32 (images, classes).
         labels: Class ids, int64 (images,).
     """
+    from scipy.optimize import minimize_scalar  # scipy imports for a moment, and only calibrated runs need it
+
     wide = logits.astype(np.float64)
     wide -= wide.max(axis=1, keepdims=True)
     found = minimize_scalar(
@@ -113,6 +113,8 @@ def temperature_helps(logits: NDArray[np.float32], labels: NDArray[np.int64], se
 
 
 def _cross_entropies(logits: NDArray[np.float64], labels: NDArray[np.int64], inverse: float) -> NDArray[np.float64]:
+    from scipy.special import logsumexp
+
     scaled: NDArray[np.float64] = logits * inverse
     losses: NDArray[np.float64] = logsumexp(scaled, axis=1) - scaled[np.arange(len(labels)), labels]
     return losses

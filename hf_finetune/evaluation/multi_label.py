@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, logit
 from torch.nn import functional
 from transformers import EvalPrediction
 from transformers.trainer_utils import PredictionOutput
@@ -56,6 +55,8 @@ class LabelSetPredictions:
     @cached_property
     def probabilities(self) -> NDArray[np.float32]:
         """The probability of each class, float32 (images, classes)."""
+        from scipy.special import expit  # scipy imports for a moment, and runs of one label an image need none of it
+
         sigmoids: NDArray[np.float32] = expit(self.logits)
         return sigmoids
 
@@ -104,6 +105,8 @@ def given_classes(logits: NDArray[np.float32], thresholds: ArrayLike) -> NDArray
         logits: Float32 (images, classes).
         thresholds: Probabilities, (classes,) or one for all.
     """
+    from scipy.special import logit
+
     with np.errstate(divide="ignore"):  # a threshold of 0 or 1
         given: NDArray[np.bool_] = logits >= logit(np.asarray(thresholds, np.float64))
     return given
@@ -278,6 +281,8 @@ def best_thresholds(
     Returns:
         The thresholds as probabilities, float64 (classes,), and which of them were fitted, bool (classes,).
     """
+    from scipy.special import expit
+
     support = has_label.sum(axis=0)
     fitted = np.minimum(support, len(has_label) - support) >= fewest
     thresholds = np.full(logits.shape[1], DEFAULT_THRESHOLD)

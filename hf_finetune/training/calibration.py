@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
-from scipy.special import softmax
 from torch import nn
 from torch.utils.data import Subset
 
@@ -109,6 +108,8 @@ def _fit(trainer: ImageClassificationTrainer, validation: Any, layer: nn.Linear)
             " fit the rest better."
         )
         return 1.0
+    from scipy.special import softmax  # scipy imports for a moment, and only this needs it
+
     temperature = fit_temperature(logits, labels)
     before, after = (
         expected_calibration_error(softmax(scaled, axis=1).max(axis=1), correct)
