@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from hf_finetune.config.run_files import CONFUSION_MATRIX_FILE, PRECISION_RECALL_FILE, RELIABILITY_FILE
 from hf_finetune.evaluation.analysis import ClassFigures, Confusions, per_class_figures
@@ -18,7 +18,13 @@ _MOST_CONFUSIONS = 100  # in the file of figures
 
 
 class Summary(Protocol):
-    """The summary of a split."""
+    """The summary of a split.
+
+    Attributes:
+        plots: The files that `plot` draws.
+    """
+
+    plots: ClassVar[tuple[str, ...]]
 
     def per_class(self) -> Sequence[ClassFigures]:
         """Return the figures of each class, by class id."""
@@ -41,6 +47,8 @@ class OneLabelSummary:
         predictions: What the model answered.
         label_names: Class names by class id.
     """
+
+    plots: ClassVar[tuple[str, ...]] = (CONFUSION_MATRIX_FILE, RELIABILITY_FILE)
 
     predictions: Predictions
     label_names: Sequence[str]
@@ -82,6 +90,8 @@ class OneLabelSummary:
 @dataclass(frozen=True)
 class SeveralLabelsSummary:
     """The summary of a split whose images have several labels; see `OneLabelSummary`."""
+
+    plots: ClassVar[tuple[str, ...]] = (PRECISION_RECALL_FILE,)
 
     predictions: LabelSetPredictions
     label_names: Sequence[str]

@@ -12,7 +12,7 @@ import math
 import os
 import platform
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -194,13 +194,15 @@ class ModelCardContext:
     not_for: Sequence[str] = ()
 
 
-def write_model_card(context: ModelCardContext, folder: str | os.PathLike[str]) -> Path:
+def write_model_card(
+    context: ModelCardContext, folder: str | os.PathLike[str], plots: Collection[str] | None = None
+) -> Path:
     """Write the model card into a result folder. Tokens and private folders are left out (`without_private_text`).
 
     Args:
         context: What the card says.
-        folder: The result folder. The card shows the training curve and the confusion matrix if their files are there,
-            and says what loading needs by the config.json there.
+        folder: The result folder. The card says what loading needs by the config.json there.
+        plots: The names of the plots that it shows; None for those that are in the folder.
 
     Returns:
         The path of README.md.
@@ -213,6 +215,7 @@ def write_model_card(context: ModelCardContext, folder: str | os.PathLike[str]) 
             for name, value in vars(context).items()
         }
     )
+    shown = {name: name for name in ([path.name for path in folder.glob("*.png")] if plots is None else plots)}
     config = folder / "config.json"
     saved = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
     card = ModelCard.from_template(
@@ -234,11 +237,11 @@ def write_model_card(context: ModelCardContext, folder: str | os.PathLike[str]) 
         temperature=context.temperature and f"{context.temperature:.3f}",
         intervals=any(context.intervals.values()),
         flattered=context.checkpoint_split if context.checkpoint_split in context.metrics else None,
-        curve=TRAINING_CURVE_FILE if (folder / TRAINING_CURVE_FILE).is_file() else None,
-        reliability=RELIABILITY_FILE if (folder / RELIABILITY_FILE).is_file() else None,
-        curves=PRECISION_RECALL_FILE if (folder / PRECISION_RECALL_FILE).is_file() else None,
+        curve=shown.get(TRAINING_CURVE_FILE),
+        reliability=shown.get(RELIABILITY_FILE),
+        curves=shown.get(PRECISION_RECALL_FILE),
         several=", any number of them for each image" if context.several else "",
-        matrix=CONFUSION_MATRIX_FILE if (folder / CONFUSION_MATRIX_FILE).is_file() else None,
+        matrix=shown.get(CONFUSION_MATRIX_FILE),
         recipe=block("yaml", context.recipe_yaml),
         command=block("bash", context.command),
         again=context.again,

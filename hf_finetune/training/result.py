@@ -255,12 +255,13 @@ def license_of(checkpoint: str) -> str | None:
 def save_result(folder: Path, record: RunRecord) -> None:
     """Write the model card, the figures and, last, plots and report into the folder that already holds the model.
 
-    These are last, because a run whose plots fail, or end the process, is finished all the same. The card is written
-    again where there are plots for it to show.
+    These are last, because a run whose plots fail, or end the process, is finished all the same. The card shows all
+    plots, and is written again where one of them failed.
     """
     apply_umask(folder)
     card = _card(folder, record)
-    write_model_card(card, folder)
+    plots = (TRAINING_CURVE_FILE, *(record.summary.plots if record.summary is not None else ()))
+    write_model_card(card, folder, plots)
     write_history(record.log_history, folder / HISTORY_FILE)
     if record.predictions:
         write_answers(record.answers, folder / PREDICTIONS_FILE)
@@ -280,7 +281,8 @@ def save_result(folder: Path, record: RunRecord) -> None:
         },
     )
     _plot(folder, record)
-    write_model_card(card, folder)
+    if not all((folder / name).is_file() for name in plots):
+        write_model_card(card, folder)
     _report(folder, record)
 
 
