@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hf_finetune.cli.flags import OneLineParser, add_inherited_flags, flag_values
+from hf_finetune.cli.known_names import known_names
 from hf_finetune.cli.late_imports import late_imports
 from hf_finetune.logs import COLUMNS, LEVELS
 
@@ -88,7 +89,7 @@ def importing() -> Iterator[None]:
     """
     gc.disable()
     try:
-        with late_imports():
+        with known_names(), late_imports():
             yield
     finally:
         gc.freeze()

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -55,18 +54,6 @@ class _LateName(type):
 @contextmanager
 def late_imports() -> Iterator[None]:
     """Import Transformers in the block without what image classification has no use for."""
-    import transformers
-    from transformers.utils import import_utils
-
-    # The files of all networks are read for their names once here, and again for `transformers.models`: the cache is
-    # too small for them, but what it holds last is the whole.
-    models = Path(str(transformers.__file__)).parent / "models"
-    structure_of: Any = import_utils.create_import_structure_from_path
-
-    def known_structure_of(path: str | Path) -> Any:
-        return structure_of(models if Path(path) == models / "__init__.py" else path)
-
-    vars(import_utils)["create_import_structure_from_path"] = known_structure_of
     installed = [name for name in LATE if find_spec(name.partition(".")[0]) is not None]
     standing = {name: _LateModule(name) for name in installed if name not in sys.modules}
     for name, module in standing.items():
@@ -75,7 +62,6 @@ def late_imports() -> Iterator[None]:
     try:
         yield
     finally:
-        vars(import_utils)["create_import_structure_from_path"] = structure_of
         for name, module in standing.items():
             if sys.modules.get(name) is module:
                 del sys.modules[name]

@@ -17,7 +17,7 @@ import re
 import tarfile
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,6 +30,7 @@ import pyarrow as pa
 from hf_finetune.data.images.decoding import IMAGE_EXTENSIONS
 from hf_finetune.data.streaming.shards import DataFile, in_threads, read_text
 from hf_finetune.errors import UserError, first_line
+from hf_finetune.kept_text import keep_text
 
 _LENGTHS_FILES = ("_info.json", "info.json")  # written beside tars by timm's tools: the number of samples of each
 # How compressed files begin, and what unpacks them.
@@ -212,14 +213,7 @@ def _survey_once(file: DataFile, label_field: str, of_lists: bool) -> LabelSurve
         return LabelSurvey(**json.loads(kept.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         survey = _survey(file, label_field, of_lists)
-    unfinished = kept.with_name(f".{kept.name}.{os.getpid()}.tmp")
-    with suppress(OSError):  # without a cache that can be written, surveys are made again
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            unfinished.write_text(json.dumps(asdict(survey)), encoding="utf-8")
-            os.replace(unfinished, kept)
-        finally:
-            unfinished.unlink(missing_ok=True)
+    keep_text(kept, json.dumps(asdict(survey)))
     return survey
 
 

@@ -1,0 +1,120 @@
+"""The names that Transformers offers, kept in a file.
+
+At each import Transformers reads the source of all its networks, some 1,600 files, for the names in them, which takes a
+tenth of the time until a first training step. They stay the same until another version is installed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from hf_finetune.kept_text import keep_text
+
+_MODULE = "transformers.utils.import_utils"
+_FUNCTION = "create_import_structure_from_path"  # of a folder: modules and their names, by what they need
+
+Structure = dict[Any, Any]
+StructureOf = Callable[[Any], Structure]
+
+
+@contextmanager
+def known_names() -> Iterator[None]:
+    """Import Transformers in the block with the names from the file, which the first time writes."""
+    finder = _Finder()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        if (module := sys.modules.get(_MODULE)) is not None:
+            function = getattr(module, _FUNCTION)
+            setattr(module, _FUNCTION, getattr(function, "stock", function))
+
+
+class _Finder(MetaPathFinder):
+    """Finds the module that reads the names, and no other."""
+
+    def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(fullname, path, target) if fullname == _MODULE else None
+        if spec is None or spec.origin is None:
+            return None
+        spec.loader = _Loader(fullname, spec.origin)
+        return spec
+
+
+class _Loader(SourceFileLoader):
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        models = Path(self.path).parents[1] / "models"
+        setattr(module, _FUNCTION, KnownStructure(getattr(module, _FUNCTION), models, _cache()))
+
+
+def _cache() -> Path:
+    from huggingface_hub import constants
+
+    return Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME, "datasets"), "hf_finetune")
+
+
+class KnownStructure:
+    """Does as the function of Transformers that reads the names in a folder, and keeps those of all networks.
+
+    Args:
+        stock: The function.
+        models: The folder of all networks, which it is asked for as such and by its `__init__.py`.
+        cache: The folder of the file.
+    """
+
+    def __init__(self, stock: StructureOf, models: Path, cache: Path) -> None:
+        self.stock, self._models, self._cache = stock, models, cache
+        self._known: Structure | None = None
+
+    def __call__(self, path: str | Path) -> Structure:
+        if Path(path) not in (self._models, self._models / "__init__.py"):
+            return self.stock(path)
+        if self._known is None:
+            self._known = self._read_or_keep()
+        return self._known
+
+    def _read_or_keep(self) -> Structure:
+        key = self._key()
+        file = self._cache / f"transformers-{key[:32]}.json"
+        with suppress(OSError, ValueError, TypeError):  # it is not there, or damaged
+            return _decoded(json.loads(file.read_text(encoding="utf-8")))
+        structure = self.stock(self._models)
+        keep_text(file, json.dumps(_encoded(structure)))
+        return structure
+
+    def _key(self) -> str:
+        """Return a hash of the folder's path and of when files were added to it, renamed or removed."""
+        with os.scandir(self._models) as entries:
+            folders = sorted((entry.name, entry.stat().st_mtime_ns) for entry in entries if entry.is_dir())
+        return sha256(json.dumps([str(self._models), self._models.stat().st_mtime_ns, folders]).encode()).hexdigest()
+
+
+def _encoded(structure: Mapping[Any, Any]) -> list[Any]:
+    """Return a structure with lists for its sets: folders by name, files by what they need."""
+    return [
+        [key, _encoded(value)]
+        if isinstance(key, str)
+        else [sorted(key), {module: sorted(names) for module, names in value.items()}]
+        for key, value in structure.items()
+    ]
+
+
+def _decoded(entries: list[Any]) -> Structure:
+    return {
+        key if isinstance(key, str) else frozenset(key): _decoded(value)
+        if isinstance(key, str)
+        else {module: set(names) for module, names in value.items()}
+        for key, value in entries
+    }
