@@ -21,6 +21,8 @@ LAYERS = (
     "errors",
     "timeouts",
     "cores",
+    "pieces",
+    "kept_text",
     "host_memory",
     "interrupts",
     "streams",

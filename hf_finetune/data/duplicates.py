@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -22,19 +21,18 @@ import pyarrow.compute as pc
 import xxhash
 from datasets import Dataset
 
-from hf_finetune.cores import usable_cores
 from hf_finetune.data.columns import RowsOf, image_lengths, image_paths
 from hf_finetune.data.dataset import ImageDataset
 from hf_finetune.data.fingerprint import name_of_row
 from hf_finetune.data.images.decoding import OpenImage, UnreadableImage
 from hf_finetune.data.images.levels import is_wide
 from hf_finetune.errors import UserError
+from hf_finetune.pieces import in_pieces
 
 _DECODED = 5_000  # images of a dataset that is compared by pixels
 _DECODED_BYTES = 2**24  # of their files together; a core decodes these in about a second
 _FILES_READ = 20_000  # of larger datasets, unless the same images are to be left out
 _PART = 4096  # bytes at the beginning and the end of a file, which differ where files of one size do
-_PIECE = 256  # images per task of a thread
 _COMPARED = 65_536  # hashes at a time
 _EXAMPLES = 3
 _UNKNOWN = 0  # the hash of what cannot be read, which is the same as nothing
@@ -196,19 +194,16 @@ def _rows_with(hashes: Hashes, wanted: Hashes) -> npt.NDArray[np.int64]:
 def _hash_rows(splits: Sequence[RowsOf], rows: npt.NDArray[np.int64], hash_value: Callable[[Any], int]) -> Hashes:
     """Return the hashes of some rows of the splits one after the other, in ascending order."""
     ends = np.cumsum([len(split) for split in splits])
-    pieces = []
+    parts = []
     for images, end in zip(splits, ends, strict=True):
         own = rows[(rows >= end - len(images)) & (rows < end)] - (end - len(images))
-        pieces += [(images, own[start : start + _PIECE]) for start in range(0, len(own), _PIECE)]
+        parts += [part for _, part in in_pieces(partial(_hash_some, images, hash_value), own)]
+    return np.concatenate([np.zeros(0, np.uint64), *parts])
 
-    def hash_piece(piece: tuple[RowsOf, npt.NDArray[np.int64]]) -> list[int]:
-        images, some = piece
-        # Read here, so that only a few pieces are in memory at a time.
-        return [hash_value(value or {}) for value in images.read(some)]
 
-    with ThreadPoolExecutor(min(16, 4 * usable_cores())) as pool:
-        parts = list(pool.map(hash_piece, pieces))
-    return np.array([number for part in parts for number in part], np.uint64)
+def _hash_some(images: RowsOf, hash_value: Callable[[Any], int], rows: npt.NDArray[np.int64]) -> Hashes:
+    # They are read a piece at a time, so that only a few pieces are in memory.
+    return np.array([hash_value(value or {}) for value in images.read(rows)], np.uint64)
 
 
 def _hash_pixels(value: Any) -> int:

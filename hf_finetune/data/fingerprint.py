@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from hf_finetune.data.images.decoding import image_name, shown_name
 from hf_finetune.data.streaming.split import StreamedSplit
 from hf_finetune.errors import UserError, first_line, listing
 from hf_finetune.logs import get_logger, progress_bar
+from hf_finetune.pieces import in_pieces
 
 logger = get_logger(__name__)
 
@@ -38,7 +38,7 @@ _PART = 4096  # bytes at the beginning, in the middle and at the end of a file
 _FILES_READ = 50_000
 _BYTES_READ = 2**30  # of images inside a dataset
 _ROWS_READ = 2_000  # of larger datasets
-_CHUNK = 1024  # files per task of a thread, and images read at a time
+_CHUNK = 1024  # images read at a time
 _UNREADABLE = 0  # the content of what cannot be read, which other checks report
 _SECONDS_BEFORE_BAR = 2
 
@@ -275,15 +275,14 @@ def _of_files(paths: Sequence[str | None]) -> Codes:
     step = -(-len(paths) // _FILES_READ)
     codes = np.zeros(len(paths), np.uint32)
 
-    def hash_chunk(start: int) -> None:
-        for row in range(start, min(start + _CHUNK, len(paths))):
+    def hash_rows(rows: npt.NDArray[np.int64]) -> None:
+        for row in rows.tolist():
             codes[row] = _of_file(paths[row], whole=row % step == 0)
 
-    starts = range(0, len(paths), _CHUNK)
     bar = progress_bar(total=len(paths), desc="Comparing files", unit="image", delay=_SECONDS_BEFORE_BAR)
-    with bar, ThreadPoolExecutor(8) as pool:
-        for _ in pool.map(hash_chunk, starts):
-            bar.update(_CHUNK)
+    with bar:
+        for rows, _ in in_pieces(hash_rows, np.arange(len(paths))):
+            bar.update(len(rows))
     return codes
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,6 @@ import numpy as np
 import PIL.Image
 from datasets import Dataset
 
-from hf_finetune.cores import usable_cores
 from hf_finetune.data.columns import RowsOf
 from hf_finetune.data.images.bands import read_band_header, rows_to_look_at
 from hf_finetune.data.images.decoding import (
@@ -31,8 +29,8 @@ from hf_finetune.data.images.header_cache import HeaderCache, file_keys
 from hf_finetune.data.images.heif import NEEDS_AVIF, NEEDS_HEIF
 from hf_finetune.errors import listing
 from hf_finetune.logs import progress_bar
+from hf_finetune.pieces import in_pieces
 
-_CHUNK = 256  # images per task of a thread
 _SECONDS_BEFORE_BAR = 2
 
 
@@ -80,7 +78,6 @@ def check_headers(
     """
     # One program wrote all embedded images, so what is wrong is wrong in many.
     rows = np.arange(len(dataset)) if every else np.array(rows_to_look_at(len(dataset)), np.int64)
-    chunks = np.split(rows, range(_CHUNK, len(rows), _CHUNK))
     images = RowsOf(dataset, "image")
     # Registers the formats here, because threads must not do it at the same time. The common formats come first: a file
     # is tried in this order.
@@ -95,8 +92,8 @@ def check_headers(
         return _check(chunk, values, read) if cache is None else _check_files(chunk, values, cache)
 
     bar = progress_bar(total=len(rows), desc="Checking images", unit="image", delay=_SECONDS_BEFORE_BAR)
-    with bar, ThreadPoolExecutor(min(16, 4 * usable_cores())) as pool:
-        for chunk, found in zip(chunks, pool.map(check_chunk, chunks), strict=True):
+    with bar:
+        for chunk, found in in_pieces(check_chunk, rows):
             result.headers.update(found.headers)
             result.wide_rows += found.wide_rows
             result.bad_rows |= found.bad_rows

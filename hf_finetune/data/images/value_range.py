@@ -7,20 +7,19 @@ range of values that a sensor or a program gives is taken, where it is clear.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from datasets import Dataset
 
-from hf_finetune.cores import usable_cores
 from hf_finetune.data.columns import RowsOf
 from hf_finetune.data.images.decoding import ImageValue, OpenImage, UnreadableImage
 from hf_finetune.data.images.levels import ValueRange, is_wide
 from hf_finetune.errors import UserError
+from hf_finetune.pieces import in_pieces
 
 _SAMPLE = 1000  # images that are read
-_CHUNK = 16  # images per task of a thread
 _OVERSHOOT = 0.05  # of a range from 0 to 1 or 255 in floating point, which filters leave behind
 _FEW_LEVELS = 64  # of 256: so few grey levels deserve a word
 
@@ -64,11 +63,10 @@ def find_values(dataset: Dataset, rows: Sequence[int], seed: int) -> FoundValues
     if len(sample) > _SAMPLE:
         sample = np.sort(np.random.default_rng(seed).choice(sample, _SAMPLE, replace=False))
 
-    def read_chunk(start: int) -> FoundValues | None:
-        return values_of(image or {} for image in images.read(sample[start : start + _CHUNK]))
+    def read(some: npt.NDArray[np.int64]) -> FoundValues | None:
+        return values_of(image or {} for image in images.read(some))
 
-    with ThreadPoolExecutor(min(16, 4 * usable_cores())) as pool:
-        return _join(pool.map(read_chunk, range(0, len(sample), _CHUNK)))
+    return _join(found for _, found in in_pieces(read, sample))
 
 
 def values_of(images: Iterable[ImageValue]) -> FoundValues | None:
