@@ -254,9 +254,9 @@ def _one_thread():
 
 @pytest.fixture(scope="session", autouse=True)
 def _undrawn_plots() -> Iterator[pytest.MonkeyPatch]:
-    """Save each finished figure as one white pixel, without a layout: a run's three plots take most of its time.
+    """Let plots be one white pixel each: the three of a run would take most of its time.
 
-    Tests of the plots and every process that a test starts have them laid out and drawn.
+    Tests of the plots and every process that a test starts have them drawn.
     """
     with pytest.MonkeyPatch.context() as patch:
         _draw_nothing(patch)
@@ -276,7 +276,16 @@ def _draw_nothing(patch: pytest.MonkeyPatch) -> None:
     from matplotlib.figure import Figure
     from matplotlib.transforms import Bbox
 
+    from hf_finetune.evaluation import curves, plots
+
     pixel = PIL.Image.new("RGB", (1, 1), "white")
+
+    def save(*arguments: object, **settings: object) -> None:
+        pixel.save(next(path for path in arguments if isinstance(path, Path)), format="PNG")
+
+    for name in ("plot_confusion_matrix", "plot_reliability", "plot_training_curve"):
+        patch.setattr(plots, name, save)
+    patch.setattr(curves, "plot_precision_recall", save)
     patch.setattr(Figure, "savefig", lambda figure, path, **settings: pixel.save(path, format="PNG"))
     patch.setattr(Figure, "get_layout_engine", lambda figure: None)
     patch.setattr(Figure, "get_tightbbox", lambda figure, renderer: Bbox.unit())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ class Stock:
 def models(tmp_path: Path) -> Path:
     folder = tmp_path / "transformers" / "models"
     (folder / "resnet").mkdir(parents=True)
+    (folder / "resnet" / "configuration_resnet.py").touch()
     return folder
 
 
@@ -52,17 +54,18 @@ def test_another_folder_is_not_kept(models, tmp_path):
     assert len(stock.asked) == 2 and not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize("change", ["a new network", "a new file", "a damaged file", "no such list"])
+@pytest.mark.parametrize("change", ["a new network", "an edited file", "a damaged list", "no list"])
 def test_what_has_changed_is_read_again(models, tmp_path, change):
     stock, cache = Stock(), tmp_path / "cache"
     KnownStructure(stock, models, cache)(models)
     (kept,) = cache.iterdir()
     if change == "a new network":
         (models / "vit").mkdir()
-    elif change == "a new file":
-        (models / "resnet" / "modeling_resnet.py").touch()
+        (models / "vit" / "configuration_vit.py").touch()
+    elif change == "an edited file":
+        os.utime(models / "resnet" / "configuration_resnet.py", ns=(0, 0))
     else:
-        kept.write_text("[[" if change == "a damaged file" else json.dumps(3))
+        kept.write_text("[[" if change == "a damaged list" else json.dumps(3))
     assert KnownStructure(stock, models, cache)(models) == NAMES and len(stock.asked) == 2
 
 

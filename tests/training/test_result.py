@@ -130,6 +130,7 @@ def test_files_have_the_permissions_of_any_new_file(image_folder, tmp_path):
     }
 
 
+@pytest.mark.usefixtures("drawn_plots")  # before monkeypatch, so that it ends after it
 def test_a_plot_that_fails_does_not_cost_the_run(image_folder, tmp_path, monkeypatch, logged):
     """Model, card and figures are there before the plots are drawn, and the card shows no plot that is not there."""
 
