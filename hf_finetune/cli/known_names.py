@@ -88,7 +88,7 @@ class KnownStructure:
     def _read_or_keep(self) -> Structure:
         key = self._key()
         file = self._cache / f"transformers-{key[:32]}.json"
-        with suppress(OSError, ValueError, TypeError):  # it is not there, or damaged
+        with suppress(OSError, ValueError, TypeError, AttributeError):  # it is not there, or damaged
             return _decoded(json.loads(file.read_text(encoding="utf-8")))
         structure = self.stock(self._models)
         keep_text(file, json.dumps(_encoded(structure)))
@@ -103,7 +103,7 @@ def _stamps(folder: str | Path) -> Iterator[tuple[str, int]]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if not entry.is_dir():
-                yield entry.path, entry.stat().st_mtime_ns
+                yield entry.path, entry.stat(follow_symlinks=False).st_mtime_ns  # a link may lead nowhere
             elif entry.name != "__pycache__":
                 yield from _stamps(entry.path)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -35,6 +34,7 @@ def models(tmp_path: Path) -> Path:
     folder = tmp_path / "transformers" / "models"
     (folder / "resnet").mkdir(parents=True)
     (folder / "resnet" / "configuration_resnet.py").touch()
+    (folder / "resnet" / "link.py").symlink_to("nowhere.py")
     return folder
 
 
@@ -54,8 +54,8 @@ def test_another_folder_is_not_kept(models, tmp_path):
     assert len(stock.asked) == 2 and not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize("change", ["a new network", "an edited file", "a damaged list", "no list"])
-def test_what_has_changed_is_read_again(models, tmp_path, change):
+@pytest.mark.parametrize("change", ["a new network", "an edited file", "[[", "3", "[[[], 3]]"])
+def test_what_has_changed_or_is_damaged_is_read_again(models, tmp_path, change):
     stock, cache = Stock(), tmp_path / "cache"
     KnownStructure(stock, models, cache)(models)
     (kept,) = cache.iterdir()
@@ -65,7 +65,7 @@ def test_what_has_changed_is_read_again(models, tmp_path, change):
     elif change == "an edited file":
         os.utime(models / "resnet" / "configuration_resnet.py", ns=(0, 0))
     else:
-        kept.write_text("[[" if change == "a damaged list" else json.dumps(3))
+        kept.write_text(change)
     assert KnownStructure(stock, models, cache)(models) == NAMES and len(stock.asked) == 2
 
 
