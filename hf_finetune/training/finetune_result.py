@@ -24,7 +24,7 @@ class FinetuneResult:
     Attributes:
         metrics: All figures by name: `train_*` of training, `eval_*` of validation, `test_*` of test. All but losses
             (nats), times (seconds) and counts are parts of 1.
-        model: The trained model. Its `name_or_path` is `output_dir`, whose image processor it is used with.
+        model: The trained model. Its `name_or_path` is `output_dir`, whose image processor prepares its images.
         image_processor: What prepares images for it.
         output_dir: The folder that holds both, the model card, the figures and the plots.
         intervals: The 95 % intervals of the figures that have one, by the names of `metrics`, parts of 1.

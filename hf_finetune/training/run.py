@@ -176,7 +176,7 @@ def _train_and_save(prepared: PreparedRun, command: str) -> FinetuneResult:
     trainer.end()
     train_on_images(trainer.model)
     model, processor = trainer.model, prepared.images.image_processor
-    model.config.name_or_path = model.name_or_path = str(plan.folder)  # its images are prepared as they were here
+    model.config.name_or_path = model.name_or_path = str(plan.folder.absolute())  # so its images are prepared as here
     return FinetuneResult(record.metrics, model, processor, plan.folder, record.named_intervals())
 
 

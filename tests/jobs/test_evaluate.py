@@ -47,10 +47,12 @@ def test_figures_and_parity_on_a_folder(finished_run, image_folder):
     assert_parity(result, str(finished_run), images, ["blue", "green", "red"])
 
 
-def test_the_model_of_a_run_gets_images_prepared_as_in_its_training(image_folder, tmp_path):
-    """And as a start of the next run: its card names the folder, and not where it lies."""
+def test_the_model_of_a_run_gets_images_prepared_as_in_its_training(image_folder, tmp_path, monkeypatch):
+    """From any working directory, and as a start of the next run: its card does not say where the folder lies."""
     data, figures = str(image_folder), {"image_mean": [200, 30, 90], "image_std": [20, 100, 60]}
-    trained = finetune(write_recipe(tmp_path, num_train_epochs=1), dataset=data, output_dir=tmp_path / "run", **figures)
+    monkeypatch.chdir(tmp_path)
+    trained = finetune(write_recipe(tmp_path, num_train_epochs=1), dataset=data, output_dir="run", **figures)
+    monkeypatch.chdir("/")
     result = evaluate(trained.model, dataset=data, use_cpu=True, disable_tqdm=True)
     assert result.metrics["loss"] == pytest.approx(trained.metrics["test_loss"], rel=1e-5)
     by_object, by_folder = (
