@@ -22,7 +22,7 @@ LAYERS = (
     "timeouts",
     "cores",
     "pieces",
-    "kept_text",
+    "whole_files",
     "host_memory",
     "interrupts",
     "streams",

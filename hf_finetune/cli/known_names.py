@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from hashlib import sha256
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from hf_finetune.kept_text import keep_text
+from hf_finetune.whole_files import keep_text
 
 _MODULE = "transformers.utils.import_utils"
 _FUNCTION = "create_import_structure_from_path"  # of a folder: modules and their names, by what they need
@@ -76,26 +77,21 @@ class KnownStructure:
 
     def __init__(self, stock: StructureOf, models: Path, cache: Path) -> None:
         self.stock, self._models, self._cache = stock, models, cache
-        self._known: Structure | None = None
 
     def __call__(self, path: str | Path) -> Structure:
         if Path(path) not in (self._models, self._models / "__init__.py"):
             return self.stock(path)
-        if self._known is None:
-            self._known = self._read_or_keep()
         return self._known
 
-    def _read_or_keep(self) -> Structure:
-        key = self._key()
+    @cached_property
+    def _known(self) -> Structure:
+        key = sha256(repr(sorted(_stamps(self._models))).encode()).hexdigest()
         file = self._cache / f"transformers-{key[:32]}.json"
         with suppress(OSError, ValueError, TypeError, AttributeError):  # it is not there, or damaged
             return _decoded(json.loads(file.read_text(encoding="utf-8")))
         structure = self.stock(self._models)
         keep_text(file, json.dumps(_encoded(structure)))
         return structure
-
-    def _key(self) -> str:
-        return sha256(repr(sorted(_stamps(self._models))).encode()).hexdigest()
 
 
 def _stamps(folder: str | Path) -> Iterator[tuple[str, int]]:
@@ -110,18 +106,20 @@ def _stamps(folder: str | Path) -> Iterator[tuple[str, int]]:
 
 def _encoded(structure: Mapping[Any, Any]) -> list[Any]:
     """Return a structure with lists for its sets: folders by name, files by what they need."""
-    return [
-        [key, _encoded(value)]
-        if isinstance(key, str)
-        else [sorted(key), {module: sorted(names) for module, names in value.items()}]
-        for key, value in structure.items()
-    ]
+    entries: list[Any] = []
+    for key, value in structure.items():
+        if isinstance(key, str):
+            entries.append([key, _encoded(value)])
+        else:
+            entries.append([sorted(key), {module: sorted(names) for module, names in value.items()}])
+    return entries
 
 
 def _decoded(entries: list[Any]) -> Structure:
-    return {
-        key if isinstance(key, str) else frozenset(key): _decoded(value)
-        if isinstance(key, str)
-        else {module: set(names) for module, names in value.items()}
-        for key, value in entries
-    }
+    structure: Structure = {}
+    for key, value in entries:
+        if isinstance(key, str):
+            structure[key] = _decoded(value)
+        else:
+            structure[frozenset(key)] = {module: set(names) for module, names in value.items()}
+    return structure

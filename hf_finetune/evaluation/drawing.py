@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from hf_finetune.errors import first_line
 from hf_finetune.evaluation.fonts import families_for
 from hf_finetune.logs import get_logger
+from hf_finetune.whole_files import written_whole
 
 logger = get_logger(__name__)
 
@@ -75,23 +76,17 @@ def save(figure: Figure, path: str | os.PathLike[str], dots_per_inch: int, align
     """
     figure.set_dpi(dots_per_inch)
     canvas = FigureCanvasAgg(figure)
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with warnings.catch_warnings():
-            # Names of classes are replaced where a font is missing; a warning per character would bury the log.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from")
-            if (layout := figure.get_layout_engine()) is not None:
-                layout.execute(figure)
-                figure.set_layout_engine(None)
-            renderer = canvas.get_renderer()
-            if len(aligned):
-                _align_labels(aligned, renderer)
-            box = figure.get_tightbbox(renderer).padded(_MARGIN)
-            figure.savefig(unfinished, format="png", dpi=dots_per_inch, facecolor="white", bbox_inches=box)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with written_whole(Path(path)) as unfinished, warnings.catch_warnings():
+        # Names of classes are replaced where a font is missing; a warning per character would bury the log.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        if (layout := figure.get_layout_engine()) is not None:
+            layout.execute(figure)
+            figure.set_layout_engine(None)
+        renderer = canvas.get_renderer()
+        if len(aligned):
+            _align_labels(aligned, renderer)
+        box = figure.get_tightbbox(renderer).padded(_MARGIN)
+        figure.savefig(unfinished, format="png", dpi=dots_per_inch, facecolor="white", bbox_inches=box)
 
 
 def _align_labels(panels: Sequence[Axes], renderer: RendererAgg) -> None:

@@ -24,6 +24,7 @@ from hf_finetune.evaluation.analysis import ClassFigures, LabelFigures
 from hf_finetune.evaluation.intervals import Interval
 from hf_finetune.evaluation.metrics import METRICS, Metric, as_percent
 from hf_finetune.shown_text import csv_cell
+from hf_finetune.whole_files import written_whole
 
 _LINE_WIDTH, _SPLIT_WIDTH = 80, 32  # columns of a line, and the most of them for the split
 _WIDE = 0.1  # of an interval: ten points
@@ -236,13 +237,8 @@ def save_confusion_matrix(
 
 def write_metrics(path: str | os.PathLike[str], mapping: Mapping[str, Any]) -> None:
     """Write `mapping` as JSON (`to_json`). The file is replaced in one step, so a reader never sees a part of it."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(to_json(mapping), encoding="utf-8", errors="backslashreplace")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(Path(path)) as unfinished:
+        unfinished.write_text(to_json(mapping), encoding="utf-8", errors="backslashreplace")
 
 
 def to_json(mapping: Mapping[str, Any]) -> str:

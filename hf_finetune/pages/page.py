@@ -35,6 +35,7 @@ import jinja2
 from hf_finetune.pages.charts import LineChart
 from hf_finetune.pages.scatter import Scatter
 from hf_finetune.shown_text import printable
+from hf_finetune.whole_files import written_whole
 
 MOST_BYTES = 5_000_000  # of a page
 _LONGEST_TEXT = 120  # characters of a name in a table or below an image
@@ -242,13 +243,8 @@ class Page:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the file, which appears when it is complete."""
-        path = Path(path)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with written_whole(Path(path)) as unfinished:
             unfinished.write_text(self.html(), encoding="utf-8", errors="backslashreplace")
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
 
     def _render(self, images: Mapping[str, Thumbnail]) -> str:
         style, script = _part("page.css"), _part("page.js")

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import PIL
 
 from hf_finetune.data.images.decoding import Header, Unused
+from hf_finetune.whole_files import written_whole
 
 # A file that changes twice within one tick of the file system's clock has the same times both times. Ticks of Linux are
 # 1 to 10 ms; a file system that keeps whole seconds (FAT: two) shows by the times themselves.
@@ -94,14 +95,10 @@ class HeaderCache:
         numbers = np.array([number_of[header] for header in self._added.values()], np.int32)
         numbers = np.concatenate([self._numbers[keep], numbers])
         order = np.argsort(keys[:, 0])
-        unfinished = self._path.with_name(f".{self._path.stem}.{os.getpid()}.tmp.npz")
         with suppress(OSError):  # without a cache that can be written, headers are read again
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                np.savez(unfinished, keys=keys[order], numbers=numbers[order], headers=np.array(headers, np.int64))
-                os.replace(unfinished, self._path)
-            finally:
-                unfinished.unlink(missing_ok=True)
+            with written_whole(self._path) as unfinished, open(unfinished, "wb") as file:  # savez would change the name
+                np.savez(file, keys=keys[order], numbers=numbers[order], headers=np.array(headers, np.int64))
 
 
 def file_keys(paths: Sequence[str]) -> Keys:

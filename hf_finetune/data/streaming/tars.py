@@ -30,7 +30,7 @@ import pyarrow as pa
 from hf_finetune.data.images.decoding import IMAGE_EXTENSIONS
 from hf_finetune.data.streaming.shards import DataFile, in_threads, read_text
 from hf_finetune.errors import UserError, first_line
-from hf_finetune.kept_text import keep_text
+from hf_finetune.whole_files import keep_text
 
 _LENGTHS_FILES = ("_info.json", "info.json")  # written beside tars by timm's tools: the number of samples of each
 # How compressed files begin, and what unpacks them.
